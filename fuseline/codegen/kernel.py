@@ -1,0 +1,67 @@
+"""Kernel templates: a frozen dataclass per kernel family, rendered by one Jinja template.
+
+Decisions happen in the class; the template holds text, loops over ready-made strings, and
+little else. The fields are the whole of a kernel's geometry, so equal contexts give equal bytes
+and the symbol can be derived from them.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+import json
+from functools import cached_property, lru_cache
+from typing import ClassVar
+
+import jinja2
+
+
+@lru_cache(maxsize=1)
+def environment() -> jinja2.Environment:
+    """The one Jinja environment: undefined names are errors, blocks leave no blank lines."""
+    return jinja2.Environment(
+        loader=jinja2.PackageLoader("fuseline", "templates"),
+        undefined=jinja2.StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+        keep_trailing_newline=True,
+        autoescape=False,
+    )
+
+
+@dataclasses.dataclass(frozen=True)
+class KernelTemplate:
+    """Base of the kernel contexts; a subclass names its template and declares the fields it reads.
+
+    A template reads exactly the dataclass fields of its class, its public properties, and
+    ``symbol``; `tests/codegen/test_templates.py` holds every template to that.
+    """
+
+    template: ClassVar[str]
+    family: ClassVar[str]
+
+    def __init_subclass__(cls, *, template: str | None = None) -> None:
+        """Bind a concrete subclass to its template; the family is the template's file name."""
+        super().__init_subclass__()
+        if template is not None:
+            cls.template = template
+            cls.family = template.rsplit("/", 1)[-1].split(".", 1)[0]
+
+    @cached_property
+    def symbol(self) -> str:
+        """The kernel's symbol: its family and a digest of its fields."""
+        fields = {f.name: getattr(self, f.name) for f in dataclasses.fields(self)}
+        text = json.dumps(fields, sort_keys=True, default=str)
+        return f"{self.family}_{hashlib.sha256(text.encode()).hexdigest()[:12]}"
+
+    def render(self) -> str:
+        """The kernel's source: the same bytes for the same fields."""
+        names = {f.name for f in dataclasses.fields(self)}
+        names |= {
+            name
+            for cls in type(self).__mro__
+            for name, member in vars(cls).items()
+            if isinstance(member, property) and not name.startswith("_")
+        }
+        context = {name: getattr(self, name) for name in sorted(names)}
+        return environment().get_template(self.template).render(symbol=self.symbol, **context)
