@@ -1,0 +1,148 @@
+"""Builds one kernel with the flags of the real build and calls it on tensors.
+
+    kernel = build(RmsNormKernel(...))
+    kernel([x, weight, y], [tokens, x.stride(0)], nth=2)
+
+A buffer is a tensor (its first element is passed, whatever the strides) or ``None``. With
+``nth`` workers, the shards run one after the other; ``threads=True`` runs them at once.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import hashlib
+import platform
+import subprocess
+import tempfile
+from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from functools import lru_cache
+from pathlib import Path
+
+import torch
+from fuseline.codegen.kernel import KernelTemplate
+
+FLAGS = (
+    "-O3 -std=c++17 -fPIC -fno-math-errno -fno-trapping-math -fno-semantic-interposition "
+    "-fopenmp-simd -ffp-contract=fast -Wall -Werror=return-type"
+).split()
+NATIVE = ["-mcpu=native"] if platform.machine() == "aarch64" else ["-march=native"]
+
+
+class _Host(ctypes.Structure):
+    _fields_ = [("sgemm", ctypes.c_void_p)]
+
+
+class _Call(ctypes.Structure):
+    _fields_ = [
+        ("buf", ctypes.c_void_p),
+        ("dim", ctypes.c_void_p),
+        ("host", ctypes.c_void_p),
+        ("tid", ctypes.c_int32),
+        ("nth", ctypes.c_int32),
+    ]
+
+
+@lru_cache(maxsize=1)
+def _directory() -> tempfile.TemporaryDirectory[str]:
+    return tempfile.TemporaryDirectory(prefix="fuseline-kernels-")
+
+
+@lru_cache(maxsize=1)
+def sgemm_address() -> int:
+    """The address of the Fortran ``sgemm`` in libtorch_cpu, 0 where it has none."""
+    library = Path(torch.__file__).parent / "lib" / "libtorch_cpu.so"
+    try:
+        symbol = ctypes.CDLL(str(library)).sgemm_
+    except (OSError, AttributeError):
+        return 0
+    return ctypes.cast(symbol, ctypes.c_void_p).value or 0
+
+
+@dataclass(frozen=True)
+class Kernel:
+    """A loaded kernel: ``kernel(bufs, dims)`` runs all of its workers."""
+
+    entry: Callable[[object], None]
+
+    def __call__(
+        self,
+        bufs: Sequence[torch.Tensor | None],
+        dims: Sequence[int] = (),
+        *,
+        nth: int = 1,
+        threads: bool = False,
+        sgemm: bool = True,
+    ) -> None:
+        calls = self.prepare(bufs, dims, nth=nth, sgemm=sgemm)
+        if not threads:
+            for call in calls:
+                call()
+            return
+        with ThreadPoolExecutor(nth) as pool:
+            for future in [pool.submit(call) for call in calls]:
+                future.result()
+
+    def prepare(
+        self,
+        bufs: Sequence[torch.Tensor | None],
+        dims: Sequence[int] = (),
+        *,
+        nth: int = 1,
+        sgemm: bool = True,
+    ) -> list[Callable[[], None]]:
+        """One callable per worker, with the arguments built beforehand (for timing)."""
+        pointers = [0 if buf is None else buf.data_ptr() for buf in bufs]
+        buf = (ctypes.c_void_p * max(len(bufs), 1))(*pointers)
+        dim = (ctypes.c_int64 * max(len(dims), 1))(*dims)
+        host = _Host(sgemm_address() if sgemm else None)
+        keep = (buf, dim, host, tuple(bufs))
+        return [
+            self._worker(_Call(*map(ctypes.addressof, keep[:3]), tid, nth), keep)
+            for tid in range(nth)
+        ]
+
+    def _worker(self, call: _Call, keep: object) -> Callable[[], None]:
+        entry, pointer = self.entry, ctypes.byref(call)
+
+        def run(_keep: object = (call, keep)) -> None:
+            entry(pointer)
+
+        return run
+
+
+def compile_source(source: str, flags: Sequence[str] = ()) -> ctypes.CDLL:
+    """Compile a translation unit to an object, link it on its own, and load it."""
+    return _compile(source, (*NATIVE, *flags) if not _has_march(flags) else tuple(flags))
+
+
+def _has_march(flags: Sequence[str]) -> bool:
+    return any(flag.startswith(("-march=", "-mcpu=")) for flag in flags)
+
+
+@lru_cache(maxsize=None)
+def _compile(source: str, flags: tuple[str, ...]) -> ctypes.CDLL:
+    digest = hashlib.sha256(repr((source, flags)).encode()).hexdigest()[:16]
+    stem = Path(_directory().name) / digest
+    text = stem.with_suffix(".cpp")
+    text.write_text(source)
+    obj, library = str(stem.with_suffix(".o")), str(stem.with_suffix(".so"))
+    for command in (
+        ["g++", *FLAGS, *flags, "-c", str(text), "-o", obj],
+        ["g++", "-shared", obj, "-o", library],
+    ):
+        done = subprocess.run(command, capture_output=True, text=True, check=False)
+        if done.returncode != 0:
+            raise RuntimeError(f"{' '.join(command)}\n{done.stderr}")
+    return ctypes.CDLL(library)
+
+
+def build(
+    kernel: KernelTemplate, flags: Sequence[str] = (), *, symbol: str | None = None
+) -> Kernel:
+    """Render, compile and load a kernel; ``symbol`` picks one of several functions in its source."""
+    entry = getattr(compile_source(kernel.render(), flags), symbol or kernel.symbol)
+    entry.argtypes = [ctypes.c_void_p]
+    entry.restype = None
+    return Kernel(entry)
