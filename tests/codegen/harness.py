@@ -17,16 +17,18 @@ import tempfile
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
-from functools import lru_cache
+from functools import cache, lru_cache
 from pathlib import Path
 
 import torch
+
 from fuseline.codegen.kernel import KernelTemplate
 
-FLAGS = (
-    "-O3 -std=c++17 -fPIC -fno-math-errno -fno-trapping-math -fno-semantic-interposition "
-    "-fopenmp-simd -ffp-contract=fast -Wall -Werror=return-type"
-).split()
+FLAGS = [
+    *("-O3", "-std=c++17", "-fPIC", "-fno-math-errno", "-fno-trapping-math"),
+    *("-fno-semantic-interposition", "-fopenmp-simd", "-ffp-contract=fast"),
+    *("-Wall", "-Werror=return-type"),
+]
 NATIVE = ["-mcpu=native"] if platform.machine() == "aarch64" else ["-march=native"]
 
 
@@ -121,7 +123,7 @@ def _has_march(flags: Sequence[str]) -> bool:
     return any(flag.startswith(("-march=", "-mcpu=")) for flag in flags)
 
 
-@lru_cache(maxsize=None)
+@cache
 def _compile(source: str, flags: tuple[str, ...]) -> ctypes.CDLL:
     digest = hashlib.sha256(repr((source, flags)).encode()).hexdigest()[:16]
     stem = Path(_directory().name) / digest
@@ -141,7 +143,7 @@ def _compile(source: str, flags: tuple[str, ...]) -> ctypes.CDLL:
 def build(
     kernel: KernelTemplate, flags: Sequence[str] = (), *, symbol: str | None = None
 ) -> Kernel:
-    """Render, compile and load a kernel; ``symbol`` picks one of several functions in its source."""
+    """Render, compile and load a kernel; ``symbol`` picks a function of its source."""
     entry = getattr(compile_source(kernel.render(), flags), symbol or kernel.symbol)
     entry.argtypes = [ctypes.c_void_p]
     entry.restype = None
