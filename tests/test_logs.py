@@ -1,0 +1,65 @@
+"""One call sets the level of logger and handler; the library itself sets no handler."""
+
+from __future__ import annotations
+
+import logging
+import subprocess
+import sys
+from collections.abc import Iterator
+
+import pytest
+
+from fuseline import Config, FuselineError, set_log_level
+from fuseline.logs import apply_config
+
+LOGGER = logging.getLogger("fuseline.passes.example")
+
+
+@pytest.fixture(autouse=True)
+def restore_logger() -> Iterator[None]:
+    root = logging.getLogger("fuseline")
+    handlers, level = root.handlers[:], root.level
+    yield
+    root.handlers[:] = handlers
+    root.setLevel(level)
+
+
+def test_library_code_sets_no_handler() -> None:
+    code = "import logging, fuseline.logs; print(logging.getLogger('fuseline').handlers)"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == "[<NullHandler (NOTSET)>]"
+
+
+def test_level_reaches_logger_and_handler(capsys: pytest.CaptureFixture[str]) -> None:
+    set_log_level("DEBUG")
+    LOGGER.debug("seen %d", 1)
+    set_log_level("warning")
+    LOGGER.info("not seen")
+    LOGGER.warning("seen %d", 2)
+    set_log_level(logging.INFO)
+    LOGGER.info("seen %d", 3)
+    assert capsys.readouterr().err.splitlines() == [
+        "D fuseline.passes.example: seen 1",
+        "W fuseline.passes.example: seen 2",
+        "I fuseline.passes.example: seen 3",
+    ]
+
+
+def test_the_variable_sets_the_level(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("FUSELINE_LOG", "info")
+    apply_config(Config())
+    LOGGER.info("seen")
+    assert "seen" in capsys.readouterr().err
+
+
+def test_no_level_changes_nothing() -> None:
+    before = logging.getLogger("fuseline").handlers[:]
+    apply_config(Config())
+    assert logging.getLogger("fuseline").handlers == before
+
+
+def test_unknown_level_is_a_diagnostic() -> None:
+    with pytest.raises(FuselineError, match="FL0101 .*set_log_level"):
+        set_log_level("loud")

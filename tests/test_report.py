@@ -1,0 +1,82 @@
+"""Reports: counting, merging, the table, and JSON."""
+
+from __future__ import annotations
+
+import json
+
+from fuseline import KernelRecord, PassRecord, Report, Site
+
+FUSED = Site("qk_norm", "layers.0.self_attn (m.py:10)", "fused", kernel="qk_norm_rope_ab12")
+MISSED = Site("qk_norm", "layers.1.self_attn (m.py:10)", "missed", reason="q has 3 readers")
+NORM = Site("rms_norm", "norm (m.py:40)", "fused", details={"eps": "1e-06"})
+KERNEL = KernelRecord("rms_norm_01", "rms_norm", "rms_norm", 2, "norm (m.py:40)")
+
+
+def report() -> Report:
+    return Report(
+        sites=(FUSED, MISSED, NORM),
+        kernels=(KERNEL,),
+        passes=(PassRecord("cse", 0.25, 10, 8, changed=True),),
+        stats={"graph_breaks": 1, "compile_seconds": 0.5, "target": "cpu"},
+    )
+
+
+def test_count() -> None:
+    assert report().count("qk_norm") == 1
+    assert report().count("qk_norm", status="missed") == 1
+    assert report().count("qk_norm", status=None) == 2
+    assert report().count("moe") == 0
+
+
+def test_reports_add_up() -> None:
+    both = report() + report()
+    assert len(both.sites) == 6
+    assert [(k.symbol, k.launches) for k in both.kernels] == [("rms_norm_01", 4)]
+    assert [(p.seconds, p.ops_before, p.ops_after) for p in both.passes] == [(0.5, 20, 16)]
+    assert both.stats == {"graph_breaks": 2, "compile_seconds": 1.0, "target": "cpu"}
+
+
+def test_adding_nothing_changes_nothing() -> None:
+    assert report() + Report() == report()
+
+
+def test_a_kernel_that_runs_both_ways_is_listed_twice() -> None:
+    plain = KernelRecord("rms_norm_01", "rms_norm", "rms_norm", 1, "x", "reference", "no compiler")
+    assert len((report() + Report(kernels=(plain,))).kernels) == 2
+
+
+def test_json_holds_everything() -> None:
+    data = json.loads(report().to_json())
+    assert set(data) == {"sites", "kernels", "passes", "stats"}
+    assert data["sites"][1]["reason"] == "q has 3 readers"
+    assert data["sites"][2]["details"] == {"eps": "1e-06"}
+    assert data["kernels"][0]["launches"] == 2
+
+
+def test_table_names_sites_and_reasons() -> None:
+    assert str(report()) == "\n".join(
+        [
+            "patterns",
+            "  qk_norm   1 fused  1 missed",
+            "  rms_norm  1 fused  0 missed",
+            "sites",
+            "  fused   qk_norm   layers.0.self_attn (m.py:10)  qk_norm_rope_ab12",
+            "  missed  qk_norm   layers.1.self_attn (m.py:10)  q has 3 readers",
+            "  fused   rms_norm  norm (m.py:40)",
+            "",
+            "kernels",
+            "  native  rms_norm_01  x2  rms_norm  norm (m.py:40)",
+            "",
+            "passes",
+            "  cse  250.0 ms  10 -> 8 ops",
+            "",
+            "stats",
+            "  graph_breaks     1",
+            "  compile_seconds  0.5",
+            "  target           cpu",
+        ]
+    )
+
+
+def test_empty_report_says_so() -> None:
+    assert str(Report()) == "nothing was compiled yet"
