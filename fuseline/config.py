@@ -20,6 +20,7 @@ PREFIX = "FUSELINE_"
 
 Graphs: TypeAlias = Literal["auto", "none", "piecewise", "full"]
 Target: TypeAlias = Literal["cpu"]
+Origin: TypeAlias = Literal["argument", "environment", "default"]
 T = TypeVar("T")
 
 
@@ -48,7 +49,7 @@ class Source:
     name: str
     variable: str
     value: object
-    origin: Literal["argument", "environment", "default"]
+    origin: Origin
     help: str
 
 
@@ -104,9 +105,9 @@ def _read_names(value: object) -> tuple[str, ...]:
 def _read_path(value: object) -> Path | None:
     if value is None:
         return None
-    if not isinstance(value, str | os.PathLike):
+    if not isinstance(value, str | Path):
         raise TypeError
-    path = Path(cast("str | os.PathLike[str]", value)).expanduser()
+    path = Path(value).expanduser()
     if "\0" in str(path) or not str(value):
         raise ValueError
     return path.absolute()
@@ -204,12 +205,12 @@ class Config:
     )
     dump_dir: Path | None = _option(None, "DUMP", _PATH, "write what every pass did to this folder")
     log: str | None = _option(None, "LOG", _LEVEL, "show log records of this level and above")
-    _origins: Mapping[str, Literal["argument", "environment", "default"]] = dataclasses.field(
-        init=False, repr=False, compare=False, default_factory=dict
+    _origins: Mapping[str, Origin] = dataclasses.field(
+        init=False, repr=False, compare=False, default_factory=dict[str, Origin]
     )
 
     def __post_init__(self) -> None:
-        origins: dict[str, Literal["argument", "environment", "default"]] = {}
+        origins: dict[str, Origin] = {}
         for option in _options():
             value, origins[option.name] = _resolve(option, getattr(self, option.name))
             object.__setattr__(self, option.name, value)
@@ -266,9 +267,7 @@ def _options() -> tuple[dataclasses.Field[object], ...]:
     return tuple(f for f in dataclasses.fields(Config) if "variable" in f.metadata)
 
 
-def _resolve(
-    option: dataclasses.Field[object], given: object
-) -> tuple[object, Literal["argument", "environment", "default"]]:
+def _resolve(option: dataclasses.Field[object], given: object) -> tuple[object, Origin]:
     """The option's value and where it is from: the argument, its variable, or the default."""
     parser: Parser = option.metadata["parser"]
     if not isinstance(given, _Unset):

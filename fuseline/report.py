@@ -175,7 +175,7 @@ def _kernel_rows(kernels: Iterable[KernelRecord]) -> list[list[str]]:
             k.symbol,
             f"x{k.launches}",
             k.op,
-            k.origin + (f": {k.reason}" if k.reason else ""),
+            _because(k.origin, k.reason),
         ]
         for k in kernels
     ]

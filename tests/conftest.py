@@ -44,7 +44,7 @@ def clean_options(monkeypatch: pytest.MonkeyPatch, session_cache: Path) -> None:
 @pytest.fixture
 def golden(request: pytest.FixtureRequest) -> Golden:
     """Compare a text with a file; with ``--update-goldens``, write the file instead."""
-    update: bool = request.config.getoption("--update-goldens")
+    update = bool(request.config.getoption("--update-goldens"))
 
     def check(path: Path, text: str) -> None:
         if update:
