@@ -1,0 +1,1 @@
+"""fuseline's intermediate representation: typed SSA ops over tensors with symbolic dims."""

@@ -1,0 +1,27 @@
+"""The declared ops, one module per family; importing this package registers all of them."""
+
+from fuseline.ir.ops import (
+    buffer,
+    call,
+    create,
+    fused,
+    index,
+    matmul,
+    pointwise,
+    raised,
+    reduce,
+    view,
+)
+
+__all__ = [
+    "buffer",
+    "call",
+    "create",
+    "fused",
+    "index",
+    "matmul",
+    "pointwise",
+    "raised",
+    "reduce",
+    "view",
+]

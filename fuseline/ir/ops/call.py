@@ -1,0 +1,83 @@
+"""The op for everything the IR does not know: a call of the original ATen overload."""
+
+from __future__ import annotations
+
+from typing import Any, cast
+
+import torch
+from torch import Tensor
+
+from fuseline.ir.core import (
+    Op,
+    Opaque,
+    Ref,
+    Value,
+    attribute,
+    variadic_operand,
+    variadic_result,
+)
+from fuseline.ir.types import DType, TensorType
+
+
+class AtenCall(Op, name="aten.call"):
+    """Run ``target`` (``aten.sort.stable``) on the original arguments.
+
+    ``args`` and ``kwargs`` (pairs of name and value) mirror the call: `Ref` stands for an operand,
+    `DType` and `Opaque` for torch constants, dims for run-time integers. ``types`` are the results'.
+    Not pure in general: kept in order among themselves and never merged or removed while read.
+    """
+
+    xs: tuple[Value, ...] = variadic_operand()
+    target: str = attribute()
+    args: tuple[object, ...] = attribute(default=())
+    kwargs: tuple[object, ...] = attribute(default=())
+    types: tuple[TensorType, ...] = attribute()
+    ys: tuple[Value, ...] = variadic_result()
+
+    def infer(self) -> tuple[TensorType, ...]:
+        return self.types
+
+    @staticmethod
+    def reference(
+        xs: tuple[Tensor, ...],
+        *,
+        target: str,
+        args: tuple[object, ...],
+        kwargs: tuple[object, ...],
+        types: tuple[TensorType, ...],
+    ) -> tuple[Tensor, ...]:
+        overload = resolve(target)
+        named = {str(k): restore(v, xs) for k, v in cast("Any", kwargs)}
+        out = overload(*(restore(a, xs) for a in args), **named)
+        found = [out] if isinstance(out, Tensor) else list(out)
+        return tuple(t for t in found if isinstance(t, Tensor))[: len(types)]
+
+
+def resolve(target: str) -> Any:
+    """The operator overload of a dotted name, such as ``aten.sort.stable``.
+
+    Raises:
+        AttributeError: no library that is loaded defines it.
+
+    """
+    namespace, name, overload = target.split(".", 2)
+    return getattr(getattr(getattr(torch.ops, namespace), name), overload)
+
+
+def restore(value: Any, operands: tuple[Tensor, ...]) -> Any:
+    """The torch value of an attribute of `AtenCall`."""
+    match value:
+        case Ref(index):
+            return operands[index]
+        case DType():
+            return value.torch
+        case Opaque("device", text):
+            return torch.device(text)
+        case Opaque(_, text):
+            return getattr(torch, text)
+        case tuple():
+            return [restore(v, operands) for v in cast("tuple[Any, ...]", value)]
+        case _:
+            return value
+
+

@@ -1,0 +1,449 @@
+"""The text form of the IR: a canonical printer and a parser that says where it stumbled."""
+
+from __future__ import annotations
+
+import enum
+import json
+import math
+import re
+from collections.abc import Callable, Mapping
+from typing import Any, TypeVar, cast
+
+import sympy
+
+from fuseline.ir.core import OPS, FieldSpec, Func, IRError, Loc, Op, Opaque, Origin, Ref, Value
+from fuseline.ir.types import (
+    BufferType,
+    Dim,
+    DType,
+    IntType,
+    Range,
+    TensorType,
+    ValueType,
+    format_dim,
+    parse_dim,
+)
+
+T = TypeVar("T")
+_DTYPES = {d.value: d for d in DType}
+_WORDS: dict[str, Any] = {"true": True, "false": False, "none": None, "inf": math.inf, "nan": math.nan}
+_ORIGINS = ("input", "param", "buffer", "const")
+
+
+# -- printing -------------------------------------------------------------------------------
+
+
+def print_func(func: Func, *, locations: bool = False) -> str:
+    """The text of a func; equal funcs print equally. ``locations`` adds each op's source place."""
+    return "\n".join(_Printer(locations).func(func, "")) + "\n"
+
+
+class _Printer:
+    def __init__(self, locations: bool) -> None:
+        self.locations = locations
+        self.names: dict[Value, str] = {}
+        self.taken: set[str] = set()
+
+    def name(self, value: Value) -> str:
+        if value not in self.names:
+            base = re.sub(r"[^A-Za-z0-9_.]", "_", value.hint) or "v"
+            base = f"v{base}" if base[0].isdigit() else base
+            name, count = base, 1
+            while name in self.taken:
+                name, count = f"{base}.{count}", count + 1
+            self.taken.add(name)
+            self.names[value] = name
+        return f"%{self.names[value]}"
+
+    def func(self, func: Func, indent: str) -> list[str]:
+        args = ", ".join(f"{self.name(a)}: {a.type}{_origin(a)}" for a in func.args)
+        ranges = ", ".join(f"{n} in {r}" for n, r in sorted(func.symbols.items()) if r != Range())
+        where = f" where {ranges}" if ranges else ""
+        lines = [f"{indent}func @{func.name}({args}){where} {{"]
+        for op in func.ops:
+            lines += self.op(op, indent + "  ")
+        returns = ", ".join(self.name(v) for v in func.returns)
+        lines.append(f"{indent}  return {returns}".rstrip())
+        lines.append(indent + "}")
+        return lines
+
+    def op(self, op: Op, indent: str) -> list[str]:
+        operands = ", ".join(self.operands(op))
+        attributes, regions = self.attributes(op, indent)
+        results = ", ".join(self.name(v) for v in op.results)
+        types = ", ".join(str(v.type) for v in op.results)
+        head = f"{results} = {op.name}" if results else op.name
+        text = indent + " ".join(part for part in (head, operands, attributes) if part)
+        text += f" : {types}" if types else ""
+        if self.locations and op.loc is not None:
+            text += f" @ {json.dumps(op.loc.module)} {json.dumps(op.loc.source)}"
+        return [*text.split("\n"), *regions]
+
+    def operands(self, op: Op) -> list[str]:
+        shown: list[str] = []
+        for spec in op.fields:
+            value = getattr(op, spec.name, None)
+            if spec.kind == "operand":
+                shown.append(self.name(value))
+            elif spec.kind == "optional":
+                shown.append("_" if value is None else self.name(value))
+            elif spec.kind == "variadic":
+                shown.append("[" + ", ".join(self.name(v) for v in value) + "]")
+        while shown and shown[-1] == "_":
+            shown.pop()
+        return shown
+
+    def attributes(self, op: Op, indent: str) -> tuple[str, list[str]]:
+        shown: list[str] = []
+        for key, value in op.attributes.items():
+            if isinstance(value, Func):
+                inner = _Printer(self.locations).func(value, indent + "  ")
+                text = "\n".join([inner[0].lstrip(), *inner[1:]])
+            else:
+                text = format_attribute(value)
+            shown.append(f"{key} = {text}")
+        return ("{" + ", ".join(shown) + "}" if shown else "", [])
+
+
+def _origin(arg: Value) -> str:
+    origin = arg.origin
+    if origin is None or origin.kind == "input":
+        return ""
+    digest = f" #{origin.digest}" if origin.digest else ""
+    return f" = {origin.kind} {json.dumps(origin.name)}{digest}"
+
+
+def format_attribute(value: Any) -> str:
+    """The text of one attribute value."""
+    match value:
+        case bool() | None:
+            return str(value).lower()
+        case enum.Enum():
+            return value.value if isinstance(value, DType) else json.dumps(value.value)
+        case int():
+            return str(value)
+        case float():
+            return repr(value)
+        case str():
+            return json.dumps(value)
+        case tuple():
+            items = [format_attribute(v) for v in cast("tuple[Any, ...]", value)]
+            return f"({items[0]},)" if len(items) == 1 else f"({', '.join(items)})"
+        case sympy.Symbol():
+            return str(value)
+        case sympy.Expr():
+            return f"<{format_dim(value)}>"
+        case TensorType():
+            return str(value)
+        case Ref(index):
+            return f"${index}"
+        case Opaque(kind, text):
+            return f"!{kind} {json.dumps(text)}"
+        case _:
+            raise IRError(f"attribute {value!r} of {type(value).__name__} has no text form")
+
+
+# -- parsing --------------------------------------------------------------------------------
+
+
+class ParseError(IRError):
+    """Text that is not IR: says line, column, what was found and what was expected."""
+
+    def __init__(self, line: int, column: int, found: str, expected: str) -> None:
+        super().__init__(f"line {line}, column {column}: found {found}, expected {expected}")
+        self.line = line
+        self.column = column
+        self.found = found
+        self.expected = expected
+
+
+_TOKEN = re.compile(
+    r"""(?P<space>(?:\s|//[^\n]*)+)
+      | (?P<string>"(?:[^"\\\n]|\\.)*")
+      | (?P<value>%[A-Za-z_][A-Za-z0-9_.]*)
+      | (?P<number>-?(?:\d+\.(?!\.)\d*(?:[eE][-+]?\d+)?|\d+[eE][-+]?\d+|\d+(?!\.\d)))
+      | (?P<digest>\#[0-9a-f]+)
+      | (?P<word>[A-Za-z_][A-Za-z0-9_]*(?:\.[A-Za-z_][A-Za-z0-9_]*)*)
+      | (?P<range>\.\.)
+      | (?P<sign>[-+*%/@(){}\[\]<>=:,_$!])""",
+    re.VERBOSE,
+)
+
+
+def parse_func(text: str) -> Func:
+    """Read one func from its text form.
+
+    Raises:
+        ParseError: the text is not a func, with line, column, and what was expected there.
+
+    """
+    parser = _Parser(text)
+    func = parser.func({})
+    parser.skip()
+    if parser.at < len(text):
+        parser.fail("the end of the text")
+    return func
+
+
+class _Parser:
+    def __init__(self, text: str) -> None:
+        self.text = text
+        self.at = 0
+
+    # -- scanning
+
+    def skip(self) -> None:
+        while (m := _TOKEN.match(self.text, self.at)) and m.lastgroup == "space":
+            self.at = m.end()
+
+    def fail(self, expected: str, at: int | None = None) -> Any:
+        at = self.at if at is None else at
+        line = self.text.count("\n", 0, at) + 1
+        column = at - (self.text.rfind("\n", 0, at) + 1) + 1
+        m = _TOKEN.match(self.text, at)
+        found = repr(m.group()) if m else repr(self.text[at]) if at < len(self.text) else "the end"
+        raise ParseError(line, column, found, expected)
+
+    def peek(self) -> tuple[str, str]:
+        self.skip()
+        m = _TOKEN.match(self.text, self.at)
+        return (str(m.lastgroup), m.group()) if m else ("end", "")
+
+    def take(self, group: str, expected: str) -> str:
+        kind, token = self.peek()
+        if kind != group:
+            self.fail(expected)
+        self.at += len(token)
+        return token
+
+    def sees(self, literal: str) -> bool:
+        self.skip()
+        return self.text.startswith(literal, self.at)
+
+    def accept(self, literal: str) -> bool:
+        if not self.sees(literal):
+            return False
+        self.at += len(literal)
+        return True
+
+    def expect(self, literal: str) -> None:
+        if not self.accept(literal):
+            self.fail(repr(literal))
+
+    def listed(self, end: str, item: Callable[[], T]) -> list[T]:
+        items: list[T] = []
+        while not self.accept(end):
+            items.append(item())
+            if not self.sees(end):
+                self.expect(",")
+        return items
+
+    def string(self) -> str:
+        return cast("str", json.loads(self.take("string", "a quoted string")))
+
+    # -- grammar
+
+    def func(self, outer: Mapping[str, Value]) -> Func:
+        self.expect("func")
+        self.expect("@")
+        func = Func(self.take("word", "the name of the func"))
+        scope: dict[str, Value] = dict(outer)
+        self.expect("(")
+        self.listed(")", lambda: self.argument(func, scope))
+        if self.accept("where"):
+            self.ranges(func)
+        self.expect("{")
+        while not self.accept("return"):
+            self.op(func, scope)
+        if not self.sees("}"):
+            values = [self.value(scope)]
+            while self.accept(","):
+                values.append(self.value(scope))
+            func.set_returns(values)
+        self.expect("}")
+        return func
+
+    def argument(self, func: Func, scope: dict[str, Value]) -> None:
+        name = self.take("value", "an argument such as %x")[1:]
+        if name in scope:
+            self.fail(f"a new name (%{name} is already defined)", self.at - len(name) - 1)
+        self.expect(":")
+        value_type = self.type()
+        scope[name] = func.add_arg(value_type, name, self.origin(name))
+
+    def origin(self, name: str) -> Origin:
+        if not self.accept("="):
+            return Origin("input", name)
+        kind = self.take("word", "param, buffer or const")
+        if kind not in _ORIGINS:
+            self.fail("param, buffer or const", self.at - len(kind))
+        label = self.string()
+        digest = self.take("digest", "a digest")[1:] if self.peek()[0] == "digest" else ""
+        return Origin(cast("Any", kind), label, digest)
+
+    def ranges(self, func: Func) -> None:
+        while True:
+            name = self.take("word", "the name of a symbol")
+            self.expect("in")
+            lo = int(self.take("number", "the lower end of the range"))
+            self.expect("..")
+            hi = int(self.take("number", "an integer")) if self.peek()[0] == "number" else None
+            func.symbols[name] = Range(lo, hi)
+            if not self.accept(","):
+                return
+
+    def type(self) -> ValueType:
+        start = self.at
+        word = self.take("word", "a type such as f32[B, 64]")
+        if word == "buffer":
+            self.expect("<")
+            inner = self.type()
+            self.expect(">")
+            return BufferType(inner) if isinstance(inner, TensorType) else self.fail("a tensor", start)
+        if word == "int":
+            self.expect("<")
+            value = self.dim(">")
+            self.expect(">")
+            return IntType(value)
+        if word not in _DTYPES:
+            self.fail(f"a type ({', '.join(_DTYPES)})", self.at - len(word))
+        self.expect("[")
+        return TensorType(_DTYPES[word], tuple(self.listed("]", lambda: self.dim(",]"))))
+
+    def dim(self, stops: str) -> Dim:
+        self.skip()
+        start, depth = self.at, 0
+        while self.at < len(self.text):
+            char = self.text[self.at]
+            if depth == 0 and char in stops:
+                break
+            depth += (char == "(") - (char == ")")
+            if char in "{}\n":
+                break
+            self.at += 1
+        try:
+            return parse_dim(self.text[start : self.at])
+        except ValueError:
+            return self.fail("a dim, such as 64 or 2*B", start)
+
+    def value(self, scope: Mapping[str, Value]) -> Value:
+        name = self.take("value", "a value such as %x")[1:]
+        if name not in scope:
+            self.fail("a value defined before this line", self.at - len(name) - 1)
+        return scope[name]
+
+    def op(self, func: Func, scope: dict[str, Value]) -> None:
+        names: list[str] = []
+        while self.peek()[0] == "value":
+            names.append(self.take("value", "a result")[1:])
+            if not self.accept(","):
+                break
+        if names:
+            self.expect("=")
+        self.skip()
+        start = self.at
+        word = self.take("word", "the name of an op")
+        if word not in OPS:
+            self.fail("the name of a declared op", start)
+        fields = self.operands(OPS[word], scope)
+        fields |= self.attributes(OPS[word], scope)
+        try:
+            op = func.append(OPS[word](**fields))
+        except (IRError, TypeError, ValueError) as error:
+            line = self.text.count("\n", 0, start) + 1
+            column = start - (self.text.rfind("\n", 0, start) + 1) + 1
+            raise ParseError(line, column, f"an invalid op ({error})", f"a valid {word}") from error
+        self.results(op, names, scope, start)
+
+    def operands(self, cls: type[Op], scope: Mapping[str, Value]) -> dict[str, Any]:
+        fields: dict[str, Any] = {}
+        specs = [s for s in cls.fields if s.kind in ("operand", "optional", "variadic")]
+        for spec in specs:
+            self.skip()
+            if not self.sees("%") and not self.sees("[") and not self.sees("_"):
+                break
+            fields[spec.name] = self.operand(spec, scope)
+            if not self.accept(","):
+                break
+        return fields
+
+    def operand(self, spec: FieldSpec, scope: Mapping[str, Value]) -> Any:
+        if spec.kind == "variadic":
+            self.expect("[")
+            return tuple(self.listed("]", lambda: self.value(scope)))
+        if spec.kind == "optional" and self.accept("_"):
+            return None
+        return self.value(scope)
+
+    def attributes(self, cls: type[Op], scope: Mapping[str, Value]) -> dict[str, Any]:
+        fields: dict[str, Any] = {}
+        if not self.accept("{"):
+            return fields
+        known = {s.name for s in cls.fields if s.kind == "attribute"}
+
+        def item() -> None:
+            self.skip()
+            start = self.at
+            key = self.take("word", "the name of an attribute")
+            if key not in known:
+                self.fail(f"an attribute of {cls.name} ({', '.join(sorted(known))})", start)
+            self.expect("=")
+            fields[key] = self.attribute()
+
+        self.listed("}", item)
+        return fields
+
+    def attribute(self) -> Any:
+        kind, token = self.peek()
+        if kind == "number":
+            self.at += len(token)
+            return int(token) if re.fullmatch(r"-?\d+", token) else float(token)
+        if kind == "string":
+            return self.string()
+        if self.accept("("):
+            return tuple(self.listed(")", self.attribute))
+        if self.accept("<"):
+            value = self.dim(">")
+            self.expect(">")
+            return value
+        if self.accept("$"):
+            return Ref(int(self.take("number", "an operand number")))
+        if self.accept("!"):
+            return Opaque(self.take("word", "a kind such as device"), self.string())
+        if self.accept("-inf"):
+            return -math.inf
+        return self.attribute_word(token)
+
+    def attribute_word(self, token: str) -> Any:
+        if token == "func":
+            return self.func({})
+        start = self.at
+        word = self.take("word", "an attribute value")
+        if word in _WORDS:
+            return _WORDS[word]
+        if word in _DTYPES:
+            if not self.sees("["):
+                return _DTYPES[word]
+            self.at = start
+            return self.type()
+        return parse_dim(word)
+
+    def results(self, op: Op, names: list[str], scope: dict[str, Value], start: int) -> None:
+        results = op.results
+        if len(names) != len(results):
+            self.fail(f"{len(results)} result names for {op.name}, not {len(names)}", start)
+        for name, value in zip(names, results, strict=True):
+            if name in scope:
+                self.fail(f"a new name (%{name} is already defined)", start)
+            value.hint = name
+            scope[name] = value
+        if self.accept(":"):
+            for index, value in enumerate(results):
+                if index:
+                    self.expect(",")
+                self.skip()
+                at = self.at
+                if (given := self.type()) != value.type:
+                    self.fail(f"{value.type}, the inferred type, not {given}", at)
+        if self.accept("@"):
+            op.loc = Loc(self.string(), self.string())

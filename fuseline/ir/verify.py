@@ -1,0 +1,65 @@
+"""The verifier: what every valid func satisfies, checked after each pass in tests."""
+
+from __future__ import annotations
+
+from typing import Any, cast
+
+import sympy
+
+import fuseline.ir.ops  # noqa: F401  (registers the ops)
+from fuseline.ir.core import OPS, Func, IRError, Op, Trait, Value
+from fuseline.ir.types import BufferType, IntType, free_symbols
+
+
+def verify(func: Func) -> None:
+    """Check a func.
+
+    Raises:
+        IRError: a value is read before it is defined, a type differs from the inferred one, a
+            symbol is unknown, a buffer is read by an op that has no such effect, or an op is
+            not declared.
+
+    """
+    defined: set[Value] = set(func.args)
+    if len(defined) != len(func.args):
+        raise IRError(f"@{func.name} has the same argument twice")
+    for op in func.ops:
+        _verify_op(func, op, defined)
+        defined.update(op.results)
+    for value in func.returns:
+        if value not in defined:
+            raise IRError(f"@{func.name} returns %{value.hint}, which nothing defines")
+        if isinstance(value.type, (BufferType, IntType)):
+            raise IRError(f"@{func.name} returns %{value.hint} of type {value.type}")
+
+
+def _verify_op(func: Func, op: Op, defined: set[Value]) -> None:
+    if OPS.get(op.name) is not type(op):
+        raise IRError(f"{op.name} is not a declared op")
+    for value in op.operands:
+        if value not in defined:
+            raise IRError(f"{op!r} reads %{value.hint} before it is defined")
+        if isinstance(value.type, BufferType) and not (op.has(Trait.READS) or op.has(Trait.WRITES)):
+            raise IRError(f"{op!r} takes the buffer %{value.hint}, but has no effect on buffers")
+    inferred = op.infer()
+    types = inferred if isinstance(inferred, tuple) else (inferred,)
+    if types != tuple(v.type for v in op.results):
+        raise IRError(f"{op!r} has results {[str(v.type) for v in op.results]}, infers {types}")
+    for value in op.results:
+        if value.owner is not op:
+            raise IRError(f"%{value.hint} does not know that {op!r} makes it")
+    known = set(func.symbols)
+    for name, attribute in op.attributes.items():
+        unknown = _symbols(attribute) - known
+        if unknown:
+            raise IRError(f"{op!r}: attribute {name} reads unknown symbols {sorted(unknown)}")
+        if isinstance(attribute, Func):
+            verify(attribute)
+
+
+def _symbols(attribute: Any) -> set[str]:
+    if isinstance(attribute, sympy.Expr):
+        return free_symbols(attribute)
+    if isinstance(attribute, tuple):
+        return set().union(*(_symbols(a) for a in cast("tuple[Any, ...]", attribute)))
+    return set()
