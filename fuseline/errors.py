@@ -201,3 +201,90 @@ UNKNOWN_OPTION = Code(
     UsageError,
     hint="`fuseline doctor` lists the options, with the variable that sets each",
 )
+
+# ------------------------------------------------------------------------- FL06xx: the code cache
+
+CACHE_NOT_A_DIRECTORY = Code(
+    "FL0601",
+    "the cache path is not a directory",
+    "The path that was given for the cache is a file, or lies below one.",
+    CacheError,
+    hint="name another directory with FUSELINE_CACHE_DIR, or remove the file",
+)
+CACHE_INSECURE = Code(
+    "FL0602",
+    "another user can write to the cache directory",
+    "Built code is loaded into the process, so a cache that others can change is refused.",
+    CacheError,
+    hint="`chmod 700` it if it is yours, or name another with FUSELINE_CACHE_DIR",
+)
+CACHE_IN_PACKAGE = Code(
+    "FL0603",
+    "the cache directory lies inside the installed package",
+    "Nothing is ever written below the installed package.",
+    CacheError,
+    hint="name another directory with FUSELINE_CACHE_DIR",
+)
+CACHE_FALLBACK = Code(
+    "FL0604",
+    "the cache directory cannot be used, a temporary one stands in until the process ends",
+    "The cache is full, read-only, or not ours to write, so built code is not kept.",
+    CacheError,
+    hint="free some space, or name another directory with FUSELINE_CACHE_DIR",
+)
+CACHE_NOWHERE = Code(
+    "FL0605",
+    "there is no place to write built code",
+    "Neither the cache directory nor any temporary directory can be written.",
+    CacheError,
+    hint="free some space, or name a directory with FUSELINE_CACHE_DIR",
+)
+CACHE_DAMAGED_ENTRY = Code(
+    "FL0606",
+    "damaged cache entry",
+    "An entry is not what its digests say, or others can write to it; it is built again.",
+    CacheError,
+)
+CACHE_UNKNOWN_ENTRY = Code(
+    "FL0607",
+    "no cache entry",
+    "A name or key was given that no entry of the cache has.",
+    CacheError,
+    hint="`fuseline cache list` shows what there is",
+)
+
+# ------------------------------------------------------------- FL07xx: compilers and native code
+
+NO_COMPILER = Code(
+    "FL0701",
+    "no C++ compiler was found",
+    "Native code cannot be built; models run through the plain operations instead.",
+    BuildError,
+    hint="install one, such as the package g++, or name it with the variable CXX",
+)
+COMPILER_UNUSABLE = Code(
+    "FL0702",
+    "the C++ compiler does not work",
+    "The compiler that was named or found does not run, or is neither GCC nor Clang.",
+    BuildError,
+    hint="check the variable CXX, or install the package g++",
+)
+COMPILE_FAILED = Code(
+    "FL0703",
+    "cannot compile",
+    "The C++ compiler refused a source, or did not come to an end.",
+    BuildError,
+)
+LINK_FAILED = Code(
+    "FL0704",
+    "cannot link",
+    "The objects of a piece could not be linked to a shared object.",
+    BuildError,
+)
+LIBRARY_UNLOADABLE = Code(
+    "FL0705",
+    "cannot load built code",
+    "The operating system refused a shared object, as it does below a noexec mount.",
+    BuildError,
+    hint="name a directory that programs may run from with FUSELINE_CACHE_DIR",
+)
