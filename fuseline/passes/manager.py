@@ -1,0 +1,383 @@
+"""The pass manager: runs passes, applies rewrites, verifies, and keeps the one record of it all.
+
+Remarks, dumps, reports, bisecting and the fuse limit all read this record.
+"""
+
+from __future__ import annotations
+
+import logging
+import time
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, field
+from typing import Any, Protocol
+
+from fuseline.ir.core import Cost, Func, IRError, Loc, Op, Trait, Value
+from fuseline.ir.types import dim, format_dim
+from fuseline.ir.verify import verify
+from fuseline.passes.rewrite import FuncPass, NoMatch, Pass, Replace, Replacement, Rewrite
+from fuseline.report import PassRecord, Site
+
+log = logging.getLogger(__name__)
+
+_MAX_ROUNDS = 16
+
+
+@dataclass
+class Applied:
+    """One applied rewrite, by running number."""
+
+    number: int
+    rewrite: str
+    pattern: str
+    where: Loc | None
+    held: tuple[str, ...]
+    details: dict[str, str]
+    before: Cost
+    after: Cost
+    ops: tuple[Op, ...] = ()
+    swallowed: list[Applied] = field(default_factory=list["Applied"])
+    owner: Applied | None = None
+
+    def __str__(self) -> str:
+        bytes_before, bytes_after = (format_dim(c.bytes) for c in (self.before, self.after))
+        return (
+            f"#{self.number} {self.rewrite} at {self.where or '<unknown>'}: "
+            f"{bytes_before} to {bytes_after} bytes"
+        )
+
+
+@dataclass(frozen=True)
+class Missed:
+    """A place that looked like a pattern, and the predicate that failed there."""
+
+    rewrite: str
+    pattern: str
+    op: Op
+    where: Loc | None
+    reason: str
+    details: dict[str, str]
+
+
+class Observer(Protocol):
+    """What the dumps implement: told of every pass, with the func before and after."""
+
+    def before_pass(self, func: Func, pass_: Pass) -> None:
+        """The func as the pass will get it."""
+        ...
+
+    def after_pass(self, func: Func, pass_: Pass, record: PassRecord, run: Run) -> None:
+        """The func as the pass left it."""
+        ...
+
+
+@dataclass
+class Run:
+    """The record of one pipeline over one func."""
+
+    func: Func
+    passes: list[PassRecord] = field(default_factory=list[PassRecord])
+    applied: list[Applied] = field(default_factory=list[Applied])
+    missed: dict[tuple[str, Op], Missed] = field(default_factory=dict[tuple[str, Op], Missed])
+    owners: dict[Op, Applied] = field(default_factory=dict[Op, Applied])
+    """The rewrite that made each living op."""
+
+    def sites(self) -> list[Site]:
+        """The sites: each live pattern, fused or missed, swallowed parts in its details."""
+        found = [
+            Site(
+                a.pattern,
+                str(a.where or ""),
+                "fused",
+                details=a.details | _parts(a),
+            )
+            for a in self.applied
+            if a.pattern and a.owner is None and any(op in self.func for op in a.ops)
+        ]
+        fused = {(a.pattern, op) for a in self.applied if a.owner is None for op in a.ops}
+        for miss in self.missed.values():
+            if miss.op in self.func and (miss.pattern, miss.op) not in fused:
+                found.append(
+                    Site(
+                        miss.pattern, str(miss.where or ""), "missed", miss.reason, "", miss.details
+                    )
+                )
+        return found
+
+
+def _parts(applied: Applied) -> dict[str, str]:
+    parts: list[str] = []
+    for inner in applied.swallowed:
+        if inner.pattern:
+            parts.append(f"{inner.pattern} at {inner.where}" if inner.where else inner.pattern)
+        parts.extend(f"{v}" for v in _parts(inner).values())
+    return {"swallowed": "; ".join(parts)} if parts else {}
+
+
+class PassManager:
+    """Runs passes over a func.
+
+    Args:
+        passes: in the order to run.
+        check: run the verifier after each pass (always done in tests).
+        limit: apply at most this many rewrites; for bisecting.
+        disable: names of passes to leave out.
+        observers: told of every pass.
+
+    """
+
+    def __init__(
+        self,
+        passes: Sequence[Pass],
+        *,
+        check: bool = False,
+        limit: int | None = None,
+        disable: Iterable[str] = (),
+        observers: Sequence[Observer] = (),
+    ) -> None:
+        skip = frozenset(disable)
+        self.passes = [p for p in passes if p.name not in skip]
+        self.check = check
+        self.limit = limit
+        self.observers = observers
+
+    def run(self, func: Func) -> Run:
+        """Run all passes; the func is edited in place.
+
+        Raises:
+            IRError: ``check`` is set and a pass left an invalid func; the message names the pass.
+
+        """
+        run = Run(func)
+        for pass_ in self.passes:
+            self._run_pass(pass_, run)
+        return run
+
+    def _run_pass(self, pass_: Pass, run: Run) -> None:
+        func = run.func
+        for observer in self.observers:
+            observer.before_pass(func, pass_)
+        start, before = time.perf_counter(), func.ops
+        if isinstance(pass_, Rewrite):
+            changed = self._rewrite_all(pass_, run)
+        elif isinstance(pass_, FuncPass):
+            snapshot = _snapshot(func)
+            pass_.run(func)
+            changed = _snapshot(func) != snapshot
+        else:
+            raise TypeError(f"{pass_!r} is neither a Rewrite nor a FuncPass")
+        record = PassRecord(
+            pass_.name, time.perf_counter() - start, len(before), len(func), changed
+        )
+        run.passes.append(record)
+        log.debug(
+            "%s: %.1f ms, %d -> %d ops",
+            pass_.name,
+            record.seconds * 1e3,
+            record.ops_before,
+            record.ops_after,
+        )
+        if self.check:
+            try:
+                verify(func)
+            except IRError as error:
+                raise IRError(f"after {pass_.name}: {error}") from error
+        for observer in self.observers:
+            observer.after_pass(func, pass_, record, run)
+
+    def _rewrite_all(self, rewrite: Rewrite[Any], run: Run) -> bool:
+        changed = False
+        for _ in range(_MAX_ROUNDS):
+            again = False
+            for op in run.func.ops:
+                if not isinstance(op, rewrite.root) or op not in run.func:
+                    continue
+                if self.limit is not None and len(run.applied) >= self.limit:
+                    return changed
+                again |= self._try(rewrite, op, run)
+            changed |= again
+            if not again:
+                return changed
+        log.warning("%s still changes after %d rounds; stopped", rewrite.name, _MAX_ROUNDS)
+        return changed
+
+    def _try(self, rewrite: Rewrite[Any], op: Op, run: Run) -> bool:
+        outcome = rewrite.rewrite(op, run.func)
+        if outcome is None:
+            return False
+        if isinstance(outcome, NoMatch):
+            if rewrite.pattern:
+                run.missed[rewrite.pattern, op] = Missed(
+                    rewrite.name, rewrite.pattern, op, op.loc, outcome.reason, dict(outcome.details)
+                )
+            return False
+        apply(rewrite, op, outcome, run)
+        return True
+
+
+def apply(rewrite: Rewrite[Any], root: Op, outcome: Replacement, run: Run) -> None:
+    """Put a rewrite's new ops in, redirect readers, erase what died, and record it."""
+    change = outcome if isinstance(outcome, Replace) else Replace(outcome)
+    func = run.func
+    new = _new_ops(func, [*change.values.values()], change.ops)
+    for op in new:
+        if op.loc is None:
+            op.loc = root.loc
+    for old, value in change.values.items():
+        if value.owner in new and old.hint:
+            value.hint = old.hint
+    func.edit(
+        before=change.before or root,
+        insert=new,
+        replace_values=change.values,
+        erase=change.erase,
+    )
+    dead = erase_dead(func, [v.owner for v in change.values if v.owner is not None])
+    removed = [*change.erase, *dead]
+    if not _in_order(func, new):
+        func.reorder(schedule(func))
+    _record(rewrite, root, change, run, new, removed)
+
+
+def _new_ops(func: Func, values: Sequence[Value], extra: Sequence[Op]) -> list[Op]:
+    """The ops that are not yet in the func, operands first."""
+    order: dict[Op, None] = {}
+
+    def visit(op: Op | None) -> None:
+        if op is None or op in func or op in order:
+            return
+        for value in op.operands:
+            visit(value.owner)
+        order[op] = None
+
+    for value in values:
+        visit(value.owner)
+    for op in extra:
+        visit(op)
+    return list(order)
+
+
+def erase_dead(func: Func, candidates: Iterable[Op]) -> list[Op]:
+    """Erase candidates whose results nobody reads, then what only they read; effects stay."""
+    stack, erased = list(candidates), list[Op]()
+    while stack:
+        op = stack.pop()
+        if op not in func or not (op.has(Trait.PURE) or op.has(Trait.READS)):
+            continue
+        if any(func.use_count(v) for v in op.results):
+            continue
+        func.edit(erase=[op])
+        erased.append(op)
+        stack += [v.owner for v in op.operands if v.owner is not None]
+    return erased
+
+
+def _in_order(func: Func, new: Sequence[Op]) -> bool:
+    place = {op: i for i, op in enumerate(func.ops)}
+    for op in new:
+        here = place[op]
+        if any(v.owner is not None and place[v.owner] > here for v in op.operands):
+            return False
+        if any(place[user] < here for v in op.results for user in func.users(v)):
+            return False
+    return True
+
+
+def schedule(func: Func) -> list[Op]:
+    """A valid order as close to the present one as can be: operands first, effects kept in order.
+
+    Ops on one buffer keep their order among themselves wherever one of them writes.
+    """
+    waits = effect_edges(func)
+    order: dict[Op, None] = {}
+    active: set[Op] = set()
+    for start in func.ops:
+        stack = [start]
+        while stack:
+            op = stack[-1]
+            if op in order:
+                stack.pop()
+                continue
+            needs = [v.owner for v in op.operands if v.owner is not None and v.owner not in order]
+            needs += [w for w in waits.get(op, ()) if w not in order]
+            if not needs:
+                order[op] = None
+                active.discard(op)
+                stack.pop()
+                continue
+            if op in active and any(n in active for n in needs):
+                raise IRError(f"no order satisfies {op!r}: it depends on itself")
+            active.add(op)
+            stack += reversed(needs)
+    return list(order)
+
+
+def effect_edges(func: Func) -> dict[Op, list[Op]]:
+    """For each op with an effect, the earlier ops that must stay before it."""
+    last_write: dict[Value, Op] = {}
+    reads: dict[Value, list[Op]] = {}
+    waits: dict[Op, list[Op]] = {}
+    for op in func.ops:
+        for value in dict.fromkeys(op.operands):
+            if value.owner is not None or not (op.has(Trait.READS) or op.has(Trait.WRITES)):
+                continue
+            if value in last_write:
+                waits.setdefault(op, []).append(last_write[value])
+            if op.has(Trait.WRITES) and str(value.type).startswith("buffer"):
+                waits.setdefault(op, []).extend(reads.pop(value, []))
+                last_write[value] = op
+            else:
+                reads.setdefault(value, []).append(op)
+    return waits
+
+
+def _record(
+    rewrite: Rewrite[Any],
+    root: Op,
+    change: Replace,
+    run: Run,
+    new: Sequence[Op],
+    removed: Sequence[Op],
+) -> None:
+    record = Applied(
+        number=len(run.applied) + 1,
+        rewrite=rewrite.name,
+        pattern=rewrite.pattern,
+        where=root.loc,
+        held=tuple(change.held),
+        details=dict(change.details),
+        before=_total(removed),
+        after=_total(new),
+        ops=tuple(new),
+    )
+    for op in removed:
+        owner = run.owners.pop(op, None)
+        while owner is not None and owner.owner is not None:
+            owner = owner.owner
+        if owner is not None and owner is not record and not any(o in run.func for o in owner.ops):
+            owner.owner = record
+            record.swallowed.append(owner)
+    run.owners |= dict.fromkeys(new, record)
+    run.applied.append(record)
+    if not record.pattern and len(record.swallowed) == 1:
+        _inherit(record)
+
+
+def _inherit(record: Applied) -> None:
+    """A clean-up that replaced the ops of a site carries that site on."""
+    inner = record.swallowed[0]
+    record.pattern, record.where = inner.pattern, inner.where
+    record.details = inner.details | record.details
+    record.swallowed = inner.swallowed
+
+
+def _total(ops: Iterable[Op]) -> Cost:
+    total = Cost(0, 0)
+    for op in ops:
+        total = total + op.cost()
+    return Cost(dim(total.bytes), dim(total.flops))
+
+
+def _snapshot(func: Func) -> tuple[object, ...]:
+    """Enough of a func to tell whether a pass changed it: ops, operands and returns, by identity."""
+    ops = tuple((id(op), op.operands) for op in func.ops)
+    return (ops, func.returns, tuple(func.args), dict(func.symbols))
