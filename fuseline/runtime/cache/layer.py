@@ -93,7 +93,7 @@ class Layer:
             OSError: this directory cannot be written; whatever `build` raises.
         """
         for name in ("locks", "staging"):
-            self._make(self._base / name)
+            make(self._base / name)
         self._sweep()
         with holding(self._base / "locks" / f"{key}.lock", lock_timeout):
             found = self.find(kind, key)
@@ -141,7 +141,7 @@ class Layer:
     def _publish(self, folder: Path, kind: str, key: str) -> tuple[Entry, bool]:
         target = self.path(kind, key)
         for last in (False, False, True):
-            self._make(target.parent)
+            make(target.parent)
             try:
                 folder.rename(target)
             except OSError as error:
@@ -156,9 +156,6 @@ class Layer:
         self._seen.remember(published)
         return published, True
 
-    def _make(self, folder: Path) -> None:
-        folder.mkdir(mode=0o700, parents=True, exist_ok=True)
-
     def _set_aside(self, path: Path) -> None:
         if self.frozen or self._move_aside(path) is None:
             return
@@ -168,7 +165,7 @@ class Layer:
     def _move_aside(self, path: Path) -> Path | None:
         target = self._base / "aside" / f"{path.name[:16]}-{secrets.token_hex(4)}"
         try:
-            self._make(target.parent)
+            make(target.parent)
             path.rename(target)
         except OSError:
             return None
@@ -183,6 +180,14 @@ class Layer:
             age = time.time() - _modified(folder)
             if age >= older_than and not directory_is_held(folder):
                 shutil.rmtree(folder, ignore_errors=True)
+
+
+def make(folder: Path) -> None:
+    """Make a directory, and those above it, for this user only."""
+    if folder.is_dir():
+        return
+    make(folder.parent)  # `parents=True` would give these the default mode
+    folder.mkdir(mode=0o700, exist_ok=True)
 
 
 def damage_of(kind: str, path: Path, damage: DamagedEntryError) -> errors.Diagnostic:

@@ -47,7 +47,7 @@ class Seen:
             notes = {name: _fingerprint((entry.path / name).stat()) for name in large}
             if notes == self._read(entry.key):
                 return
-            self._folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+            self._folder.mkdir(mode=0o700, exist_ok=True)
             fresh = self._folder / f"{entry.key}.{os.getpid()}.new"
             fresh.write_text(json.dumps(notes))
             fresh.replace(self._folder / f"{entry.key}.json")
