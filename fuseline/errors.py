@@ -201,6 +201,13 @@ UNKNOWN_OPTION = Code(
     UsageError,
     hint="`fuseline doctor` lists the options, with the variable that sets each",
 )
+BAD_ARGUMENT = Code(
+    "FL0103",
+    "wrong argument",
+    "An argument of a `fuseline` command cannot be what was meant.",
+    UsageError,
+)
+
 
 # ------------------------------------------------------------------------- FL06xx: the code cache
 
@@ -287,4 +294,62 @@ LIBRARY_UNLOADABLE = Code(
     "The operating system refused a shared object, as it does below a noexec mount.",
     BuildError,
     hint="name a directory that programs may run from with FUSELINE_CACHE_DIR",
+)
+
+
+# ------------------------------------------------------------------- FL08xx: models and their files
+
+UNKNOWN_MODEL = Code(
+    "FL0801",
+    "no such model",
+    "The name given as a model is neither `smollm2`, nor a directory, nor a GGUF file, nor "
+    "`module:function`.",
+    LoadError,
+)
+MISSING_PACKAGE = Code(
+    "FL0802",
+    "missing package",
+    "Reading this kind of model needs a package that is not installed.",
+    LoadError,
+)
+NOT_A_MODEL_DIRECTORY = Code(
+    "FL0803",
+    "not a Hugging Face model directory",
+    "The directory has no `config.json`, or transformers cannot read a causal language model and "
+    "its weights from it.",
+    LoadError,
+)
+NOT_GGUF = Code(
+    "FL0804",
+    "not a GGUF file",
+    "The file does not start as a GGUF file does, is cut short, or contradicts itself.",
+    LoadError,
+    hint="download the file again, and compare its size and digest with the publisher's",
+)
+UNSUPPORTED_GGUF = Code(
+    "FL0805",
+    "unsupported GGUF file",
+    "The file is a GGUF file, but transformers has no model for its architecture, or cannot read "
+    "its tensors.",
+    LoadError,
+)
+BAD_MODEL_FUNCTION = Code(
+    "FL0806",
+    "cannot use the model function",
+    "The module cannot be imported, has no such function, or the function raised an error or "
+    "returned something else than a model and its inputs.",
+    LoadError,
+    hint="return (model, args), (model, kwargs) or (model, args, kwargs)",
+)
+NOT_A_TEXT_MODEL = Code(
+    "FL0807",
+    "not a model that generates text",
+    "`generate` needs a causal language model of transformers and its tokenizer.",
+    LoadError,
+)
+TOO_LONG = Code(
+    "FL0808",
+    "prompt and answer are too long",
+    "The prompt and the tokens asked for do not fit the positions that the model has.",
+    UsageError,
 )
