@@ -207,7 +207,9 @@ class Op:
         if traits is not None:
             cls.traits = frozenset(traits)
         own = [
-            replace(spec, name=key) for key, spec in vars(cls).items() if isinstance(spec, FieldSpec)
+            replace(spec, name=key)
+            for key, spec in vars(cls).items()
+            if isinstance(spec, FieldSpec)
         ]
         names = {s.name for s in own}
         cls.fields = (*(s for s in cls.fields if s.name not in names), *own)

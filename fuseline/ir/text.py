@@ -26,7 +26,13 @@ from fuseline.ir.types import (
 
 T = TypeVar("T")
 _DTYPES = {d.value: d for d in DType}
-_WORDS: dict[str, Any] = {"true": True, "false": False, "none": None, "inf": math.inf, "nan": math.nan}
+_WORDS: dict[str, Any] = {
+    "true": True,
+    "false": False,
+    "none": None,
+    "inf": math.inf,
+    "nan": math.nan,
+}
 _ORIGINS = ("input", "param", "buffer", "const")
 
 
@@ -299,7 +305,9 @@ class _Parser:
             self.expect("<")
             inner = self.type()
             self.expect(">")
-            return BufferType(inner) if isinstance(inner, TensorType) else self.fail("a tensor", start)
+            return (
+                BufferType(inner) if isinstance(inner, TensorType) else self.fail("a tensor", start)
+            )
         if word == "int":
             self.expect("<")
             value = self.dim(">")

@@ -267,7 +267,9 @@ def broadcast(shapes: Sequence[Sequence[Dim]]) -> tuple[Dim, ...]:
         wide = [e for e in extents if e != 1]
         known = {e for e in wide if isinstance(e, int)}
         if len(known) > 1:
-            raise ValueError(f"shapes {[list(map(format_dim, s)) for s in shapes]} do not broadcast")
+            raise ValueError(
+                f"shapes {[list(map(format_dim, s)) for s in shapes]} do not broadcast"
+            )
         result.append(next(iter(known)) if known else (wide[0] if wide else 1))
     return tuple(result)
 

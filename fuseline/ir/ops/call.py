@@ -79,5 +79,3 @@ def restore(value: Any, operands: tuple[Tensor, ...]) -> Any:
             return [restore(v, operands) for v in cast("tuple[Any, ...]", value)]
         case _:
             return value
-
-

@@ -185,9 +185,7 @@ def _norm_and_rope(
             return t
         flat = t.flatten(-2) if a["scope"] == "row" else t
         if a["norm"] == "rms":
-            out = rms_norm_reference(
-                flat, weight, eps=a["eps"], offset=a["offset"], cast=a["cast"]
-            )
+            out = rms_norm_reference(flat, weight, eps=a["eps"], offset=a["offset"], cast=a["cast"])
         else:
             out = layer_norm_reference(flat, weight, bias, eps=a["eps"], cast=a["cast"])
         return out.reshape(t.shape)
@@ -347,7 +345,9 @@ class Pointwise(Op, name="pointwise", traits={Trait.PURE}):
     def infer(self) -> tuple[TensorType, ...]:
         takes = [a.type for a in self.body.args]
         if takes != [x.type for x in self.xs]:
-            raise OpError(self, f"operands {[str(x.type) for x in self.xs]}, the body takes {takes}")
+            raise OpError(
+                self, f"operands {[str(x.type) for x in self.xs]}, the body takes {takes}"
+            )
         return tuple(v.tensor for v in self.body.returns)
 
     def cost(self) -> Cost:

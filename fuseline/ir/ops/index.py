@@ -184,7 +184,5 @@ class SliceScatter(Op, name="slice_scatter", traits={Trait.PURE}):
         return self.x.tensor
 
     @staticmethod
-    def reference(
-        x: Tensor, src: Tensor, *, axis: int, start: int, stop: int, step: int
-    ) -> Tensor:
+    def reference(x: Tensor, src: Tensor, *, axis: int, start: int, stop: int, step: int) -> Tensor:
         return torch.slice_scatter(x, src, axis, start, stop, step)

@@ -108,5 +108,3 @@ class Sdpa(Op, name="sdpa", traits={Trait.PURE}):
         return F.scaled_dot_product_attention(
             q, k, v, mask, is_causal=is_causal, scale=scale, enable_gqa=enable_gqa
         )
-
-

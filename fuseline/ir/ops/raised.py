@@ -212,7 +212,9 @@ def attention_mask(
 ) -> Tensor:
     """Apply the mask operand and the causal and window attributes to scores ``[B, H, Sq, Sk]``."""
     if mask is not None:
-        scores = scores.masked_fill(~mask, -torch.inf) if mask.dtype == torch.bool else scores + mask
+        scores = (
+            scores.masked_fill(~mask, -torch.inf) if mask.dtype == torch.bool else scores + mask
+        )
     if not causal and window is None:
         return scores
     sq, sk = scores.shape[-2:]

@@ -101,7 +101,9 @@ class Slice(View, name="slice"):
             extent = -(-extent // self.step)
         size = self.x.shape[self.axis]
         if isinstance(extent, int) and isinstance(size, int) and not 0 <= extent <= size:
-            raise OpError(self, f"{format_dim(self.start)}..{format_dim(self.stop)} of {self.x.type}")
+            raise OpError(
+                self, f"{format_dim(self.start)}..{format_dim(self.stop)} of {self.x.type}"
+            )
         shape = list(self.x.shape)
         shape[self.axis] = extent
         return self.x.tensor.with_shape(shape)
