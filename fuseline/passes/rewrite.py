@@ -57,6 +57,8 @@ class Pass:
     """Base of all passes: a frozen dataclass whose fields are its options."""
 
     name: ClassVar[str] = ""
+    reorders: ClassVar[bool] = False
+    """Whether it reorders arithmetic, so that results may differ by rounding."""
 
     def __init_subclass__(cls, *, abstract: bool = False) -> None:
         """Derive the name (``FuseAddRmsNorm`` is ``fuse-add-rms-norm``) and register the pass."""

@@ -1,0 +1,362 @@
+"""Helpers for tests of passes: IR text in, IR text out, and the same numbers.
+
+`assert_rewrites` runs a pass over one func and compares the outcome with another, up to the names
+of values, then runs both on seeded inputs under the ops' reference semantics. `assert_no_rewrite`
+asserts that nothing changes, and why. `make_arguments` gives seeded arguments for any func.
+"""
+
+from __future__ import annotations
+
+import difflib
+import importlib
+import inspect
+import pkgutil
+import re
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, TypeAlias
+
+import torch
+from torch import Tensor
+
+import fuseline.passes
+from fuseline.ir.core import Func, Op, Trait, Value
+from fuseline.ir.evaluate import Argument, evaluate
+from fuseline.ir.ops.buffer import IndexWrite
+from fuseline.ir.ops.index import (
+    Embedding,
+    Gather,
+    Index,
+    IndexCopy,
+    IndexPut,
+    IndexSelect,
+    Scatter,
+)
+from fuseline.ir.text import parse_func, print_func
+from fuseline.ir.types import BufferType, DType, IntType, Range, substitute
+from fuseline.ir.verify import verify
+from fuseline.passes.manager import PassManager, Run
+from fuseline.passes.rewrite import PASSES, Pass
+
+Passes: TypeAlias = "Pass | Sequence[Pass]"
+Overrides: TypeAlias = Mapping[str, Argument]
+
+TOLERANCES: dict[DType, tuple[float, float]] = {
+    DType.F64: (1e-12, 1e-12),
+    DType.F32: (1e-5, 1.3e-6),
+    DType.F16: (1e-3, 1e-3),
+    DType.BF16: (1e-3, 1.6e-2),
+}
+"""Absolute and relative tolerance by element type, where arithmetic was reordered."""
+
+_SIZES = (3, 5, 7, 2, 11, 13)
+
+
+# -- inputs ---------------------------------------------------------------------------------
+
+
+def make_binding(func: Func, *, smallest: bool = False) -> dict[str, int]:
+    """A value for each symbol of a func, within its range: small odd numbers, or the smallest."""
+    return {
+        name: _within(1 if smallest else _SIZES[i % len(_SIZES)], func.symbols[name])
+        for i, name in enumerate(sorted(func.symbols))
+    }
+
+
+def _within(size: int, limits: Range) -> int:
+    size = max(size, limits.lo)
+    return size if limits.hi is None else min(size, limits.hi)
+
+
+def make_arguments(
+    func: Func, binding: Mapping[str, int], *, seed: int = 0, given: Overrides | None = None
+) -> list[Argument]:
+    """Seeded arguments of a func under a binding of its symbols.
+
+    Floats are normal, bools even, integers within the extent that they index (each one once where
+    there are enough of them, so that writes by index do not collide), else 0, 1 or 2. ``given``
+    overrides arguments by name.
+    """
+    generator = torch.Generator().manual_seed(seed)
+    given = given or {}
+    arguments: list[Argument] = []
+    for arg in func.args:
+        made = _argument(func, arg, binding, generator)
+        fixed = given.get(arg.hint)
+        arguments.append(made if fixed is None else fixed)
+    return arguments
+
+
+def _argument(
+    func: Func, arg: Value, binding: Mapping[str, int], generator: torch.Generator
+) -> Argument:
+    if isinstance(arg.type, IntType):
+        return substitute(arg.type.value, binding)
+    shape = [substitute(d, binding) for d in arg.shape]
+    dtype = arg.dtype.torch
+    if dtype.is_floating_point:
+        return torch.randn(shape, generator=generator, dtype=torch.float64).to(dtype)
+    if dtype == torch.bool:
+        return torch.rand(shape, generator=generator) < 0.5
+    limits = [substitute(e, binding) for e in _indexed_extents(func, arg)]
+    limit = min(limits, default=3)
+    count = 1
+    for extent in shape:
+        count *= extent
+    if count <= limit:
+        return torch.randperm(limit, generator=generator)[:count].reshape(shape).to(dtype)
+    return torch.randint(0, max(limit, 1), shape, generator=generator).to(dtype)
+
+
+def _indexed_extents(func: Func, value: Value) -> Iterator[Any]:
+    """The extents that an integer value indexes, itself or by way of other integer ops."""
+    seen, stack = {value}, [value]
+    while stack:
+        current = stack.pop()
+        for op in func.users(current):
+            yield from _extents(op, current)
+            for made in op.results:
+                if made not in seen and not made.dtype.is_float:
+                    seen.add(made)
+                    stack.append(made)
+
+
+def _extents(op: Op, value: Value) -> Iterator[Any]:
+    match op:
+        case Embedding() if value is op.indices:
+            yield op.weight.shape[0]
+        case Index() | IndexPut():
+            for index, axis in zip(op.indices, op.axes, strict=True):
+                if index is value:
+                    yield op.x.shape[axis]
+        case IndexSelect() | Gather() | Scatter() | IndexCopy() if value is op.index:
+            yield op.x.shape[op.axis]
+        case IndexWrite() if value is op.index:
+            yield op.buffer.shape[op.axis]
+        case _ if op.has(Trait.WRITES) and getattr(op, "index", None) is value:
+            for other in op.operands:
+                if isinstance(other.type, BufferType):
+                    yield other.shape[2 if other.tensor.rank == 4 else 0]
+        case _:
+            return
+
+
+# -- comparing ------------------------------------------------------------------------------
+
+
+def canonical_text(func: Func) -> str:
+    """The text of a func with its values numbered: equal for funcs that differ only in names."""
+    return print_func(_renamed(func))
+
+
+def _renamed(func: Func) -> Func:
+    twin = func.clone()
+    for value in (*twin.args, *(v for op in twin.ops for v in op.results)):
+        value.hint = "v"
+    for op in twin.ops:
+        for name, attribute in op.attributes.items():
+            if isinstance(attribute, Func):
+                setattr(op, name, _renamed(attribute))
+    return twin
+
+
+def run_passes(passes: Passes, func: Func) -> Run:
+    """Run one or several passes over a func, in place, with the verifier after each."""
+    return PassManager([passes] if isinstance(passes, Pass) else passes, check=True).run(func)
+
+
+def assert_same_values(
+    before: Func,
+    after: Func,
+    *,
+    exact: bool = True,
+    sizes: Mapping[str, int] | None = None,
+    given: Overrides | None = None,
+    seed: int = 0,
+) -> None:
+    """Both funcs give the same results, and leave the same in their buffers, on seeded inputs.
+
+    Args:
+        before: the one that says what is right.
+        after: the other; takes the same arguments.
+        exact: bit for bit; else within `TOLERANCES`.
+        sizes: the symbols' values; else two bindings are tried, odd sizes and the smallest.
+        given: arguments by name, where seeded ones do not fit.
+        seed: of the inputs.
+
+    """
+    small = make_binding(before, smallest=True)
+    tried = [small | make_binding(before) | dict(sizes or {})]
+    if sizes is None and given is None and small != tried[0]:
+        tried.append(small)
+    for binding in tried:
+        arguments = make_arguments(before, binding, seed=seed, given=given)
+        want, got = (_run(func, arguments) for func in (before, after))
+        for name, one, other in zip(_names(before), want, got, strict=True):
+            _compare(name, one, other, exact, binding)
+
+
+def _run(func: Func, arguments: Sequence[Argument]) -> list[Tensor]:
+    own = [a.clone() if isinstance(a, Tensor) else a for a in arguments]
+    results = evaluate(func, own)
+    pairs = zip(func.args, own, strict=True)
+    return [*results, *(t for a, t in pairs if isinstance(t, Tensor) and _is_buffer(a))]
+
+
+def _names(func: Func) -> list[str]:
+    return [
+        *(f"result {i}" for i in range(len(func.returns))),
+        *(f"buffer %{a.hint}" for a in func.args if _is_buffer(a)),
+    ]
+
+
+def _is_buffer(value: Value) -> bool:
+    return isinstance(value.type, BufferType)
+
+
+def _compare(name: str, want: Tensor, got: Tensor, exact: bool, binding: Mapping[str, int]) -> None:
+    atol, rtol = (0.0, 0.0)
+    if not exact and want.is_floating_point():
+        atol, rtol = TOLERANCES[DType.from_torch(want.dtype)]
+    torch.testing.assert_close(
+        got,
+        want,
+        atol=atol,
+        rtol=rtol,
+        equal_nan=True,
+        msg=lambda text: f"{name} at {dict(binding)}: {text}",
+    )
+
+
+def assert_rewrites(
+    passes: Passes,
+    before: str,
+    after: str,
+    *,
+    exact: bool = True,
+    sizes: Mapping[str, int] | None = None,
+    given: Overrides | None = None,
+) -> Run:
+    """A pass turns one func into another: the text up to the names of values, then the numbers.
+
+    The pass must change something, leave valid IR, and find nothing more to do in its own outcome.
+    ``exact`` is for rewrites that reorder no arithmetic; ``sizes`` and ``given`` as in
+    `assert_same_values`. Gives the record of the run, to look at sites and reasons.
+
+    Raises:
+        AssertionError: the text differs (the message is a diff), or the numbers do.
+
+    """
+    original, func, wanted = parse_func(before), parse_func(before), parse_func(after)
+    verify(wanted)
+    run = run_passes(passes, func)
+    _assert_same_text(canonical_text(wanted), canonical_text(func), "wanted", "got")
+    assert canonical_text(original) != canonical_text(func), "the pass changed nothing"
+    again = func.clone()
+    run_passes(passes, again)
+    _assert_same_text(canonical_text(func), canonical_text(again), "first run", "second run")
+    assert_same_values(original, func, exact=exact, sizes=sizes, given=given)
+    return run
+
+
+def assert_no_rewrite(passes: Passes, text: str, reason: str | None) -> Run:
+    """A pass leaves a func as it is, and records a miss whose reason contains ``reason``.
+
+    ``reason`` is None where nothing looks like the pattern: then no miss may be recorded.
+
+    Raises:
+        AssertionError: the func changed, or the recorded reasons are others.
+
+    """
+    func = parse_func(text)
+    before = canonical_text(func)
+    run = run_passes(passes, func)
+    _assert_same_text(before, canonical_text(func), "before", "after")
+    reasons = [miss.reason for miss in run.missed.values()]
+    if reason is None:
+        assert not reasons, f"misses were recorded: {reasons}"
+    else:
+        assert any(reason in r for r in reasons), f"no reason contains {reason!r}: {reasons}"
+    return run
+
+
+def _assert_same_text(want: str, got: str, want_name: str, got_name: str) -> None:
+    if want == got:
+        return
+    lines = difflib.unified_diff(
+        want.splitlines(), got.splitlines(), want_name, got_name, lineterm="", n=30
+    )
+    raise AssertionError("\n".join(["the funcs differ", *lines]))
+
+
+# -- documented examples --------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Example:
+    """A Before and After of a pass's docstring: two whole funcs."""
+
+    before: str
+    after: str
+
+
+_SECTION = re.compile(r"^(Before|After):$")
+
+
+def documented_examples(pass_class: type[Pass]) -> list[Example]:
+    """The Before/After pairs of a pass's docstring, in order.
+
+    Raises:
+        ValueError: a Before without an After, or the reverse.
+
+    """
+    blocks = list(_blocks(inspect.cleandoc(pass_class.__doc__ or "")))
+    titles = [title for title, _ in blocks]
+    if titles != ["Before", "After"] * (len(blocks) // 2):
+        raise ValueError(f"{pass_class.__name__}: Before and After do not alternate: {titles}")
+    texts = [text for _, text in blocks]
+    return [Example(b, a) for b, a in zip(texts[::2], texts[1::2], strict=True)]
+
+
+def _blocks(text: str) -> Iterator[tuple[str, str]]:
+    title, lines = "", list[str]()
+    for line in [*text.splitlines(), "End:"]:
+        if line.startswith(" ") or not line:
+            lines.append(line)
+            continue
+        if title:
+            yield title, "\n".join(lines)
+        match = _SECTION.match(line)
+        title, lines = (match.group(1) if match else ""), []
+
+
+def assert_documented(pass_class: type[Pass]) -> None:
+    """The docstring of a pass has at least one Before/After, and each is what the pass does."""
+    examples = documented_examples(pass_class)
+    assert examples, f"{pass_class.__name__} has no Before/After in its docstring"
+    for example in examples:
+        assert_rewrites(pass_class(), example.before, example.after, exact=not pass_class.reorders)
+
+
+def shipped_passes() -> list[type[Pass]]:
+    """Every pass of the package, by name; passes that tests define are left out."""
+    for module in pkgutil.iter_modules(fuseline.passes.__path__, "fuseline.passes."):
+        importlib.import_module(module.name)
+    shipped = [p for p in PASSES.values() if p.__module__.startswith("fuseline.")]
+    return sorted(shipped, key=lambda p: p.name)
+
+
+__all__ = [
+    "TOLERANCES",
+    "Example",
+    "assert_documented",
+    "assert_no_rewrite",
+    "assert_rewrites",
+    "assert_same_values",
+    "canonical_text",
+    "documented_examples",
+    "make_arguments",
+    "make_binding",
+    "run_passes",
+    "shipped_passes",
+]
