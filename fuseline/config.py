@@ -286,3 +286,8 @@ def _read(parser: Parser, value: object, name: str, where: str) -> object:
         raise INVALID_OPTION.error(
             name, where=where, found=repr(value), expected=parser.expected
         ) from None
+
+
+def host_compiler() -> str | None:
+    """What the variable CXX names: not an option of ours, but what build tools agree on."""
+    return os.environ.get("CXX") or None

@@ -271,7 +271,7 @@ NO_COMPILER = Code(
 )
 COMPILER_UNUSABLE = Code(
     "FL0702",
-    "the C++ compiler does not work",
+    "unusable C++ compiler",
     "The compiler that was named or found does not run, or is neither GCC nor Clang.",
     BuildError,
     hint="check the variable CXX, or install the package g++",
@@ -293,7 +293,6 @@ LIBRARY_UNLOADABLE = Code(
     "cannot load built code",
     "The operating system refused a shared object, as it does below a noexec mount.",
     BuildError,
-    hint="name a directory that programs may run from with FUSELINE_CACHE_DIR",
 )
 
 
