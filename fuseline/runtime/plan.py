@@ -1,0 +1,181 @@
+"""The static plan: a flat list of steps over planned buffers, for any values of the symbols.
+
+Everything that depends on a run-time size is an integer or a Python expression over the symbols
+(`Expr`). All expressions of a plan are evaluated at once when the symbols are bound; nothing here
+needs sympy, the IR, or a compiler.
+"""
+
+from __future__ import annotations
+
+import ast
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Literal, TypeAlias
+
+import torch
+from torch import Tensor
+
+Expr: TypeAlias = "int | str"
+"""An integer, or a Python expression over symbol names (``Max`` and ``Min`` may be called)."""
+
+BufferKind: TypeAlias = Literal["arg", "temp", "output", "host"]
+
+
+@dataclass(frozen=True)
+class Buffer:
+    """Memory that steps read and write.
+
+    Attributes:
+        kind: ``arg`` (a tensor of the caller), ``temp`` (in the arena), ``output`` (new memory that
+            is handed out), ``host`` (a tensor that a host step makes).
+        nbytes: size, for ``temp`` and ``output``.
+        arg: number of the argument, for ``arg``.
+        dtype: element type.
+        name: for messages and dumps.
+    """
+
+    kind: BufferKind
+    nbytes: Expr = 0
+    arg: int = -1
+    dtype: torch.dtype = torch.uint8
+    name: str = ""
+
+
+@dataclass(frozen=True)
+class View:
+    """A tensor on a buffer: byte offset, dims and strides (in elements)."""
+
+    buffer: int
+    offset: Expr
+    dtype: torch.dtype
+    shape: tuple[Expr, ...]
+    strides: tuple[Expr, ...]
+
+
+@dataclass(frozen=True)
+class NativeStep:
+    """One launch of a kernel: buffers with byte offsets, run-time integers, and its work.
+
+    ``work`` estimates the bytes moved plus a quarter of the flops: below a threshold, one worker
+    does it all. ``when`` bounds one symbol expression: the step runs for ``lo <= value <= hi``.
+    """
+
+    symbol: str
+    buffers: tuple[tuple[int, Expr], ...]
+    dims: tuple[Expr, ...]
+    work: Expr
+    label: str = ""
+    when: tuple[Expr, int, int | None] | None = None
+
+
+HostCall: TypeAlias = Callable[[Mapping[str, int], Sequence[Tensor]], Sequence[Tensor]]
+
+
+@dataclass(frozen=True)
+class HostStep:
+    """A Python callable on tensors: an ATen call, or the reference of an op without a kernel.
+
+    The call gets the symbols' values and the operands. Its results go to new ``host`` buffers.
+    """
+
+    call: HostCall
+    operands: tuple[View, ...]
+    results: tuple[View, ...]
+    label: str = ""
+    reason: str = ""
+
+
+Step: TypeAlias = "NativeStep | HostStep"
+
+
+@dataclass(frozen=True)
+class ArgSpec:
+    """What a plan expects of one argument; ints carry an expression, tensors dims and strides."""
+
+    name: str
+    kind: Literal["tensor", "int"]
+    dtype: torch.dtype = torch.int64
+    shape: tuple[Expr, ...] = ()
+    strides: tuple[Expr, ...] = ()
+    value: Expr = 0
+    written: bool = False
+
+
+@dataclass(frozen=True)
+class Plan:
+    """Steps, buffers, arguments and results of one compiled func.
+
+    ``returns`` are views of buffers, or expressions for integers. ``symbols`` maps each symbol to
+    where it is read from: argument number and dim (-1: the argument is the integer itself).
+    ``packed`` lists groups of arguments that must lie one behind the other in memory.
+    """
+
+    args: tuple[ArgSpec, ...]
+    buffers: tuple[Buffer, ...]
+    steps: tuple[Step, ...]
+    returns: tuple[View | Expr, ...]
+    symbols: Mapping[str, tuple[int, int]]
+    ranges: Mapping[str, tuple[int, int | None]]
+    packed: tuple[tuple[int, ...], ...] = ()
+    stats: Mapping[str, int] = field(default_factory=dict[str, int])
+
+    def expressions(self) -> list[str]:
+        """Every distinct expression of the plan, in first-use order."""
+        found: dict[str, None] = {}
+
+        def note(*exprs: Expr) -> None:
+            found.update((e, None) for e in exprs if isinstance(e, str))
+
+        for buffer in self.buffers:
+            note(buffer.nbytes)
+        for arg in self.args:
+            note(*arg.shape, *arg.strides, arg.value)
+        for item in self.returns:
+            note(*(_view_exprs(item) if isinstance(item, View) else (item,)))
+        for step in self.steps:
+            note(*_step_exprs(step))
+        return list(found)
+
+
+def _view_exprs(view: View) -> tuple[Expr, ...]:
+    return (view.offset, *view.shape, *view.strides)
+
+
+def _step_exprs(step: Step) -> list[Expr]:
+    if isinstance(step, HostStep):
+        return [e for view in (*step.operands, *step.results) for e in _view_exprs(view)]
+    when: tuple[Expr, ...] = () if step.when is None else (step.when[0],)
+    return [*(offset for _, offset in step.buffers), *step.dims, step.work, *when]
+
+
+class Evaluator:
+    """Evaluates all expressions of a plan under a binding, in one compiled function."""
+
+    def __init__(self, plan: Plan) -> None:
+        self.texts = plan.expressions()
+        for text in self.texts:
+            _check(text)
+        self.names = list(plan.symbols)
+        source = f"lambda {', '.join(self.names)}: [{', '.join(self.texts)}]"
+        self._function: Callable[..., list[int]] = eval(
+            compile(source, "<plan>", "eval"), {"__builtins__": {}, "Max": max, "Min": min}
+        )
+
+    def __call__(self, binding: Mapping[str, int]) -> Callable[[Expr], int]:
+        """A function that gives the value of each expression of the plan."""
+        values = self._function(*(binding[name] for name in self.names))
+        table = dict(zip(self.texts, values, strict=True))
+        return lambda expr: expr if isinstance(expr, int) else table[expr]
+
+
+_ALLOWED = (
+    *(ast.Expression, ast.BinOp, ast.UnaryOp, ast.Call, ast.Name, ast.Constant, ast.Load),
+    *(ast.Add, ast.Sub, ast.Mult, ast.FloorDiv, ast.Mod, ast.Pow, ast.USub),
+)
+
+
+def _check(text: str) -> None:
+    """Refuse anything but integer arithmetic: plans may come from files."""
+    for node in ast.walk(ast.parse(text, mode="eval")):
+        if not isinstance(node, _ALLOWED):
+            raise ValueError(f"{text!r} is not an integer expression")
