@@ -72,11 +72,16 @@ class Loc:
 
 @dataclass(frozen=True)
 class Origin:
-    """Where a func's argument comes from: ``kind`` input, param, buffer or const, and its name."""
+    """Where a func's argument comes from: ``kind`` input, param, buffer or const, and its name.
+
+    ``pinned`` says why its memory must stay where it is (tied, hooked, sharded ...); a parameter
+    where that is empty may be packed beside others.
+    """
 
     kind: Literal["input", "param", "buffer", "const"]
     name: str = ""
     digest: str = ""
+    pinned: str = ""
 
 
 @dataclass(eq=False)
@@ -481,6 +486,12 @@ class Func:
             op.map_operands(mapping)
             self._count(op, +1)
         self._returns = [mapping.get(v, v) for v in self._returns]
+
+    def replace_operands(self, op: Op, mapping: Mapping[Value, Value]) -> None:
+        """Redirect one op's operands; other readers keep theirs."""
+        self._count(op, -1)
+        op.map_operands(mapping)
+        self._count(op, +1)
 
     def reorder(self, ops: Sequence[Op]) -> None:
         """Put the same ops into another order; the verifier checks that it is a valid one."""

@@ -116,7 +116,8 @@ def _origin(arg: Value) -> str:
     if origin is None or origin.kind == "input":
         return ""
     digest = f" #{origin.digest}" if origin.digest else ""
-    return f" = {origin.kind} {json.dumps(origin.name)}{digest}"
+    pinned = f" pinned {json.dumps(origin.pinned)}" if origin.pinned else ""
+    return f" = {origin.kind} {json.dumps(origin.name)}{digest}{pinned}"
 
 
 def format_attribute(value: Any) -> str:
@@ -285,7 +286,8 @@ class _Parser:
             self.fail("param, buffer or const", self.at - len(kind))
         label = self.string()
         digest = self.take("digest", "a digest")[1:] if self.peek()[0] == "digest" else ""
-        return Origin(cast("Any", kind), label, digest)
+        pinned = self.string() if self.accept("pinned") else ""
+        return Origin(cast("Any", kind), label, digest, pinned)
 
     def ranges(self, func: Func) -> None:
         while True:

@@ -56,8 +56,8 @@ class View:
 class NativeStep:
     """One launch of a kernel: buffers with byte offsets, run-time integers, and its work.
 
-    ``work`` estimates the bytes moved plus a quarter of the flops: below a threshold, one worker
-    does it all. ``when`` bounds one symbol expression: the step runs for ``lo <= value <= hi``.
+    ``work`` is four times the bytes moved plus the flops: below a threshold, one worker does it
+    all. ``when`` bounds one symbol expression: the step runs for ``lo <= value <= hi``.
     """
 
     symbol: str

@@ -1,0 +1,260 @@
+"""From emitted ops to the runtime's plan: buffers, steps, and what a call takes and gives."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+import sympy
+from torch import Tensor
+
+from fuseline.codegen.kernel import KernelTemplate
+from fuseline.codegen.lower import Emitted, Scratch
+from fuseline.ir.core import Func, Op, Value
+from fuseline.ir.evaluate import bind_attribute
+from fuseline.ir.layout import Layout, LayoutMap
+from fuseline.ir.ops.fused import GatedLinear, MergedLinear
+from fuseline.ir.types import Dim, IntType, dim, format_dim
+from fuseline.passes.plan import live_ranges, share_memory
+from fuseline.report import KernelRecord
+from fuseline.runtime.plan import (
+    ArgSpec,
+    Buffer,
+    Expr,
+    HostCall,
+    HostStep,
+    NativeStep,
+    Plan,
+    Step,
+    View,
+)
+
+
+def expr(value: Dim) -> Expr:
+    """A dim as the runtime evaluates it."""
+    return value if isinstance(value, int) else format_dim(value)
+
+
+@dataclass(frozen=True)
+class Assembled:
+    """A plan, the kernels it calls by symbol, and what the report says of them."""
+
+    plan: Plan
+    kernels: Mapping[str, KernelTemplate]
+    records: tuple[KernelRecord, ...]
+
+
+class _Assembler:
+    def __init__(self, func: Func, layouts: LayoutMap, emitted: Sequence[Emitted]) -> None:
+        self.func = func
+        self.layouts = layouts
+        self.emitted = emitted
+        self.buffers: list[Buffer] = []
+        self.of: dict[Value, int] = {}
+        self.scratch: dict[tuple[str, Dim], int] = {}
+        self.kernels: dict[str, KernelTemplate] = {}
+
+    def run(self) -> Assembled:
+        args = self._arguments()
+        self._place_results()
+        steps = [step for item in self.emitted for step in self._steps(item)]
+        plan = Plan(
+            args=args,
+            buffers=tuple(self.buffers),
+            steps=tuple(steps),
+            returns=tuple(self._view(v) for v in self.func.returns),
+            symbols=_symbol_sources(self.func),
+            ranges={n: (r.lo, r.hi) for n, r in self.func.symbols.items()},
+            packed=_packed_groups(self.func),
+        )
+        return Assembled(plan, self.kernels, tuple(self._records()))
+
+    def _buffer(self, buffer: Buffer) -> int:
+        self.buffers.append(buffer)
+        return len(self.buffers) - 1
+
+    def _arguments(self) -> tuple[ArgSpec, ...]:
+        specs: list[ArgSpec] = []
+        for number, arg in enumerate(self.func.args):
+            if isinstance(arg.type, IntType):
+                specs.append(ArgSpec(arg.hint, "int", value=expr(arg.type.value)))
+                continue
+            layout = self.layouts.layout(arg)
+            specs.append(
+                ArgSpec(
+                    (arg.origin.name if arg.origin else "") or arg.hint,
+                    "tensor",
+                    arg.dtype.torch,
+                    tuple(map(expr, arg.shape)),
+                    tuple(map(expr, layout.strides)),
+                    written=_is_written(self.func, arg),
+                )
+            )
+            self.of[arg] = self._buffer(
+                Buffer("arg", arg=number, dtype=arg.dtype.torch, name=arg.hint)
+            )
+        return tuple(specs)
+
+    def _place_results(self) -> None:
+        ranges = live_ranges(self.func, self.layouts, [item.op for item in self.emitted])
+        returned = {self.layouts.root(v) for v in self.func.returns}
+        host = {v for item in self.emitted if not item.launches for v in item.op.results}
+        sizes = {v: v.tensor.nbytes for v in ranges}
+        memory = share_memory(ranges.values(), sizes, returned | host)
+        temps = [self._buffer(Buffer("temp", nbytes=expr(size))) for size in memory.temps]
+        for value in ranges:
+            if value in memory.place:
+                self.of[value] = temps[memory.place[value]]
+            else:
+                kind = "host" if value in host else "output"
+                self.of[value] = self._buffer(
+                    Buffer(kind, expr(sizes[value]), dtype=value.dtype.torch, name=value.hint)
+                )
+
+    def _view(self, value: Value) -> View:
+        placed = self.layouts[value]
+        return View(
+            self.of[placed.root],
+            expr(_byte_offset(value, placed.layout)),
+            value.dtype.torch,
+            tuple(map(expr, value.shape)),
+            tuple(map(expr, placed.layout.strides)),
+        )
+
+    def _steps(self, item: Emitted) -> list[Step]:
+        if item.launches:
+            return [self._native(item, i) for i in range(len(item.launches))]
+        op = item.op
+        return [
+            HostStep(
+                call=reference_call(op),
+                operands=tuple(self._view(v) for v in op.operands),
+                results=tuple(self._view(v) for v in op.results),
+                label=op.name,
+                reason=item.refusal,
+            )
+        ]
+
+    def _native(self, item: Emitted, index: int) -> NativeStep:
+        launch = item.launches[index]
+        self.kernels[launch.kernel.symbol] = launch.kernel
+        buffers: list[tuple[int, Expr]] = []
+        for operand in launch.buffers:
+            if operand is None:
+                buffers.append((-1, 0))
+            elif isinstance(operand, Scratch):
+                buffers.append((self._scratch(operand), 0))
+            else:
+                placed = self.layouts[operand]
+                offset = expr(_byte_offset(operand, placed.layout))
+                buffers.append((self.of[placed.root], offset))
+        when = launch.when
+        return NativeStep(
+            launch.kernel.symbol,
+            tuple(buffers),
+            tuple(map(expr, launch.dims)),
+            expr(launch.work),
+            label=item.op.name,
+            when=None if when is None else (expr(when[0]), when[1], when[2]),
+        )
+
+    def _scratch(self, scratch: Scratch) -> int:
+        """Scratch of one size is shared by all steps: it is dead as soon as its op is done."""
+        key = (scratch.name, scratch.nbytes)
+        if key not in self.scratch:
+            self.scratch[key] = self._buffer(
+                Buffer("temp", expr(scratch.nbytes), name=scratch.name)
+            )
+        return self.scratch[key]
+
+    def _records(self) -> list[KernelRecord]:
+        found: dict[tuple[str, str], KernelRecord] = {}
+        counts: Counter[tuple[str, str]] = Counter()
+        for item in self.emitted:
+            where = str(item.op.loc or "")
+            if not item.launches:
+                name = getattr(item.op, "target", item.op.name)
+                key = (name, item.refusal)
+                counts[key] += 1
+                found.setdefault(
+                    key, KernelRecord(name, "", item.op.name, 0, where, "reference", item.refusal)
+                )
+            for launch in item.launches:
+                key = (launch.kernel.symbol, "")
+                counts[key] += 1
+                family = launch.kernel.family
+                found.setdefault(
+                    key, KernelRecord(launch.kernel.symbol, family, item.op.name, 0, where)
+                )
+        return [
+            KernelRecord(r.symbol, r.family, r.op, counts[key], r.origin, r.status, r.reason)
+            for key, r in found.items()
+        ]
+
+
+def assemble(func: Func, layouts: LayoutMap, emitted: Sequence[Emitted]) -> Assembled:
+    """Plan the buffers of an emitted func and write down its steps."""
+    return _Assembler(func, layouts, emitted).run()
+
+
+def _byte_offset(value: Value, layout: Layout) -> Dim:
+    return dim(layout.offset * value.dtype.itemsize)
+
+
+def _is_written(func: Func, arg: Value) -> bool:
+    return str(arg.type).startswith("buffer")
+
+
+def _symbol_sources(func: Func) -> dict[str, tuple[int, int]]:
+    """Where each symbol is read from: the first argument that has it as a bare extent."""
+    found: dict[str, tuple[int, int]] = {}
+    for number, arg in enumerate(func.args):
+        extents: Sequence[Dim] = (arg.type.value,) if isinstance(arg.type, IntType) else arg.shape
+        for axis, extent in enumerate(extents):
+            if isinstance(extent, sympy.Symbol):
+                place = -1 if isinstance(arg.type, IntType) else axis
+                found.setdefault(str(extent), (number, place))
+    return found
+
+
+def _packed_groups(func: Func) -> tuple[tuple[int, ...], ...]:
+    """The groups of arguments that merged products read as one."""
+    number = {arg: i for i, arg in enumerate(func.args)}
+    groups: dict[tuple[int, ...], None] = {}
+    for op in func.ops:
+        for values in packed_operands(op):
+            groups[tuple(number[v] for v in values)] = None
+    return tuple(groups)
+
+
+def packed_operands(op: Op) -> list[tuple[Value, ...]]:
+    """The operands of a merged product that lie one behind the other."""
+    match op:
+        case MergedLinear():
+            return [g for g in (op.weights, op.biases) if len(g) > 1]
+        case GatedLinear(_, gate, up, gate_bias, up_bias):
+            biases = [(gate_bias, up_bias)] if gate_bias and up_bias else []
+            return [(gate, up), *biases]
+        case _:
+            return []
+
+
+def reference_call(op: Op) -> HostCall:
+    """The op's reference as the runtime calls it."""
+    specs = [s for s in op.fields if s.kind in ("operand", "optional", "variadic")]
+
+    def call(binding: Mapping[str, int], tensors: Sequence[Tensor]) -> Sequence[Tensor]:
+        given = iter(tensors)
+        operands: list[object] = []
+        for spec in specs:
+            value = getattr(op, spec.name)
+            if spec.kind == "variadic":
+                operands.append(tuple(next(given) for _ in value))
+            else:
+                operands.append(None if value is None else next(given))
+        attributes = {k: bind_attribute(v, binding) for k, v in op.attributes.items()}
+        out = type(op).reference(*operands, **attributes)
+        return () if out is None else out if isinstance(out, tuple) else (out,)
+
+    return call

@@ -1,0 +1,160 @@
+"""From planned ops to launches: one function per op class says which kernel does it, and how.
+
+A lowering looks at one op and at where its operands lie, and answers with launches, with operands
+that it needs dense, or with the reason why no kernel fits (then the op's reference runs).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
+from typing import Any, TypeAlias, TypeVar
+
+from fuseline.codegen.kernel import KernelTemplate
+from fuseline.ir.core import Func, Op, Value
+from fuseline.ir.layout import LayoutMap
+from fuseline.ir.ops.fused import Copy
+from fuseline.ir.types import Dim, dim
+
+OpT = TypeVar("OpT", bound=Op)
+
+
+@dataclass(frozen=True)
+class Scratch:
+    """Memory that only this op's launches use; equal names are the same memory."""
+
+    name: str
+    nbytes: Dim
+
+
+Operand: TypeAlias = "Value | Scratch | None"
+
+
+@dataclass(frozen=True)
+class Launch:
+    """One call of a kernel.
+
+    Attributes:
+        kernel: what to call.
+        buffers: values (passed with their layout's offset) and scratch, in the kernel's order.
+        dims: run-time integers, in the kernel's order.
+        work: four times the bytes moved, plus the flops; small work is left to one worker.
+        when: run only while the first dim lies within the bounds (both included).
+    """
+
+    kernel: KernelTemplate
+    buffers: tuple[Operand, ...]
+    dims: tuple[Dim, ...]
+    work: Dim
+    when: tuple[Dim, int, int | None] | None = None
+
+
+@dataclass(frozen=True)
+class NeedDense:
+    """The kernel takes these operands only dense in memory."""
+
+    values: tuple[Value, ...]
+
+
+@dataclass(frozen=True)
+class Refusal:
+    """No kernel does this op, and why."""
+
+    reason: str
+
+
+Lowered: TypeAlias = "Sequence[Launch] | NeedDense | Refusal"
+Lowering: TypeAlias = Callable[[Any, LayoutMap], Lowered]
+
+LOWERINGS: dict[type[Op], Lowering] = {}
+"""The lowering of each op class for target cpu; filled by `lowers`."""
+
+
+def lowers(
+    *classes: type[OpT],
+) -> Callable[[Callable[[OpT, LayoutMap], Lowered]], Callable[[OpT, LayoutMap], Lowered]]:
+    """Register a function as the lowering of op classes."""
+
+    def register(
+        function: Callable[[OpT, LayoutMap], Lowered],
+    ) -> Callable[[OpT, LayoutMap], Lowered]:
+        for cls in classes:
+            LOWERINGS[cls] = function
+        return function
+
+    return register
+
+
+def lower(op: Op, layouts: LayoutMap) -> Lowered:
+    """What runs this op."""
+    function = LOWERINGS.get(type(op))
+    if function is None:
+        return Refusal(f"no kernel for {op.name}")
+    return function(op, layouts)
+
+
+def not_dense(values: Iterable[Value | None], layouts: LayoutMap) -> NeedDense | None:
+    """`NeedDense` for those values that are not; None where all are."""
+    found = [v for v in values if v is not None and not layouts.layout(v).is_dense(v.shape)]
+    return NeedDense(tuple(found)) if found else None
+
+
+def work(op: Op) -> Dim:
+    """The work of an op for `Launch.work`."""
+    cost = op.cost()
+    return dim(4 * cost.bytes + cost.flops)
+
+
+@dataclass(frozen=True)
+class Emitted:
+    """One op that does something at run time: its launches, or why its reference runs."""
+
+    op: Op
+    launches: tuple[Launch, ...]
+    refusal: str = ""
+
+
+def emit(func: Func, layouts: LayoutMap) -> list[Emitted]:
+    """Lower every op of a func that is not a view; `copy` ops are inserted where one is needed."""
+    emitted: list[Emitted] = []
+    copies: dict[Value, Value] = {}
+    for op in func.ops:
+        if layouts.is_view(op) or not (op.results or op.operands):
+            continue
+        outcome = lower(op, layouts)
+        if isinstance(outcome, NeedDense):
+            for value in outcome.values:
+                if value not in copies:
+                    copy = Copy(value)
+                    copy.loc = op.loc
+                    func.edit(before=op, insert=[copy])
+                    layouts.add(copy)
+                    emitted.append(_emit_one(copy, lower(copy, layouts)))
+                    copies[value] = copy.y
+            func.replace_operands(op, {v: copies[v] for v in outcome.values})
+            outcome = lower(op, layouts)
+        emitted.append(_emit_one(op, outcome))
+    return emitted
+
+
+def _emit_one(op: Op, outcome: Lowered) -> Emitted:
+    if isinstance(outcome, Refusal):
+        return Emitted(op, (), outcome.reason)
+    if isinstance(outcome, NeedDense):
+        return Emitted(op, (), f"{op.name} still needs dense operands after a copy")
+    return Emitted(op, tuple(outcome))
+
+
+__all__ = [
+    "Emitted",
+    "Launch",
+    "Lowered",
+    "NeedDense",
+    "Refusal",
+    "Scratch",
+    "emit",
+    "lower",
+    "lowers",
+    "not_dense",
+    "work",
+]

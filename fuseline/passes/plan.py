@@ -1,0 +1,163 @@
+"""Planning: which memory every value gets, from live ranges.
+
+Values whose sizes are equal as expressions share memory when their live ranges do not overlap, so
+one plan serves all values of the symbols, and the layers of a model reuse the same few buffers.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, field
+
+from fuseline.ir.core import Func, Op, Trait, Value
+from fuseline.ir.layout import LayoutMap
+from fuseline.ir.ops.buffer import Read
+from fuseline.ir.ops.fused import Copy
+from fuseline.ir.types import Dim
+from fuseline.passes.rewrite import FuncPass
+
+
+@dataclass(frozen=True)
+class LiveRange:
+    """From the step that defines a root value to the last step that reads it or a view of it."""
+
+    value: Value
+    first: int
+    last: int
+
+
+@dataclass
+class Memory:
+    """Where root values live.
+
+    Attributes:
+        temps: bytes of each temporary.
+        place: the temporary of each root value that has one; the others are arguments, outputs,
+            or made by the host.
+    """
+
+    temps: list[Dim] = field(default_factory=list[Dim])
+    place: dict[Value, int] = field(default_factory=dict[Value, int])
+
+
+def live_ranges(func: Func, layouts: LayoutMap, steps: Sequence[Op]) -> dict[Value, LiveRange]:
+    """The live range of each root value that a step makes, in step numbers.
+
+    Returned values (and roots of returned views) live to the end.
+    """
+    number = {op: i for i, op in enumerate(steps)}
+    first: dict[Value, int] = {}
+    last: dict[Value, int] = {}
+    for op, i in number.items():
+        for value in op.results:
+            root = layouts.root(value)
+            first.setdefault(root, i)
+            last[root] = max(last.get(root, i), i)
+        for value in op.operands:
+            if value in layouts.places:
+                last[layouts.root(value)] = i
+    for value in func.returns:
+        last[layouts.root(value)] = len(steps)
+    return {v: LiveRange(v, start, last[v]) for v, start in first.items()}
+
+
+def share_memory(
+    ranges: Iterable[LiveRange], sizes: dict[Value, Dim], taken: Iterable[Value]
+) -> Memory:
+    """Give each root a temporary; one is reused once its last value is dead.
+
+    Args:
+        ranges: live ranges of the roots that need memory.
+        sizes: bytes of each.
+        taken: roots that get their memory elsewhere (outputs, host results).
+
+    """
+    skip = set(taken)
+    memory = Memory()
+    free: dict[Dim, list[int]] = {}
+    busy: list[tuple[int, int]] = []
+    for item in sorted(ranges, key=lambda r: r.first):
+        if item.value in skip:
+            continue
+        still: list[tuple[int, int]] = []
+        for until, temp in busy:
+            if until < item.first:
+                free.setdefault(memory.temps[temp], []).append(temp)
+            else:
+                still.append((until, temp))
+        busy = still
+        size = sizes[item.value]
+        spare = free.get(size)
+        if spare:
+            temp = spare.pop()
+        else:
+            temp = len(memory.temps)
+            memory.temps.append(size)
+        memory.place[item.value] = temp
+        busy.append((item.last, temp))
+    return memory
+
+
+class ProtectReads(FuncPass):
+    """Copy what was read from a buffer where a write comes before the last use of it.
+
+    Before:
+        func @f(%k: buffer<f32[4]>, %x: f32[4]) {
+          %old = read %k
+          write %k, %x
+          %y = add %old, %x
+          return %y
+        }
+    After:
+        func @f(%k: buffer<f32[4]>, %x: f32[4]) {
+          %old = read %k
+          %saved = copy %old
+          write %k, %x
+          %y = add %saved, %x
+          return %y
+        }
+    """
+
+    def run(self, func: Func) -> None:
+        """Insert copies after the reads that need one."""
+        number = {op: i for i, op in enumerate(func.ops)}
+        for op in func.ops:
+            if not isinstance(op, Read):
+                continue
+            written = _next_write(func, op, number)
+            if written is None or _last_use(func, op, number) <= number[written]:
+                continue
+            readers = [user for user in func.users(op.y) if not isinstance(user, Copy)]
+            copy = Copy(op.y)
+            copy.loc = op.loc
+            following = func.ops[func.ops.index(op) + 1]
+            func.edit(before=following, insert=[copy], replace_values={})
+            for user in readers:
+                func.replace_operands(user, {op.y: copy.y})
+            if func.is_returned(op.y):
+                func.set_returns(copy.y if v is op.y else v for v in func.returns)
+
+
+def _next_write(func: Func, read: Read, number: dict[Op, int]) -> Op | None:
+    writes = [
+        user
+        for user in func.users(read.buffer)
+        if user.has(Trait.WRITES) and number.get(user, -1) > number[read]
+    ]
+    return min(writes, key=number.__getitem__, default=None)
+
+
+def _last_use(func: Func, op: Op, number: dict[Op, int]) -> int:
+    """The last step that reads the op's result, or a value that may share its memory."""
+    last = number[op]
+    stack = [op]
+    while stack:
+        maker = stack.pop()
+        for value in maker.results:
+            if func.is_returned(value):
+                return len(number)
+            for user in func.users(value):
+                last = max(last, number.get(user, 0))
+                if user.has(Trait.VIEW):
+                    stack.append(user)
+    return last
