@@ -107,7 +107,7 @@ def test_seeded_arguments_fit_what_they_index() -> None:
     assert i.shape == (3, 5)
     assert 0 <= int(i.min()) <= int(i.max()) < 9
     assert isinstance(at, torch.Tensor)
-    assert at.unique().numel() == 2, "indices of a write must not collide"
+    assert int(at[0]) != int(at[1]), "indices of a write must not collide"
     assert isinstance(k, torch.Tensor)
     assert bool((k != 0).all())
     assert n == 3
