@@ -1,0 +1,38 @@
+"""The numbers rule for one kernel: no further from the float64 oracle than 1.5 times eager."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+DTYPES = {"f32": torch.float32, "bf16": torch.bfloat16, "f16": torch.float16}
+TOLERANCE = {  # absolute and relative, per element against eager
+    torch.float32: (1e-5, 1.3e-6),
+    torch.float16: (1e-3, 1e-3),
+    torch.bfloat16: (1e-3, 1.6e-2),
+}
+
+
+def seeded(*shape: int, dtype: torch.dtype, seed: int = 0, scale: float = 1.0) -> Tensor:
+    """Normal numbers of a fixed seed."""
+    generator = torch.Generator().manual_seed(seed * 7919 + sum(shape))
+    return (torch.randn(*shape, generator=generator) * scale).to(dtype)
+
+
+def distance(value: Tensor, oracle: Tensor) -> float:
+    """The norm of the difference over the norm of the oracle."""
+    error = (value.double() - oracle.double()).square().sum().sqrt()
+    return float(error / oracle.double().square().sum().sqrt().clamp_min(1e-300))
+
+
+def assert_numbers(got: Tensor, eager: Tensor, oracle: Tensor) -> None:
+    """Hold ``got`` to the numbers rule, and to eager element by element."""
+    assert got.shape == eager.shape
+    assert got.dtype == eager.dtype
+    if got.numel() == 0:
+        return
+    ulp = torch.finfo(got.dtype).eps
+    error, eager_error = distance(got, oracle), distance(eager, oracle)
+    assert error <= 1.5 * eager_error + ulp, f"{error} from the oracle, eager {eager_error}"
+    atol, rtol = TOLERANCE[got.dtype]
+    torch.testing.assert_close(got, eager, atol=atol * max(1, float(oracle.abs().max())), rtol=rtol)
