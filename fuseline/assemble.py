@@ -12,7 +12,7 @@ from torch import Tensor
 from fuseline.codegen.kernel import KernelTemplate
 from fuseline.codegen.lower import Emitted, Scratch
 from fuseline.ir.core import Func, Op, Value
-from fuseline.ir.evaluate import bind_attribute
+from fuseline.ir.evaluate import as_results, bind_attribute
 from fuseline.ir.layout import Layout, LayoutMap
 from fuseline.ir.ops.fused import GatedLinear, MergedLinear
 from fuseline.ir.types import Dim, IntType, dim, format_dim
@@ -255,6 +255,6 @@ def reference_call(op: Op) -> HostCall:
                 operands.append(None if value is None else next(given))
         attributes = {k: bind_attribute(v, binding) for k, v in op.attributes.items()}
         out = type(op).reference(*operands, **attributes)
-        return () if out is None else out if isinstance(out, tuple) else (out,)
+        return as_results(out)
 
     return call

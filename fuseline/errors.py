@@ -352,3 +352,26 @@ TOO_LONG = Code(
     "The prompt and the tokens asked for do not fit the positions that the model has.",
     UsageError,
 )
+
+# --------------------------------------------------------------------- FL09xx: arguments at run time
+
+ARGUMENT_COUNT = Code(
+    "FL0901",
+    "wrong number of arguments",
+    "A compiled program was called with more or fewer tensors than it was compiled for.",
+    InputError,
+)
+ARGUMENT_MISMATCH = Code(
+    "FL0902",
+    "unexpected argument",
+    "The element type, the dims or the device of an argument are not those compiled for.",
+    InputError,
+    hint="compile for these inputs, or with dynamic shapes",
+)
+SIZE_OUT_OF_RANGE = Code(
+    "FL0903",
+    "size out of range",
+    "A dynamic size lies outside the range that the program was compiled for.",
+    InputError,
+    hint="compile with a wider range",
+)

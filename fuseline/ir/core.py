@@ -247,17 +247,13 @@ class Op:
         self._make_results()
 
     def _check_field(self, spec: FieldSpec, value: Any) -> Any:
-        match spec.kind:
-            case "operand" if not isinstance(value, Value):
-                raise TypeError(f"{self.name}: operand {spec.name} is {value!r}, expected a Value")
-            case "optional" if value is not None and not isinstance(value, Value):
-                raise TypeError(f"{self.name}: operand {spec.name} is {value!r}, expected a Value")
-            case "variadic":
-                return tuple(value)
-            case "attribute":
-                return normalize_attribute(value)
-            case _:
-                return value
+        if spec.kind == "attribute":
+            return normalize_attribute(value)
+        if spec.kind == "variadic":
+            return tuple(value)
+        if not isinstance(value, Value) and not (spec.kind == "optional" and value is None):
+            raise TypeError(f"{self.name}: operand {spec.name} is {value!r}, expected a Value")
+        return value
 
     def _make_results(self) -> None:
         inferred = self.infer()

@@ -9,7 +9,6 @@ from typing import Any, TypeAlias, cast
 import sympy
 from torch import Tensor
 
-import fuseline.ir.ops  # noqa: F401  (registers the ops)
 from fuseline.ir.core import Func, IRError, Op, Value
 from fuseline.ir.types import Dim, IntType, substitute
 
@@ -59,6 +58,13 @@ def bind_attribute(value: Any, binding: Mapping[str, int]) -> Any:
     return value
 
 
+def as_results(out: Any) -> tuple[Tensor, ...]:
+    """What a reference gives, as a tuple: it may return nothing, a tensor, or several."""
+    if out is None:
+        return ()
+    return cast("tuple[Tensor, ...]", out if isinstance(out, tuple) else (out,))
+
+
 def call_reference(
     op: Op, tensors: Mapping[Value, Tensor], binding: Mapping[str, int]
 ) -> tuple[Tensor, ...]:
@@ -72,7 +78,7 @@ def call_reference(
             operands.append(tuple(tensors[v] for v in value))
     attributes = {k: bind_attribute(v, binding) for k, v in op.attributes.items()}
     out = type(op).reference(*operands, **attributes)
-    return () if out is None else out if isinstance(out, tuple) else (out,)
+    return as_results(out)
 
 
 def evaluate(

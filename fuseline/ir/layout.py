@@ -8,6 +8,9 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any, cast
+
+import sympy
 
 from fuseline.ir.core import Func, Op, Value
 from fuseline.ir.ops.buffer import Read
@@ -25,13 +28,11 @@ class Layout:
 
     def is_dense(self, shape: Sequence[Dim]) -> bool:
         """Whether the elements lie one behind the other in row-major order."""
-        return _collapses(shape, self.strides) and (
-            not shape or _last_stride(shape, self.strides) in (1, None)
-        )
+        return _collapses(shape, self.strides) and _last_stride(shape, self.strides) in (1, None)
 
     def is_inner_dense(self, shape: Sequence[Dim]) -> bool:
         """Whether the elements of the last dim lie side by side."""
-        return not shape or shape[-1] == 1 or self.strides[-1] == 1
+        return bool(not shape or shape[-1] == 1 or self.strides[-1] == 1)
 
     def row_stride(self, shape: Sequence[Dim]) -> Dim | None:
         """The one distance between rows (all dims but the last); None where there is none.
@@ -68,7 +69,9 @@ def _wide(shape: Sequence[Dim], strides: Sequence[Dim]) -> list[tuple[Dim, Dim]]
 def _collapses(shape: Sequence[Dim], strides: Sequence[Dim]) -> bool:
     """Whether the dims can be walked with one stride, the last one's."""
     pairs = _wide(shape, strides)
-    return all(dim(e * s) == outer for (_, outer), (e, s) in zip(pairs, pairs[1:], strict=False))
+    return all(
+        bool(dim(e * s) == outer) for (_, outer), (e, s) in zip(pairs, pairs[1:], strict=False)
+    )
 
 
 def _last_stride(shape: Sequence[Dim], strides: Sequence[Dim]) -> Dim | None:
@@ -128,8 +131,8 @@ def _smaller(lhs: Dim, rhs: Dim) -> bool:
     """Whether lhs is a proper divisor of rhs, as far as can be told; decides which side grows."""
     if isinstance(lhs, int) and isinstance(rhs, int):
         return lhs < rhs
-    quotient = dim(rhs) / dim(lhs) if isinstance(rhs, int) else rhs / lhs
-    return bool(quotient.is_polynomial())  # type: ignore[union-attr]
+    quotient = cast("sympy.Expr", sympy.sympify(rhs) / sympy.sympify(lhs))
+    return bool(cast("Any", quotient).is_polynomial())
 
 
 @dataclass(frozen=True)

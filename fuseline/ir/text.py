@@ -75,7 +75,7 @@ class _Printer:
 
     def op(self, op: Op, indent: str) -> list[str]:
         operands = ", ".join(self.operands(op))
-        attributes, regions = self.attributes(op, indent)
+        attributes = self.attributes(op, indent)
         results = ", ".join(self.name(v) for v in op.results)
         types = ", ".join(str(v.type) for v in op.results)
         head = f"{results} = {op.name}" if results else op.name
@@ -83,12 +83,12 @@ class _Printer:
         text += f" : {types}" if types else ""
         if self.locations and op.loc is not None:
             text += f" @ {json.dumps(op.loc.module)} {json.dumps(op.loc.source)}"
-        return [*text.split("\n"), *regions]
+        return text.split("\n")
 
     def operands(self, op: Op) -> list[str]:
         shown: list[str] = []
         for spec in op.fields:
-            value = getattr(op, spec.name, None)
+            value: Any = getattr(op, spec.name)
             if spec.kind == "operand":
                 shown.append(self.name(value))
             elif spec.kind == "optional":
@@ -99,7 +99,7 @@ class _Printer:
             shown.pop()
         return shown
 
-    def attributes(self, op: Op, indent: str) -> tuple[str, list[str]]:
+    def attributes(self, op: Op, indent: str) -> str:
         shown: list[str] = []
         for key, value in op.attributes.items():
             if isinstance(value, Func):
@@ -108,7 +108,7 @@ class _Printer:
             else:
                 text = format_attribute(value)
             shown.append(f"{key} = {text}")
-        return ("{" + ", ".join(shown) + "}" if shown else "", [])
+        return "{" + ", ".join(shown) + "}" if shown else ""
 
 
 def _origin(arg: Value) -> str:

@@ -6,7 +6,6 @@ from typing import Any, cast
 
 import sympy
 
-import fuseline.ir.ops  # noqa: F401  (registers the ops)
 from fuseline.ir.core import OPS, Func, IRError, Op, Trait, Value
 from fuseline.ir.types import BufferType, IntType, free_symbols
 
@@ -61,5 +60,5 @@ def _symbols(attribute: Any) -> set[str]:
     if isinstance(attribute, sympy.Expr):
         return free_symbols(attribute)
     if isinstance(attribute, tuple):
-        return set().union(*(_symbols(a) for a in cast("tuple[Any, ...]", attribute)))
+        return {s for a in cast("tuple[Any, ...]", attribute) for s in _symbols(a)}
     return set()

@@ -144,9 +144,9 @@ class IndexPut(Op, name="index_put", traits={Trait.PURE}):
         axes: tuple[int, ...],
         accumulate: bool,
     ) -> Tensor:
-        key = [None] * x.dim()
+        key: list[Tensor | None] = [None] * x.dim()
         for axis, index in zip(axes, indices, strict=True):
-            key[axis] = index  # type: ignore[call-overload]
+            key[axis] = index
         while key and key[-1] is None:
             key.pop()
         return torch.ops.aten.index_put.default(x, key, src, accumulate)

@@ -68,7 +68,7 @@ class Matmul(Op, name="matmul", traits={Trait.PURE}):
 
 
 def _same(lhs: Dim, rhs: Dim) -> bool:
-    return lhs == rhs or not (isinstance(lhs, int) and isinstance(rhs, int))
+    return bool(lhs == rhs) or not (isinstance(lhs, int) and isinstance(rhs, int))
 
 
 class Sdpa(Op, name="sdpa", traits={Trait.PURE}):

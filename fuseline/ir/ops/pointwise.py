@@ -9,12 +9,12 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from fuseline.ir.core import Op, OpError, Trait, Value, attribute, operand, result
-from fuseline.ir.types import DType, TensorType, broadcast, promote
+from fuseline.ir.types import Dim, DType, TensorType, broadcast, promote
 
 PURE_POINTWISE = (Trait.PURE, Trait.POINTWISE)
 
 
-def _broadcast(op: Op, *values: Value) -> tuple[object, ...]:
+def _broadcast(op: Op, *values: Value) -> tuple[Dim, ...]:
     try:
         return broadcast([v.shape for v in values])
     except ValueError as error:
@@ -49,7 +49,7 @@ class Binary(Op):
 
     def infer(self) -> TensorType:
         shape = _broadcast(self, self.lhs, self.rhs)
-        return TensorType(self.result_dtype(), shape)  # type: ignore[arg-type]
+        return TensorType(self.result_dtype(), shape)
 
     def result_dtype(self) -> DType:
         """The promoted element type."""
@@ -353,6 +353,6 @@ class Where(Op, name="where", traits=PURE_POINTWISE):
         if self.condition.dtype is not DType.BOOL:
             raise OpError(self, f"condition is {self.condition.type}, expected bool")
         shape = _broadcast(self, self.condition, self.lhs, self.rhs)
-        return TensorType(promote([self.lhs.tensor, self.rhs.tensor]), shape)  # type: ignore[arg-type]
+        return TensorType(promote([self.lhs.tensor, self.rhs.tensor]), shape)
 
     reference = staticmethod(torch.where)

@@ -149,7 +149,7 @@ def rope_reference(
     """Rotate elements ``start .. start + width`` of the last dim; the others are copied."""
     part = x[..., start : start + width]
     if style == "deinterleave":
-        part = part.unflatten(-1, (width // 2, 2)).transpose(-1, -2).flatten(-2)
+        part = part.reshape(*part.shape[:-1], width // 2, 2).transpose(-1, -2).flatten(-2)
     if table == "half":
         spread = style == "interleaved"
         cos, sin = (

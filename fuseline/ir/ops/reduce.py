@@ -44,7 +44,9 @@ class Sum(Reduce, name="sum"):
 
     @staticmethod
     def reference(x: Tensor, *, axes: tuple[int, ...], keepdim: bool) -> Tensor:
-        return torch.sum(x, axes, keepdim) if axes else x.clone()
+        if not axes:
+            return x.clone() if x.is_floating_point() else x.long()
+        return torch.sum(x, axes, keepdim)
 
 
 class Mean(Reduce, name="mean"):

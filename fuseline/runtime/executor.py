@@ -1,0 +1,298 @@
+"""Runs a plan: binds the symbols, lays out the arena, runs pieces and host steps, gives results."""
+
+from __future__ import annotations
+
+import threading
+from collections import OrderedDict
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import TypeAlias
+
+import torch
+from torch import Tensor
+
+from fuseline import errors
+from fuseline.runtime.plan import ArgSpec, Evaluator, Expr, HostStep, NativeStep, Plan, View
+
+Argument: TypeAlias = "Tensor | int"
+
+ARENA_ALIGNMENT = 64
+MAX_BINDINGS = 64
+"""How many sets of sizes a program keeps bound; the least recently used goes first."""
+
+SERIAL_WORK = 400_000
+"""Work (see `NativeStep.work`) that one worker does in about the time that two need to meet."""
+
+
+@dataclass(frozen=True)
+class Call:
+    """One launch with all numbers known: buffers are slots and byte offsets (slot -1: null)."""
+
+    symbol: str
+    buffers: tuple[tuple[int, int], ...]
+    dims: tuple[int, ...]
+    width: int
+    label: str = ""
+
+
+Piece: TypeAlias = Callable[[Sequence["Tensor | None"]], None]
+"""Runs a list of calls on the tensors of the slots."""
+
+MakePiece: TypeAlias = Callable[[Sequence[Call], int], Piece]
+"""Prepares calls on so many slots; made by `fuseline.runtime.native`."""
+
+
+@dataclass(frozen=True)
+class _BoundView:
+    buffer: int
+    offset: int
+    dtype: torch.dtype
+    shape: tuple[int, ...]
+    strides: tuple[int, ...]
+
+    def on(self, tensor: Tensor) -> Tensor:
+        """This view of the tensor that holds the buffer."""
+        if tensor.dtype == self.dtype and tensor.shape == self.shape and not self.offset:
+            if tensor.stride() == self.strides:
+                return tensor
+        flat = tensor if tensor.dtype == self.dtype else tensor.view(self.dtype)
+        start = tensor.storage_offset() * tensor.element_size() + self.offset
+        return flat.as_strided(self.shape, self.strides, start // self.dtype.itemsize)
+
+
+@dataclass(frozen=True)
+class _BoundHost:
+    step: HostStep
+    operands: tuple[_BoundView, ...]
+    results: tuple[_BoundView, ...]
+
+
+@dataclass(frozen=True)
+class _Bound:
+    """A plan under one binding of its symbols."""
+
+    binding: Mapping[str, int]
+    arena: int
+    places: Mapping[int, int]
+    outputs: tuple[tuple[int, int, torch.dtype], ...]
+    segments: tuple[Piece | _BoundHost, ...]
+    returns: tuple[_BoundView | int, ...]
+
+
+class Program:
+    """A plan that can be called with flat arguments; safe to call from several threads.
+
+    Args:
+        plan: what to run.
+        make_piece: prepares native calls; see `MakePiece`.
+        threads: most workers that a step may use.
+
+    """
+
+    def __init__(self, plan: Plan, make_piece: MakePiece, *, threads: int = 1) -> None:
+        self.plan = plan
+        self.threads = threads
+        self._make_piece = make_piece
+        self._evaluate = Evaluator(plan)
+        self._bound: OrderedDict[tuple[int, ...], _Bound] = OrderedDict()
+        self._lock = threading.Lock()
+        self._arena = torch.empty(0, dtype=torch.uint8)
+        self._sources = tuple(plan.symbols.values())
+        self._arena_slot = len(plan.buffers)
+
+    @property
+    def arena_bytes(self) -> int:
+        """Bytes of planned temporary memory that are held now."""
+        return self._arena.numel()
+
+    def __call__(self, arguments: Sequence[Argument]) -> list[Tensor | int]:
+        """Run the plan; arguments in the plan's order, buffers written in place."""
+        if len(arguments) != len(self.plan.args):
+            raise errors.ARGUMENT_COUNT.error(
+                found=f"{len(arguments)} arguments", expected=str(len(self.plan.args))
+            )
+        key = tuple(_read_symbol(arguments[arg], axis) for arg, axis in self._sources)
+        with self._lock, torch.no_grad():
+            bound = self._bound.get(key) or self._bind(key)
+            return self._run(bound, arguments)
+
+    def check(self, arguments: Sequence[Argument]) -> None:
+        """Check arguments against the plan, where nobody has done so yet.
+
+        Raises:
+            InputError: a dtype, device, rank or extent differs, or a size is out of range.
+
+        """
+        key = [_read_symbol(arguments[arg], axis) for arg, axis in self._sources]
+        binding = dict(zip(self.plan.symbols, key, strict=True))
+        for name, (lo, hi) in self.plan.ranges.items():
+            if name in binding and not (
+                lo <= binding[name] and (hi is None or binding[name] <= hi)
+            ):
+                raise errors.SIZE_OUT_OF_RANGE.error(
+                    name, found=str(binding[name]), expected=f"{lo}..{'' if hi is None else hi}"
+                )
+        value = self._evaluate(binding)
+        for spec, actual in zip(self.plan.args, arguments, strict=True):
+            _check_argument(spec, actual, value)
+
+    # -- binding ------------------------------------------------------------------------------
+
+    def _bind(self, key: tuple[int, ...]) -> _Bound:
+        binding = dict(zip(self.plan.symbols, key, strict=True))
+        value = self._evaluate(binding)
+        places, arena = self._lay_out(value)
+        bound = _Bound(
+            binding,
+            arena,
+            places,
+            tuple(
+                (i, value(b.nbytes), b.dtype)
+                for i, b in enumerate(self.plan.buffers)
+                if b.kind == "output"
+            ),
+            tuple(self._segments(value, places)),
+            tuple(
+                _bind_view(item, value) if isinstance(item, View) else value(item)
+                for item in self.plan.returns
+            ),
+        )
+        self._bound[key] = bound
+        while len(self._bound) > MAX_BINDINGS:
+            self._bound.popitem(last=False)
+        return bound
+
+    def _lay_out(self, value: Callable[[Expr], int]) -> tuple[dict[int, int], int]:
+        """The arena offset of each temporary, and the bytes of the arena."""
+        places: dict[int, int] = {}
+        end = 0
+        for number, buffer in enumerate(self.plan.buffers):
+            if buffer.kind == "temp":
+                places[number] = end
+                end += -(-value(buffer.nbytes) // ARENA_ALIGNMENT) * ARENA_ALIGNMENT
+        return places, end
+
+    def _segments(
+        self, value: Callable[[Expr], int], places: Mapping[int, int]
+    ) -> list[Piece | _BoundHost]:
+        segments: list[Piece | _BoundHost] = []
+        calls: list[Call] = []
+        slots = len(self.plan.buffers) + 1
+
+        def close() -> None:
+            if calls:
+                segments.append(self._make_piece(list(calls), slots))
+                calls.clear()
+
+        for step in self.plan.steps:
+            if isinstance(step, NativeStep):
+                if _applies(step, value):
+                    calls.append(self._call(step, value, places))
+                continue
+            close()
+            segments.append(
+                _BoundHost(
+                    step,
+                    tuple(_bind_view(v, value) for v in step.operands),
+                    tuple(_bind_view(v, value) for v in step.results),
+                )
+            )
+        close()
+        return segments
+
+    def _call(
+        self, step: NativeStep, value: Callable[[Expr], int], places: Mapping[int, int]
+    ) -> Call:
+        buffers: list[tuple[int, int]] = []
+        for buffer, offset in step.buffers:
+            if buffer in places:
+                buffers.append((self._arena_slot, places[buffer] + value(offset)))
+            else:
+                buffers.append((buffer, value(offset)))
+        width = max(1, min(self.threads, value(step.work) // SERIAL_WORK))
+        return Call(step.symbol, tuple(buffers), tuple(map(value, step.dims)), width, step.label)
+
+    # -- running ------------------------------------------------------------------------------
+
+    def _run(self, bound: _Bound, arguments: Sequence[Argument]) -> list[Tensor | int]:
+        if self._arena.numel() < bound.arena:
+            self._arena = _aligned(bound.arena)
+        slots: list[Tensor | None] = [None] * (self._arena_slot + 1)
+        slots[self._arena_slot] = self._arena
+        for number, buffer in enumerate(self.plan.buffers):
+            if buffer.kind == "arg":
+                argument = arguments[buffer.arg]
+                slots[number] = argument if isinstance(argument, Tensor) else None
+        for number, nbytes, dtype in bound.outputs:
+            slots[number] = torch.empty(nbytes // dtype.itemsize, dtype=dtype)
+        for segment in bound.segments:
+            if isinstance(segment, _BoundHost):
+                self._run_host(segment, bound, slots)
+            else:
+                segment(slots)
+        return [
+            item if isinstance(item, int) else self._tensor(item, bound, slots)
+            for item in bound.returns
+        ]
+
+    def _tensor(self, view: _BoundView, bound: _Bound, slots: Sequence[Tensor | None]) -> Tensor:
+        place = bound.places.get(view.buffer)
+        if place is None:
+            tensor = slots[view.buffer]
+            assert tensor is not None, f"buffer {view.buffer} is read before it is written"
+            return view.on(tensor)
+        shifted = _BoundView(view.buffer, view.offset + place, view.dtype, view.shape, view.strides)
+        return shifted.on(self._arena)
+
+    def _run_host(self, host: _BoundHost, bound: _Bound, slots: list[Tensor | None]) -> None:
+        operands = [self._tensor(v, bound, slots) for v in host.operands]
+        results = host.step.call(bound.binding, operands)
+        shared = {t.untyped_storage().data_ptr() for t in operands}
+        for view, made in zip(host.results, results, strict=True):
+            own = made.untyped_storage().data_ptr() not in shared
+            fits = own and made.stride() == view.strides and not made.storage_offset()
+            slots[view.buffer] = made if fits else _restride(made, view)
+
+
+def _restride(tensor: Tensor, view: _BoundView) -> Tensor:
+    fresh = torch.empty_strided(view.shape, view.strides, dtype=view.dtype)
+    return fresh.copy_(tensor)
+
+
+def _aligned(nbytes: int) -> Tensor:
+    """An uninitialised byte tensor; torch aligns CPU memory to 64 bytes."""
+    return torch.empty(nbytes, dtype=torch.uint8)
+
+
+def _read_symbol(argument: Argument, axis: int) -> int:
+    return int(argument) if axis < 0 else int(argument.shape[axis])  # type: ignore[union-attr]
+
+
+def _applies(step: NativeStep, value: Callable[[Expr], int]) -> bool:
+    if step.when is None:
+        return True
+    size, lo, hi = value(step.when[0]), step.when[1], step.when[2]
+    return size >= lo and (hi is None or size <= hi)
+
+
+def _bind_view(view: View, value: Callable[[Expr], int]) -> _BoundView:
+    return _BoundView(
+        view.buffer,
+        value(view.offset),
+        view.dtype,
+        tuple(map(value, view.shape)),
+        tuple(map(value, view.strides)),
+    )
+
+
+def _check_argument(spec: ArgSpec, actual: Argument, value: Callable[[Expr], int]) -> None:
+    shape = tuple(map(value, spec.shape))
+    expected = f"int {value(spec.value)}"
+    if spec.kind == "tensor":
+        expected = f"{spec.dtype} {list(shape)} on cpu"
+    if isinstance(actual, Tensor):
+        found = f"{actual.dtype} {list(actual.shape)} on {actual.device}"
+    else:
+        found = f"int {actual}"
+    if found != expected:
+        raise errors.ARGUMENT_MISMATCH.error(spec.name, found=found, expected=expected)
