@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+from fuseline.passes.fuse_add_rms_norm import FuseAddRmsNorm
+from fuseline.passes.fuse_gated_mlp import FuseGatedMlp
+from fuseline.passes.fuse_linear_add import FuseLinearAdd
+from fuseline.passes.merge_linears import MergeLinears
 from fuseline.passes.rewrite import Pass
 
 
@@ -11,4 +15,8 @@ def default_pipeline() -> list[Pass]:
         # clean up: one spelling of casts, views, transposes and constants
         # raise: what a model author would name
         # fuse: what one kernel does
+        FuseGatedMlp(),
+        MergeLinears(),
+        FuseLinearAdd(),
+        FuseAddRmsNorm(),
     ]

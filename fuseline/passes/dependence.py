@@ -1,0 +1,41 @@
+"""Whether one op depends on another: what a fusion of both must know, or it would close a cycle."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+from fuseline.ir.core import Func, Op, Value
+
+
+def depends(func: Func, values: Iterable[Value], on: Iterable[Op]) -> bool:
+    """Whether any of ``values`` is made by an op of ``on``, or by one that reads such a result.
+
+    Looks only at ops from the first one of ``on`` on: program order is a valid order, so what comes
+    before cannot depend on it.
+    """
+    targets = set(on)
+    if not targets:
+        return False
+    place = {op: i for i, op in enumerate(func.ops)}
+    first = min(place[op] for op in targets)
+    stack = [v.owner for v in values if v.owner is not None]
+    seen: set[Op] = set()
+    while stack:
+        op = stack.pop()
+        if op in targets:
+            return True
+        if op in seen or place.get(op, -1) < first:
+            continue
+        seen.add(op)
+        stack += [v.owner for v in op.operands if v.owner is not None]
+    return False
+
+
+def maker(value: Value) -> str:
+    """What makes a value, for reasons: an argument by kind and name, or the op's name."""
+    if value.owner is not None:
+        return value.owner.name
+    origin = value.origin
+    if origin is None or origin.kind == "input":
+        return f"argument %{value.hint}"
+    return f"{origin.kind} {origin.name or value.hint}"
