@@ -1,0 +1,267 @@
+"""Everything that touches private names of torch, for torch 2.11 to 2.14.
+
+Differences between versions are bridged here, by testing for the feature and never by the version
+number. The rest of the package calls what this module exports and keeps to torch's public API.
+"""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager
+from dataclasses import dataclass
+from functools import lru_cache
+from typing import Any, Protocol, TypeAlias, cast
+
+import sympy
+import torch
+from torch import Tensor, fx
+
+Overload: TypeAlias = Any
+"""An ``OpOverload``; torch gives it no useful static type."""
+
+_lib = cast("Any", torch)
+
+
+class ShapeEnv(Protocol):
+    """The part of torch's shape environment that is read here."""
+
+    def bound_sympy(self, expr: sympy.Expr) -> Any: ...
+
+
+# -- fake tensors and symbolic integers -----------------------------------------------------------
+
+
+def fake_mode_of(values: Sequence[object]) -> Any:
+    """The fake tensor mode that the values were made under; None where there is no fake tensor.
+
+    Not `torch._guards.detect_fake_mode`, which prefers the tracing context's: Dynamo gives its
+    backends a fresh mode there, and one may not mix them.
+    """
+    return next((cast("Any", v).fake_mode for v in values if is_fake(v)), None)
+
+
+def is_fake(value: object) -> bool:
+    """Whether a value is a fake tensor."""
+    from torch._subclasses.fake_tensor import FakeTensor
+
+    return isinstance(value, FakeTensor)
+
+
+def shape_env_of(fake_mode: Any) -> ShapeEnv | None:
+    """The shape environment of a fake mode; None where every shape is static."""
+    return None if fake_mode is None else cast("ShapeEnv | None", fake_mode.shape_env)
+
+
+def expression(value: int | torch.SymInt) -> int | sympy.Expr:
+    """The value of an integer as an int, or as an expression over the symbols of its shape env."""
+    if isinstance(value, torch.SymInt):
+        expr = cast("sympy.Expr", cast("Any", value).node.expr)
+        return int(expr) if expr.is_Integer else expr
+    return int(value)
+
+
+def scalar_expression(value: Any) -> Any:
+    """The expression behind a SymInt, SymFloat or SymBool; other values as they are."""
+    if isinstance(value, torch.SymInt):
+        return expression(value)
+    if isinstance(value, (torch.SymFloat, torch.SymBool)):
+        return cast("Any", value).node.expr
+    return value
+
+
+def symbol_range(env: ShapeEnv | None, symbol: sympy.Symbol) -> tuple[int, int | None]:
+    """The least and the greatest value that a symbol may take; None for no upper end."""
+    if env is None:
+        return 0, None
+    bounds = env.bound_sympy(symbol)
+    return int(bounds.lower), _finite(bounds.upper)
+
+
+def _finite(bound: Any) -> int | None:
+    from torch.utils._sympy.numbers import IntInfinity
+
+    if isinstance(bound, IntInfinity) or bound == sympy.oo or int(bound) >= 2**62:
+        return None
+    return int(bound)
+
+
+def is_unbacked(expr: object) -> bool:
+    """Whether an expression reads a symbol whose value only the data tells (``u0``)."""
+    from torch.fx.experimental.symbolic_shapes import free_unbacked_symbols
+
+    return bool(cast("Any", free_unbacked_symbols)(expr))
+
+
+# -- operators ------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Schema:
+    """What an overload's schema says about memory.
+
+    Attributes:
+        names: the parameters in order.
+        written: parameters that the call writes.
+        views: for each result, the parameter whose memory it shares; None for a fresh one.
+        composite: whether torch defines the op by a composition of others.
+    """
+
+    names: tuple[str, ...]
+    written: tuple[str, ...]
+    views: tuple[str | None, ...]
+    composite: bool
+    fresh: bool
+
+    @property
+    def aliases(self) -> bool:
+        """Whether a result may share memory with an argument, or an argument is written."""
+        return not self.fresh
+
+
+@lru_cache(maxsize=4096)
+def schema_of(overload: Overload) -> Schema:
+    """The memory effects of an overload."""
+    schema = overload._schema
+    arguments, results = schema.arguments, schema.returns
+    written = tuple(a.name for a in arguments if a.alias_info and a.alias_info.is_write)
+    fresh = not any(a.alias_info for a in arguments)
+    views = tuple(_source_of(r, arguments) for r in results)
+    composite = overload.namespace != "prim" and _lib._C._dispatch_has_kernel_for_dispatch_key(
+        overload.name(), "CompositeImplicitAutograd"
+    )
+    return Schema(tuple(a.name for a in arguments), written, views, composite, fresh)
+
+
+def _source_of(result: Any, arguments: Any) -> str | None:
+    info = result.alias_info
+    if info is None:
+        return None
+    sets = set(info.before_set) | set(info.after_set)
+    for argument in arguments:
+        other = argument.alias_info
+        if other and sets & (set(other.before_set) | set(other.after_set)):
+            return str(argument.name)
+    return None
+
+
+def functional_overload(overload: Overload) -> Overload | None:
+    """The overload that computes what an in-place one writes: ``add_.Tensor`` gives ``add.Tensor``."""
+    name = overload.overloadpacket.__name__
+    if not name.endswith("_") or name.endswith("__"):
+        return None
+    library = getattr(torch.ops, overload.namespace)
+    packet = getattr(library, name[:-1], None)
+    found = getattr(packet, overload._overloadname, None)
+    if found is None or len(found._schema.arguments) != len(overload._schema.arguments):
+        return None
+    return found
+
+
+def is_overload(value: object) -> bool:
+    """Whether a value is an operator overload (``torch.ops.aten.add.Tensor``)."""
+    from torch._ops import OpOverload
+
+    return isinstance(value, OpOverload)
+
+
+def is_random(overload: Overload) -> bool:
+    """Whether an overload reads the random number generator."""
+    return torch.Tag.nondeterministic_seeded in overload.tags
+
+
+def below_autograd() -> AbstractContextManager[object]:
+    """Run with autograd's dispatch keys off, so that dispatch modes see composite ops whole."""
+    return cast("AbstractContextManager[object]", _lib._C._AutoDispatchBelowAutograd())
+
+
+# -- tracing --------------------------------------------------------------------------------------
+
+
+def export_graph(
+    model: torch.nn.Module,
+    args: tuple[Any, ...],
+    kwargs: Mapping[str, Any] | None,
+    dynamic_shapes: Any,
+) -> Any:
+    """``torch.export.export`` without Dynamo; an ``ExportedProgram``, in-place ops still in it."""
+    export = cast("Any", torch.export.export)
+    return export(model, args, dict(kwargs or {}), dynamic_shapes=dynamic_shapes, strict=False)
+
+
+def functional_graph(module: fx.GraphModule, inputs: Sequence[object]) -> tuple[Any, list[str]]:
+    """Trace a graph again through AOTAutograd: functional ATen, and the names that its outputs write.
+
+    Slower than `fuseline.frontend.convert` and more general; the graph's first outputs are the new
+    contents of the placeholders named.
+    """
+    from torch._functorch.aot_autograd import aot_export_module
+
+    with torch.no_grad():
+        graph, signature = cast("Any", aot_export_module)(
+            module, list(inputs), trace_joint=False, pre_dispatch=True
+        )
+    written = {**signature.buffers_to_mutate, **signature.user_inputs_to_mutate}
+    outputs = next(n for n in graph.graph.nodes if n.op == "output").args[0]
+    return graph, [written[n.name] for n in outputs[: len(written)]]
+
+
+@contextlib.contextmanager
+def dynamo_settings() -> Iterator[None]:
+    """The settings under which graphs are captured: float attributes stay literal constants.
+
+    With them symbolic (torch's default under ``dynamic=True``) an epsilon becomes an input.
+    """
+    with cast("Any", torch)._dynamo.config.patch(specialize_float=True):
+        yield
+
+
+def source_name(placeholder: fx.Node) -> str:
+    """Where Dynamo found an input, as Python text (``L['self']._modules['norm'].weight``)."""
+    grapharg = placeholder.meta.get("grapharg")
+    source = getattr(grapharg, "source", None) or getattr(placeholder, "_dynamo_source", None)
+    if source is None:
+        return placeholder.name
+    name = source.name  # a method up to torch 2.11, a property later
+    return str(name() if callable(name) else name)
+
+
+def graph_break_count() -> int:
+    """How many graph breaks Dynamo has met in this process."""
+    return sum(cast("Any", torch)._dynamo.utils.counters["graph_break"].values())
+
+
+def graph_break_reasons() -> dict[str, int]:
+    """The graph breaks that Dynamo has met in this process: reason and count."""
+    return dict(cast("Any", torch)._dynamo.utils.counters["graph_break"])
+
+
+def optimize(model: Any, backend: Any, *, dynamic: bool | None, fullgraph: bool = False) -> Any:
+    """``torch.compile`` with a backend."""
+    return cast("Any", torch.compile)(model, backend=backend, dynamic=dynamic, fullgraph=fullgraph)
+
+
+def storage_of(tensor: Tensor) -> int:
+    """A number that tensors share exactly when they share storage."""
+    return int(tensor.untyped_storage()._cdata)
+
+
+def set_compiled_call(module: torch.nn.Module, call: Any) -> None:
+    """Make calls of a module go to ``call``, as ``nn.Module.compile`` does."""
+    cast("Any", module)._compiled_call_impl = call
+
+
+# -- dispatch -------------------------------------------------------------------------------------
+
+
+def dispatching(handler: Callable[[Any, tuple[Any, ...], dict[str, Any]], Any]) -> Any:
+    """A context in which every ATen call goes to ``handler(overload, args, kwargs)``."""
+    from torch.utils._python_dispatch import TorchDispatchMode
+
+    class Mode(TorchDispatchMode):
+        def __torch_dispatch__(
+            self, func: Any, types: Any, args: Any = (), kwargs: Any = None
+        ) -> Any:
+            return handler(func, args, kwargs or {})
+
+    return Mode()

@@ -1,0 +1,148 @@
+"""What capture gives: a functional ATen graph and what its inputs and outputs are."""
+
+from __future__ import annotations
+
+import enum
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from typing import TypeAlias
+
+import sympy
+import torch
+from torch import Tensor, fx
+
+Argument: TypeAlias = "Tensor | int"
+
+
+class InputKind(enum.Enum):
+    """What an input of a captured graph is."""
+
+    PARAMETER = "parameter"
+    BUFFER = "buffer"
+    CONSTANT = "constant"
+    """A tensor that tracing found as a literal; its value is at hand and never changes."""
+    USER = "user"
+    SYMBOL = "symbol"
+    """A run-time integer."""
+
+
+@dataclass(frozen=True)
+class Input:
+    """One flat input.
+
+    Attributes:
+        name: the module path of a parameter or buffer, else where the caller keeps it.
+        kind: what it is.
+        placeholder: its node in the graph.
+        value: the fake tensor of a tensor input (dtype, symbolic sizes and strides), or the SymInt.
+        actual: the tensor itself where it is known at capture: parameters, buffers and constants.
+        written: whether the graph gives it new contents.
+    """
+
+    name: str
+    kind: InputKind
+    placeholder: fx.Node
+    value: Tensor | torch.SymInt | int
+    actual: Tensor | None = None
+    written: bool = False
+
+
+@dataclass(frozen=True)
+class FromGraph:
+    """A returned value that the graph computes: its place among the graph's results."""
+
+    index: int
+
+
+@dataclass(frozen=True)
+class FromInput:
+    """A returned value that is an input, or a view of one, after its new contents are in place."""
+
+    index: int
+    size: tuple[int | sympy.Expr, ...]
+    stride: tuple[int | sympy.Expr, ...]
+    offset: int | sympy.Expr
+
+
+@dataclass(frozen=True)
+class FromSymbols:
+    """A returned integer, computed from the symbols."""
+
+    value: sympy.Expr
+
+
+@dataclass(frozen=True)
+class FromNothing:
+    """A returned value that is a plain constant, such as None."""
+
+    value: object
+
+
+Return: TypeAlias = "FromGraph | FromInput | FromSymbols | FromNothing"
+
+
+@dataclass(frozen=True)
+class Symbol:
+    """A run-time integer that shapes depend on: its name, its range, and where it can be read.
+
+    ``source`` is the number of an input, and the dim of that input, or None where the input is
+    the integer itself.
+    """
+
+    name: str
+    low: int
+    high: int | None
+    source: tuple[int, int | None]
+
+
+@dataclass(frozen=True)
+class Captured:
+    """A captured program.
+
+    The graph is functional ATen. Each node's ``meta`` has ``val`` (a fake tensor, a SymInt, or a
+    tuple of them) and ``loc`` (`fuseline.ir.core.Loc`, the place in the user's source). Its outputs
+    are the new contents of the inputs numbered in ``writes``, then the values computed for the
+    caller. Compiled code is called with the flat inputs, constants included, writes the inputs in
+    place, and gives the computed values alone; `fuseline.frontend.execute.finish` makes of them
+    what the caller is owed.
+
+    Attributes:
+        graph: the functional graph.
+        inputs: the flat inputs in order; constants last.
+        writes: for the first outputs of the graph, the numbers of the inputs that they replace.
+        returns: what the caller is owed, in order.
+        symbols: the symbols of the shapes.
+        name: of the program, for dumps.
+        road: how it was captured: ``export`` or ``dynamo``, and ``aot`` where the graph needed
+            tracing again.
+    """
+
+    graph: fx.Graph
+    inputs: tuple[Input, ...]
+    writes: tuple[int, ...]
+    returns: tuple[Return, ...]
+    symbols: tuple[Symbol, ...]
+    name: str = "main"
+    road: str = "dynamo"
+
+    @cached_property
+    def module(self) -> fx.GraphModule:
+        """The graph as a module that can be called; made when first asked for, which takes a while."""
+        return fx.GraphModule(torch.nn.Module(), self.graph)
+
+    @property
+    def constants(self) -> tuple[Tensor, ...]:
+        """The values of the constant inputs, to be appended to a call's own arguments."""
+        return tuple(
+            i.actual for i in self.inputs if i.kind is InputKind.CONSTANT and i.actual is not None
+        )
+
+    def bind(self, arguments: Sequence[Argument]) -> dict[str, int]:
+        """The values of the symbols under the actual arguments of a call."""
+        bound: dict[str, int] = {}
+        for symbol in self.symbols:
+            index, dim = symbol.source
+            value = arguments[index]
+            bound[symbol.name] = int(value if dim is None else value.shape[dim])  # type: ignore
+        return bound

@@ -1,0 +1,338 @@
+"""Turns a traced graph, of torch calls or of ATen calls with in-place writes, into a `Captured`.
+
+This takes the place of a second trace through AOTAutograd: each node is replaced by the recording
+of its call (`fuseline.frontend.record`), emitted functionally (`fuseline.frontend.functionalize`).
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import operator
+from collections.abc import Sequence
+from typing import Any
+
+import sympy
+import torch
+from torch import Tensor, fx
+
+from fuseline import _torch
+from fuseline.frontend.captured import (
+    Captured,
+    FromGraph,
+    FromInput,
+    FromNothing,
+    FromSymbols,
+    Input,
+    InputKind,
+    Return,
+    Symbol,
+)
+from fuseline.frontend.functionalize import Emitter, Handle, literals_of
+from fuseline.frontend.places import place_of
+from fuseline.frontend.record import NotSimple, Recorder, map_tree
+from fuseline.frontend.symbols import SymbolNodes
+
+_lib: Any = torch
+
+_IGNORED: set[object] = {
+    _lib._C._log_api_usage_once,
+    torch.ops.aten._assert_tensor_metadata.default,
+}
+"""Calls that compute nothing and check what tracing has already established."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Source:
+    """An input of the graph to convert: what `Input` says of it, less the new placeholder."""
+
+    name: str
+    kind: InputKind
+    value: Any
+    actual: Tensor | None = None
+
+
+def value_of(node: fx.Node) -> Any:
+    """The fake value of a traced node, under either tracer's name for it."""
+    meta = node.meta
+    return meta["example_value"] if "example_value" in meta else meta.get("val")
+
+
+def convert(
+    module: fx.GraphModule, sources: Sequence[Source], *, name: str = "main", road: str = "dynamo"
+) -> Captured:
+    """The functional program of a traced graph, whose placeholders are ``sources`` in order.
+
+    Raises:
+        NotSimple: the graph has something that this road does not express.
+
+    """
+    return _Converter(module, sources).run(name, road)
+
+
+class _Converter:
+    """One conversion."""
+
+    def __init__(self, module: fx.GraphModule, sources: Sequence[Source]) -> None:
+        self.module = module
+        self.sources = list(sources)
+        self.graph = fx.Graph()
+        self.symbols = SymbolNodes(self.graph)
+        self.emitter = Emitter(self.graph, self.symbols)
+        self.fake_mode = _torch.fake_mode_of([s.value for s in sources])
+        self.recorder = Recorder(self.fake_mode)
+        self.values: dict[fx.Node, Any] = {}
+        self.arguments: list[Handle | None] = []
+        self.placeholders: list[fx.Node] = []
+
+    def run(self, name: str, road: str) -> Captured:
+        """Convert node by node."""
+        nodes = list(self.module.graph.nodes)
+        for node, source in zip(
+            [n for n in nodes if n.op == "placeholder"], self.sources, strict=True
+        ):
+            self._input(node, source)
+        self._constants(nodes)
+        self._symbol_sources()
+        for node in nodes:
+            if node.op in ("call_function", "call_method"):
+                self._call(node)
+            elif node.op == "call_module":
+                raise NotSimple(f"the call of the module {node.target}")
+        return self._finish(next(n for n in nodes if n.op == "output"), name, road)
+
+    # -- inputs -----------------------------------------------------------------------------
+
+    def _input(self, node: fx.Node, source: Source) -> None:
+        value = source.value
+        if isinstance(value, Tensor):
+            placeholder = self.emitter.placeholder(node.name, value)
+            self.values[node] = self._new_argument(placeholder, value)
+            return
+        expr = _torch.scalar_expression(value)
+        placeholder = self.emitter.placeholder(node.name, expr)
+        self._add_placeholder(placeholder, None)
+        self.values[node] = value
+        if isinstance(expr, sympy.Symbol):
+            self.symbols.define(expr, placeholder)
+
+    def _new_argument(self, placeholder: fx.Node, fake: Tensor) -> Handle:
+        handle = Handle(placeholder, fake)
+        self._add_placeholder(placeholder, handle)
+        return handle
+
+    def _add_placeholder(self, placeholder: fx.Node, handle: Handle | None) -> None:
+        self.placeholders.append(placeholder)
+        self.arguments.append(handle)
+
+    def _constants(self, nodes: Sequence[fx.Node]) -> None:
+        for node in nodes:
+            if node.op == "get_attr":
+                value = _attribute(self.module, str(node.target))
+                if not isinstance(value, Tensor):
+                    raise NotSimple(f"the attribute {node.target}, a {type(value).__name__}")
+                self.values[node] = self._constant(value, value_of(node), str(node.target))
+
+    def _constant(self, value: Tensor, fake: Any, name: str) -> Handle:
+        if not isinstance(fake, Tensor):
+            fake = value if self.fake_mode is None else self.fake_mode.from_tensor(value)
+        place = self.placeholders[-1] if self.placeholders else None
+        with self.graph.inserting_after(place):
+            placeholder = self.emitter.placeholder(name.replace(".", "_"), fake)
+        self.sources.append(Source(name, InputKind.CONSTANT, fake, value))
+        return self._new_argument(placeholder, fake)
+
+    def _symbol_sources(self) -> None:
+        for handle in self.arguments:
+            if handle is not None:
+                for axis, size in enumerate(handle.fake.shape):
+                    expr = _torch.expression(size)
+                    if isinstance(expr, sympy.Symbol):
+                        self.symbols.source(handle.node, axis, expr)
+
+    # -- calls ------------------------------------------------------------------------------
+
+    def _call(self, node: fx.Node) -> None:
+        if node.target in _IGNORED or _is_idle(node):
+            self.values[node] = None
+            return
+        value = value_of(node)
+        if not _holds_tensor(value):
+            self._number(node, value)
+            return
+        self.emitter.loc = place_of(node)
+        if node.target is operator.getitem and not isinstance(value_of(node.args[0]), Tensor):  # type: ignore
+            self.values[node] = self.values[node.args[0]][node.args[1]]  # type: ignore
+            return
+        self._replay(node)
+
+    def _number(self, node: fx.Node, value: Any) -> None:
+        """A call that gives no tensor: arithmetic on sizes, whose result the tracer knows."""
+        if value is None and not isinstance(node.target, str):
+            schema = getattr(node.target, "_schema", None)
+            if node.target is not operator.setitem and schema is None:
+                raise NotSimple(f"the call of {node.target}")
+        if value is None:
+            self.emitter.loc = place_of(node)
+            self._replay(node)
+            return
+        if _torch.is_unbacked(_torch.scalar_expression(value)):
+            raise NotSimple(f"{node.name}, whose value depends on data")
+        self.values[node] = value
+
+    def _replay(self, node: fx.Node) -> None:
+        slots: dict[int, tuple[Handle, Tensor]] = {}
+
+        def leaf(arg: Any) -> Any:
+            return self._fakes(self.values[arg], value_of(arg), slots) if _is_node(arg) else arg
+
+        args, kwargs = map_tree(node.args, leaf), map_tree(node.kwargs, leaf)
+        pairs = list(slots.values())
+        recording = self.recorder.record(
+            node.target,  # type: ignore[arg-type]
+            args,
+            kwargs,
+            [fake for _, fake in pairs],
+        )
+        for literal in literals_of(recording):
+            if id(literal) not in self.emitter.literals:
+                number = len(self.emitter.literals)
+                handle = self._constant(literal, None, f"literal_{number}")
+                self.emitter.literals[id(literal)] = handle
+        self.values[node] = self.emitter.replay(recording, [handle for handle, _ in pairs])
+
+    def _fakes(self, value: Any, fake: Any, slots: dict[int, tuple[Handle, Tensor]]) -> Any:
+        """The fake tensors that stand for a node's value in a recording, noted in ``slots``."""
+        if isinstance(value, Handle):
+            known = slots.setdefault(id(value), (value, self._distinct(value, fake, slots)))
+            return known[1]
+        if isinstance(value, (tuple, list)):
+            return type(value)(
+                self._fakes(v, f, slots)
+                for v, f in zip(value, fake, strict=True)  # type: ignore
+            )
+        return value
+
+    def _distinct(self, handle: Handle, fake: Any, slots: dict[int, tuple[Handle, Tensor]]) -> Any:
+        fake = fake if isinstance(fake, Tensor) else handle.fake
+        if all(other is not fake for _, other in slots.values()):
+            return fake
+        with self.fake_mode:
+            return torch.empty_strided(
+                fake.shape, fake.stride(), dtype=fake.dtype, device=fake.device
+            )
+
+    # -- outputs ----------------------------------------------------------------------------
+
+    def _finish(self, output: fx.Node, name: str, road: str) -> Captured:
+        written = [
+            i
+            for i, (handle, placeholder) in enumerate(
+                zip(self.arguments, self.placeholders, strict=True)
+            )
+            if handle is not None and handle.node is not placeholder
+        ]
+        self._check_alone(written)
+        results: list[fx.Node] = []
+        returns = tuple(self._return(v, results) for v in _flat(output.args[0], self.values))
+        contents = [self.arguments[i].node for i in written]  # type: ignore
+        self.graph.output((*contents, *results))
+        inputs = tuple(
+            Input(s.name, s.kind, p, s.value, s.actual, i in written)
+            for i, (s, p) in enumerate(zip(self.sources, self.placeholders, strict=True))
+        )
+        self._sweep()
+        symbols = self._symbols()
+        return Captured(self.graph, inputs, tuple(written), returns, symbols, name, road)
+
+    def _check_alone(self, written: Sequence[int]) -> None:
+        """A written input must share no memory with another one: the functional form cannot say so."""
+        owners: dict[int, list[int]] = {}
+        for index, source in enumerate(self.sources):
+            if written and source.actual is not None:
+                owners.setdefault(_torch.storage_of(source.actual), []).append(index)
+        for sharing in owners.values():
+            if len(sharing) > 1 and any(index in written for index in sharing):
+                names = " and ".join(self.sources[index].name for index in sharing)
+                raise NotSimple(f"a written input shares memory with another: {names}")
+
+    def _return(self, value: Any, results: list[fx.Node]) -> Return:
+        if isinstance(value, Handle):
+            root = value.root
+            index = next((i for i, h in enumerate(self.arguments) if h is root), None)
+            if index is None:
+                results.append(self.emitter.current(value))
+                return FromGraph(len(results) - 1)
+            return FromInput(
+                index,
+                tuple(map(_torch.expression, value.fake.shape)),
+                tuple(map(_torch.expression, value.fake.stride())),
+                _torch.expression(value.fake.storage_offset()),  # type: ignore[arg-type]
+            )
+        expr = _torch.scalar_expression(value)
+        if isinstance(expr, sympy.Expr):
+            if not isinstance(value, torch.SymInt):
+                raise NotSimple(f"the returned number {value}")
+            return FromSymbols(expr)
+        return FromNothing(value)
+
+    def _sweep(self) -> None:
+        """Remove nodes that nothing reads; random ones too, as every compiler of torch does."""
+        for node in reversed(list(self.graph.nodes)):
+            if node.op == "call_function" and not node.users:
+                self.graph.erase_node(node)
+
+    def _symbols(self) -> tuple[Symbol, ...]:
+        env = _torch.shape_env_of(self.fake_mode)
+        found: dict[str, Symbol] = {}
+        for index, source in enumerate(self.sources):
+            value = source.value
+            exprs: list[tuple[int | None, Any]] = (
+                [(a, _torch.expression(s)) for a, s in enumerate(value.shape)]
+                if isinstance(value, Tensor)
+                else [(None, _torch.scalar_expression(value))]
+            )
+            for axis, expr in exprs:
+                if isinstance(expr, sympy.Symbol) and str(expr) not in found:
+                    low, high = _torch.symbol_range(env, expr)
+                    found[str(expr)] = Symbol(str(expr), low, high, (index, axis))
+        return tuple(found.values())
+
+
+def _is_node(value: object) -> bool:
+    return isinstance(value, fx.Node)
+
+
+def _is_idle(node: fx.Node) -> bool:
+    """Whether a node only sets a mode that is in force already, or leaves one."""
+    target = node.target
+    if target is _lib._C._set_grad_enabled:
+        if node.args[0]:
+            raise NotSimple("gradients switched on inside the program")
+        return True
+    name = getattr(target, "__name__", "")
+    if name == "_enter_autocast":
+        if len(node.args) > 2 and node.args[2]:
+            raise NotSimple("autocast inside the program")
+        return True
+    return name == "_exit_autocast"
+
+
+def _holds_tensor(value: Any) -> bool:
+    if isinstance(value, (tuple, list)):
+        return any(_holds_tensor(v) for v in value)  # type: ignore
+    return isinstance(value, Tensor)
+
+
+def _flat(value: Any, values: dict[fx.Node, Any]) -> list[Any]:
+    if isinstance(value, (tuple, list)):
+        return [leaf for v in value for leaf in _flat(v, values)]  # type: ignore
+    if isinstance(value, fx.Node):
+        return _flat(values[value], values)
+    return [value]
+
+
+def _attribute(module: torch.nn.Module, path: str) -> Any:
+    found: Any = module
+    for part in path.split("."):
+        found = getattr(found, part)
+    return found

@@ -1,0 +1,46 @@
+"""Places in the user's source, and names of inputs, as the tracers write them down."""
+
+from __future__ import annotations
+
+import re
+from functools import lru_cache
+from typing import Any
+
+from torch import fx
+
+from fuseline.ir.core import Loc
+
+_FRAME = re.compile(r'File "([^"]+)", line (\d+)')
+_SUBSCRIPT = re.compile(r"\._(?:modules|parameters|buffers)\['([^']+)'\]")
+_ROOT = re.compile(r"^[LG]\['(\w+)'\]")
+_KEYWORD = re.compile(r"^kwargs\['(\w+)'\]")
+
+
+def place_of(node: fx.Node) -> Loc:
+    """The innermost module, and the file and line, that a traced node comes from."""
+    known = node.meta.get("loc")
+    if isinstance(known, Loc):
+        return known
+    stack: dict[str, Any] | None = node.meta.get("nn_module_stack")
+    module = str(next(reversed(stack.values()))[0]) if stack else ""
+    return _place(module, node.meta.get("stack_trace") or "")
+
+
+@lru_cache(maxsize=65536)
+def _place(module: str, trace: str) -> Loc:
+    frames = _FRAME.findall(trace)
+    source = f"{frames[-1][0].rpartition('/')[2]}:{frames[-1][1]}" if frames else ""
+    return Loc(tidy(module), source)
+
+
+@lru_cache(maxsize=65536)
+def tidy(source: str) -> str:
+    """A tracer's name for a module or tensor as a person would write it.
+
+    ``L['self']._modules['model']._modules['norm']._parameters['weight']`` is ``model.norm.weight``,
+    and ``L['kwargs']['past_key_values'].layers[0].keys`` is ``past_key_values.layers[0].keys``.
+    """
+    text = _ROOT.sub(lambda m: "" if m[1] == "self" else m[1], source)
+    text = _SUBSCRIPT.sub(r".\1", text)
+    text = _KEYWORD.sub(r"\1", text)
+    return text.lstrip(".")
