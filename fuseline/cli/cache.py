@@ -1,0 +1,152 @@
+"""Look at the cache of built code, check it, and clean it up."""
+
+from __future__ import annotations
+
+import argparse
+import re
+from typing import TYPE_CHECKING
+
+from fuseline.cli.arguments import add_json, add_options, options
+from fuseline.cli.output import Output, columns
+from fuseline.config import Config
+from fuseline.errors import BAD_ARGUMENT
+
+if TYPE_CHECKING:
+    from fuseline.runtime.cache import Cache, Pruned, Why
+
+EXAMPLE = """\
+  fuseline cache list
+  fuseline cache why row_norm
+  fuseline cache prune --older-than 30d --max-size 2G"""
+
+_UNITS = {"": 1, "K": 1 << 10, "M": 1 << 20, "G": 1 << 30, "T": 1 << 40}
+_SECONDS = {"s": 1, "m": 60, "h": 3600, "d": 86400, "w": 7 * 86400}
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Declare the sub-commands and their arguments."""
+    actions = parser.add_subparsers(title="actions", dest="action", metavar="ACTION", required=True)
+    for name, summary in {
+        "path": "print where the cache is",
+        "list": "list the entries",
+        "verify": "check every byte of every entry",
+        "why": "say which factor sets an entry apart from the one most like it",
+        "prune": "remove entries that were not used for long, or do not fit a size",
+        "clear": "remove everything",
+    }.items():
+        action = actions.add_parser(name, help=summary, description=summary)
+        add_options(action)
+        add_json(action)
+        if name == "why":
+            action.add_argument("entry", help="the start of a key, or a name or kind")
+        if name == "prune":
+            action.add_argument("--older-than", type=age, metavar="AGE", help="such as 12h or 30d")
+            action.add_argument("--max-size", type=size, metavar="SIZE", help="such as 500M or 2G")
+
+
+def run(arguments: argparse.Namespace, out: Output) -> int:
+    """Do what the sub-command says; 1 if `verify` finds damage."""
+    from fuseline.runtime.cache import Cache
+
+    cache = Cache.open(Config.of(options(arguments)).cache_dir)
+    match arguments.action:
+        case "path":
+            out.result({"path": str(cache.root)}, str(cache.root))
+        case "list":
+            _list(cache, out)
+        case "verify":
+            return _verify(cache, out)
+        case "why":
+            _why(cache.why(arguments.entry), out)
+        case "prune":
+            _prune(cache, arguments, out)
+        case _:
+            _removed(cache.clear(), out)
+    return 0
+
+
+def _list(cache: Cache, out: Output) -> None:
+    entries = sorted(cache.entries(), key=lambda entry: (entry.kind, entry.name, entry.key))
+    data = [
+        {"key": e.key, "kind": e.kind, "name": e.name, "bytes": e.size, "used": e.used}
+        for e in entries
+    ]
+    rows = [[e.key[:12], e.kind, e.name, bytes_text(e.size)] for e in entries]
+    total = f"{len(entries)} entries, {bytes_text(sum(e.size for e in entries))}"
+    out.result({"path": str(cache.root), "entries": data}, "\n".join([*_lines(rows), total]))
+
+
+def _verify(cache: Cache, out: Output) -> int:
+    with out.step(f"checking {cache.root}"):
+        count = sum(1 for _ in cache.entries())
+        damages = cache.verify()
+    data = {"entries": count, "damaged": [damage.to_dict() for damage in damages]}
+    text = f"{count} entries, {len(damages)} damaged"
+    out.result(data, "\n".join([*map(str, damages), text]))
+    return 1 if damages else 0
+
+
+def _why(answers: list[Why], out: Output) -> None:
+    data = [
+        {
+            "key": why.entry.key,
+            "name": why.entry.name,
+            "nearest": why.nearest.key if why.nearest else None,
+            "differences": [str(difference) for difference in why.differences],
+        }
+        for why in answers
+    ]
+    out.result({"entries": data}, "\n".join(line for why in answers for line in _why_lines(why)))
+
+
+def _why_lines(why: Why) -> list[str]:
+    head = f"{why.entry.key[:12]} {why.entry.name}"
+    if why.nearest is None:
+        return [f"{head}: the only one of its kind"]
+    nearest = f"{why.nearest.key[:12]} {why.nearest.name}"
+    return [f"{head} is not {nearest}:", *(f"  {difference}" for difference in why.differences)]
+
+
+def _prune(cache: Cache, arguments: argparse.Namespace, out: Output) -> None:
+    if arguments.older_than is None and arguments.max_size is None:
+        raise BAD_ARGUMENT.error(
+            "of `cache prune`", found="no limit", expected="--older-than, --max-size, or both"
+        )
+    pruned = cache.prune(older_than=arguments.older_than, max_bytes=arguments.max_size)
+    _removed(pruned, out)
+
+
+def _removed(pruned: Pruned, out: Output) -> None:
+    text = f"removed {pruned.entries} entries, {bytes_text(pruned.bytes)}"
+    out.result({"entries": pruned.entries, "bytes": pruned.bytes}, text)
+
+
+def _lines(rows: list[list[str]]) -> list[str]:
+    return columns(rows, indent="").splitlines()
+
+
+def age(text: str) -> float:
+    """Seconds, from a number and a unit such as ``12h``; for argparse."""
+    return _scaled(text, _SECONDS, "an age such as 90s, 12h or 30d")
+
+
+def size(text: str) -> int:
+    """Bytes, from a number and a unit such as ``2G``; for argparse."""
+    return int(_scaled(text.upper().removesuffix("B"), _UNITS, "a size such as 500M or 2G"))
+
+
+def _scaled(text: str, units: dict[str, int], want: str) -> float:
+    found = re.fullmatch(r"(\d+(?:\.\d+)?)([A-Za-z]?)", text)
+    if found is None or found[2] not in units:
+        raise argparse.ArgumentTypeError(f"{text!r} is not {want}")
+    return float(found[1]) * units[found[2]]
+
+
+def bytes_text(number: int) -> str:
+    """A size for people: 1.5 MB."""
+    value = float(number)
+    for unit in ("B", "kB", "MB"):
+        if value < 1000:
+            return f"{value:.0f} {unit}" if unit == "B" else f"{value:.1f} {unit}"
+        value /= 1000
+    return f"{value:.1f} GB"

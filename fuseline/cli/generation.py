@@ -1,0 +1,145 @@
+"""Text generation on a static cache: one prefill, then one token at a time.
+
+The cache is `transformers.StaticCache`, whose tensors stay where they are, so that a compiled
+step writes them in place. Prefill and decode go through the same model object; it makes no
+difference here whether that is compiled.
+"""
+
+from __future__ import annotations
+
+import inspect
+import time
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
+
+import torch
+
+if TYPE_CHECKING:
+    from torch import Tensor, nn
+
+CACHE_STEP = 256
+"""Cache lengths are multiples of this, so that runs of similar length share compiled code."""
+
+
+@dataclass(frozen=True)
+class Sampling:
+    """How the next token is picked; a temperature of 0 is greedy.
+
+    Attributes:
+        temperature: divides the logits.
+        top_k: keep only so many of the likeliest tokens; None keeps all.
+        top_p: keep the likeliest tokens whose probabilities sum up to this.
+        seed: of the random numbers.
+    """
+
+    temperature: float = 0.0
+    top_k: int | None = None
+    top_p: float = 1.0
+    seed: int = 0
+
+
+@dataclass
+class Timing:
+    """Seconds: of the prefill, and of each decode step; the first of each kind compiles."""
+
+    prefill: float = 0.0
+    steps: list[float] = field(default_factory=list[float])
+
+    @property
+    def tokens_per_second(self) -> float | None:
+        """Decode rate without the first step; None where there was no second one."""
+        later = self.steps[1:]
+        return len(later) / sum(later) if later else None
+
+
+class Picker:
+    """Picks tokens from logits as a `Sampling` says."""
+
+    def __init__(self, sampling: Sampling) -> None:
+        self._sampling = sampling
+        self._generator = torch.Generator().manual_seed(sampling.seed)
+
+    def pick(self, logits: Tensor) -> int:
+        """The next token, from logits [vocabulary] of any floating type."""
+        if self._sampling.temperature == 0:
+            return int(logits.argmax())
+        scaled, order = (logits.float() / self._sampling.temperature).sort(descending=True)
+        probabilities = scaled[: self._sampling.top_k].softmax(0)
+        # The token that crosses top_p is kept, so the likeliest one always is.
+        before = probabilities.cumsum(0) - probabilities
+        kept = probabilities.where(before < self._sampling.top_p, 0)
+        return int(order[torch.multinomial(kept, 1, generator=self._generator)])
+
+
+def generate(
+    model: nn.Module,
+    prompt: Sequence[int],
+    tokens: int,
+    sampling: Sampling,
+    *,
+    plain: nn.Module | None = None,
+    stop: frozenset[int] = frozenset(),
+    timing: Timing | None = None,
+) -> Iterator[int]:
+    """Yield up to `tokens` tokens that follow the prompt; ends after one of `stop`.
+
+    Args:
+        model: a causal language model of transformers, compiled or not.
+        prompt: token ids, at least one.
+        tokens: how many to make.
+        sampling: how they are picked.
+        plain: the model uncompiled, to lay out the cache with; `model` if not given.
+        stop: tokens that end the text; they are yielded, too.
+        timing: filled with what each call took.
+    """
+    timing = timing if timing is not None else Timing()
+    picker = Picker(sampling)
+    cache = static_cache(plain or model, len(prompt) + tokens)
+    with torch.no_grad():
+        started = time.perf_counter()
+        token = picker.pick(_last_logits(model, list(prompt), cache))
+        timing.prefill = time.perf_counter() - started
+        yield token
+        for _ in range(tokens - 1):
+            if token in stop:
+                return
+            started = time.perf_counter()
+            token = picker.pick(_last_logits(model, [token], cache))
+            timing.steps.append(time.perf_counter() - started)
+            yield token
+
+
+def static_cache(model: nn.Module, length: int) -> Any:
+    """An empty cache for at least `length` tokens, with its tensors in place.
+
+    The layers make their tensors when they first see keys and values, which must not happen inside
+    compiled code. One uncompiled step over one token shows them the sizes, whatever the model.
+    """
+    from transformers import StaticCache
+
+    rounded = -(-length // CACHE_STEP) * CACHE_STEP
+    cache = StaticCache(config=model.config, max_cache_len=rounded)  # pyright: ignore[reportArgumentType]
+    with torch.no_grad():
+        _last_logits(model, [0], cache)
+    cache.reset()
+    return cache
+
+
+def stop_tokens(model: nn.Module) -> frozenset[int]:
+    """The tokens that end a text, by the model's generation configuration."""
+    ends: int | list[int] | None = getattr(model.generation_config, "eos_token_id", None)
+    if ends is None:
+        return frozenset()
+    return frozenset([ends] if isinstance(ends, int) else ends)
+
+
+def _last_logits(model: nn.Module, ids: Sequence[int], cache: Any) -> Tensor:
+    """Logits [vocabulary] after the last of the ids; the cache is advanced."""
+    extra = {"logits_to_keep": 1} if "logits_to_keep" in _forward_names(model) else {}
+    out = model(input_ids=torch.tensor([ids]), past_key_values=cache, use_cache=True, **extra)
+    return out.logits[0, -1]
+
+
+def _forward_names(model: nn.Module) -> frozenset[str]:
+    return frozenset(inspect.signature(model.forward).parameters)

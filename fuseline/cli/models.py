@@ -1,0 +1,80 @@
+"""Models by name: `smollm2`, a Hugging Face directory, a GGUF file, or `module:function`."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, TypeAlias, cast
+
+from fuseline.errors import BAD_ARGUMENT, UNKNOWN_MODEL
+
+if TYPE_CHECKING:
+    from torch import nn
+
+    from fuseline.cli.text import Tokenizer
+    from fuseline.config import Config
+
+Program: TypeAlias = "nn.Module | Callable[..., Any]"
+
+EXPECTED = "smollm2, a directory, a .gguf file, or module:function"
+
+
+@dataclass(frozen=True)
+class LoadedModel:
+    """A model, the inputs to run it with, and for language models the tokenizer."""
+
+    name: str
+    model: Program
+    args: tuple[Any, ...] = ()
+    kwargs: Mapping[str, Any] = field(default_factory=dict[str, Any])
+    tokenizer: Tokenizer | None = None
+
+
+def load(
+    name: str, config: Config, *, dtype: str | None = None, batch: int = 1, length: int = 32
+) -> LoadedModel:
+    """Load a model and give it inputs; a language model gets seeded token ids [batch, length].
+
+    Args:
+        name: what the user typed.
+        config: says where converted weights are kept.
+        dtype: dtype of the weights; None: float32, or what a model function made.
+        batch: sequences in the inputs of a language model.
+        length: tokens in each.
+
+    Raises:
+        LoadError: FL0801 to FL0806, for what cannot be read.
+        UsageError: FL0103, for a dtype where the model function decides.
+    """
+    path = Path(name).expanduser()
+    if name == "smollm2":
+        from fuseline.cli import gguf_model
+
+        return _with_ids(name, gguf_model.load(gguf_model.smollm2(), config, dtype), batch, length)
+    if path.is_dir():
+        from fuseline.cli import huggingface
+
+        return _with_ids(name, huggingface.load(path, dtype), batch, length)
+    if path.is_file() or path.suffix == ".gguf":
+        from fuseline.cli import gguf_model
+
+        return _with_ids(name, gguf_model.load(path, config, dtype), batch, length)
+    if ":" not in name:
+        raise UNKNOWN_MODEL.error(name, expected=EXPECTED)
+    if dtype is not None:
+        raise BAD_ARGUMENT.error(
+            "--dtype", found=f"dtype {dtype} for {name}", expected="no dtype: the function decides"
+        )
+    from fuseline.cli import user_function
+
+    return user_function.load(name)
+
+
+def _with_ids(name: str, pair: tuple[nn.Module, Tokenizer | None], b: int, s: int) -> LoadedModel:
+    import torch
+
+    model, tokenizer = pair
+    vocabulary = int(cast("Any", model).get_input_embeddings().weight.shape[0])
+    ids = torch.randint(1, vocabulary, (b, s), generator=torch.Generator().manual_seed(0))
+    return LoadedModel(name, model, (), {"input_ids": ids, "use_cache": False}, tokenizer)

@@ -1,0 +1,63 @@
+"""What the commands print: results on standard output, everything else on standard error.
+
+On a terminal long work shows rich's progress; elsewhere it is one plain line per step.
+"""
+
+from __future__ import annotations
+
+import json
+import sys
+from collections.abc import Generator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+
+from fuseline.errors import Diagnostic
+
+
+@dataclass(frozen=True)
+class Output:
+    """Where a command writes; `json` is set when a program reads the answer."""
+
+    json: bool = False
+
+    def result(self, data: Mapping[str, object], text: str) -> None:
+        """The answer: as one JSON object, or as text."""
+        print(json.dumps(data, indent=2) if self.json else text)
+
+    def stream(self, text: str) -> None:
+        """A part of an answer that comes bit by bit; JSON gets the whole at the end."""
+        if not self.json:
+            print(text, end="", flush=True)
+
+    def note(self, text: str) -> None:
+        """A line for whoever watches."""
+        print(text, file=sys.stderr, flush=True)
+
+    def error(self, diagnostic: Diagnostic) -> None:
+        """What went wrong, and for a program also where it looks for the answer."""
+        self.note(str(diagnostic))
+        if self.json:
+            print(json.dumps({"error": diagnostic.to_dict()}, indent=2))
+
+    @contextmanager
+    def step(self, text: str) -> Generator[None]:
+        """Show that something is going on: a spinner on a terminal, a line elsewhere."""
+        if not sys.stderr.isatty():
+            self.note(f"{text} ...")
+            yield
+            return
+        from rich.console import Console
+
+        with Console(stderr=True).status(text):
+            yield
+
+
+def columns(rows: list[list[str]], indent: str = "  ") -> str:
+    """Rows of cells as aligned text."""
+    if not rows:
+        return ""
+    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
+    return "\n".join(
+        indent + "  ".join(c.ljust(w) for c, w in zip(row, widths, strict=True)).rstrip()
+        for row in rows
+    )

@@ -1,0 +1,122 @@
+"""The `fuseline` program: which commands there are, and how each way of ending is reported."""
+
+from __future__ import annotations
+
+import argparse
+import importlib
+import logging
+import os
+import sys
+import warnings
+from collections.abc import Sequence
+from typing import Protocol, cast
+
+from fuseline._version import __version__
+from fuseline.cli.output import Output
+from fuseline.config import Config
+from fuseline.errors import FuselineError, FuselineWarning, InternalError, UsageError
+from fuseline.logs import apply_config
+
+logger = logging.getLogger(__name__)
+
+DONE, FAILED, WRONG_USAGE, INTERRUPTED = 0, 1, 2, 130
+
+COMMANDS = {
+    "run": "run a model compiled and eager, and compare numbers and times",
+    "generate": "continue a prompt with a causal language model",
+    "explain": "list the sites of a model: fused, or missed with the reason",
+    "cache": "look at, check and clean up what was built",
+    "doctor": "show versions, compilers, directories and the options in force",
+}
+
+
+class Command(Protocol):
+    """What the module of a command defines, besides its docstring."""
+
+    EXAMPLE: str
+
+    def add_arguments(self, parser: argparse.ArgumentParser) -> None:
+        """Declare the command's arguments."""
+
+    def run(self, arguments: argparse.Namespace, out: Output) -> int:
+        """Do the work, and return the exit code."""
+        ...
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run one command. Returns 0: done; 1: the work failed, or numbers differ; 2: wrong usage."""
+    arguments = _parser().parse_args(argv)
+    out = Output(json=arguments.json)
+    with warnings.catch_warnings():
+        _show_our_warnings(out)
+        try:
+            apply_config(Config())
+            return cast("Command", arguments.module).run(arguments, out)
+        except FuselineError as error:
+            out.error(error.diagnostic)
+            return WRONG_USAGE if isinstance(error, UsageError) else FAILED
+        except KeyboardInterrupt:
+            out.note("interrupted")
+            return INTERRUPTED
+        except BrokenPipeError:
+            return _reader_left()
+        except Exception as error:
+            return _bug(error, out)
+
+
+def _bug(error: Exception, out: Output) -> int:
+    """Report what should not happen in one line; the traceback is there for those who ask."""
+    logger.debug("internal error", exc_info=error)
+    known = isinstance(error, InternalError)
+    out.note(str(error) if known else f"internal error: {type(error).__name__}: {error}")
+    out.note("FUSELINE_LOG=debug shows where this happened; please report it")
+    return FAILED
+
+
+def _reader_left() -> int:
+    """Whoever read our output has gone; without this, Python complains once more at its end."""
+    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+    return FAILED
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="fuseline",
+        description="Compile PyTorch language models, and see what was fused and why.",
+        epilog="`fuseline COMMAND --help` shows a command's arguments and an example.",
+    )
+    parser.add_argument("--version", action="version", version=f"fuseline {__version__}")
+    commands = parser.add_subparsers(title="commands", metavar="COMMAND", required=True)
+    for name, summary in COMMANDS.items():
+        module = cast("Command", importlib.import_module(f"fuseline.cli.{name}"))
+        command = commands.add_parser(
+            name,
+            help=summary,
+            description=(module.__doc__ or "").strip(),
+            epilog=f"example:\n{module.EXAMPLE}",
+            formatter_class=argparse.RawDescriptionHelpFormatter,
+        )
+        module.add_arguments(command)
+        command.set_defaults(module=module)
+    return parser
+
+
+def _show_our_warnings(out: Output) -> None:
+    """Print our own warnings as diagnostics; others keep Python's form."""
+    usual = warnings.showwarning
+
+    def show(
+        message: Warning | str,
+        category: type[Warning],
+        filename: str,
+        lineno: int,
+        file: object = None,
+        line: str | None = None,
+    ) -> None:
+        if isinstance(message, FuselineWarning):
+            out.note(f"warning: {message}")
+        else:
+            usual(message, category, filename, lineno, None, line)
+
+    warnings.showwarning = show
+    warnings.simplefilter("always", FuselineWarning)

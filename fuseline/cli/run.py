@@ -1,0 +1,151 @@
+"""Run a model compiled and eager; compare the numbers with float64, and the times.
+
+The numbers differ, and the exit code is 1, where the compiled model is further from the float64
+result than the option `tolerance` times as far as eager is, plus one unit in the last place.
+"""
+
+from __future__ import annotations
+
+import argparse
+import statistics
+import time
+from collections.abc import Callable
+from dataclasses import asdict, dataclass
+from typing import TYPE_CHECKING, Any
+
+from fuseline.cli.arguments import add_inputs, add_json, add_model, count, options
+from fuseline.cli.output import Output, columns
+from fuseline.config import Config
+
+if TYPE_CHECKING:
+    from fuseline.cli.models import LoadedModel
+    from fuseline.report import Report
+
+EXAMPLE = """\
+  fuseline run smollm2 --length 64
+  fuseline run my_module:make_model --set verify=1 --json"""
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """What `run` finds out.
+
+    Attributes:
+        compile_seconds: the first call of the compiled model, capture and build included.
+        compiled_seconds: median of the later calls.
+        eager_seconds: the same of the model itself, measured in turns with the compiled one.
+        compiled_error: relative to the float64 oracle.
+        eager_error: the same of the model itself.
+        allowed_error: the most that `compiled_error` may be.
+    """
+
+    compile_seconds: float
+    compiled_seconds: float
+    eager_seconds: float
+    compiled_error: float
+    eager_error: float
+    allowed_error: float
+
+    @property
+    def same(self) -> bool:
+        """Whether the numbers rule holds."""
+        return self.compiled_error <= self.allowed_error
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Declare the command's arguments."""
+    add_model(parser)
+    add_inputs(parser)
+    parser.add_argument("--runs", type=count, default=10, help="timed calls of each (default: 10)")
+    add_json(parser)
+
+
+def run(arguments: argparse.Namespace, out: Output) -> int:
+    """Compile, run, compare, and print; 1 if the numbers differ."""
+    given = options(arguments)
+    config = Config.of(given)
+    with out.step(f"loading {arguments.model}"):
+        from fuseline.cli import models
+
+        loaded = models.load(
+            arguments.model,
+            config,
+            dtype=arguments.dtype,
+            batch=arguments.batch,
+            length=arguments.length,
+        )
+    comparison, report = compare(loaded, given, config.tolerance, arguments.runs, out)
+    data = {**asdict(comparison), "same": comparison.same, "report": report.to_dict()}
+    out.result(data, _text(comparison, report))
+    return 0 if comparison.same else 1
+
+
+def compare(
+    loaded: LoadedModel, given: dict[str, str], tolerance: float, runs: int, out: Output
+) -> tuple[Comparison, Report]:
+    """Run the model, its compiled form and the float64 oracle on the same inputs."""
+    import torch
+
+    from fuseline.cli.compiling import compile_program
+    from fuseline.debug.oracle import oracle, relative_error
+
+    with torch.no_grad():
+        with out.step("running it eager, and in float64"):
+            exact = oracle(loaded.model, *loaded.args, **loaded.kwargs)
+            expected = loaded.model(*loaded.args, **loaded.kwargs)
+        with out.step("compiling"):
+            compiled = compile_program(loaded.model, given)
+            found, compile_seconds = _timed(compiled, loaded)
+        with out.step("timing"):
+            ours, eager = _in_turns(compiled, loaded.model, loaded, runs)
+    eager_error = relative_error(expected, exact)
+    comparison = Comparison(
+        compile_seconds=compile_seconds,
+        compiled_seconds=ours,
+        eager_seconds=eager,
+        compiled_error=relative_error(found, exact),
+        eager_error=eager_error,
+        allowed_error=tolerance * eager_error + _unit(expected),
+    )
+    return comparison, compiled.report()
+
+
+def _timed(program: Callable[..., Any], loaded: LoadedModel) -> tuple[Any, float]:
+    started = time.perf_counter()
+    result = program(*loaded.args, **loaded.kwargs)
+    return result, time.perf_counter() - started
+
+
+def _in_turns(
+    one: Callable[..., Any], other: Callable[..., Any], loaded: LoadedModel, runs: int
+) -> tuple[float, float]:
+    """Median seconds of both, called in turns so that a busy machine is as unkind to each."""
+    times: tuple[list[float], list[float]] = ([], [])
+    for _ in range(runs):
+        for program, seconds in zip((one, other), times, strict=True):
+            seconds.append(_timed(program, loaded)[1])
+    return statistics.median(times[0]), statistics.median(times[1])
+
+
+def _unit(expected: Any) -> float:
+    """One unit in the last place of the widest of the outputs' rounding."""
+    import torch
+
+    from fuseline.debug.oracle import tensors
+
+    kinds = {tensor.dtype for tensor in tensors(expected) if tensor.is_floating_point()}
+    return max((torch.finfo(kind).eps for kind in kinds), default=0.0)
+
+
+def _text(comparison: Comparison, report: Report) -> str:
+    c = comparison
+    verdict = "within" if c.same else "OUTSIDE"
+    speed = c.eager_seconds / c.compiled_seconds
+    rows = [
+        ["compile", f"{c.compile_seconds:.2f} s"],
+        ["time", f"{c.compiled_seconds * 1e3:.2f} ms, eager {c.eager_seconds * 1e3:.2f} ms"],
+        ["speed", f"{speed:.2f} times eager's"],
+        ["error", f"{c.compiled_error:.3g}, eager's {c.eager_error:.3g}, both against float64"],
+        ["numbers", f"{verdict} the allowed {c.allowed_error:.3g}"],
+    ]
+    return f"{columns(rows, indent='')}\n\n{report.sites_table()}".rstrip()
