@@ -114,12 +114,18 @@ class Emitted:
     refusal: str = ""
 
 
-def emit(func: Func, layouts: LayoutMap) -> list[Emitted]:
-    """Lower every op of a func that is not a view; `copy` ops are inserted where one is needed."""
+def emit(func: Func, layouts: LayoutMap, *, unavailable: str = "") -> list[Emitted]:
+    """Lower every op of a func that is not a view; `copy` ops are inserted where one is needed.
+
+    ``unavailable`` is the reason why no kernel can be built at all, where that is so.
+    """
     emitted: list[Emitted] = []
     copies: dict[Value, Value] = {}
     for op in func.ops:
         if layouts.is_view(op) or not (op.results or op.operands):
+            continue
+        if unavailable:
+            emitted.append(Emitted(op, (), unavailable))
             continue
         outcome = lower(op, layouts)
         if isinstance(outcome, NeedDense):

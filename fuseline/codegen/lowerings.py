@@ -1,0 +1,7 @@
+"""Imports every module that lowers ops, so that all lowerings are registered."""
+
+from __future__ import annotations
+
+from fuseline.codegen import lower_rows
+
+__all__ = ["lower_rows"]

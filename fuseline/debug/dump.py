@@ -1,0 +1,144 @@
+"""Pass dumps: what every pass did to a func, its sites, the generated sources and the plan.
+
+    model-00/00-imported.fl              the func as imported
+    model-00/03-fuse-add-rms-norm.fl     after the third pass; only passes that changed something
+    model-00/03-fuse-add-rms-norm.diff   what it changed
+    model-00/rewrites.txt                every applied rewrite, by number
+    model-00/sites.txt                   the sites, fused and missed, with reasons
+    model-00/kernels/<symbol>.cpp        the generated sources
+    model-00/plan.txt                    buffers and steps
+    model-00/index.html                  all diffs on one page
+
+Every file is written and flushed as soon as it is known, so that a crash keeps what came before.
+"""
+
+from __future__ import annotations
+
+import difflib
+import html
+import os
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+
+from fuseline.ir.core import Func
+from fuseline.ir.text import print_func
+from fuseline.passes.manager import Run
+from fuseline.passes.rewrite import Pass
+from fuseline.report import PassRecord, Site
+from fuseline.runtime.plan import HostStep, Plan, Step, View
+
+_PAGE = """<!doctype html><meta charset="utf-8"><title>{name}</title>
+<style>pre {{ font: 12px monospace }} .add {{ background: #dfd }} .del {{ background: #fdd }}
+.at {{ color: #888 }}</style><h1>{name}</h1>
+"""
+
+
+class Dump:
+    """Writes the dump of one func below a directory; an observer of the pass manager."""
+
+    def __init__(self, directory: Path, name: str) -> None:
+        self.root = _new_folder(directory, name)
+        self._page = self.root / "index.html"
+        self._number = 0
+        self._applied = 0
+        self._text = ""
+        _write(self._page, _PAGE.format(name=html.escape(name)))
+
+    def start(self, func: Func) -> None:
+        """The func as imported."""
+        self._text = print_func(func, locations=True)
+        _write(self.root / "00-imported.fl", self._text)
+
+    def before_pass(self, func: Func, pass_: Pass) -> None:
+        """Nothing to do: the text after the pass before is at hand."""
+
+    def after_pass(self, func: Func, pass_: Pass, record: PassRecord, run: Run) -> None:
+        """The func and what changed, where anything did."""
+        self._number += 1
+        if not record.changed:
+            return
+        stem = f"{self._number:02d}-{pass_.name}"
+        before, self._text = self._text, print_func(func, locations=True)
+        _write(self.root / f"{stem}.fl", self._text)
+        diff = list(
+            difflib.unified_diff(
+                before.splitlines(), self._text.splitlines(), "before", stem, lineterm="", n=2
+            )
+        )
+        _write(self.root / f"{stem}.diff", "\n".join(diff) + "\n")
+        _append(self._page, _diff_section(stem, diff))
+        _append(self.root / "rewrites.txt", "".join(f"{a}\n" for a in run.applied[self._applied :]))
+        self._applied = len(run.applied)
+        self.sites(run.sites())
+
+    def sites(self, sites: Iterable[Site]) -> None:
+        """The sites as they stand now."""
+        lines = [
+            f"{s.status:7}{s.pattern:16}{s.where}{f': {s.reason}' if s.reason else ''}"
+            for s in sites
+        ]
+        _write(self.root / "sites.txt", "\n".join(lines) + "\n")
+
+    def kernels(self, sources: Mapping[str, str]) -> None:
+        """The generated sources."""
+        folder = self.root / "kernels"
+        folder.mkdir(exist_ok=True)
+        for symbol, text in sources.items():
+            _write(folder / f"{symbol}.cpp", text)
+
+    def plan(self, plan: Plan) -> None:
+        """The plan, a line a buffer and a line a step."""
+        lines = [f"arg {i}: {a}" for i, a in enumerate(plan.args)]
+        lines += [f"buffer {i}: {b}" for i, b in enumerate(plan.buffers)]
+        lines += [f"step {i}: {_describe(s)}" for i, s in enumerate(plan.steps)]
+        lines += [f"return {i}: {r}" for i, r in enumerate(plan.returns)]
+        _write(self.root / "plan.txt", "\n".join(lines) + "\n")
+
+
+def _new_folder(directory: Path, name: str) -> Path:
+    """A new folder ``name-00``, ``name-01`` ...; several processes may dump into one directory."""
+    directory.mkdir(parents=True, exist_ok=True)
+    number = 0
+    while True:
+        folder = directory / f"{name}-{number:02d}"
+        try:
+            folder.mkdir()
+        except FileExistsError:
+            number += 1
+        else:
+            return folder
+
+
+def _write(path: Path, text: str) -> None:
+    with path.open("w") as file:
+        file.write(text)
+        file.flush()
+        os.fsync(file.fileno())
+
+
+def _append(path: Path, text: str) -> None:
+    with path.open("a") as file:
+        file.write(text)
+
+
+def _diff_section(title: str, diff: Iterable[str]) -> str:
+    classes = {"+": "add", "-": "del", "@": "at"}
+    lines = [
+        f'<span class="{classes.get(line[:1], "")}">{html.escape(line)}</span>' for line in diff
+    ]
+    return f"<h2>{html.escape(title)}</h2><pre>{chr(10).join(lines)}</pre>\n"
+
+
+def _describe(step: Step) -> str:
+    if isinstance(step, HostStep):
+        takes = ", ".join(_place(v) for v in step.operands)
+        gives = ", ".join(_place(v) for v in step.results)
+        return f"host {step.label} ({takes}) -> ({gives}) because {step.reason}"
+    buffers = ", ".join(f"{b}+{o}" if o else str(b) for b, o in step.buffers)
+    when = "" if step.when is None else f" when {step.when[1]} <= {step.when[0]} <= {step.when[2]}"
+    dims = ", ".join(map(str, step.dims))
+    return f"{step.symbol} [{buffers}] ({dims}) work {step.work}{when}  // {step.label}"
+
+
+def _place(view: View) -> str:
+    return f"{view.buffer}+{view.offset}" if view.offset else str(view.buffer)
