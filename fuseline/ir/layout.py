@@ -16,7 +16,7 @@ from fuseline.ir.core import Func, Op, Value
 from fuseline.ir.ops.buffer import Read
 from fuseline.ir.ops.raised import Attention
 from fuseline.ir.ops.view import Expand, Permute, Reshape, Slice
-from fuseline.ir.types import Dim, dim
+from fuseline.ir.types import Dim, dim, product
 
 
 @dataclass(frozen=True)
@@ -226,13 +226,43 @@ def extent_of(shape: Sequence[Dim], layout: Layout) -> Dim:
     return dim(reach + 1)
 
 
+@dataclass(frozen=True)
+class Rows:
+    """Rows numbered ``o * inner + i``; each layout's row (o, i) begins at ``o * so + i * si``."""
+
+    outer: Dim
+    inner: Dim
+    strides: tuple[tuple[Dim, Dim], ...]
+
+
+def split_rows(shape: Sequence[Dim], layouts: Sequence[Layout]) -> Rows | None:
+    """Walk all dims of ``shape`` but the last as two levels that suit every layout.
+
+    None where some layout's rows need more levels, or are not dense inside.
+    """
+    if not all(layout.is_inner_dense(shape) for layout in layouts):
+        return None
+    lead = shape[:-1]
+    for cut in range(len(lead) + 1):
+        groups = [(layout.strides[:cut], layout.strides[cut:-1]) for layout in layouts]
+        if all(_collapses(lead[:cut], a) and _collapses(lead[cut:], b) for a, b in groups):
+            strides = tuple(
+                (_last_stride(lead[:cut], a) or 0, _last_stride(lead[cut:], b) or 0)
+                for a, b in groups
+            )
+            return Rows(product(lead[:cut]), product(lead[cut:]), strides)
+    return None
+
+
 __all__ = [
     "Layout",
     "LayoutMap",
     "Placed",
+    "Rows",
     "dense",
     "extent_of",
     "reshape_layout",
     "result_layout",
+    "split_rows",
     "view_layout",
 ]
