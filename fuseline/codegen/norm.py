@@ -11,8 +11,8 @@ from typing import Literal
 
 from fuseline.codegen.cpp import CPP_TYPES
 from fuseline.codegen.kernel import KernelTemplate
+from fuseline.ir.ops.raised import CastPoint
 
-Cast = Literal["before_weight", "last"]
 NormKind = Literal["rms", "layer"]
 
 FLOAT_RANK = {"bf16": 0, "f16": 0, "f32": 1}
@@ -29,7 +29,7 @@ def promote(first: str, second: str) -> str:
     )
 
 
-def norm_result(dtype: str, weight: str | None, bias: str | None, cast: Cast) -> str:
+def norm_result(dtype: str, weight: str | None, bias: str | None, cast: CastPoint) -> str:
     """The dtype of a norm of ``dtype``: with ``before_weight`` torch promotes it by the weight."""
     if cast == "last":
         return dtype
@@ -38,7 +38,7 @@ def norm_result(dtype: str, weight: str | None, bias: str | None, cast: Cast) ->
     return dtype
 
 
-def norm_flags(kind: NormKind, cast: Cast, weight: str | None, bias: str | None) -> str:
+def norm_flags(kind: NormKind, cast: CastPoint, weight: str | None, bias: str | None) -> str:
     """The flags of ``fl_normed`` as a C++ expression."""
     flags = ["FL_LAYER"] * (kind == "layer") + ["FL_LAST"] * (cast == "last")
     flags += ["FL_WEIGHT"] * (weight is not None) + ["FL_BIAS"] * (bias is not None)
@@ -70,7 +70,7 @@ class NormKernel(KernelTemplate, template="cpp/row_norm.cpp.jinja"):
     weight_rows: int = 1
     eps: float = 1e-6
     offset: float = 0.0
-    cast: Cast = "before_weight"
+    cast: CastPoint = "before_weight"
     residual: bool = False
 
     @property

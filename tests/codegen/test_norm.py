@@ -7,8 +7,8 @@ import itertools
 import pytest
 import torch
 
-from fuseline.codegen.norm import Cast, NormKernel, NormKind, promote
-from fuseline.ir.ops.raised import layer_norm_reference, rms_norm_reference
+from fuseline.codegen.norm import NormKernel, NormKind, promote
+from fuseline.ir.ops.raised import CastPoint, layer_norm_reference, rms_norm_reference
 from tests.codegen.harness import build
 from tests.codegen.oracle import DTYPES, assert_numbers, seeded
 
@@ -64,7 +64,7 @@ def test_rms_norm(dtype: str, width: int) -> None:
 
 @pytest.mark.parametrize("cast", ["before_weight", "last"])
 @pytest.mark.parametrize(("dtype", "weight"), [*itertools.product(DTYPES, [*DTYPES, None])])
-def test_rms_norm_spellings(dtype: str, weight: str | None, cast: Cast) -> None:
+def test_rms_norm_spellings(dtype: str, weight: str | None, cast: CastPoint) -> None:
     for offset in (0.0, 1.0) if weight else (0.0,):
         kernel = NormKernel(dtype, 88, weight=weight, offset=offset, cast=cast, eps=1e-5)
         check(kernel, 3, 2)
@@ -72,7 +72,7 @@ def test_rms_norm_spellings(dtype: str, weight: str | None, cast: Cast) -> None:
 
 @pytest.mark.parametrize("cast", ["before_weight", "last"])
 @pytest.mark.parametrize("dtype", DTYPES)
-def test_layer_norm(dtype: str, cast: Cast) -> None:
+def test_layer_norm(dtype: str, cast: CastPoint) -> None:
     for weight, bias in ((dtype, dtype), ("f32", None), (None, None), (None, dtype)):
         kernel = NormKernel(dtype, 80, "layer", weight, bias, cast=cast)
         check(kernel, 3, 4)

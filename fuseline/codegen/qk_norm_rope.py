@@ -1,0 +1,323 @@
+"""Norm and rotation of query and key heads in one launch, and rotation alone.
+
+A kernel works on *streams*: sets of heads that are read as strided rows (slices of one merged
+projection, say) and written strided, or straight into a static cache. A stream may be normed,
+rotated, both, or only copied (the values on their way into the cache).
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Literal
+
+from fuseline.codegen.cpp import CPP_TYPES
+from fuseline.codegen.kernel import KernelTemplate
+from fuseline.codegen.norm import NormKind, float_literal, norm_flags, norm_result, promote
+from fuseline.ir.ops.raised import CastPoint, RopeStyle, RopeTable
+
+
+@dataclass(frozen=True)
+class Rotation:
+    """How elements ``start .. start + width`` of a head are rotated; the others are copied.
+
+    ``half`` pairs element j with j + width / 2, ``interleaved`` 2 j with 2 j + 1, ``deinterleave``
+    reads pairs 2 j, 2 j + 1 and writes them width / 2 apart; the first of a pair becomes
+    ``x1 cos - sign x2 sin``. Tables are ``full`` (an entry for each element of the result) or
+    ``half`` (one a pair); entry i of a token lies at ``i * step`` (2: the real view of a complex
+    table). With ``round`` each product is rounded to the promoted dtype of value and table before
+    the sum.
+    """
+
+    width: int
+    style: RopeStyle = "half"
+    table: RopeTable = "full"
+    start: int = 0
+    sign: int = 1
+    round: bool = True
+    dtype: str = "f32"
+    step: int = 1
+
+    def entry(self, second: bool) -> str:
+        """The index into a table for the first or second element of pair j."""
+        if self.table == "half":
+            index = "j"
+        elif self.style == "interleaved":
+            index = "2 * j + 1" if second else "2 * j"
+        else:
+            index = f"j + {self.width // 2}" if second else "j"
+        return index if self.step == 1 else f"({index}) * {self.step}"
+
+
+@dataclass(frozen=True)
+class Stream:
+    """``heads`` heads of ``width`` elements and what is done to them.
+
+    ``weight`` and ``bias`` are dtypes or ``None``. With ``per_head`` each head has its own row of
+    them (``[heads, width]``); a norm across the heads always does (``[heads * width]``). With
+    ``cached``, token t is written to row ``positions[t]``; a position outside the cache is not.
+    """
+
+    name: str
+    heads: int
+    width: int
+    normed: bool = True
+    roped: bool = True
+    weight: str | None = None
+    bias: str | None = None
+    per_head: bool = False
+    cached: bool = False
+
+
+@dataclass(frozen=True)
+class StreamCode:
+    """What the template needs of one stream, as ready-made strings."""
+
+    name: str
+    heads: int
+    width: int
+    normed: bool
+    roped: bool
+    cached: bool
+    copied: bool
+    across: bool
+    batched: bool
+    moments_at: str
+    first: int
+    stop: int
+    how: str
+    method: str
+    weight_read: str
+    bias_read: str
+    weight_at: str
+    bias_at: str
+    shared: tuple[tuple[str, str], ...] = field(default=())
+
+
+@dataclass(frozen=True)
+class QkNormRopeKernel(KernelTemplate, template="cpp/qk_norm_rope.cpp.jinja"):
+    """Norm (RMS or layer, per head or across the heads of a token) and rotation of ``streams``.
+
+    x and out of a stream are ``[B, S, heads, width]`` of ``dtype`` with any strides but the last,
+    which is 1; out has the dtype ``out`` (``dtype`` for a stream that is only copied). cos and sin
+    are ``[B, S, W]`` (strides of 0 broadcast), positions ``i64[S]``. ``buffers`` and ``dims`` name
+    the arguments in order: ``B``, ``S``; the strides ``<name>_{b,t,h}`` and ``<name>_out_{b,t,h}``
+    of each stream, in elements (``out_t`` steps from cache row to cache row when cached); those of
+    the tables; and ``capacity``, the rows of the cache. A stream may be computed in place, except
+    across heads, where another worker may still sum the row.
+    """
+
+    dtype: str
+    streams: tuple[Stream, ...]
+    rotation: Rotation | None = None
+    kind: NormKind = "rms"
+    eps: float = 1e-6
+    offset: float = 0.0
+    cast: CastPoint = "before_weight"
+    scope: Literal["head", "row"] = "head"
+    order: Literal["norm_rope", "rope_norm"] = "norm_rope"
+
+    def __post_init__(self) -> None:
+        """Reject geometry that has no meaning."""
+        outs = {
+            norm_result(self.dtype, s.weight, s.bias, self.cast) for s in self.streams if s.normed
+        }
+        if len(outs) > 1:
+            raise ValueError(f"streams of several result dtypes: {sorted(outs)}")
+        if self.scope == "row" and self.order == "rope_norm":
+            raise ValueError("a norm across heads cannot follow the rotation in one launch")
+        if self.rotation is not None:
+            self._check_rotation(self.rotation)
+
+    def _check_rotation(self, rotation: Rotation) -> None:
+        if rotation.width % 2 or rotation.width <= 0 or rotation.start < 0:
+            raise ValueError(f"rotation of {rotation.width} elements from {rotation.start}")
+        for stream in self.streams:
+            if stream.roped and rotation.start + rotation.width > stream.width:
+                raise ValueError(f"rotation beyond the {stream.width} elements of {stream.name}")
+
+    @property
+    def out(self) -> str:
+        """The dtype of every stream that is not only copied."""
+        for stream in self.streams:
+            if stream.normed:
+                return norm_result(self.dtype, stream.weight, stream.bias, self.cast)
+        return self.dtype
+
+    @property
+    def cached(self) -> bool:
+        """Whether a stream is written into a cache."""
+        return any(stream.cached for stream in self.streams)
+
+    @property
+    def buffers(self) -> tuple[str, ...]:
+        """The names of ``buf``, in order."""
+        names: list[str] = []
+        for s in self.streams:
+            names += [s.name, f"{s.name}_out", *[f"{s.name}_weight"] * (s.weight is not None)]
+            names += [f"{s.name}_bias"] * (s.bias is not None)
+        names += ["cos", "sin"] * (self.rotation is not None) + ["positions"] * self.cached
+        return tuple(names)
+
+    @property
+    def dims(self) -> tuple[str, ...]:
+        """The names of ``dim``, in order."""
+        names = ["B", "S"]
+        for s in self.streams:
+            names += [f"{s.name}{side}_{axis}" for side in ("", "_out") for axis in "bth"]
+        if self.rotation is not None:
+            names += ["cos_b", "cos_t", "sin_b", "sin_t"]
+        return (*names, *["capacity"] * self.cached)
+
+    @property
+    def slot(self) -> dict[str, int]:
+        """The index of each buffer."""
+        return {name: i for i, name in enumerate(self.buffers)}
+
+    @property
+    def at(self) -> dict[str, int]:
+        """The index of each dim."""
+        return {name: i for i, name in enumerate(self.dims)}
+
+    @property
+    def units(self) -> int:
+        """Units of work of one token: its heads."""
+        return sum(stream.heads for stream in self.streams)
+
+    @property
+    def code(self) -> tuple[StreamCode, ...]:
+        """The streams as the template writes them."""
+        first, codes = 0, list[StreamCode]()
+        for stream in self.streams:
+            codes.append(self._code(stream, first))
+            first += stream.heads
+        return tuple(codes)
+
+    def _code(self, s: Stream, first: int) -> StreamCode:
+        roped = s.roped and self.rotation is not None
+        across = s.normed and self.scope == "row"
+        weight_read, weight_at, weight_shared = self._parameter(s, "weight", s.weight)
+        bias_read, bias_at, bias_shared = self._parameter(s, "bias", s.bias)
+        late = s.normed and roped and self.order == "rope_norm"
+        batched = s.normed and not across and not late
+        return StreamCode(
+            name=s.name,
+            heads=s.heads,
+            width=s.width,
+            normed=s.normed,
+            roped=roped,
+            cached=s.cached,
+            copied=not s.normed and not roped,
+            across=across,
+            batched=batched,
+            moments_at="m" if across else "m[h - first]" if batched else "{}",
+            first=first,
+            stop=first + s.heads,
+            how=norm_flags(self.kind, self.cast, s.weight, s.bias) if s.normed else "0",
+            method="rope_norm" if late else "norm_rope",
+            weight_read=weight_read,
+            bias_read=bias_read,
+            weight_at=weight_at,
+            bias_at=bias_at,
+            shared=weight_shared + bias_shared,
+        )
+
+    def _parameter(
+        self, s: Stream, operand: str, dtype: str | None
+    ) -> tuple[str, str, tuple[tuple[str, str], ...]]:
+        """The type that a head reads, where it reads it, and what is prepared once per worker."""
+        if dtype is None or not s.normed:
+            return "float", "nullptr", ()
+        if s.per_head or self.scope == "row":
+            cpp = CPP_TYPES[dtype]
+            at = f"(const {cpp} *)call->buf[{self.slot[f'{s.name}_{operand}']}] + h * {s.width}"
+            return cpp, at, ()
+        return "fl_lanes", f"{operand}_{s.name}", ((operand, CPP_TYPES[dtype]),)
+
+    @property
+    def title(self) -> str:
+        """What the kernel does, for the head of its source."""
+        norm = {"rms": "RMS norm", "layer": "Layer norm"}[self.kind]
+        steps = [norm] * any(s.normed for s in self.streams)
+        steps += ["rotation"] * (self.rotation is not None)
+        steps = steps[::-1] if self.order == "rope_norm" else steps
+        heads = " and ".join(f"{s.heads} {s.name} heads of {s.width}" for s in self.streams)
+        return f"{', '.join(steps) or 'Copy'}: {heads}, {self.dtype}"
+
+    @property
+    def product_rounds(self) -> bool:
+        """Whether the products of the rotation are rounded to the dtype of what is rotated."""
+        if self.rotation is None or not self.rotation.round:
+            return False
+        value = self.dtype if self.order == "rope_norm" else self.out
+        return promote(value, self.rotation.dtype) == value
+
+    @property
+    def x_type(self) -> str:
+        """The C++ type of the inputs."""
+        return CPP_TYPES[self.dtype]
+
+    @property
+    def out_type(self) -> str:
+        """The C++ type of the results."""
+        return CPP_TYPES[self.out]
+
+    @property
+    def table_type(self) -> str:
+        """The C++ type of cos and sin, empty without a rotation."""
+        return CPP_TYPES[self.rotation.dtype] if self.rotation else ""
+
+    @property
+    def sin_signs(self) -> tuple[str, str]:
+        """The signs that the sines of the first and the second element of a pair get."""
+        return ("-", "") if self.rotation is None or self.rotation.sign > 0 else ("", "-")
+
+    @property
+    def first_entry(self) -> str:
+        """The table index of the first element of pair j."""
+        return self.rotation.entry(second=False) if self.rotation else ""
+
+    @property
+    def second_entry(self) -> str:
+        """The table index of the second element of pair j."""
+        return self.rotation.entry(second=True) if self.rotation else ""
+
+    @property
+    def short_nans(self) -> int:
+        """1 if everything read is bf16 (see _rows.h)."""
+        read = {self.dtype, *(d for s in self.streams for d in (s.weight, s.bias) if d)}
+        return int(read | {self.rotation.dtype if self.rotation else "bf16"} == {"bf16"})
+
+    @property
+    def eps_literal(self) -> str:
+        """``eps`` in C++."""
+        return float_literal(self.eps)
+
+    @property
+    def offset_literal(self) -> str:
+        """``offset`` in C++."""
+        return float_literal(self.offset)
+
+
+def qk_streams(
+    heads: tuple[int, int],
+    width: int,
+    *,
+    weights: tuple[str | None, str | None] = (None, None),
+    biases: tuple[str | None, str | None] = (None, None),
+    normed: bool = True,
+    per_head: bool = False,
+    cache: bool = False,
+    values: tuple[int, int] | None = None,
+) -> tuple[Stream, ...]:
+    """The streams ``q`` and ``k`` of one width and, with ``values`` = (heads, width), ``v``.
+
+    With ``cache`` k and v are written at ``positions``; v is only copied. The buffers are then
+    those of `QkNormRopeWrite`: ``k_out`` and ``v_out`` are the caches.
+    """
+    q, k = (
+        Stream(name, n, width, normed, True, weight, bias, per_head, cache and name == "k")
+        for name, n, weight, bias in zip("qk", heads, weights, biases, strict=True)
+    )
+    if values is None:
+        return q, k
+    return q, k, Stream("v", *values, normed=False, roped=False, cached=cache)
