@@ -477,7 +477,7 @@ class Func:
             self._count(op, +1)
 
     def _replace(self, mapping: Mapping[Value, Value]) -> None:
-        for op in {op for value in mapping for op in self.users(value)}:
+        for op in dict.fromkeys(op for value in mapping for op in self.users(value)):
             self._count(op, -1)
             op.map_operands(mapping)
             self._count(op, +1)
@@ -488,6 +488,18 @@ class Func:
         self._count(op, -1)
         op.map_operands(mapping)
         self._count(op, +1)
+
+    def rebuild(self, ops: Iterable[Op], returns: Iterable[Value]) -> None:
+        """Set all ops and returned values at once, in time linear in their number.
+
+        For passes that walk the whole func; the verifier checks what they leave.
+        """
+        self._ops = dict.fromkeys(ops)
+        self._order = None
+        self._returns = list(returns)
+        self._users = {}
+        for op in self._ops:
+            self._count(op, +1)
 
     def reorder(self, ops: Sequence[Op]) -> None:
         """Put the same ops into another order; the verifier checks that it is a valid one."""
