@@ -104,9 +104,13 @@ class Remainder(Binary, name="remainder", traits=PURE_POINTWISE):
 
 
 class Pow(Binary, name="pow", traits=PURE_POINTWISE):
-    """``lhs ** rhs``."""
+    """``lhs ** rhs``. A 0-d exponent acts as a number: torch computes small powers by products."""
 
-    reference = staticmethod(torch.pow)
+    @staticmethod
+    def reference(lhs: Tensor, rhs: Tensor) -> Tensor:
+        if rhs.dim() or not lhs.dim():
+            return torch.pow(lhs, rhs)
+        return torch.pow(lhs.to(torch.result_type(lhs, rhs)), rhs.item())
 
 
 class Maximum(Binary, name="maximum", traits=PURE_POINTWISE):
