@@ -14,7 +14,7 @@ from fuseline.codegen.kernel import KernelTemplate
 from fuseline.ir.core import Func, Op, Value
 from fuseline.ir.layout import LayoutMap
 from fuseline.ir.ops.fused import Copy
-from fuseline.ir.types import Dim, dim
+from fuseline.ir.types import Dim, dim, symbol
 
 OpT = TypeVar("OpT", bound=Op)
 
@@ -65,6 +65,9 @@ class Refusal:
 
 Lowered: TypeAlias = "Sequence[Launch] | NeedDense | Refusal"
 Lowering: TypeAlias = Callable[[Any, LayoutMap], Lowered]
+
+WORKERS = symbol("num_workers")
+"""In scratch sizes: the most workers that a launch may have."""
 
 LOWERINGS: dict[type[Op], Lowering] = {}
 """The lowering of each op class for target cpu; filled by `lowers`."""

@@ -6,13 +6,23 @@ import threading
 from collections import OrderedDict
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import TypeAlias
+from typing import TypeAlias, cast
 
 import torch
 from torch import Tensor
 
 from fuseline import errors
-from fuseline.runtime.plan import ArgSpec, Evaluator, Expr, HostStep, NativeStep, Plan, View
+from fuseline.runtime.native import ArgumentSpec, Launch, Piece, Runner, Signature
+from fuseline.runtime.plan import (
+    WORKERS,
+    ArgSpec,
+    Evaluator,
+    Expr,
+    HostStep,
+    NativeStep,
+    Plan,
+    View,
+)
 
 Argument: TypeAlias = "Tensor | int"
 
@@ -25,24 +35,6 @@ SERIAL_WORK = 400_000
 
 
 @dataclass(frozen=True)
-class Call:
-    """One launch with all numbers known: buffers are slots and byte offsets (slot -1: null)."""
-
-    symbol: str
-    buffers: tuple[tuple[int, int], ...]
-    dims: tuple[int, ...]
-    width: int
-    label: str = ""
-
-
-Piece: TypeAlias = Callable[[Sequence["Tensor | None"]], None]
-"""Runs a list of calls on the tensors of the slots."""
-
-MakePiece: TypeAlias = Callable[[Sequence[Call], int], Piece]
-"""Prepares calls on so many slots; made by `fuseline.runtime.native`."""
-
-
-@dataclass(frozen=True)
 class _BoundView:
     buffer: int
     offset: int
@@ -52,11 +44,11 @@ class _BoundView:
 
     def on(self, tensor: Tensor) -> Tensor:
         """This view of the tensor that holds the buffer."""
-        if tensor.dtype == self.dtype and tensor.shape == self.shape and not self.offset:
-            if tensor.stride() == self.strides:
-                return tensor
+        same = tensor.dtype == self.dtype and tensor.shape == self.shape and not self.offset
+        if same and tensor.stride() == self.strides:
+            return tensor
         flat = tensor if tensor.dtype == self.dtype else tensor.view(self.dtype)
-        start = tensor.storage_offset() * tensor.element_size() + self.offset
+        start = int(tensor.storage_offset()) * tensor.element_size() + self.offset
         return flat.as_strided(self.shape, self.strides, start // self.dtype.itemsize)
 
 
@@ -84,21 +76,31 @@ class Program:
 
     Args:
         plan: what to run.
-        make_piece: prepares native calls; see `MakePiece`.
+        runner: runs native steps; None where the plan has none.
+        addresses: of the kernels, by symbol.
         threads: most workers that a step may use.
 
     """
 
-    def __init__(self, plan: Plan, make_piece: MakePiece, *, threads: int = 1) -> None:
+    def __init__(
+        self,
+        plan: Plan,
+        runner: Runner | None = None,
+        addresses: Mapping[str, int] | None = None,
+        *,
+        threads: int = 1,
+    ) -> None:
         self.plan = plan
         self.threads = threads
-        self._make_piece = make_piece
+        self.signature = _signature(plan, runner)
+        self._runner = runner
+        self._addresses = addresses or {}
         self._evaluate = Evaluator(plan)
         self._bound: OrderedDict[tuple[int, ...], _Bound] = OrderedDict()
         self._lock = threading.Lock()
         self._arena = torch.empty(0, dtype=torch.uint8)
-        self._sources = tuple(plan.symbols.values())
         self._arena_slot = len(plan.buffers)
+        self._args = tuple((i, b.arg) for i, b in enumerate(plan.buffers) if b.kind == "arg")
 
     @property
     def arena_bytes(self) -> int:
@@ -106,41 +108,33 @@ class Program:
         return self._arena.numel()
 
     def __call__(self, arguments: Sequence[Argument]) -> list[Tensor | int]:
-        """Run the plan; arguments in the plan's order, buffers written in place."""
-        if len(arguments) != len(self.plan.args):
-            raise errors.ARGUMENT_COUNT.error(
-                found=f"{len(arguments)} arguments", expected=str(len(self.plan.args))
-            )
-        key = tuple(_read_symbol(arguments[arg], axis) for arg, axis in self._sources)
-        with self._lock, torch.no_grad():
-            bound = self._bound.get(key) or self._bind(key)
-            return self._run(bound, arguments)
-
-    def check(self, arguments: Sequence[Argument]) -> None:
-        """Check arguments against the plan, where nobody has done so yet.
+        """Run the plan; arguments in the plan's order, buffers written in place.
 
         Raises:
-            InputError: a dtype, device, rank or extent differs, or a size is out of range.
+            InputError: FL0901 to FL0903, for arguments that the plan was not made for.
 
         """
-        key = [_read_symbol(arguments[arg], axis) for arg, axis in self._sources]
-        binding = dict(zip(self.plan.symbols, key, strict=True))
-        for name, (lo, hi) in self.plan.ranges.items():
-            if name in binding and not (
-                lo <= binding[name] and (hi is None or binding[name] <= hi)
-            ):
-                raise errors.SIZE_OUT_OF_RANGE.error(
-                    name, found=str(binding[name]), expected=f"{lo}..{'' if hi is None else hi}"
-                )
-        value = self._evaluate(binding)
-        for spec, actual in zip(self.plan.args, arguments, strict=True):
-            _check_argument(spec, actual, value)
+        given = arguments if isinstance(arguments, (list, tuple)) else list(arguments)
+        key = self.signature.match(given)
+        if isinstance(key, int):
+            raise self._mismatch(given, key)
+        with self._lock, torch.no_grad():
+            bound = self._bound.get(key) or self._bind(key)
+            return self._run(bound, given)
+
+    def _mismatch(self, given: Sequence[Argument], number: int) -> errors.FuselineError:
+        wrong = self.signature.mismatch(given, number)
+        if len(given) != len(self.plan.args):
+            return errors.ARGUMENT_COUNT.error(found=wrong.found, expected=wrong.expected)
+        return errors.ARGUMENT_MISMATCH.error(
+            wrong.argument, found=wrong.found, expected=wrong.expected
+        )
 
     # -- binding ------------------------------------------------------------------------------
 
     def _bind(self, key: tuple[int, ...]) -> _Bound:
         binding = dict(zip(self.plan.symbols, key, strict=True))
-        value = self._evaluate(binding)
+        value = self._evaluate(binding | {WORKERS: self.threads})
         places, arena = self._lay_out(value)
         bound = _Bound(
             binding,
@@ -176,12 +170,14 @@ class Program:
         self, value: Callable[[Expr], int], places: Mapping[int, int]
     ) -> list[Piece | _BoundHost]:
         segments: list[Piece | _BoundHost] = []
-        calls: list[Call] = []
+        calls: list[Launch] = []
         slots = len(self.plan.buffers) + 1
 
         def close() -> None:
             if calls:
-                segments.append(self._make_piece(list(calls), slots))
+                assert self._runner is not None, "a plan with native steps comes with a runner"
+                piece = self._runner.piece(list(calls), slots=slots, threads=self.threads)
+                segments.append(piece)
                 calls.clear()
 
         for step in self.plan.steps:
@@ -202,7 +198,7 @@ class Program:
 
     def _call(
         self, step: NativeStep, value: Callable[[Expr], int], places: Mapping[int, int]
-    ) -> Call:
+    ) -> Launch:
         buffers: list[tuple[int, int]] = []
         for buffer, offset in step.buffers:
             if buffer in places:
@@ -210,7 +206,13 @@ class Program:
             else:
                 buffers.append((buffer, value(offset)))
         width = max(1, min(self.threads, value(step.work) // SERIAL_WORK))
-        return Call(step.symbol, tuple(buffers), tuple(map(value, step.dims)), width, step.label)
+        return Launch(
+            self._addresses[step.symbol],
+            tuple(buffers),
+            tuple(map(value, step.dims)),
+            width,
+            label=f"{step.label} {step.symbol}",
+        )
 
     # -- running ------------------------------------------------------------------------------
 
@@ -219,10 +221,8 @@ class Program:
             self._arena = _aligned(bound.arena)
         slots: list[Tensor | None] = [None] * (self._arena_slot + 1)
         slots[self._arena_slot] = self._arena
-        for number, buffer in enumerate(self.plan.buffers):
-            if buffer.kind == "arg":
-                argument = arguments[buffer.arg]
-                slots[number] = argument if isinstance(argument, Tensor) else None
+        for number, arg in self._args:
+            slots[number] = cast("Tensor", arguments[arg])
         for number, nbytes, dtype in bound.outputs:
             slots[number] = torch.empty(nbytes // dtype.itemsize, dtype=dtype)
         for segment in bound.segments:
@@ -264,8 +264,32 @@ def _aligned(nbytes: int) -> Tensor:
     return torch.empty(nbytes, dtype=torch.uint8)
 
 
-def _read_symbol(argument: Argument, axis: int) -> int:
-    return int(argument) if axis < 0 else int(argument.shape[axis])  # type: ignore[union-attr]
+def _signature(plan: Plan, runner: Runner | None) -> Signature:
+    """The check of a call: sizes that are numbers or symbols are held to, composite ones are not.
+
+    A composite size, such as ``2*S``, follows from its symbols; whoever captured the program has
+    guarded it.
+    """
+    known = set(plan.symbols)
+    arguments = [_argument(spec, known) for spec in plan.args]
+    ranges = {name: plan.ranges.get(name, (0, None)) for name in plan.symbols}
+    if runner is None:
+        return Signature(arguments, ranges)
+    return runner.signature(arguments, ranges)
+
+
+def _argument(spec: ArgSpec, known: set[str]) -> ArgumentSpec:
+    def size(expr: Expr) -> int | str | None:
+        return expr if isinstance(expr, int) or expr in known else None
+
+    if spec.kind == "int":
+        return ArgumentSpec(spec.name, None, value=size(spec.value))
+    return ArgumentSpec(
+        spec.name,
+        spec.dtype,
+        tuple(map(size, spec.shape)),
+        tuple(map(size, spec.strides)),
+    )
 
 
 def _applies(step: NativeStep, value: Callable[[Expr], int]) -> bool:
@@ -283,16 +307,3 @@ def _bind_view(view: View, value: Callable[[Expr], int]) -> _BoundView:
         tuple(map(value, view.shape)),
         tuple(map(value, view.strides)),
     )
-
-
-def _check_argument(spec: ArgSpec, actual: Argument, value: Callable[[Expr], int]) -> None:
-    shape = tuple(map(value, spec.shape))
-    expected = f"int {value(spec.value)}"
-    if spec.kind == "tensor":
-        expected = f"{spec.dtype} {list(shape)} on cpu"
-    if isinstance(actual, Tensor):
-        found = f"{actual.dtype} {list(actual.shape)} on {actual.device}"
-    else:
-        found = f"int {actual}"
-    if found != expected:
-        raise errors.ARGUMENT_MISMATCH.error(spec.name, found=found, expected=expected)

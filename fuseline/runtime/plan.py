@@ -18,6 +18,9 @@ from torch import Tensor
 Expr: TypeAlias = "int | str"
 """An integer, or a Python expression over symbol names (``Max`` and ``Min`` may be called)."""
 
+WORKERS = "num_workers"
+"""A symbol that every plan may use: the most workers that a step may have."""
+
 BufferKind: TypeAlias = Literal["arg", "temp", "output", "host"]
 
 
@@ -155,7 +158,7 @@ class Evaluator:
         self.texts = plan.expressions()
         for text in self.texts:
             _check(text)
-        self.names = list(plan.symbols)
+        self.names = [*plan.symbols, WORKERS]
         source = f"lambda {', '.join(self.names)}: [{', '.join(self.texts)}]"
         self._function: Callable[..., list[int]] = eval(
             compile(source, "<plan>", "eval"), {"__builtins__": {}, "Max": max, "Min": min}
