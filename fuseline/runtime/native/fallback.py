@@ -1,0 +1,43 @@
+"""What ``binding.cpp`` does, in Python: for an interpreter without headers, or an older torch."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from torch import Tensor
+
+from fuseline.runtime.native.piece import Run
+from fuseline.runtime.native.structures import Functions
+
+
+def run_by_ctypes(functions: Functions) -> Run:
+    """The `Run` that reads tensors with ``data_ptr``."""
+
+    def run(address: int, tensors: Sequence[Tensor | None]) -> bool:
+        _refuse_other_sequences(tensors)
+        if functions.piece_begin(address):
+            return False
+        try:
+            for slot, tensor in enumerate(tensors):
+                if tensor is not None and functions.piece_uses(address, slot):
+                    functions.piece_set(address, slot, _memory(tensor, slot))
+            functions.piece_go(address)
+        finally:
+            functions.piece_end(address)
+        return True
+
+    return run
+
+
+def _refuse_other_sequences(tensors: object) -> None:
+    if not isinstance(tensors, list | tuple):
+        raise TypeError(f"expected a list or a tuple, not {type(tensors).__name__}")
+
+
+def _memory(tensor: object, slot: int) -> int:
+    if isinstance(tensor, Tensor) and tensor.device.type == "cpu":
+        try:
+            return tensor.data_ptr()
+        except RuntimeError:
+            pass  # it has no memory
+    raise TypeError(f"slot {slot}: expected a tensor on the CPU, not {type(tensor)}")

@@ -1,0 +1,126 @@
+"""Builds and loads the runner and its binding to Python, and makes pieces and signatures."""
+
+from __future__ import annotations
+
+import ctypes
+import logging
+import sys
+import sysconfig
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from functools import cache as memo
+from importlib.machinery import ExtensionFileLoader
+from importlib.resources import files
+from importlib.util import module_from_spec, spec_from_loader
+from typing import Literal, Protocol, cast
+
+import torch
+
+from fuseline import _torch
+from fuseline.errors import BuildError
+from fuseline.runtime.build import KernelSource, build_piece
+from fuseline.runtime.cache import Cache
+from fuseline.runtime.native.fallback import run_by_ctypes
+from fuseline.runtime.native.piece import Launch, Piece, Run
+from fuseline.runtime.native.signature import ArgumentSpec, NativeSignature, Signature
+from fuseline.runtime.native.structures import Functions, TeamStructure
+from fuseline.runtime.toolchain import Toolchain, python_include
+
+logger = logging.getLogger(__name__)
+
+ABI = "fuseline_abi.h"
+BINDING = "fuseline_binding"
+
+
+class _Binding(Protocol):
+    """The module that ``binding.cpp`` makes."""
+
+    Signature: NativeSignature
+    run: Run
+
+    def connect(self, tensor_type: type, exchange: object, *functions: int) -> bool: ...
+
+
+@dataclass(frozen=True)
+class Runner:
+    """The loaded runner; `binding` tells how it is entered."""
+
+    binding: Literal["extension", "ctypes"]
+    functions: Functions
+    run: Run
+    matcher: NativeSignature | None
+
+    @classmethod
+    def open(cls, cache: Cache, toolchain: Toolchain, *, extension: bool = True) -> Runner:
+        """Build what is not in the cache, and load it. Without `extension`, or where it cannot be
+        built, calls go through ctypes.
+
+        Raises:
+            BuildError: the runner itself cannot be built or loaded.
+        """
+        functions = _functions(cache, toolchain)
+        binding = _binding(cache, toolchain, functions) if extension else None
+        if binding is None:
+            return cls("ctypes", functions, run_by_ctypes(functions), None)
+        return cls("extension", functions, binding.run, binding.Signature)
+
+    def piece(self, launches: Sequence[Launch], *, slots: int, threads: int = 1) -> Piece:
+        """A piece on so many slots, run by at most so many threads (64 at the most)."""
+        return Piece(
+            *(self.functions, self.run, launches),
+            slots=slots,
+            threads=threads,
+            sgemm=_torch.sgemm_address(),
+        )
+
+    def signature(
+        self,
+        arguments: Sequence[ArgumentSpec],
+        symbols: Mapping[str, tuple[int, int | None]] | None = None,
+    ) -> Signature:
+        """What a call takes; see `Signature`."""
+        return Signature(arguments, symbols or {}, self.matcher)
+
+
+@memo
+def _functions(cache: Cache, toolchain: Toolchain) -> Functions:
+    source = KernelSource("fuseline_runner", _text("runner.cpp"), headers={ABI: _text(ABI)})
+    functions = Functions.of(build_piece(cache, toolchain, [source]))
+    functions.use_team(ctypes.byref(TeamStructure(*_torch.openmp_addresses())))
+    return functions
+
+
+@memo
+def _binding(cache: Cache, toolchain: Toolchain, functions: Functions) -> _Binding | None:
+    """The extension module, None where it cannot be had."""
+    include, exchange = python_include(), _torch.dlpack_exchange()
+    if include is None or exchange is None:
+        missing = "Python.h" if include is None else "torch.Tensor.__dlpack_c_exchange_api__"
+        logger.info("no %s: native code is entered through ctypes", missing)
+        return None
+    source = KernelSource(
+        BINDING,
+        _text("binding.cpp"),
+        headers={ABI: _text(ABI)},
+        include=(include,),
+        identity=f"{sys.implementation.cache_tag} {sysconfig.get_config_var('SOABI')}",
+    )
+    try:
+        library = build_piece(cache, toolchain, [source])
+    except BuildError as error:
+        logger.warning("%s; native code is entered through ctypes", error)
+        return None
+    loader = ExtensionFileLoader(BINDING, str(library.path))
+    spec = spec_from_loader(BINDING, loader)
+    assert spec is not None, "a loader was given"
+    binding = cast("_Binding", module_from_spec(spec))
+    names = ("piece_set", "piece_uses", "piece_begin", "piece_go", "piece_end")
+    addresses = [functions.addresses[name] for name in names]
+    if not binding.connect(torch.Tensor, exchange, *addresses):
+        logger.info("unknown DLPack exchange table: native code is entered through ctypes")
+        return None
+    return binding
+
+
+def _text(name: str) -> str:
+    return files("fuseline.runtime.native").joinpath(name).read_text()

@@ -1,0 +1,95 @@
+"""The structures of ``fuseline_abi.h`` for ctypes, and the functions of the runner."""
+
+from __future__ import annotations
+
+import ctypes
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from fuseline.runtime.build import Library
+
+
+class HostStructure(ctypes.Structure):
+    """``fl_host``: the functions that kernels may call."""
+
+    _fields_ = [("sgemm", ctypes.c_void_p)]
+
+
+class StepStructure(ctypes.Structure):
+    """``fl_step``: one launch."""
+
+    _fields_ = [
+        ("fn", ctypes.c_void_p),
+        ("buf", ctypes.c_int32),
+        ("dim", ctypes.c_int32),
+        ("width", ctypes.c_int32),
+        ("independent", ctypes.c_int32),
+    ]
+
+
+class RefStructure(ctypes.Structure):
+    """``fl_ref``: a byte offset in the memory of a slot."""
+
+    _fields_ = [("offset", ctypes.c_int64), ("slot", ctypes.c_int32), ("unused", ctypes.c_int32)]
+
+
+class TimeStructure(ctypes.Structure):
+    """``fl_time``: what a step took, in nanoseconds."""
+
+    _fields_ = [("busy", ctypes.c_uint64), ("wall", ctypes.c_uint64)]
+
+
+class TeamStructure(ctypes.Structure):
+    """``fl_team``: the entry points of the OpenMP runtime."""
+
+    _fields_ = [
+        ("parallel", ctypes.c_void_p),
+        ("thread_num", ctypes.c_void_p),
+        ("in_parallel", ctypes.c_void_p),
+    ]
+
+
+_INT, _POINTER, _LONG = ctypes.c_int32, ctypes.c_void_p, ctypes.c_uint64
+
+# Only `piece_go` takes long enough to be worth giving up the interpreter lock for.
+_PROTOTYPES = {
+    "use_team": ctypes.PYFUNCTYPE(None, _POINTER),
+    "piece_new": ctypes.PYFUNCTYPE(
+        *(_POINTER, _POINTER, _INT, _POINTER, _INT, _POINTER, _INT),
+        *(_INT, _POINTER, _INT),
+    ),
+    "piece_free": ctypes.PYFUNCTYPE(None, _POINTER),
+    "piece_set": ctypes.PYFUNCTYPE(None, _POINTER, _INT, _POINTER),
+    "piece_uses": ctypes.PYFUNCTYPE(_INT, _POINTER, _INT),
+    "piece_rebind": ctypes.PYFUNCTYPE(None, _POINTER, _POINTER, _POINTER, _POINTER, _INT),
+    "piece_begin": ctypes.PYFUNCTYPE(_INT, _POINTER),
+    "piece_go": ctypes.CFUNCTYPE(None, _POINTER),
+    "piece_end": ctypes.PYFUNCTYPE(None, _POINTER),
+    "piece_profile": ctypes.PYFUNCTYPE(None, _POINTER, _INT),
+    "piece_times": ctypes.PYFUNCTYPE(_LONG, _POINTER, _POINTER),
+}
+
+
+@dataclass(frozen=True, eq=False)
+class Functions:
+    """The runner's functions, each with its address under its name in `addresses`."""
+
+    addresses: dict[str, int]
+    use_team: Callable[[object], None]
+    piece_new: Callable[..., int | None]
+    piece_free: Callable[[int], None]
+    piece_set: Callable[[int, int, int], None]
+    piece_uses: Callable[[int, int], int]
+    piece_rebind: Callable[[int, object, object, object, int], None]
+    piece_begin: Callable[[int], int]
+    piece_go: Callable[[int], None]
+    piece_end: Callable[[int], None]
+    piece_profile: Callable[[int, int], None]
+    piece_times: Callable[[int, object], int]
+
+    @classmethod
+    def of(cls, library: Library) -> Functions:
+        """Those of the loaded runner."""
+        addresses = {name: library.address(f"fl_{name}") for name in _PROTOTYPES}
+        calls = {name: prototype(addresses[name]) for name, prototype in _PROTOTYPES.items()}
+        return cls(addresses, **calls)
