@@ -7,10 +7,12 @@ number. The rest of the package calls what this module exports and keeps to torc
 from __future__ import annotations
 
 import contextlib
+import ctypes
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from functools import lru_cache
+from pathlib import Path
 from typing import Any, Protocol, TypeAlias, cast
 
 import sympy
@@ -265,3 +267,39 @@ def dispatching(handler: Callable[[Any, tuple[Any, ...], dict[str, Any]], Any]) 
             return handler(func, args, kwargs or {})
 
     return Mode()
+
+
+# -- native code ----------------------------------------------------------------------------------
+
+
+def dlpack_exchange() -> object | None:
+    """The capsule of torch's DLPack exchange table; None in a torch that has none."""
+    return getattr(Tensor, "__dlpack_c_exchange_api__", None)
+
+
+@lru_cache(maxsize=1)
+def sgemm_address() -> int:
+    """The address of the Fortran ``sgemm`` in libtorch_cpu; 0 if it shows none."""
+    library = Path(torch.__file__).parent / "lib" / "libtorch_cpu.so"
+    return _address_in(str(library), "sgemm_")
+
+
+@lru_cache(maxsize=1)
+def openmp_addresses() -> tuple[int, int, int]:
+    """``GOMP_parallel``, ``omp_get_thread_num`` and ``omp_in_parallel`` of the runtime that torch
+    has loaded; zeros if one of them is missing.
+    """
+    names = ("GOMP_parallel", "omp_get_thread_num", "omp_in_parallel")
+    for library in (None, "libgomp.so.1"):
+        parallel, number, inside = (_address_in(library, name) for name in names)
+        if parallel and number and inside:
+            return parallel, number, inside
+    return 0, 0, 0
+
+
+def _address_in(library: str | None, symbol: str) -> int:
+    try:
+        function = getattr(ctypes.CDLL(library), symbol)
+    except (OSError, AttributeError):
+        return 0
+    return ctypes.cast(function, ctypes.c_void_p).value or 0
