@@ -4,14 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 
-from fuseline.ir.core import Func, Op, Value
+from fuseline.ir.core import Func, Op, Trait, Value
+from fuseline.ir.types import BufferType
 
 
 def depends(func: Func, values: Iterable[Value], on: Iterable[Op]) -> bool:
-    """Whether any of ``values`` is made by an op of ``on``, or by one that reads such a result.
+    """Whether any of ``values`` is made by an op of ``on``, or by one that needs such a result.
 
-    Looks only at ops from the first one of ``on`` on: program order is a valid order, so what comes
-    before cannot depend on it.
+    A read of a buffer needs the earlier writes of it. Looks only at ops from the first one of
+    ``on`` on: program order is a valid order, so what comes before cannot depend on it.
     """
     targets = set(on)
     if not targets:
@@ -24,11 +25,21 @@ def depends(func: Func, values: Iterable[Value], on: Iterable[Op]) -> bool:
         op = stack.pop()
         if op in targets:
             return True
-        if op in seen or place.get(op, -1) < first:
+        if op in seen or place.get(op, first) < first:
             continue
         seen.add(op)
         stack += [v.owner for v in op.operands if v.owner is not None]
+        if op in place:
+            stack += [w for w in _writers(func, op) if place[w] < place[op]]
     return False
+
+
+def _writers(func: Func, op: Op) -> list[Op]:
+    """The ops that write a buffer which this one reads or writes."""
+    if not (op.has(Trait.READS) or op.has(Trait.WRITES)):
+        return []
+    buffers = [v for v in op.operands if isinstance(v.type, BufferType)]
+    return [w for b in buffers for w in func.users(b) if w.has(Trait.WRITES)]
 
 
 def maker(value: Value) -> str:

@@ -231,7 +231,8 @@ def apply(rewrite: Rewrite[Any], root: Op, outcome: Replacement, run: Run) -> No
         replace_values=change.values,
         erase=change.erase,
     )
-    dead = erase_dead(func, [v.owner for v in change.values if v.owner is not None])
+    freed = [*change.values, *(v for op in change.erase for v in op.operands)]
+    dead = erase_dead(func, [v.owner for v in freed if v.owner is not None])
     removed = [*change.erase, *dead]
     if not _in_order(func, new):
         func.reorder(schedule(func))

@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 from fuseline.passes.fuse_add_rms_norm import FuseAddRmsNorm
+from fuseline.passes.fuse_cache_write import FuseCacheWrite
 from fuseline.passes.fuse_gated_mlp import FuseGatedMlp
 from fuseline.passes.fuse_linear_add import FuseLinearAdd
+from fuseline.passes.fuse_qk_norm import FuseQkNorm
+from fuseline.passes.fuse_qk_rope import FuseQkRope
 from fuseline.passes.merge_linears import MergeLinears
 from fuseline.passes.rewrite import Pass
 
@@ -19,4 +22,7 @@ def default_pipeline() -> list[Pass]:
         MergeLinears(),
         FuseLinearAdd(),
         FuseAddRmsNorm(),
+        FuseQkNorm(),
+        FuseQkRope(),
+        FuseCacheWrite(),
     ]

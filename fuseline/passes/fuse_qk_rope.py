@@ -1,0 +1,45 @@
+"""Rotate the q and k of one attention in one op, where neither has a norm."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from fuseline.ir.core import Func, Op
+from fuseline.ir.ops.matmul import Sdpa
+from fuseline.ir.ops.raised import Attention
+from fuseline.passes.fuse_qk_norm import chains, join
+from fuseline.passes.rewrite import NoMatch, Replace, Rewrite
+
+
+@dataclass(frozen=True)
+class FuseQkRope(Rewrite[Op], root=(Attention, Sdpa), pattern="rope"):
+    """Join the rotations of one attention's q and k; with norms it is ``fuse-qk-norm``'s.
+
+    Before:
+        func @f(%q: f32[2, 4, S, 8], %k: f32[2, 2, S, 8], %v: f32[2, 2, S, 8],
+                %cos: f32[2, S, 8], %sin: f32[2, S, 8]) {
+          %c = reshape %cos {shape = (2, 1, S, 8)}
+          %s = reshape %sin {shape = (2, 1, S, 8)}
+          %qr = rope %q, %c, %s {width = 8, style = "interleaved"}
+          %kr = rope %k, %c, %s {width = 8, style = "interleaved"}
+          %y = attention %qr, %kr, %v {scale = 0.35, causal = true}
+          return %y
+        }
+    After:
+        func @f(%q: f32[2, 4, S, 8], %k: f32[2, 2, S, 8], %v: f32[2, 2, S, 8],
+                %cos: f32[2, S, 8], %sin: f32[2, S, 8]) {
+          %qt = permute %q {dims = (0, 2, 1, 3)}
+          %kt = permute %k {dims = (0, 2, 1, 3)}
+          %qr, %kr = qk_norm_rope %qt, %kt, _, _, _, _, %cos, %sin {
+            norm = "none", width = 8, style = "interleaved"
+          }
+          %y = attention %qr, %kr, %v {scale = 0.35, causal = true}
+          return %y
+        }
+    """
+
+    def rewrite(self, op: Op, func: Func) -> Replace | NoMatch | None:
+        q, k = chains(op, func)
+        if q.norm is not None or k.norm is not None or not (q.steps or k.steps):
+            return None
+        return join(func, q, k)

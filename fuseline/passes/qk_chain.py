@@ -1,0 +1,195 @@
+"""The chain of norm and rotation that makes the q or k operand of an attention op, read backwards.
+
+Reshapes keep the row-major order of the elements and a permute ``(0, 2, 1, 3)`` swaps heads and
+tokens, so the walk needs to know only one thing of the values between: whether heads or tokens
+come first. Shapes such as ``[B * S, H, D]`` are no special cases then.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import Literal, TypeAlias
+
+from fuseline.ir.core import Func, Op, Value
+from fuseline.ir.ops.buffer import IndexWrite, Read, SliceWrite
+from fuseline.ir.ops.index import IndexCopy, SliceScatter
+from fuseline.ir.ops.raised import LayerNorm, RmsNorm, Rope
+from fuseline.ir.ops.view import Concat, Expand, Permute, Reshape
+from fuseline.ir.types import Dim, dim
+from fuseline.passes.dependence import maker
+
+Order: TypeAlias = Literal["bshd", "bhsd"]
+Norm: TypeAlias = "RmsNorm | LayerNorm"
+
+SWAP = (0, 2, 1, 3)
+
+
+@dataclass
+class Chain:
+    """What lies between a projection and the attention operand ``out`` ``[B, H, S, D]``.
+
+    ``source`` is what the first of ``steps`` (norm and rope, in program order) reads, with its
+    elements in ``order``; ``between`` are the values that would no longer exist if the chain were
+    one op.
+    """
+
+    out: Value
+    source: Value
+    order: Order = "bhsd"
+    steps: list[Norm | Rope] = field(default_factory=list["Norm | Rope"])
+    orders: dict[Op, Order] = field(default_factory=dict[Op, "Order"])
+    between: list[Value] = field(default_factory=list[Value])
+
+    @property
+    def norm(self) -> Norm | None:
+        """The norm, where there is one."""
+        return next((s for s in self.steps if isinstance(s, (RmsNorm, LayerNorm))), None)
+
+    @property
+    def rope(self) -> Rope | None:
+        """The rotation, where there is one."""
+        return next((s for s in self.steps if isinstance(s, Rope)), None)
+
+    @property
+    def orders_coincide(self) -> bool:
+        """Whether heads before tokens and tokens before heads are the same order of elements."""
+        return 1 in self.out.shape[1:3]
+
+    @property
+    def scope(self) -> Literal["head", "row"] | None:
+        """What the norm runs over: a head, all heads of a token, or neither."""
+        norm = self.norm
+        if norm is None:
+            return None
+        _, heads, _, width = self.out.shape
+        if norm.x.shape[-1] == width:
+            return "head"
+        by_token = self.orders[norm] == "bshd" or self.orders_coincide
+        return "row" if by_token and norm.x.shape[-1] == dim(heads * width) else None
+
+    def describe(self) -> str:
+        """What is done to the operand, for reasons."""
+        words = ["rotated" if isinstance(s, Rope) else "normalised" for s in self.steps]
+        return " and ".join(words) or f"plain (from {maker(self.source)})"
+
+    def by_token(self) -> Value:
+        """The source as ``[B, S, H, D]``, by view ops that are not yet in the func."""
+        b, h, s, d = self.out.shape
+        if self.order == "bshd" or self.orders_coincide:
+            return reshaped(self.source, (b, s, h, d))
+        return Permute(reshaped(self.source, (b, h, s, d)), dims=SWAP).y
+
+
+def reshaped(value: Value, shape: tuple[Dim, ...]) -> Value:
+    """The value under another shape, by at most one reshape of what it is a reshape of."""
+    while value.shape != shape and isinstance(value.owner, Reshape):
+        value = value.owner.x
+    return value if value.shape == shape else Reshape(value, shape=shape).y
+
+
+def trace(out: Value) -> Chain:
+    """Walk back from an attention operand as far as norm, rotation and views go."""
+    chain = Chain(out, out)
+    current, order, passed = out, chain.order, list[Value]()
+    while True:
+        match current.owner:
+            case Permute(dims=dims) as op if dims == SWAP:
+                order = "bshd" if order == "bhsd" else "bhsd"
+            case Reshape() as op:
+                pass
+            case RmsNorm() | LayerNorm() as op if chain.norm is None:
+                chain.steps.insert(0, op)
+            case Rope() as op if chain.rope is None:
+                chain.steps.insert(0, op)
+            case _:
+                return _ended(chain, current, order)
+        passed.append(current)
+        current = op.x
+        if chain.steps and chain.steps[0] is op:
+            chain.orders[op] = order
+            chain.source, chain.order = current, order
+            chain.between += passed
+            passed = []
+
+
+def _ended(chain: Chain, last: Value, order: Order) -> Chain:
+    """Where the walk ended at a value that is ``[B, S, H, D]`` already, start there."""
+    chain.between = [v for v in chain.between if v is not chain.out]
+    if chain.out.tensor.rank != 4 or order != "bshd":
+        return chain
+    b, h, s, d = chain.out.shape
+    if last.shape == (b, s, h, d):
+        chain.source, chain.order = last, order
+    return chain
+
+
+def written_key(func: Func, k: Value) -> Value:
+    """The keys of this step: what was last written to the cache that ``k`` reads, else ``k``."""
+    match k.owner:
+        case Read(buffer=buffer) as read:
+            place = {op: i for i, op in enumerate(func.ops)}
+            writes = [w for w in func.users(buffer) if isinstance(w, (IndexWrite, SliceWrite))]
+            earlier = [w for w in writes if place[w] < place[read]]
+            return max(earlier, key=place.__getitem__).src if earlier else k
+        case IndexCopy(src=src) | SliceScatter(src=src):
+            return src
+        case Concat(xs=xs):
+            return xs[-1]
+        case _:
+            return k
+
+
+@dataclass(frozen=True)
+class Table:
+    """A cos or sin table and the shape ``[B, S, W]`` or ``[1, S, W]`` that it is to have."""
+
+    base: Value
+    shape: tuple[Dim, ...]
+    expand: bool = False
+
+    def value(self) -> Value:
+        """The table in that shape, by view ops that are not yet in the func."""
+        if self.base.shape == self.shape:
+            return self.base
+        if not self.expand:
+            return Reshape(self.base, shape=self.shape).y
+        one = Reshape(self.base, shape=(self.shape[0], 1, self.shape[2])).y
+        return Expand(one, shape=self.shape).y
+
+
+def table(chain: Chain, value: Value) -> Table | str:
+    """Bring a table that broadcasts against what is rotated to ``[B|1, S, W]``, or say why not."""
+    rope = chain.rope
+    assert rope is not None, "only a rotation has tables"
+    b, h, s, d = chain.out.shape
+    width = value.shape[-1]
+    x, order = rope.x.shape, chain.orders[rope]
+    flat = order == "bshd" and x == (dim(b * s), h, d)
+    if flat and _aligned(value.shape, 3)[:2] == (dim(b * s), 1):
+        return Table(_peeled(value, (b, s, width)), (b, s, width))
+    both = chain.orders_coincide
+    if x == (b, s, h, d) and (order == "bshd" or both):
+        batch, tokens, heads, _ = _aligned(value.shape, 4)
+    elif x == (b, h, s, d) and (order == "bhsd" or both):
+        batch, heads, tokens, _ = _aligned(value.shape, 4)
+    else:
+        return f"the rotated value is {rope.x.type}, not four dims with heads and tokens"
+    if heads != 1:
+        return f"the tables {value.type} differ by head"
+    if batch not in (1, b) or tokens not in (1, s):
+        return f"the tables {value.type} do not have one row a token"
+    shape = (batch, s, width)
+    return Table(_peeled(value, (batch, tokens, width)), shape, expand=tokens != s)
+
+
+def _aligned(shape: Sequence[Dim], rank: int) -> tuple[Dim, ...]:
+    """The shape with leading ones, as broadcasting reads it."""
+    return (1,) * (rank - len(shape)) + tuple(shape)
+
+
+def _peeled(value: Value, shape: tuple[Dim, ...]) -> Value:
+    """The same elements before reshapes: where they have the shape, else where they come from."""
+    while value.shape != shape and isinstance(value.owner, Reshape):
+        value = value.owner.x
+    return value
