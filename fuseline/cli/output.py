@@ -48,7 +48,7 @@ class Output:
             return
         from rich.console import Console
 
-        with Console(stderr=True).status(text):
+        with Console(file=sys.stderr).status(text):
             yield
 
 

@@ -45,7 +45,7 @@ class Command(Protocol):
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run one command. Returns 0: done; 1: the work failed, or numbers differ; 2: wrong usage."""
-    arguments = _parser().parse_args(argv)
+    arguments = parser().parse_args(argv)
     out = Output(json=arguments.json)
     with warnings.catch_warnings():
         _show_our_warnings(out)
@@ -79,14 +79,15 @@ def _reader_left() -> int:
     return FAILED
 
 
-def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(
+def parser() -> argparse.ArgumentParser:
+    """The parser of the whole command line; each command is imported, none is heavy."""
+    top = argparse.ArgumentParser(
         prog="fuseline",
         description="Compile PyTorch language models, and see what was fused and why.",
         epilog="`fuseline COMMAND --help` shows a command's arguments and an example.",
     )
-    parser.add_argument("--version", action="version", version=f"fuseline {__version__}")
-    commands = parser.add_subparsers(title="commands", metavar="COMMAND", required=True)
+    top.add_argument("--version", action="version", version=f"fuseline {__version__}")
+    commands = top.add_subparsers(title="commands", metavar="COMMAND", required=True)
     for name, summary in COMMANDS.items():
         module = cast("Command", importlib.import_module(f"fuseline.cli.{name}"))
         command = commands.add_parser(
@@ -98,7 +99,7 @@ def _parser() -> argparse.ArgumentParser:
         )
         module.add_arguments(command)
         command.set_defaults(module=module)
-    return parser
+    return top
 
 
 def _show_our_warnings(out: Output) -> None:

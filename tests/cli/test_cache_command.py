@@ -1,0 +1,128 @@
+"""`fuseline cache`: thin over the cache, whose own tests are in tests/runtime/cache."""
+
+from __future__ import annotations
+
+import json
+import os
+import time
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from fuseline.cli import main
+from fuseline.cli.cache import age, bytes_text, size
+from fuseline.runtime.cache import Cache, Entry
+
+Print = pytest.CaptureFixture[str]
+
+
+@pytest.fixture
+def root(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    path = tmp_path / "cache"
+    monkeypatch.setenv("FUSELINE_CACHE_DIR", str(path))
+    return path
+
+
+def put(root: Path, name: str, flags: str, content: bytes = b"code") -> Entry:
+    def build(folder: Path) -> None:
+        (folder / "kernel.o").write_bytes(content)
+
+    return Cache.open(root).get_or_build("kernel", {"name": name, "flags": flags}, build)
+
+
+def answer(capsys: Print) -> Any:
+    return json.loads(capsys.readouterr().out)
+
+
+def test_path(root: Path, capsys: Print) -> None:
+    assert main(["cache", "path"]) == 0
+    assert capsys.readouterr().out == f"{root}\n"
+    assert not root.exists()
+
+
+def test_an_option_wins_over_the_variable(root: Path, tmp_path: Path, capsys: Print) -> None:
+    del root
+    assert main(["cache", "path", "--set", f"cache-dir={tmp_path}/other", "--json"]) == 0
+    assert answer(capsys) == {"path": f"{tmp_path}/other"}
+
+
+def test_list(root: Path, capsys: Print) -> None:
+    entries = [put(root, "row_norm", "-O3"), put(root, "gemv", "-O3", b"x" * 2000)]
+    assert main(["cache", "list"]) == 0
+    assert capsys.readouterr().out == (
+        f"{entries[1].key[:12]}  kernel  gemv      2.0 kB\n"
+        f"{entries[0].key[:12]}  kernel  row_norm  4 B\n"
+        "2 entries, 2.0 kB\n"
+    )
+    assert main(["cache", "list", "--json"]) == 0
+    listed = answer(capsys)
+    assert [e["name"] for e in listed["entries"]] == ["gemv", "row_norm"]
+    assert listed["entries"][0]["bytes"] == 2000
+
+
+def test_verify(root: Path, capsys: Print) -> None:
+    entry = put(root, "gemv", "-O3")
+    assert main(["cache", "verify"]) == 0
+    assert capsys.readouterr().out == "1 entries, 0 damaged\n"
+    entry.file("kernel.o").write_bytes(b"evil")
+    assert main(["cache", "verify", "--json"]) == 1
+    assert [d["code"] for d in answer(capsys)["damaged"]] == ["FL0606"]
+
+
+def test_why(root: Path, capsys: Print) -> None:
+    one, two = put(root, "gemv", "-O3"), put(root, "gemv", "-O2")
+    assert main(["cache", "why", one.key[:10]]) == 0
+    assert capsys.readouterr().out == (
+        f"{one.key[:12]} gemv is not {two.key[:12]} gemv:\n  flags: '-O3' here, '-O2' there\n"
+    )
+    assert main(["cache", "why", "absent"]) == 1
+    assert "FL0607" in capsys.readouterr().err
+
+
+def test_why_of_the_only_one(root: Path, capsys: Print) -> None:
+    one = put(root, "gemv", "-O3")
+    assert main(["cache", "why", "gemv", "--json"]) == 0
+    (said,) = answer(capsys)["entries"]
+    assert (said["key"], said["nearest"], said["differences"]) == (one.key, None, [])
+
+
+def test_prune_by_age_and_by_size(root: Path, capsys: Print) -> None:
+    old = put(root, "old", "-O3")
+    put(root, "new", "-O3", b"x" * 1500)
+    then = time.time() - 3 * 86400
+    os.utime(old.path, (then, then))
+    assert main(["cache", "prune", "--older-than", "2d"]) == 0
+    assert capsys.readouterr().out == "removed 1 entries, 4 B\n"
+    assert main(["cache", "prune", "--max-size", "1K", "--json"]) == 0
+    assert answer(capsys) == {"entries": 1, "bytes": 1500}
+
+
+def test_prune_needs_a_limit(root: Path, capsys: Print) -> None:
+    put(root, "gemv", "-O3")
+    assert main(["cache", "prune"]) == 2
+    assert "FL0103 wrong argument of `cache prune`: found no limit" in capsys.readouterr().err
+
+
+def test_clear(root: Path, capsys: Print) -> None:
+    put(root, "gemv", "-O3")
+    assert main(["cache", "clear"]) == 0
+    assert capsys.readouterr().out == "removed 1 entries, 4 B\n"
+    assert list(Cache.open(root).entries()) == []
+
+
+def test_a_cache_that_is_a_file(root: Path, capsys: Print) -> None:
+    root.write_text("not a directory")
+    assert main(["cache", "list"]) == 1
+    assert "FL0601" in capsys.readouterr().err
+
+
+def test_units() -> None:
+    assert [age("90s"), age("12h"), age("1.5d"), age("7")] == pytest.approx([90, 43200, 129600, 7])
+    assert [size("500"), size("2G"), size("1.5mb")] == [500, 2 << 30, 3 << 19]
+    assert [bytes_text(n) for n in (5, 1500, 2_500_000, 7_000_000_000)] == [
+        "5 B",
+        "1.5 kB",
+        "2.5 MB",
+        "7.0 GB",
+    ]
