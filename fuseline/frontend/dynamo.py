@@ -69,9 +69,7 @@ def convert_functional(
     _write_back(graph, written)
     placeholders = [n for n in graph.graph.nodes if n.op == "placeholder"]
     fakes = [value_of(n) for n in placeholders]
-    fresh = [
-        Source(s.name, s.kind, f, s.actual) for s, f in zip(sources, fakes, strict=True)
-    ]
+    fresh = [Source(s.name, s.kind, f, s.actual) for s, f in zip(sources, fakes, strict=True)]
     return convert(graph, fresh, name=name, road="aot")
 
 

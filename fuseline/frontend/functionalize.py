@@ -18,7 +18,16 @@ from torch import Tensor, fx
 
 from fuseline import _torch
 from fuseline._torch import Overload
-from fuseline.frontend.record import Call, Literal, NotSimple, Recording, Ref, Result, Slot, map_tree
+from fuseline.frontend.record import (
+    Call,
+    Literal,
+    NotSimple,
+    Recording,
+    Ref,
+    Result,
+    Slot,
+    map_tree,
+)
 from fuseline.frontend.symbols import SymbolNodes
 from fuseline.frontend.unview import unview
 from fuseline.ir.core import Loc

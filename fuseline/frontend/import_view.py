@@ -1,0 +1,168 @@
+"""Imports ATen ops that rearrange elements."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+from fuseline.frontend.builder import Builder, Scalar, axis_of, imports
+from fuseline.ir.core import Value
+from fuseline.ir.ops.view import Concat, Pad
+from fuseline.ir.types import Dim, dim
+
+
+@imports("aten.clone.default", "aten.contiguous.default", "aten.alias.default")
+@imports("aten.detach.default", "aten.lift_fresh.default", "aten.lift_fresh_copy.default")
+def _same(b: Builder, x: Value, **options: Any) -> Value:
+    return x
+
+
+@imports("aten.view.default", "aten.reshape.default", "aten._unsafe_view.default")
+@imports("aten.unsqueeze.default", "aten.squeeze.default", "aten.squeeze.dim", "aten.squeeze.dims")
+@imports("aten.flatten.using_ints", "aten.unflatten.int", "aten.view_copy.default")
+def _reshape(b: Builder, x: Value, *arguments: Any) -> Any:
+    if b.expected[0].dtype is not x.dtype:
+        return NotImplemented
+    return b.reshape(x, b.expected[0].shape)
+
+
+@imports("aten.permute.default")
+def _permute(b: Builder, x: Value, dims: Sequence[int]) -> Value:
+    return b.permute(x, [axis_of(d, x.tensor.rank) for d in dims])
+
+
+@imports("aten.transpose.int")
+def _transpose(b: Builder, x: Value, first: int, second: int) -> Value:
+    rank = x.tensor.rank
+    order = list(range(rank))
+    if rank:
+        one, other = axis_of(first, rank), axis_of(second, rank)
+        order[one], order[other] = other, one
+    return b.permute(x, order)
+
+
+@imports("aten.t.default")
+def _t(b: Builder, x: Value) -> Value:
+    return b.permute(x, tuple(reversed(range(x.tensor.rank))))
+
+
+@imports("aten.expand.default")
+def _expand(b: Builder, x: Value, size: Sequence[Dim], implicit: bool = False) -> Value:
+    return b.expand(x, b.expected[0].shape)
+
+
+def _end(bound: Any, extent: Dim) -> Dim:
+    """A slice bound as torch reads it: from the end where negative, at most the extent."""
+    if not isinstance(bound, int):
+        return bound
+    if bound < 0:
+        return dim(extent + bound)
+    return min(bound, extent) if isinstance(extent, int) else bound
+
+
+@imports("aten.slice.Tensor")
+def _slice(
+    b: Builder, x: Value, axis: int = 0, start: Any = None, stop: Any = None, step: int = 1
+) -> Any:
+    axis = axis_of(axis, x.tensor.rank)
+    extent = x.shape[axis]
+    size = b.expected[0].shape[axis]
+    first = _end(start or 0, extent)
+    if step == 1:  # tracing has worked out the extent, clamped bounds included
+        if size == extent:
+            return x
+        return b.slice(x, axis, first, dim(first + size))
+    if not isinstance(size, int):
+        return NotImplemented
+    return b.slice(x, axis, first, dim(first + (size - 1) * step + 1), step)
+
+
+@imports("aten.select.int")
+def _select(b: Builder, x: Value, axis: int, index: Any) -> Value:
+    axis = axis_of(axis, x.tensor.rank)
+    place = dim(x.shape[axis] + index) if isinstance(index, int) and index < 0 else index
+    part = b.slice(x, axis, place, dim(place + 1))
+    return b.reshape(part, (*x.shape[:axis], *x.shape[axis + 1 :]))
+
+
+@imports("aten.split.Tensor", "aten.split_with_sizes.default", "aten.chunk.default")
+@imports("aten.tensor_split.sections", "aten.split_with_sizes_copy.default")
+def _split(b: Builder, x: Value, sizes: Any, axis: int = 0) -> tuple[Value, ...]:
+    axis = axis_of(axis, x.tensor.rank)
+    parts: list[Value] = []
+    start: Dim = 0
+    for kind in b.expected:
+        stop = dim(start + kind.shape[axis])
+        parts.append(b.slice(x, axis, start, stop))
+        start = stop
+    return tuple(parts)
+
+
+@imports("aten.unbind.int")
+def _unbind(b: Builder, x: Value, axis: int = 0) -> tuple[Value, ...]:
+    return tuple(_select(b, x, axis, i) for i in range(len(b.expected)))
+
+
+@imports("aten.cat.default", "aten.concat.default")
+def _cat(b: Builder, xs: Sequence[Value], axis: int = 0) -> Value:
+    rank = max(x.tensor.rank for x in xs)
+    parts = [x for x in xs if not (x.shape == (0,) and rank > 1)]  # torch lets those pass
+    return parts[0] if len(parts) == 1 else b.add(Concat(tuple(parts), axis=axis_of(axis, rank))).y
+
+
+@imports("aten.stack.default")
+def _stack(b: Builder, xs: Sequence[Value], axis: int = 0) -> Value:
+    axis = axis_of(axis, xs[0].tensor.rank + 1)
+    shape = xs[0].shape
+    rows = [b.reshape(x, (*shape[:axis], 1, *shape[axis:])) for x in xs]
+    return rows[0] if len(rows) == 1 else b.add(Concat(tuple(rows), axis=axis)).y
+
+
+@imports("aten.repeat.default")
+def _repeat(b: Builder, x: Value, repeats: Sequence[Dim]) -> Value:
+    """By a new dim of extent 1 before each, broadcast, and a reshape."""
+    shape = (*(1 for _ in range(len(repeats) - x.tensor.rank)), *x.shape)
+    if all(r == 1 for r in repeats):
+        return b.reshape(x, shape)
+    apart = [extent for size in shape for extent in (1, size)]
+    wide = [e for times, size in zip(repeats, shape, strict=True) for e in (times, size)]
+    return b.reshape(b.expand(b.reshape(x, apart), wide), b.expected[0].shape)
+
+
+@imports("aten.repeat_interleave.self_int")
+def _repeat_interleave(
+    b: Builder, x: Value, repeats: Dim, axis: int | None = None, output_size: Any = None
+) -> Value:
+    if axis is None:
+        x, axis = b.reshape(x, (x.tensor.numel,)), 0
+    axis = axis_of(axis, x.tensor.rank)
+    before, size, after = x.shape[:axis], x.shape[axis], x.shape[axis + 1 :]
+    apart = b.reshape(x, (*before, size, 1, *after))
+    wide = b.expand(apart, (*before, size, repeats, *after))
+    return b.reshape(wide, b.expected[0].shape)
+
+
+@imports("aten.constant_pad_nd.default")
+def _pad(b: Builder, x: Value, pad: Sequence[Dim], value: Scalar = 0) -> Any:
+    rank = x.tensor.rank
+    for number in range(len(pad) // 2):
+        axis = rank - 1 - number
+        before, after = pad[2 * number], pad[2 * number + 1]
+        start = dim(-before) if isinstance(before, int) and before < 0 else 0
+        stop = dim(x.shape[axis] + after) if isinstance(after, int) and after < 0 else x.shape[axis]
+        x = b.slice(x, axis, start, stop)
+        grow = [0 if isinstance(v, int) and v < 0 else v for v in (before, after)]
+        if grow != [0, 0]:
+            pads = {"before": grow[0], "after": grow[1], "value": float(value)}
+            x = b.add(Pad(x, axis=axis, **pads)).y
+    return x
+
+
+@imports("aten.movedim.int", "aten.movedim.intlist")
+def _movedim(b: Builder, x: Value, source: Any, destination: Any) -> Value:
+    rank = x.tensor.rank
+    sources = [source] if isinstance(source, int) else list(source)
+    places = [destination] if isinstance(destination, int) else list(destination)
+    moved = {axis_of(d, rank): axis_of(s, rank) for s, d in zip(sources, places, strict=True)}
+    rest = iter([a for a in range(rank) if a not in moved.values()])
+    return b.permute(x, [moved[a] if a in moved else next(rest) for a in range(rank)])

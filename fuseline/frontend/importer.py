@@ -1,0 +1,234 @@
+"""From a captured ATen graph to an IR func.
+
+Each call goes to the importer function of its overload (`fuseline.frontend.builder.IMPORTERS`, filled
+by the ``import_*`` modules). What those give is held against the types that tracing found; a call
+without importer, or whose importer declines, is kept whole as `aten.call`.
+"""
+
+from __future__ import annotations
+
+import functools
+import inspect
+import logging
+import operator
+from collections.abc import Sequence
+from typing import Any, cast
+
+import sympy
+import torch
+from torch import Tensor, fx
+
+from fuseline import _torch
+from fuseline.frontend import (  # noqa: F401  (they fill the registry)
+    import_create,
+    import_index,
+    import_matmul,
+    import_pointwise,
+    import_reduce,
+    import_view,
+)
+from fuseline.frontend.builder import IMPORTERS, Builder, Importer, tensor_type_of
+from fuseline.frontend.captured import Captured, Input, InputKind
+from fuseline.frontend.dims import UnknownSize, import_dim
+from fuseline.frontend.record import map_tree
+from fuseline.ir.core import Func, Loc, Opaque, OpError, Origin, Ref, Value
+from fuseline.ir.ops.buffer import Read, Write
+from fuseline.ir.ops.call import AtenCall
+from fuseline.ir.types import BufferType, DType, IntType, Range, TensorType
+
+__all__ = ["CannotImport", "import_captured", "import_dim"]
+
+log = logging.getLogger(__name__)
+
+_ORIGINS = {
+    InputKind.PARAMETER: "param",
+    InputKind.BUFFER: "buffer",
+    InputKind.CONSTANT: "const",
+    InputKind.USER: "input",
+    InputKind.SYMBOL: "input",
+}
+
+
+class CannotImport(Exception):
+    """A program with something that the IR has no type for; the message says what and where."""
+
+
+def import_captured(captured: Captured) -> Func:
+    """The func of a captured program: its arguments are the flat inputs in order.
+
+    Written inputs are buffers: read where the program starts, and written whole where it ends (a
+    pass makes that an in-place write of what changed). The func returns what the graph computes
+    for the caller.
+
+    Raises:
+        CannotImport: a value has an element type, or a size, that the IR does not have.
+
+    """
+    return _Import(captured).run()
+
+
+class _Import:
+    """One import."""
+
+    def __init__(self, captured: Captured) -> None:
+        self.captured = captured
+        self.func = Func(captured.name)
+        self.builder = Builder(self.func)
+        self.values: dict[fx.Node, Any] = {}
+
+    def run(self) -> Func:
+        """Import inputs, calls and outputs."""
+        for symbol in self.captured.symbols:
+            self.func.symbols[symbol.name] = Range(symbol.low, symbol.high)
+        try:
+            for item in self.captured.inputs:
+                self.values[item.placeholder] = self._input(item)
+            for node in self.captured.graph.nodes:
+                if node.op == "call_function":
+                    self._node(node)
+                elif node.op == "output":
+                    self._output(cast("Sequence[fx.Node]", node.args[0]))
+        except (KeyError, UnknownSize) as error:
+            raise CannotImport(f"{error} in {self.builder.loc}") from error
+        return self.func
+
+    def _input(self, item: Input) -> Value | None:
+        origin = Origin(cast("Any", _ORIGINS[item.kind]), item.name)
+        hint = _hint(item.name) or item.placeholder.name
+        if item.kind is InputKind.SYMBOL:
+            self.func.add_arg(IntType(import_dim(cast("int", item.value))), hint, origin)
+            return None
+        kind = tensor_type_of(cast("Tensor", item.value))
+        if not item.written:
+            return self.func.add_arg(kind, hint, origin)
+        self.builder.loc = Loc(item.name)
+        return self.builder.add(Read(self.func.add_arg(BufferType(kind), hint, origin))).y
+
+    def _output(self, outputs: Sequence[fx.Node]) -> None:
+        for index, node in zip(self.captured.writes, outputs, strict=False):
+            self.builder.loc = node.meta.get("loc") or Loc()
+            buffer = self.func.args[index]
+            value = self.builder.cast(self.values[node], buffer.dtype)
+            self.builder.add(Write(buffer, value))
+        self.func.set_returns(self.values[n] for n in outputs[len(self.captured.writes) :])
+
+    # -- calls ------------------------------------------------------------------------------
+
+    def _node(self, node: fx.Node) -> None:
+        value = node.meta["val"]
+        if value is None or isinstance(value, (int, sympy.Expr)):
+            return  # arithmetic on sizes: dims say it
+        self.builder.loc = node.meta["loc"]
+        if node.target is operator.getitem:
+            source, index = cast("tuple[fx.Node, int]", node.args)
+            self.values[node] = self.values[source][index]
+            return
+        fakes = value if isinstance(value, tuple) else (value,)
+        types = tuple(tensor_type_of(f) for f in fakes if isinstance(f, Tensor))
+        before = len(self.func)
+        result = self._call(node, types)
+        if len(self.func) > before and isinstance(result, Value):
+            result.hint = node.name  # not where an earlier value serves
+        self.values[node] = result if isinstance(value, tuple) else _only(result)
+
+    def _call(self, node: fx.Node, types: tuple[TensorType, ...]) -> Any:
+        self.builder.expected = types
+        name = str(node.target)
+        importer = IMPORTERS.get(name)
+        if importer is not None:
+            args, kwargs = self._resolve(node.args), self._resolve(node.kwargs)
+            done = len(self.func)
+            result = NotImplemented
+            if _takes(importer, args, kwargs):
+                try:
+                    result = importer(self.builder, *args, **kwargs)
+                except OpError as error:
+                    log.debug("%s kept whole: %s", name, error)
+            if result is not NotImplemented and _fits(result, types):
+                return result
+            self._undo(done)
+        return self._keep(node, name, types)
+
+    def _undo(self, length: int) -> None:
+        """Take back the ops that an importer added before it declined."""
+        for op in reversed(self.func.ops[length:]):
+            self.func.edit(erase=[op])
+
+    def _resolve(self, arguments: Any) -> Any:
+        """Arguments with values for tensors and dims for symbolic integers."""
+
+        def leaf(value: Any) -> Any:
+            if isinstance(value, fx.Node):
+                found = self.values.get(value)
+                return found if found is not None else import_dim(value.meta["val"])
+            return value
+
+        return map_tree(arguments, leaf)
+
+    def _keep(self, node: fx.Node, name: str, types: tuple[TensorType, ...]) -> tuple[Value, ...]:
+        operands: list[Value] = []
+
+        def leaf(value: Any) -> Any:
+            if isinstance(value, Value):
+                if value not in operands:
+                    operands.append(value)
+                return Ref(operands.index(value))
+            return _carried(value)
+
+        if not _torch.is_overload(node.target):
+            raise KeyError(f"the call of {name}")
+        args = map_tree(self._resolve(node.args), leaf)
+        kwargs = {k: map_tree(self._resolve(v), leaf) for k, v in node.kwargs.items()}
+        pairs = tuple(kwargs.items())
+        op = AtenCall(tuple(operands), target=name, args=args, kwargs=pairs, types=types)
+        return self.builder.add(op).ys
+
+
+def _carried(value: Any) -> Any:
+    """A torch constant as an attribute."""
+    if isinstance(value, torch.dtype):
+        try:
+            return DType.from_torch(value)
+        except KeyError:
+            return Opaque("dtype", str(value).removeprefix("torch."))
+    if isinstance(value, torch.device):
+        return Opaque("device", str(value))
+    if isinstance(value, (torch.layout, torch.memory_format)):
+        kind = "layout" if isinstance(value, torch.layout) else "memory_format"
+        return Opaque(kind, str(value).removeprefix("torch."))
+    return value
+
+
+def _takes(importer: Importer, args: Sequence[Any], kwargs: dict[str, Any]) -> bool:
+    """Whether an importer has a parameter for every argument of a call."""
+    try:
+        _signature(importer).bind(None, *args, **kwargs)
+    except TypeError as error:
+        log.debug("%s kept whole: %s", importer.__name__, error)
+        return False
+    return True
+
+
+_signature = functools.cache(inspect.signature)
+
+
+def _only(result: Any) -> Value:
+    return result[0] if isinstance(result, tuple) else result
+
+
+def _fits(result: Any, types: tuple[TensorType, ...]) -> bool:
+    """Whether an importer gave what tracing found: element types, ranks, and the extents known."""
+    values = result if isinstance(result, tuple) else (result,)
+    return len(values) == len(types) and all(
+        v.dtype is t.dtype and len(v.shape) == t.rank and all(map(_agree, v.shape, t.shape))
+        for v, t in zip(values, types, strict=True)
+    )
+
+
+def _agree(have: Any, want: Any) -> bool:
+    return have == want or not (isinstance(have, int) and isinstance(want, int))
+
+
+def _hint(name: str) -> str:
+    """A name as the text form takes it."""
+    return "".join(c if c.isalnum() else "_" for c in name).strip("_")
