@@ -1,0 +1,111 @@
+"""Views in one form: compositions joined, views that change nothing dropped."""
+
+from __future__ import annotations
+
+from fuseline.ir.core import Op, Value
+from fuseline.ir.ops.index import SliceScatter
+from fuseline.ir.ops.pointwise import Binary, Where
+from fuseline.ir.ops.view import Concat, Expand, Pad, Permute, Reshape, Slice
+from fuseline.ir.types import broadcast, dim
+from fuseline.passes.sweep import Rules
+
+RULES = Rules()
+
+
+@RULES.rule(Reshape)
+def simplify_reshape(op: Reshape) -> Value | None:
+    """A reshape to the same shape is its operand; one of a reshape reshapes the source."""
+    if op.shape == op.x.shape:
+        return op.x
+    inner = op.x.owner
+    return Reshape(inner.x, shape=op.shape).y if isinstance(inner, Reshape) else None
+
+
+@RULES.rule(Permute)
+def simplify_permute(op: Permute) -> Value | None:
+    """The identity is its operand; a permute of a permute is their composition."""
+    if op.dims == tuple(range(len(op.dims))):
+        return op.x
+    inner = op.x.owner
+    if not isinstance(inner, Permute):
+        return None
+    return Permute(inner.x, dims=tuple(inner.dims[d] for d in op.dims)).y
+
+
+@RULES.rule(Expand)
+def simplify_expand(op: Expand) -> Value | None:
+    """An expand to the same shape is its operand; one of an expand expands the source."""
+    if op.shape == op.x.shape:
+        return op.x
+    inner = op.x.owner
+    return Expand(inner.x, shape=op.shape).y if isinstance(inner, Expand) else None
+
+
+@RULES.rule(Slice)
+def simplify_slice(op: Slice) -> Value | None:
+    """A slice of everything is its operand; one of a slice along the same axis starts later."""
+    if op.start == 0 and op.step == 1 and op.stop == op.x.shape[op.axis]:
+        return op.x
+    inner = op.x.owner
+    if not isinstance(inner, Slice) or inner.axis != op.axis or inner.step != 1:
+        return None
+    start, stop = dim(inner.start + op.start), dim(inner.start + op.stop)
+    return Slice(inner.x, axis=op.axis, start=start, stop=stop, step=op.step).y
+
+
+@RULES.rule(Concat)
+def drop_concat_of_one(op: Concat) -> Value | None:
+    """Nothing is put behind a single operand."""
+    return op.xs[0] if len(op.xs) == 1 else None
+
+
+@RULES.rule(Pad)
+def drop_empty_pad(op: Pad) -> Value | None:
+    """A pad by nothing is its operand."""
+    return op.x if op.before == 0 and op.after == 0 else None
+
+
+@RULES.rule(SliceScatter)
+def simplify_slice_scatter(op: SliceScatter) -> Value | None:
+    """Replacing everything gives the source; replacing part of a slice of x replaces part of x."""
+    if op.start == 0 and op.step == 1 and op.stop == op.x.shape[op.axis]:
+        return op.src if op.src.dtype is op.x.dtype else None
+    inner = op.src.owner
+    if not isinstance(inner, SliceScatter) or inner.axis != op.axis or inner.step != 1:
+        return None
+    part = inner.x.owner
+    if not isinstance(part, Slice) or part.x is not op.x or op.step != 1 or part.step != 1:
+        return None
+    if (part.axis, part.start, part.stop) != (op.axis, op.start, op.stop):
+        return None
+    start, stop = dim(op.start + inner.start), dim(op.start + inner.stop)
+    return SliceScatter(op.x, inner.src, axis=op.axis, start=start, stop=stop).y
+
+
+@RULES.rule(Binary)
+def drop_expand_of_operand(op: Binary) -> Value | None:
+    """An operand need not be expanded to what broadcasting makes of it anyway."""
+    lhs, rhs = _unexpanded((op.lhs, op.rhs), op)
+    return None if (lhs, rhs) == (op.lhs, op.rhs) else type(op)(lhs, rhs).y
+
+
+@RULES.rule(Where)
+def drop_expand_of_choice(op: Where) -> Value | None:
+    """As `drop_expand_of_operand`, for the three operands of ``where``."""
+    condition, lhs, rhs = _unexpanded((op.condition, op.lhs, op.rhs), op)
+    if (condition, lhs, rhs) == (op.condition, op.lhs, op.rhs):
+        return None
+    return Where(condition, lhs, rhs).y
+
+
+def _unexpanded(values: tuple[Value, ...], op: Op) -> list[Value]:
+    """The operands with each expand left out that broadcasting makes up for."""
+    found = list(values)
+    for i, value in enumerate(values):
+        owner = value.owner
+        if not isinstance(owner, Expand) or not owner.x.shape:
+            continue  # a 0-d operand would no longer take part in type promotion
+        others = [v.shape for v in (*found[:i], owner.x, *found[i + 1 :])]
+        if broadcast(others) == op.results[0].shape:
+            found[i] = owner.x
+    return found
