@@ -253,6 +253,28 @@ def set_compiled_call(module: torch.nn.Module, call: Any) -> None:
     cast("Any", module)._compiled_call_impl = call
 
 
+# -- parameters -----------------------------------------------------------------------------------
+
+
+def storage_holders(tensor: Tensor) -> int:
+    """How many tensors hold the memory of this one, itself included; 1 where torch cannot say.
+
+    Views, ``detach()``, NumPy arrays and a ``state_dict`` that is still held count; a second name
+    for the same tensor object does not.
+    """
+    count = getattr(_lib._C, "_storage_Use_Count", None)
+    if count is None:
+        return 1
+    storage = cast("Any", tensor.untyped_storage())  # holds it too while we ask
+    return int(count(storage._cdata)) - 1
+
+
+def has_hooks(tensor: Tensor) -> bool:
+    """Whether hooks were registered on the tensor itself."""
+    names = ("_backward_hooks", "_post_accumulate_grad_hooks")
+    return any(getattr(tensor, name, None) for name in names)
+
+
 # -- dispatch -------------------------------------------------------------------------------------
 
 
