@@ -64,7 +64,8 @@ def _pack(group: tuple[Tensor, ...]) -> str:
     if reason := _group_reason(group):
         return reason
     first = group[0]
-    with torch.inference_mode(False), torch.no_grad():
+    # A parameter made in inference mode stays one: torch knows them apart by their data.
+    with torch.inference_mode(first.is_inference()), torch.no_grad():
         total = sum(p.numel() for p in group)
         buffer = torch.empty(total, dtype=first.dtype, device=first.device)
         start = 0
@@ -80,9 +81,10 @@ def _group_reason(group: Sequence[Tensor]) -> str:
     """Why these parameters cannot be brought into one buffer; empty where they can."""
     if not group:
         return "there is nothing to pack"
-    kinds = {(str(p.dtype), str(p.device)) for p in group}
+    kinds = {(str(p.dtype), str(p.device), p.is_inference()) for p in group}
     if len(kinds) > 1:
-        return f"the parameters differ: {sorted(kinds)}"
+        shown = sorted(f"{t} on {d}{', made in inference mode' * i}" for t, d, i in kinds)
+        return f"the parameters differ: {'; '.join(shown)}"
     if len({_torch.storage_of(p) for p in group}) < len(group):
         return "two of the parameters share their memory"
     for p in group:
