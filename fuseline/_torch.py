@@ -6,9 +6,9 @@ number. The rest of the package calls what this module exports and keeps to torc
 
 from __future__ import annotations
 
-import contextlib
 import ctypes
-from collections.abc import Callable, Iterator, Mapping, Sequence
+import threading
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from functools import lru_cache
@@ -208,14 +208,70 @@ def functional_graph(module: fx.GraphModule, inputs: Sequence[object]) -> tuple[
     return graph, [written[n.name] for n in outputs[: len(written)]]
 
 
-@contextlib.contextmanager
-def dynamo_settings() -> Iterator[None]:
-    """The settings under which graphs are captured: float attributes stay literal constants.
+class CompileWatch:
+    """A context for calls of one program: settings while Dynamo compiles, and its graph breaks.
 
-    With them symbolic (torch's default under ``dynamic=True``) an epsilon becomes an input.
+    Inside, float attributes stay literal constants (with torch's default under ``dynamic=True``
+    an epsilon becomes an input), and the graph breaks of each compilation are handed over. Costs
+    next to nothing where nothing is compiled. May be entered again while it is in force.
     """
-    with cast("Any", torch)._dynamo.config.patch(specialize_float=True):
-        yield
+
+    def __init__(self, on_breaks: Callable[[dict[str, int]], None]) -> None:
+        self.on_breaks = on_breaks
+        self._outer: list[CompileWatch | None] = []
+        self._breaks: dict[str, int] = {}
+        self._setting = False
+        _install_callbacks()
+
+    def __enter__(self) -> None:
+        self._outer.append(getattr(_watching, "now", None))
+        _watching.now = self
+
+    def __exit__(self, *error: object) -> None:
+        _watching.now = self._outer.pop()
+
+    def started(self) -> None:
+        """Dynamo starts to compile."""
+        config = _lib._dynamo.config
+        self._setting = config.specialize_float
+        self._breaks = dict(_lib._dynamo.utils.counters["graph_break"])
+        config.specialize_float = True
+
+    def ended(self) -> None:
+        """Dynamo has compiled, or has given up."""
+        _lib._dynamo.config.specialize_float = self._setting
+        now = _lib._dynamo.utils.counters["graph_break"]
+        new = {r: n - self._breaks.get(r, 0) for r, n in now.items()}
+        if any(new.values()):
+            self.on_breaks({r: n for r, n in new.items() if n})
+
+
+class _Watching(threading.local):
+    """The watch that is in force on a thread."""
+
+    now: CompileWatch | None = None
+
+
+_watching = _Watching()
+
+
+@lru_cache(maxsize=1)
+def _install_callbacks() -> None:
+    import torch._dynamo
+
+    open_watches: list[CompileWatch] = []
+
+    def start(*args: object) -> None:
+        if _watching.now is not None:
+            _watching.now.started()
+            open_watches.append(_watching.now)
+
+    def end(*args: object) -> None:
+        if open_watches:
+            open_watches.pop().ended()
+
+    _lib._dynamo.on_compile_start(start)
+    _lib._dynamo.on_compile_end(end)
 
 
 def source_name(placeholder: fx.Node) -> str:
@@ -228,16 +284,6 @@ def source_name(placeholder: fx.Node) -> str:
     return str(name() if callable(name) else name)
 
 
-def graph_break_count() -> int:
-    """How many graph breaks Dynamo has met in this process."""
-    return sum(cast("Any", torch)._dynamo.utils.counters["graph_break"].values())
-
-
-def graph_break_reasons() -> dict[str, int]:
-    """The graph breaks that Dynamo has met in this process: reason and count."""
-    return dict(cast("Any", torch)._dynamo.utils.counters["graph_break"])
-
-
 def optimize(model: Any, backend: Any, *, dynamic: bool | None, fullgraph: bool = False) -> Any:
     """``torch.compile`` with a backend."""
     return cast("Any", torch.compile)(model, backend=backend, dynamic=dynamic, fullgraph=fullgraph)
@@ -246,11 +292,6 @@ def optimize(model: Any, backend: Any, *, dynamic: bool | None, fullgraph: bool 
 def storage_of(tensor: Tensor) -> int:
     """A number that tensors share exactly when they share storage."""
     return int(tensor.untyped_storage()._cdata)
-
-
-def set_compiled_call(module: torch.nn.Module, call: Any) -> None:
-    """Make calls of a module go to ``call``, as ``nn.Module.compile`` does."""
-    cast("Any", module)._compiled_call_impl = call
 
 
 # -- parameters -----------------------------------------------------------------------------------

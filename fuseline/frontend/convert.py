@@ -8,8 +8,8 @@ from __future__ import annotations
 
 import dataclasses
 import operator
-from collections.abc import Sequence
-from typing import Any
+from collections.abc import Mapping, Sequence
+from typing import Any, cast
 
 import sympy
 import torch
@@ -28,7 +28,7 @@ from fuseline.frontend.captured import (
     Symbol,
 )
 from fuseline.frontend.functionalize import Emitter, Handle, literals_of
-from fuseline.frontend.places import place_of
+from fuseline.frontend.places import place_of, value_of
 from fuseline.frontend.record import NotSimple, Recorder, map_tree
 from fuseline.frontend.symbols import SymbolNodes
 
@@ -51,28 +51,31 @@ class Source:
     actual: Tensor | None = None
 
 
-def value_of(node: fx.Node) -> Any:
-    """The fake value of a traced node, under either tracer's name for it."""
-    meta = node.meta
-    return meta["example_value"] if "example_value" in meta else meta.get("val")
-
-
 def convert(
-    module: fx.GraphModule, sources: Sequence[Source], *, name: str = "main", road: str = "dynamo"
+    module: fx.GraphModule,
+    sources: Sequence[Source],
+    *,
+    name: str = "main",
+    road: str = "dynamo",
+    known: Mapping[fx.Node, Any] | None = None,
 ) -> Captured:
     """The functional program of a traced graph, whose placeholders are ``sources`` in order.
+
+    ``known`` gives nodes that are not traced but have a value: floats that are constants in truth.
 
     Raises:
         NotSimple: the graph has something that this road does not express.
 
     """
-    return _Converter(module, sources).run(name, road)
+    return _Converter(module, sources, known or {}).run(name, road)
 
 
 class _Converter:
     """One conversion."""
 
-    def __init__(self, module: fx.GraphModule, sources: Sequence[Source]) -> None:
+    def __init__(
+        self, module: fx.GraphModule, sources: Sequence[Source], known: Mapping[fx.Node, Any]
+    ) -> None:
         self.module = module
         self.sources = list(sources)
         self.graph = fx.Graph()
@@ -80,7 +83,8 @@ class _Converter:
         self.emitter = Emitter(self.graph, self.symbols)
         self.fake_mode = _torch.fake_mode_of([s.value for s in sources])
         self.recorder = Recorder(self.fake_mode)
-        self.values: dict[fx.Node, Any] = {}
+        self.values: dict[fx.Node, Any] = dict(known)
+        self.known = set(known)
         self.arguments: list[Handle | None] = []
         self.placeholders: list[fx.Node] = []
 
@@ -94,6 +98,8 @@ class _Converter:
         self._constants(nodes)
         self._symbol_sources()
         for node in nodes:
+            if node in self.known:
+                continue
             if node.op in ("call_function", "call_method"):
                 self._call(node)
             elif node.op == "call_module":
@@ -175,9 +181,19 @@ class _Converter:
             self.emitter.loc = place_of(node)
             self._replay(node)
             return
+        if isinstance(value, torch.SymFloat):
+            self.values[node] = self._evaluate(node)
+            return
         if _torch.is_unbacked(_torch.scalar_expression(value)):
             raise NotSimple(f"{node.name}, whose value depends on data")
         self.values[node] = value
+
+    def _evaluate(self, node: fx.Node) -> float:
+        """Arithmetic on floats that are known."""
+        args = map_tree(node.args, lambda a: self.values[a] if _is_node(a) else a)
+        if isinstance(node.target, str) or not all(isinstance(a, (int, float)) for a in args):
+            raise NotSimple(f"{node.name}, a float that depends on sizes or data")
+        return cast("Any", node.target)(*args)
 
     def _replay(self, node: fx.Node) -> None:
         slots: dict[int, tuple[Handle, Tensor]] = {}

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import torch
@@ -11,15 +11,23 @@ from torch import Tensor, fx
 
 from fuseline import _torch
 from fuseline.frontend.captured import Captured, InputKind
-from fuseline.frontend.convert import Source, convert, value_of
-from fuseline.frontend.places import tidy
+from fuseline.frontend.convert import Source, convert
+from fuseline.frontend.places import tidy, value_of
 from fuseline.frontend.record import NotSimple
 
 log = logging.getLogger(__name__)
 
 
-def capture_dynamo(module: fx.GraphModule, inputs: Sequence[object], *, name: str) -> Captured:
+def capture_dynamo(
+    module: fx.GraphModule,
+    inputs: Sequence[object],
+    *,
+    name: str,
+    known: Mapping[fx.Node, Any] | None = None,
+) -> Captured:
     """The program of a graph from Dynamo; ``inputs`` are the values that it came with.
+
+    ``known`` gives the values of nodes that are constants in truth (`fuseline.frontend.floats`).
 
     Raises:
         NotSimple: neither road can express the graph; it can still be run as it is.
@@ -28,8 +36,10 @@ def capture_dynamo(module: fx.GraphModule, inputs: Sequence[object], *, name: st
     placeholders = [n for n in module.graph.nodes if n.op == "placeholder"]
     sources = [_source(n, v) for n, v in zip(placeholders, inputs, strict=True)]
     try:
-        return convert(module, sources, name=name, road="dynamo")
+        return convert(module, sources, name=name, known=known)
     except NotSimple as reason:
+        if known:
+            raise
         log.debug("%s: tracing the graph again, because of %s", name, reason)
         return _through_aot(module, sources, inputs, name, reason)
 

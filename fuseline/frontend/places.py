@@ -16,6 +16,12 @@ _ROOT = re.compile(r"^[LG]\['(\w+)'\]")
 _KEYWORD = re.compile(r"^kwargs\['(\w+)'\]")
 
 
+def value_of(node: fx.Node) -> Any:
+    """The fake value of a traced node, under either tracer's name for it."""
+    meta = node.meta
+    return meta["example_value"] if "example_value" in meta else meta.get("val")
+
+
 def place_of(node: fx.Node) -> Loc:
     """The innermost module, and the file and line, that a traced node comes from."""
     known = node.meta.get("loc")

@@ -1,0 +1,133 @@
+"""The Dynamo backend: captures each graph, has it compiled, and keeps account."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from typing import Any, TypeAlias
+
+import torch
+from torch import Tensor, fx
+
+from fuseline import _torch
+from fuseline.frontend.captured import Captured
+from fuseline.frontend.dynamo import capture_dynamo
+from fuseline.frontend.execute import CompileStep, finish, interpret
+from fuseline.frontend.floats import float_inputs
+from fuseline.frontend.importer import CannotImport
+from fuseline.frontend.record import NotSimple
+from fuseline.report import Report, Stat
+
+log = logging.getLogger(__name__)
+
+Runnable: TypeAlias = Callable[..., Any]
+
+WITH_GRADIENTS = "gradients are on, and fuseline compiles for inference"
+
+
+@dataclass
+class Backend:
+    """One program's backend: what ``torch.compile`` calls with each graph that Dynamo finds.
+
+    Attributes:
+        step: compiles a captured program.
+        name: of the program, for dumps and reports.
+        graphs: how many graphs came.
+        plain: graphs that run through plain ATen, with the reason.
+        breaks: reasons of Dynamo's graph breaks, with their counts.
+    """
+
+    step: CompileStep
+    name: str = "main"
+    graphs: int = 0
+    plain: dict[str, str] = field(default_factory=dict[str, str])
+    breaks: dict[str, int] = field(default_factory=dict[str, int])
+
+    def __call__(self, module: fx.GraphModule, inputs: Sequence[object]) -> Runnable:
+        """The function that runs a graph from Dynamo; ``inputs`` are the values it came with."""
+        name = self.name if not self.graphs else f"{self.name}_{self.graphs}"
+        self.graphs += 1
+        if torch.is_grad_enabled() and any(_wants_gradient(v) for v in inputs):
+            return self._run_plain(module, name, WITH_GRADIENTS)
+        floats = float_inputs(module)
+        if not floats:
+            return self._compile(module, inputs, name, {})
+        return _ByFloats(self, module, name, floats)
+
+    def _compile(
+        self, module: fx.GraphModule, inputs: Sequence[object], name: str, known: dict[fx.Node, Any]
+    ) -> Runnable:
+        try:
+            captured = capture_dynamo(module, inputs, name=name, known=known)
+        except NotSimple as reason:
+            return self._run_plain(module, name, str(reason))
+        return finish(captured, self._built(captured))
+
+    def _built(self, captured: Captured) -> Any:
+        try:
+            return self.step(captured)
+        except CannotImport as reason:
+            self._note(captured.name, str(reason))
+            return interpret(captured)
+
+    def _run_plain(self, module: fx.GraphModule, name: str, reason: str) -> Runnable:
+        self._note(name, reason)
+        return module
+
+    def _note(self, name: str, reason: str) -> None:
+        if reason not in self.plain.values():  # said once, however many graphs it concerns
+            log.warning("%s runs through plain ATen: %s", name, reason)
+            self.plain[name] = reason
+
+    def note_breaks(self, reasons: dict[str, int]) -> None:
+        """Account for graph breaks."""
+        for reason, count in reasons.items():
+            self.breaks[reason] = self.breaks.get(reason, 0) + count
+
+    def report(self) -> Report:
+        """The numbers of graphs and of graph breaks, and what runs through plain ATen and why."""
+        stats: dict[str, Stat] = {"graphs": self.graphs, "graph breaks": sum(self.breaks.values())}
+        stats |= {f"graph break: {_first_line(r)}": n for r, n in self.breaks.items()}
+        stats |= {f"plain ATen: {n}": r for n, r in self.plain.items()}
+        return Report(stats=stats)
+
+
+class _ByFloats:
+    """A graph whose Python floats became inputs: compiled anew for each set of their values.
+
+    ``torch.compile(dynamic=True)`` makes symbols of float attributes such as an epsilon; they are
+    constants in truth, and as such they can be matched and folded.
+    """
+
+    def __init__(
+        self, backend: Backend, module: fx.GraphModule, name: str, floats: dict[int, fx.Node]
+    ) -> None:
+        self.backend = backend
+        self.module = module
+        self.name = name
+        self.floats = floats
+        self.variants: dict[tuple[float, ...], Runnable] = {}
+
+    def __call__(self, *arguments: Any) -> Any:
+        values = tuple(float(arguments[i]) for i in self.floats)
+        run = self.variants.get(values)
+        if run is None:
+            name = f"{self.name}_{len(self.variants)}" if self.variants else self.name
+            known: dict[fx.Node, Any] = dict(zip(self.floats.values(), values, strict=True))
+            run = self.backend._compile(self.module, arguments, name, known)
+            self.variants[values] = run
+        return run(*arguments)
+
+
+def _wants_gradient(value: object) -> bool:
+    return isinstance(value, Tensor) and value.requires_grad
+
+
+def _first_line(reason: str) -> str:
+    return reason.strip().split("\n", 1)[0]
+
+
+def watch(backend: Backend) -> _torch.CompileWatch:
+    """A context for calls of a program: what Dynamo compiles inside is accounted to its backend."""
+    return _torch.CompileWatch(backend.note_breaks)

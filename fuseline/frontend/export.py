@@ -1,0 +1,87 @@
+"""Whole-graph capture by ``torch.export``, for programs that are compiled ahead of time."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any, cast
+
+import torch
+from torch import Tensor, fx, nn
+from torch.utils import _pytree as pytree
+
+from fuseline import _torch
+from fuseline.frontend.captured import Captured, InputKind
+from fuseline.frontend.convert import Source, convert
+from fuseline.frontend.places import value_of
+
+
+@dataclass(frozen=True)
+class Exported:
+    """A captured program, and how a call's own arguments and results map to its flat ones.
+
+    Attributes:
+        captured: the program; its parameters, buffers and constants have their values.
+        in_spec: the tree of ``(args, kwargs)``; its leaves are the user inputs in order.
+        out_spec: the tree of the returned value, whose leaves are ``captured.returns``.
+    """
+
+    captured: Captured
+    in_spec: pytree.TreeSpec
+    out_spec: pytree.TreeSpec
+
+
+def capture_export(
+    model: nn.Module,
+    args: tuple[Any, ...] = (),
+    kwargs: Mapping[str, Any] | None = None,
+    *,
+    dynamic_shapes: Any = None,
+    name: str = "main",
+) -> Exported:
+    """Capture a module whole, for the given arguments, under ``torch.no_grad()``.
+
+    Args:
+        model: the module.
+        args: example positional arguments.
+        kwargs: example keyword arguments.
+        dynamic_shapes: which dims may vary, as ``torch.export.export`` takes it.
+        name: of the program.
+
+    Raises:
+        NotSimple: the exported graph has something that cannot be made functional here.
+        Exception: whatever ``torch.export`` raises for a program that it cannot capture.
+
+    """
+    with torch.no_grad():
+        program = _torch.export_graph(model, args, kwargs, dynamic_shapes)
+        sources = _sources(program)
+        captured = convert(program.graph_module, sources, name=name, road="export")
+    spec = program.call_spec
+    return Exported(captured, spec.in_spec, spec.out_spec)
+
+
+_KINDS = {
+    "PARAMETER": InputKind.PARAMETER,
+    "BUFFER": InputKind.BUFFER,
+    "CONSTANT_TENSOR": InputKind.CONSTANT,
+    "USER_INPUT": InputKind.USER,
+}
+
+
+def _sources(program: Any) -> list[Source]:
+    placeholders = [n for n in program.graph_module.graph.nodes if n.op == "placeholder"]
+    specs = program.graph_signature.input_specs
+    return [_source(program, n, s) for n, s in zip(placeholders, specs, strict=True)]
+
+
+def _source(program: Any, node: fx.Node, spec: Any) -> Source:
+    kind = _KINDS.get(spec.kind.name)
+    value = value_of(node)
+    if kind is None:
+        raise TypeError(f"the exported program takes {node.name}, a {spec.kind.name}")
+    if kind is InputKind.USER:
+        kind = InputKind.USER if isinstance(value, Tensor) else InputKind.SYMBOL
+        return Source(node.name, kind, value)
+    held = {**program.state_dict, **program.constants}
+    return Source(str(spec.target), kind, value, cast("Tensor", held[spec.target]))

@@ -1,0 +1,185 @@
+"""Compiled functions, modules and classes, as users hold them.
+
+A compiled module is a second view of the same module: an object of a subclass made for it that
+shares the original's ``__dict__``, so that parameters, buffers, hooks and settings are one and the
+same in both, ``state_dict`` and ``generate`` work, and only calling it differs.
+"""
+
+from __future__ import annotations
+
+import copy
+import functools
+import inspect
+import types
+import weakref
+from collections.abc import Callable
+from typing import Any, Protocol, TypeVar, cast
+
+from torch import nn
+
+from fuseline import _torch
+from fuseline.frontend.backend import Backend, watch
+from fuseline.frontend.execute import CompileStep
+from fuseline.report import Report
+
+
+class Engine(Protocol):
+    """What compiles captured programs, and reports on them."""
+
+    @property
+    def step(self) -> CompileStep: ...
+
+    @property
+    def dynamic(self) -> bool | None: ...
+
+    def report(self) -> Report: ...
+
+
+EngineMaker = Callable[[], Engine]
+T = TypeVar("T")
+
+
+class Program:
+    """A callable compiled through Dynamo, and the account of its compilations."""
+
+    def __init__(self, target: Callable[..., Any], engine: Engine, name: str) -> None:
+        self.engine = engine
+        self.backend = Backend(engine.step, name)
+        self._watch = watch(self.backend)
+        entry = _entry_of(target)
+        self._call = _torch.optimize(entry, self.backend, dynamic=engine.dynamic)
+        self._target = target
+
+    def __call__(self, *args: Any, **kwargs: Any) -> Any:
+        with self._watch:
+            return self._call(self._target, args, kwargs)
+
+    def report(self) -> Report:
+        """What was compiled so far, and what was not."""
+        return self.engine.report() + self.backend.report()
+
+
+def _entry(self: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+    return self(*args, **kwargs)
+
+
+def _entry_of(target: Callable[..., Any]) -> Callable[..., Any]:
+    """A function that calls the target, with a code object of its own.
+
+    Dynamo keeps what it has compiled with the code object. Models of one library often share the
+    outermost one, and would use up one another's recompilations.
+    """
+    name = getattr(target, "__name__", type(target).__name__)
+    code = _entry.__code__.replace(co_name=f"compiled {name}")
+    return types.FunctionType(code, globals(), code.co_name)
+
+
+class CompiledFunction:
+    """A compiled function; also works as a method of a class."""
+
+    def __init__(self, function: Callable[..., Any], make: EngineMaker) -> None:
+        functools.update_wrapper(self, function)
+        self._program = Program(function, make(), function.__name__)
+
+    def __call__(self, *args: Any, **kwargs: Any) -> Any:
+        return self._program(*args, **kwargs)
+
+    def __get__(self, instance: object, owner: type | None = None) -> Any:
+        return self if instance is None else types.MethodType(self, instance)
+
+    def report(self) -> Report:
+        """Everything that was compiled so far."""
+        return self._program.report()
+
+
+class CompiledModule(nn.Module):
+    """Mixin of compiled modules: a call goes to the program of the instance."""
+
+    _fuseline_base: type[nn.Module]
+    _fuseline_make: EngineMaker
+
+    def __call__(self, *args: Any, **kwargs: Any) -> Any:
+        return program_of(self)(*args, **kwargs)
+
+    def report(self) -> Report:
+        """Everything that was compiled so far."""
+        return program_of(self).report()
+
+    def __deepcopy__(self, memo: dict[int, Any]) -> Any:
+        """A copy has memory of its own, and compiles for itself."""
+        cls = type(self)
+        twin = cast("CompiledModule", object.__new__(cls))
+        memo[id(self)] = twin
+        twin.__dict__ = copy.deepcopy(self.__dict__, memo)
+        return twin
+
+
+_PROGRAMS: weakref.WeakKeyDictionary[nn.Module, Program] = weakref.WeakKeyDictionary()
+
+
+def program_of(module: CompiledModule) -> Program:
+    """The program of a compiled module, made at its first call."""
+    program = _PROGRAMS.get(module)
+    if program is None:
+        cls = type(module)
+        plain = view_as(module, cls._fuseline_base)
+        program = Program(plain, cls._fuseline_make(), cls._fuseline_base.__name__)
+        _PROGRAMS[module] = program
+    return program
+
+
+def view_as(module: nn.Module, cls: type[T]) -> T:
+    """A second object for the same module: another class, the same ``__dict__``."""
+    twin = object.__new__(cls)
+    twin.__dict__ = module.__dict__
+    return twin
+
+
+def compiled_class(cls: type[nn.Module], make: EngineMaker, *, importable: bool) -> type[nn.Module]:
+    """A subclass whose instances compile themselves.
+
+    Where it does not take the place of the original by name (``importable``), its instances are
+    pickled as the original's.
+    """
+    namespace: dict[str, Any] = {
+        "__doc__": cls.__doc__,
+        "__module__": cls.__module__,
+        "__qualname__": cls.__qualname__,
+        "_fuseline_base": cls,
+        "_fuseline_make": staticmethod(make),
+    }
+    if not importable:
+        namespace["__reduce_ex__"] = _reduce_as_original
+    return cast("type[nn.Module]", type(cls)(cls.__name__, (CompiledModule, cls), namespace))
+
+
+def _reduce_as_original(self: CompiledModule, protocol: Any) -> Any:
+    return _unpickled, (view_as(self, type(self)._fuseline_base),)
+
+
+def _unpickled(module: nn.Module) -> nn.Module:
+    return module
+
+
+def wrap(target: Any, make: EngineMaker) -> Any:
+    """The compiled form of a function, of an ``nn.Module``, or of a class of them.
+
+    ``make`` gives a new engine for each program.
+
+    Raises:
+        TypeError: the target is none of these.
+
+    """
+    if inspect.isclass(target) and issubclass(target, nn.Module):
+        return compiled_class(target, make, importable=True)
+    if isinstance(target, CompiledModule):
+        target = view_as(target, type(target)._fuseline_base)
+    if isinstance(target, nn.Module):
+        return view_as(target, compiled_class(type(target), make, importable=False))
+    if isinstance(target, CompiledFunction):
+        target = target.__wrapped__  # type: ignore
+    if inspect.isfunction(target) or inspect.ismethod(target) or inspect.isbuiltin(target):
+        return CompiledFunction(target, make)
+    if callable(target) and not inspect.isclass(target):
+        return CompiledFunction(functools.update_wrapper(lambda *a, **k: target(*a, **k), target), make)
+    raise TypeError(f"cannot compile {target!r}")
