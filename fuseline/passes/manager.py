@@ -240,7 +240,7 @@ def apply(rewrite: Rewrite[Any], root: Op, outcome: Replacement, run: Run) -> No
 
 
 def _new_ops(func: Func, values: Sequence[Value], extra: Sequence[Op]) -> list[Op]:
-    """The ops that are not yet in the func, operands first."""
+    """The ops that are not yet in the func: operands first, those that a rewrite names in order."""
     order: dict[Op, None] = {}
 
     def visit(op: Op | None) -> None:
@@ -250,10 +250,10 @@ def _new_ops(func: Func, values: Sequence[Value], extra: Sequence[Op]) -> list[O
             visit(value.owner)
         order[op] = None
 
-    for value in values:
-        visit(value.owner)
     for op in extra:
         visit(op)
+    for value in values:
+        visit(value.owner)
     return list(order)
 
 

@@ -32,7 +32,8 @@ class Replace:
 
     Attributes:
         values: old value to new value; the new ops are found from the new values.
-        ops: new ops without results that a value leads to (in-place writes), in order.
+        ops: new ops that no value leads to (in-place writes), and what must keep an order with
+            them (reads after a write), in order.
         erase: old ops without results that go away (in-place writes that were absorbed).
         before: where the new ops go; the root where absent. They are moved down if needed.
         held: the predicates that held, for the record.
