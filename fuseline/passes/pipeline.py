@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+from fuseline.passes.canonicalize import Canonicalize
+from fuseline.passes.cse import Cse
+from fuseline.passes.dce import Dce
+from fuseline.passes.fold_constants import FoldConstants
 from fuseline.passes.fuse_add_rms_norm import FuseAddRmsNorm
 from fuseline.passes.fuse_cache_write import FuseCacheWrite
 from fuseline.passes.fuse_gated_mlp import FuseGatedMlp
@@ -9,6 +13,7 @@ from fuseline.passes.fuse_linear_add import FuseLinearAdd
 from fuseline.passes.fuse_qk_norm import FuseQkNorm
 from fuseline.passes.fuse_qk_rope import FuseQkRope
 from fuseline.passes.merge_linears import MergeLinears
+from fuseline.passes.restore_mutations import RestoreMutations
 from fuseline.passes.rewrite import Pass
 
 
@@ -16,6 +21,12 @@ def default_pipeline() -> list[Pass]:
     """The passes that every compilation runs, in order."""
     return [
         # clean up: one spelling of casts, views, transposes and constants
+        FoldConstants(),
+        Canonicalize(),
+        Cse(),
+        Dce(),
+        RestoreMutations(),
+        Cse(),  # the writes of keys and values now share their places
         # raise: what a model author would name
         # fuse: what one kernel does
         FuseGatedMlp(),
