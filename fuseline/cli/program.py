@@ -80,7 +80,12 @@ def _reader_left() -> int:
 
 
 def parser() -> argparse.ArgumentParser:
-    """The parser of the whole command line; each command is imported, none is heavy."""
+    """The parser of the whole command line."""
+    return parsers()[0]
+
+
+def parsers() -> tuple[argparse.ArgumentParser, dict[str, argparse.ArgumentParser]]:
+    """The parser of the whole command line, and those of the commands by name."""
     top = argparse.ArgumentParser(
         prog="fuseline",
         description="Compile PyTorch language models, and see what was fused and why.",
@@ -88,6 +93,7 @@ def parser() -> argparse.ArgumentParser:
     )
     top.add_argument("--version", action="version", version=f"fuseline {__version__}")
     commands = top.add_subparsers(title="commands", metavar="COMMAND", required=True)
+    found: dict[str, argparse.ArgumentParser] = {}
     for name, summary in COMMANDS.items():
         module = cast("Command", importlib.import_module(f"fuseline.cli.{name}"))
         command = commands.add_parser(
@@ -99,7 +105,8 @@ def parser() -> argparse.ArgumentParser:
         )
         module.add_arguments(command)
         command.set_defaults(module=module)
-    return top
+        found[name] = command
+    return top, found
 
 
 def _show_our_warnings(out: Output) -> None:
