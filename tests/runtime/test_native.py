@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import gc
+import os
 import random
 import threading
 import time
+import warnings
 from collections.abc import Callable, Sequence
 from dataclasses import replace
+from pathlib import Path
 
 import pytest
 import torch
@@ -97,6 +100,10 @@ def launch(library: Library) -> Make:
 
 def normal(*shape: int, seed: int = 0) -> Tensor:
     return torch.randn(shape, generator=torch.Generator().manual_seed(seed))
+
+
+def tasks() -> set[str]:
+    return {path.name for path in Path("/proc/self/task").iterdir()}
 
 
 def listed(tensor: Tensor) -> list[float]:
@@ -211,7 +218,9 @@ def test_kernels_reach_the_librarys_sgemm(runner: Runner, launch: Make) -> None:
     torch.testing.assert_close(c, a @ b)
 
 
-def test_shares_are_as_many_as_asked_for_and_threads_allow(runner: Runner, launch: Make) -> None:
+def test_shares_are_as_many_as_asked_for_unless_there_is_one_thread(
+    runner: Runner, launch: Make
+) -> None:
     def counts(widths: Sequence[int], threads: int) -> list[float]:
         out = torch.zeros(8, dtype=torch.int64)
         steps = [launch("count", 0, width=width) for width in widths]
@@ -219,8 +228,8 @@ def test_shares_are_as_many_as_asked_for_and_threads_allow(runner: Runner, launc
         return listed(out)
 
     assert counts([1, 2, 3, 7], 1) == [0, 4, 0, 0, 0, 0, 0, 0]
-    assert counts([1, 2, 3, 7], 2) == [0, 1, 6, 0, 0, 0, 0, 0]
-    assert counts([1, 2, 3, 7, 1, 1], 4) == [0, 3, 2, 3, 4, 0, 0, 0]
+    assert counts([1, 2, 3, 7], 2) == [0, 1, 2, 3, 0, 0, 0, 7]
+    assert counts([1, 2, 5, 7, 1, 1], 4) == [0, 3, 2, 0, 0, 5, 0, 7]
 
 
 def dependent_steps(launch: Make, count: int, seed: int) -> list[Launch]:
@@ -392,15 +401,90 @@ def test_without_the_exchange_table_calls_go_through_ctypes(
     assert Runner.open(Cache.open(built.root), toolchain).binding == "ctypes"
 
 
-def test_without_openmp_everything_runs_on_one_thread(
+@pytest.mark.parametrize("threads", [2, 3])
+def test_the_librarys_products_start_no_threads_inside_a_share(
+    runner: Runner, launch: Make, threads: int
+) -> None:
+    before = torch.get_num_threads()
+    torch.set_num_threads(2)
+    try:
+        a, b, out = normal(300, 300), normal(300, 300, seed=1), torch.zeros(4, 300, 300)
+        wanted = a @ b
+        naps = [launch("nap", dims=[1000], width=8)]
+        runner.piece(naps, slots=0, threads=threads)([])
+        known = tasks()  # torch's own threads and our helpers
+        refs = [launch("product", 1, 0, (2, 360_000 * i), dims=[300]) for i in range(4)]
+        steps = [replace(step, independent=True) for step in refs]
+        piece = runner.piece(steps, slots=3, threads=threads)
+        for _ in range(5):
+            piece([a, b, out])
+        for made in out:
+            torch.testing.assert_close(made, wanted, rtol=1e-4, atol=1e-4)
+        assert tasks() == known
+        assert torch.get_num_threads() == 2  # and the limit is lifted again
+    finally:
+        torch.set_num_threads(before)
+
+
+def test_without_the_functions_that_limit_libraries(
     built: Cache, toolchain: Toolchain, launch: Make, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(module._torch, "openmp_addresses", lambda: (0, 0, 0))  # pyright: ignore[reportPrivateUsage]
+    monkeypatch.setattr(module._torch, "thread_limits", lambda: (0, 0, 0))  # pyright: ignore[reportPrivateUsage]
     runner = Runner.open(Cache.open(built.root), toolchain)
     try:
         out = torch.zeros(8, dtype=torch.int64)
         runner.piece([launch("count", 0, width=4)], slots=1, threads=4)([out])
-        assert listed(out) == [0, 1, 0, 0, 0, 0, 0, 0]
+        assert listed(out) == [0, 0, 0, 0, 4, 0, 0, 0]
     finally:
         monkeypatch.undo()
         Runner.open(Cache.open(built.root), toolchain)  # the library is loaded once: mend it
+
+
+def test_more_shares_than_a_word_has_bits(runner: Runner, launch: Make) -> None:
+    x, y = normal(1000), torch.zeros(1000)
+    for width in (31, 32, 33, 64, 100, 128, 500):
+        steps = [launch("axb", 0, 1, dims=[1000, 2, 0], width=width)] * 3
+        piece = runner.piece(steps, slots=2, threads=3)
+        for _ in range(20):
+            y.zero_()
+            piece([x, y])
+            assert torch.equal(y, 2 * x)
+
+
+def test_two_threads_of_python_run_two_pieces(runner: Runner, launch: Make) -> None:
+    """One of them has the helpers; the other works alone, and both are right."""
+    steps = dependent_steps(launch, 300, seed=5)
+    start = normal(33)
+    wanted = [start.clone(), torch.zeros(33)]
+    runner.piece(steps, slots=2)(wanted)
+    wrong: list[int] = []
+
+    def repeat() -> None:
+        piece = runner.piece(steps, slots=2, threads=2)
+        for i in range(100):
+            mine = [start.clone(), torch.zeros(33)]
+            piece(mine)
+            if not torch.equal(mine[0], wanted[0]):
+                wrong.append(i)
+
+    threads = [threading.Thread(target=repeat) for _ in range(3)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert not wrong
+
+
+def test_a_forked_child_starts_helpers_of_its_own(runner: Runner, launch: Make) -> None:
+    x, y = normal(100), torch.zeros(100)
+    piece = runner.piece([launch("axb", 0, 1, dims=[100, 2, 0], width=4)] * 5, slots=2, threads=3)
+    piece([x, y])
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", DeprecationWarning)  # fork beside threads, from 3.12 on
+        child = os.fork()
+    if child == 0:
+        y.zero_()
+        for _ in range(100):
+            piece([x, y])
+        os._exit(0 if bool((y == 2 * x).all()) else 1)
+    assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 0

@@ -26,7 +26,7 @@ struct fl_step {
   fl_kernel fn;
   int32_t buf;
   int32_t dim;
-  int32_t width;        // shares; cut to the number of threads
+  int32_t width;        // shares; all in one where there is one thread
   int32_t independent;  // needs nothing that was computed since the last wait
 };
 
@@ -43,17 +43,20 @@ struct fl_time {
   uint64_t wall;  // of the longest share of each run
 };
 
-// The OpenMP runtime: GOMP_parallel, omp_get_thread_num, omp_in_parallel; or all null.
-struct fl_team {
-  void (*parallel)(void (*body)(void *), void *data, unsigned threads, unsigned flags);
-  int (*thread_num)();
-  int (*in_parallel)();
+#define FL_MAX_THREADS 128  // that take part in a piece
+#define FL_MAX_SHARES 128   // that a step is cut into
+
+// Functions that keep a library from starting threads of its own inside a share; each may be null.
+struct fl_limits {
+  int (*omp_max)();            // omp_get_max_threads
+  void (*omp_set)(int count);  // omp_set_num_threads
+  int (*mkl_local)(int count); // MKL_Set_Num_Threads_Local
 };
 
 struct fl_piece;
 
 extern "C" {
-void fl_use_team(const fl_team *team);
+void fl_use_limits(const fl_limits *limits);
 
 fl_piece *fl_piece_new(const fl_step *steps, int32_t n_steps, const fl_ref *refs, int32_t n_refs,
                        const int64_t *dims, int32_t n_dims, int32_t n_slots, const fl_host *host,

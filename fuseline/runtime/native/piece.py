@@ -30,7 +30,9 @@ class Launch:
         function: address of the kernel, see ``fuseline_abi.h``.
         buffers: slot and byte offset of each; slot -1 is a null pointer.
         dims: the run-time integers.
-        width: into how many shares the work is cut, at most; 1 where it is not worth a meeting.
+        width: into how many shares the work is cut, 128 at most; 1 where it is not worth a meeting.
+            More shares than threads help where a thread may lose its core: others do what it left.
+            With one thread there is one share.
         independent: it reads and writes nothing that a launch since the last dependent one writes,
             and writes nothing that one reads, so it may run at the same time.
         label: for timings.

@@ -1,53 +1,42 @@
 // Runs the steps of a piece, on one thread or on several.
 //
-// Several threads: one parallel region for the whole piece, in the OpenMP runtime that torch has
-// loaded (called by its own entry points, so that the compiler need not know OpenMP). Steps are cut
-// into shares that threads claim from a bit mask, each its own share first and then what is left. A
-// thread that the system has not scheduled therefore holds nobody up: the others do its share.
-// Between steps that depend on each other, threads wait for the shares to be done, and not for each
-// other: spinning for a bounded time, then asleep in the kernel.
+// Steps are cut into shares that threads claim from bit masks, each thread its own share first and
+// then what is left. A thread that the system has not scheduled holds nobody up: the others do its
+// share. Between steps that depend on each other, threads wait for the shares to be done, and not for
+// each other: spinning for a bounded time, then asleep in the kernel.
 //
 // Consecutive steps of one share form a chain that one thread runs without meeting the others.
 // Steps marked independent form a group with those before them, and are waited for together.
-#include "fuseline_abi.h"
+//
+// A helper may still be on its way out of one run when the next begins. Whatever it could change
+// carries the number of its run, so that it changes nothing and leaves.
+#include "fuseline_team.h"
 
-#include <linux/futex.h>
 #include <stdlib.h>
 #include <string.h>
-#include <sys/syscall.h>
 #include <time.h>
-#include <unistd.h>
 
 namespace {
 
-fl_team team;  // all null until `fl_use_team`: then everything runs on the calling thread
+using fl::Patience;
 
-constexpr int32_t kMaxThreads = 64;  // shares of a step are bits of one word
-constexpr int32_t kMostSpins = 4000, kFewestSpins = 100;
+constexpr int32_t kShares = 32;  // in a word of claims, beside the number of the run
+constexpr int32_t kWords = FL_MAX_SHARES / kShares;
 
 // What one thread claims at a time: one step cut into shares, or a chain of steps of one share.
 struct Unit {
   int32_t first, count;  // steps
   int32_t width;         // shares
-  int32_t group;
 };
 
 // What changes as threads meet: a cache line to itself for each unit and each group.
 struct alignas(64) UnitState {
-  uint64_t claimed;
+  uint64_t claimed[kWords];  // high half: the run; low half: shares that somebody has taken
 };
 
 struct alignas(64) GroupState {
   int32_t pending;  // shares not yet done
 };
-
-inline void pause_briefly() {
-#if defined(__x86_64__) || defined(__i386__)
-  __builtin_ia32_pause();
-#elif defined(__aarch64__)
-  asm volatile("yield");
-#endif
-}
 
 inline uint64_t now() {
   timespec t;
@@ -55,7 +44,13 @@ inline uint64_t now() {
   return uint64_t(t.tv_sec) * 1000000000u + uint64_t(t.tv_nsec);
 }
 
-inline uint64_t all_of(int32_t width) { return width >= 64 ? ~uint64_t(0) : (uint64_t(1) << width) - 1; }
+// The shares of a unit of this width that word `w` stands for, as bits.
+inline uint32_t shares_in(int32_t width, int32_t w) {
+  int32_t count = width - w * kShares;
+  return count >= kShares ? ~uint32_t(0) : count <= 0 ? 0 : (uint32_t(1) << count) - 1;
+}
+
+inline uint64_t tagged(uint32_t run, uint32_t low) { return uint64_t(run) << 32 | low; }
 
 template <class T>
 T *array(size_t count) {
@@ -73,7 +68,7 @@ struct fl_piece {
   int32_t shared;  // whether there is anything for a second thread to do
   fl_host host;
   fl_step *steps;
-  int32_t *widths;  // as asked for; the units have them cut to `threads`
+  int32_t *widths;
   int64_t *dims;
   fl_ref *refs;
   void **bufs;          // refs, resolved
@@ -88,18 +83,17 @@ struct fl_piece {
   fl_time *times;
   uint64_t *longest;  // of each step, in the run at hand
   uint64_t runs;
-  alignas(64) int32_t current;   // groups that are done: threads wait here
-  alignas(64) int32_t sleepers;  // threads that may be asleep on `current`
+  alignas(64) uint64_t current;   // high half: the run; low half: its groups that are done
+  alignas(64) uint32_t sleepers;  // threads that may be asleep on the low half of `current`
 };
 
 namespace {
 
-// Cuts the steps into units and groups for the present widths and number of threads.
+// Cuts the steps into units and groups for the present widths.
 void arrange(fl_piece *p) {
   int32_t units = 0, groups = 0, shares = 0;
   for (int32_t s = 0; s < p->n_steps; ++s) {
-    int32_t width = p->widths[s] < p->threads ? p->widths[s] : p->threads;
-    if (width < 1) width = 1;
+    int32_t width = p->widths[s] < 1 ? 1 : p->widths[s] > FL_MAX_SHARES ? FL_MAX_SHARES : p->widths[s];
     bool fresh = groups == 0;
     if (!fresh && !p->steps[s].independent) {
       Unit &last = p->units[units - 1];
@@ -114,7 +108,7 @@ void arrange(fl_piece *p) {
       p->group_first[groups] = units;
       p->group_shares[groups++] = 0;
     }
-    p->units[units++] = Unit{s, 1, width, groups - 1};
+    p->units[units++] = Unit{s, 1, width};
     p->group_shares[groups - 1] += width;
     shares += width;
   }
@@ -157,82 +151,108 @@ void run_share(fl_piece *p, const Unit &unit, int32_t share) {
   for (int32_t s = unit.first; s < unit.first + unit.count; ++s) call(p, s, share, unit.width);
 }
 
-// Claims and runs shares of a unit until none is left; gives how many were run here.
-int32_t work_on(fl_piece *p, int32_t u, int32_t thread) {
+// Claims and runs those shares of a unit that are in word `w`, the share `first` before others;
+// gives how many were run here.
+int32_t work_on(fl_piece *p, int32_t u, int32_t w, uint32_t run, int32_t first) {
   const Unit &unit = p->units[u];
-  uint64_t *claimed = &p->unit_states[u].claimed;
-  const uint64_t full = all_of(unit.width);
-  int32_t done = 0, share = thread < unit.width ? thread : 0;
+  uint64_t *claimed = &p->unit_states[u].claimed[w];
+  const uint64_t full = tagged(run, shares_in(unit.width, w));
+  int32_t done = 0, share = first;
   uint64_t seen = __atomic_load_n(claimed, __ATOMIC_RELAXED);
-  while (seen != full) {
+  while (seen != full && seen >> 32 == run) {
     uint64_t bit = uint64_t(1) << share;
-    if (!(seen & bit)) {
-      seen = __atomic_fetch_or(claimed, bit, __ATOMIC_ACQ_REL);
-      if (!(seen & bit)) {
-        run_share(p, unit, share);
-        ++done;
-        seen = __atomic_load_n(claimed, __ATOMIC_RELAXED);
-      }
+    if (!(seen & bit) && __atomic_compare_exchange_n(claimed, &seen, seen | bit, true,
+                                                     __ATOMIC_ACQ_REL, __ATOMIC_RELAXED)) {
+      run_share(p, unit, w * kShares + share);
+      ++done;
+      seen = __atomic_load_n(claimed, __ATOMIC_RELAXED);
     }
-    if (seen != full) share = __builtin_ctzll(~seen);
+    uint32_t left = uint32_t(full) & ~uint32_t(seen);
+    if (left && !(left >> share & 1)) share = __builtin_ctz(left);
   }
   return done;
 }
 
-void finish(fl_piece *p, int32_t group) {
-  __atomic_store_n(&p->current, group + 1, __ATOMIC_SEQ_CST);
-  if (__atomic_load_n(&p->sleepers, __ATOMIC_SEQ_CST))
-    syscall(SYS_futex, &p->current, FUTEX_WAKE_PRIVATE, kMaxThreads, nullptr, nullptr, 0);
+int32_t work_on(fl_piece *p, int32_t u, uint32_t run, int32_t thread) {
+  const int32_t width = p->units[u].width, own = thread < width ? thread : 0;
+  const int32_t words = (width + kShares - 1) / kShares;
+  int32_t done = work_on(p, u, own / kShares, run, own % kShares);
+  for (int32_t w = 0; w < words; ++w)
+    if (w != own / kShares) done += work_on(p, u, w, run, 0);
+  return done;
 }
 
-// Waits until `group` is done. How long it spins is learnt: spinning that was in vain gets shorter.
-void await(fl_piece *p, int32_t group, int32_t &spins) {
-  for (int32_t i = 0; i < spins; ++i) {
-    if (__atomic_load_n(&p->current, __ATOMIC_ACQUIRE) > group) {
-      spins = spins * 2 < kMostSpins ? spins * 2 : kMostSpins;
-      return;
+// The half of `current` that counts groups, for the kernel to compare.
+uint32_t *groups_word(fl_piece *p) {
+  uint32_t *halves = reinterpret_cast<uint32_t *>(&p->current);
+  return __BYTE_ORDER__ == __ORDER_LITTLE_ENDIAN__ ? halves : halves + 1;
+}
+
+void finish(fl_piece *p, uint32_t run, uint32_t group) {
+  __atomic_store_n(&p->current, tagged(run, group + 1), __ATOMIC_SEQ_CST);
+  if (__atomic_load_n(&p->sleepers, __ATOMIC_SEQ_CST)) fl::futex_wake_all(groups_word(p));
+}
+
+// Waits until `group` of this run is done; gives what comes then.
+uint64_t await(fl_piece *p, uint32_t run, uint32_t group, Patience &patience) {
+  const uint64_t before = tagged(run, group);
+  uint64_t seen;
+  for (int32_t i = 0; i < patience.spins; ++i) {
+    if ((seen = __atomic_load_n(&p->current, __ATOMIC_ACQUIRE)) != before) {
+      patience.rewarded();
+      return seen;
     }
-    pause_briefly();
+    fl::pause_briefly();
   }
-  spins = spins / 2 > kFewestSpins ? spins / 2 : kFewestSpins;
+  patience.in_vain();
   __atomic_fetch_add(&p->sleepers, 1, __ATOMIC_SEQ_CST);
-  for (;;) {
-    int32_t seen = __atomic_load_n(&p->current, __ATOMIC_SEQ_CST);
-    if (seen > group) break;
-    syscall(SYS_futex, &p->current, FUTEX_WAIT_PRIVATE, seen, nullptr, nullptr, 0);
-  }
+  while ((seen = __atomic_load_n(&p->current, __ATOMIC_SEQ_CST)) == before)
+    fl::futex_wait(groups_word(p), group);
   __atomic_fetch_sub(&p->sleepers, 1, __ATOMIC_SEQ_CST);
+  return seen;
 }
 
-void run_worker(fl_piece *p, int32_t thread) {
-  int32_t spins = kMostSpins;
-  for (int32_t group = 0; group < p->n_groups;) {
+// Makes ready for a run, while helpers may still be leaving the one before.
+void begin_run(fl_piece *p) {
+  const uint32_t run = uint32_t(__atomic_load_n(&p->current, __ATOMIC_RELAXED) >> 32) + 1;
+  for (int32_t u = 0; u < p->n_units; ++u)
+    for (int32_t w = 0; w < kWords && w * kShares < p->units[u].width; ++w)
+      __atomic_store_n(&p->unit_states[u].claimed[w], tagged(run, 0), __ATOMIC_RELAXED);
+  for (int32_t g = 0; g < p->n_groups; ++g)
+    __atomic_store_n(&p->group_states[g].pending, p->group_shares[g], __ATOMIC_RELAXED);
+  __atomic_store_n(&p->current, tagged(run, 0), __ATOMIC_SEQ_CST);
+}
+
+}  // namespace
+
+void fl::take_part(fl_piece *p, int32_t thread) {
+  if (thread >= p->threads) return;
+  Patience patience;
+  uint64_t seen = __atomic_load_n(&p->current, __ATOMIC_ACQUIRE);
+  const uint32_t run = seen >> 32;
+  while (seen >> 32 == run && uint32_t(seen) < uint32_t(p->n_groups)) {
+    const uint32_t group = uint32_t(seen);
     int32_t done = 0;
     for (int32_t u = p->group_first[group]; u < p->group_first[group + 1]; ++u)
-      done += work_on(p, u, thread);
+      done += work_on(p, u, run, thread);
     if (done && __atomic_sub_fetch(&p->group_states[group].pending, done, __ATOMIC_ACQ_REL) == 0)
-      finish(p, group);
-    else
-      await(p, group, spins);
-    group = __atomic_load_n(&p->current, __ATOMIC_ACQUIRE);  // one that came late catches up
+      finish(p, run, group);
+    seen = await(p, run, group, patience);
   }
 }
 
-void run_in_team(void *piece) { run_worker(static_cast<fl_piece *>(piece), team.thread_num()); }
+namespace {
 
 void run_parallel(fl_piece *p) {
-  for (int32_t u = 0; u < p->n_units; ++u) p->unit_states[u].claimed = 0;
-  for (int32_t g = 0; g < p->n_groups; ++g) p->group_states[g].pending = p->group_shares[g];
-  p->current = 0;
-  p->sleepers = 0;
-  team.parallel(run_in_team, p, p->threads, 0);
+  begin_run(p);
+  if (!fl::team.run(p, p->threads)) fl::take_part(p, 0);
 }
 
 }  // namespace
 
 extern "C" {
 
-void fl_use_team(const fl_team *given) { team = *given; }
+void fl_use_limits(const fl_limits *limits) { fl::team.limits = *limits; }
 
 fl_piece *fl_piece_new(const fl_step *steps, int32_t n_steps, const fl_ref *refs, int32_t n_refs,
                        const int64_t *dims, int32_t n_dims, int32_t n_slots, const fl_host *host,
@@ -281,6 +301,7 @@ fl_piece *fl_piece_new(const fl_step *steps, int32_t n_steps, const fl_ref *refs
 
 void fl_piece_free(fl_piece *p) {
   if (!p) return;
+  fl::team.settle();
   void *parts[] = {p->steps, p->widths, p->dims, p->refs, p->bufs, p->slot_first, p->slot_refs,
                    p->slots, p->units, p->group_first, p->group_shares, p->unit_states,
                    p->group_states, p->times, p->longest};
@@ -300,11 +321,12 @@ int32_t fl_piece_uses(const fl_piece *p, int32_t slot) {
 
 void fl_piece_rebind(fl_piece *p, const int64_t *dims, const int32_t *widths,
                      const int64_t *offsets, int32_t threads) {
+  fl::team.settle();
   if (dims && p->n_dims) memcpy(p->dims, dims, p->n_dims * sizeof(int64_t));
   if (widths && p->n_steps) memcpy(p->widths, widths, p->n_steps * sizeof(int32_t));
   if (offsets)
     for (int32_t i = 0; i < p->n_refs; ++i) p->refs[i].offset = offsets[i];
-  p->threads = threads < 1 ? 1 : threads > kMaxThreads ? kMaxThreads : threads;
+  p->threads = threads < 1 ? 1 : threads > FL_MAX_THREADS ? FL_MAX_THREADS : threads;
   arrange(p);
   for (int32_t slot = 0; slot < p->n_slots; ++slot) resolve(p, slot);
 }
@@ -314,7 +336,7 @@ int32_t fl_piece_begin(fl_piece *p) { return __atomic_exchange_n(&p->busy, 1, __
 void fl_piece_end(fl_piece *p) { __atomic_store_n(&p->busy, 0, __ATOMIC_RELEASE); }
 
 void fl_piece_go(fl_piece *p) {
-  if (p->shared && team.parallel && !team.in_parallel())
+  if (p->shared)
     run_parallel(p);
   else
     run_serial(p);

@@ -23,12 +23,13 @@ from fuseline.runtime.cache import Cache
 from fuseline.runtime.native.fallback import run_by_ctypes
 from fuseline.runtime.native.piece import Launch, Piece, Run
 from fuseline.runtime.native.signature import ArgumentSpec, NativeSignature, Signature
-from fuseline.runtime.native.structures import Functions, TeamStructure
+from fuseline.runtime.native.structures import Functions, LimitsStructure
 from fuseline.runtime.toolchain import Toolchain, python_include
 
 logger = logging.getLogger(__name__)
 
 ABI = "fuseline_abi.h"
+TEAM = "fuseline_team.h"
 BINDING = "fuseline_binding"
 
 
@@ -65,7 +66,7 @@ class Runner:
         return cls("extension", functions, binding.run, binding.Signature)
 
     def piece(self, launches: Sequence[Launch], *, slots: int, threads: int = 1) -> Piece:
-        """A piece on so many slots, run by at most so many threads (64 at the most)."""
+        """A piece on so many slots, run by at most so many threads (128 at the most)."""
         return Piece(
             *(self.functions, self.run, launches),
             slots=slots,
@@ -84,9 +85,11 @@ class Runner:
 
 @memo
 def _functions(cache: Cache, toolchain: Toolchain) -> Functions:
-    source = KernelSource("fuseline_runner", _text("runner.cpp"), headers={ABI: _text(ABI)})
-    functions = Functions.of(build_piece(cache, toolchain, [source]))
-    functions.use_team(ctypes.byref(TeamStructure(*_torch.openmp_addresses())))
+    source = KernelSource(
+        "fuseline_runner", _text("runner.cpp"), headers={h: _text(h) for h in (ABI, TEAM)}
+    )
+    functions = Functions.of(build_piece(cache, toolchain, [source], flags=["-pthread"]))
+    functions.use_limits(ctypes.byref(LimitsStructure(*_torch.thread_limits())))
     return functions
 
 

@@ -39,13 +39,13 @@ class TimeStructure(ctypes.Structure):
     _fields_ = [("busy", ctypes.c_uint64), ("wall", ctypes.c_uint64)]
 
 
-class TeamStructure(ctypes.Structure):
-    """``fl_team``: the entry points of the OpenMP runtime."""
+class LimitsStructure(ctypes.Structure):
+    """``fl_limits``: functions that keep a library from starting threads inside a kernel."""
 
     _fields_ = [
-        ("parallel", ctypes.c_void_p),
-        ("thread_num", ctypes.c_void_p),
-        ("in_parallel", ctypes.c_void_p),
+        ("omp_max", ctypes.c_void_p),
+        ("omp_set", ctypes.c_void_p),
+        ("mkl_local", ctypes.c_void_p),
     ]
 
 
@@ -53,7 +53,7 @@ _INT, _POINTER, _LONG = ctypes.c_int32, ctypes.c_void_p, ctypes.c_uint64
 
 # Only `piece_go` takes long enough to be worth giving up the interpreter lock for.
 _PROTOTYPES = {
-    "use_team": ctypes.PYFUNCTYPE(None, _POINTER),
+    "use_limits": ctypes.PYFUNCTYPE(None, _POINTER),
     "piece_new": ctypes.PYFUNCTYPE(
         *(_POINTER, _POINTER, _INT, _POINTER, _INT, _POINTER, _INT),
         *(_INT, _POINTER, _INT),
@@ -75,7 +75,7 @@ class Functions:
     """The runner's functions, each with its address under its name in `addresses`."""
 
     addresses: dict[str, int]
-    use_team: Callable[[object], None]
+    use_limits: Callable[[object], None]
     piece_new: Callable[..., int | None]
     piece_free: Callable[[int], None]
     piece_set: Callable[[int, int, int], None]
