@@ -72,11 +72,16 @@ def scalar_expression(value: Any) -> Any:
     return value
 
 
-def symbol_range(env: ShapeEnv | None, symbol: sympy.Symbol) -> tuple[int, int | None]:
-    """The least and the greatest value that a symbol may take; None for no upper end."""
+def symbol_range(
+    env: ShapeEnv | None, symbol: sympy.Symbol, stated: Any = None
+) -> tuple[int, int | None]:
+    """The least and the greatest value that a symbol may take; None for no upper end.
+
+    ``stated`` is a range of torch's that counts in place of the environment's.
+    """
     if env is None:
         return 0, None
-    bounds = env.bound_sympy(symbol)
+    bounds = stated if stated is not None else env.bound_sympy(symbol)
     return int(bounds.lower), _finite(bounds.upper)
 
 
@@ -348,16 +353,14 @@ def sgemm_address() -> int:
 
 
 @lru_cache(maxsize=1)
-def openmp_addresses() -> tuple[int, int, int]:
-    """``GOMP_parallel``, ``omp_get_thread_num`` and ``omp_in_parallel`` of the runtime that torch
-    has loaded; zeros if one of them is missing.
+def thread_limits() -> tuple[int, int, int]:
+    """``omp_get_max_threads`` and ``omp_set_num_threads`` of the runtime that torch has loaded, and
+    ``MKL_Set_Num_Threads_Local`` of the MKL inside torch: for this thread alone. 0 where missing.
     """
-    names = ("GOMP_parallel", "omp_get_thread_num", "omp_in_parallel")
-    for library in (None, "libgomp.so.1"):
-        parallel, number, inside = (_address_in(library, name) for name in names)
-        if parallel and number and inside:
-            return parallel, number, inside
-    return 0, 0, 0
+    library = str(Path(torch.__file__).parent / "lib" / "libtorch_cpu.so")
+    most, limit = (_address_in(None, f"omp_{n}") for n in ("get_max_threads", "set_num_threads"))
+    pair = (most, limit) if most and limit else (0, 0)
+    return (*pair, _address_in(library, "MKL_Set_Num_Threads_Local"))
 
 
 def _address_in(library: str | None, symbol: str) -> int:
