@@ -3,11 +3,12 @@
 Both kernels read q, k and v by strides, see only the keys that positions, causality and window
 allow, and give a row without a key zeros, as torch's scaled dot product does. With
 ``max_splits`` > 1 the keys of a unit may be cut over workers; the parts then meet in a scratch
-buffer, and a second launch, ``<symbol>_combine`` with the same arguments, joins them.
+buffer, and a second kernel, launched with the same arguments, joins them (`launches`).
 """
 
 from __future__ import annotations
 
+import dataclasses
 from dataclasses import dataclass
 
 from fuseline.codegen.cpp import CPP_TYPES
@@ -59,10 +60,12 @@ class AttentionKernel(KernelTemplate):
         names += [f"mask_{axis}" for axis in "bhqk"] * (self.mask is not None)
         return (*names, *["positions_b"] * self.positions)
 
-    @property
-    def launches(self) -> tuple[str, ...]:
-        """The symbols to launch, one after the other, with the same arguments."""
-        return (self.symbol, *[f"{self.symbol}_combine"] * (self.max_splits > 1))
+    def launches(self) -> tuple[AttentionKernel, ...]:
+        """The kernels to launch, one after the other, with the same buffers and dims."""
+        if self.max_splits == 1:
+            return (self,)
+        fields = {f.name: getattr(self, f.name) for f in dataclasses.fields(self)}
+        return (self, CombineAttentionKernel(**fields))
 
     def scratch_bytes(self, rows: int) -> int:
         """The scratch for ``rows`` = B * H * Sq rows of the result."""
@@ -145,6 +148,10 @@ class BlockedAttentionKernel(AttentionKernel, template="cpp/attention_blocked.cp
     def block_keys(self) -> int:
         """Keys of a block: few enough that even wide heads stay in the second-level cache."""
         return 64 if self.width + self.value_width <= 512 else 32
+
+
+class CombineAttentionKernel(AttentionKernel, template="cpp/attention_combine.cpp.jinja"):
+    """Joins the parts of a split attention of the same fields."""
 
 
 def attention_kind(rows: int | None) -> type[AttentionKernel]:
