@@ -1,0 +1,1 @@
+"""What an attention mask means, proven from how it is built."""

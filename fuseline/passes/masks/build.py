@@ -1,0 +1,192 @@
+"""Builds the operands that a proof leaves: row positions, and the mask of what was not proven."""
+
+from __future__ import annotations
+
+import functools
+import math
+from collections.abc import Sequence
+from typing import cast
+
+from fuseline.ir.core import Value
+from fuseline.ir.ops import create, pointwise, view
+from fuseline.ir.types import Dim, DType, dim, product
+from fuseline.passes.masks.elements import Elements
+from fuseline.passes.masks.integers import (
+    ZERO,
+    Element,
+    Index,
+    Linear,
+    Unknown,
+    of_atom,
+    of_dim,
+    same_dim,
+    to_dim,
+)
+from fuseline.passes.masks.terms import Applied, Term, lined_up
+
+
+class Unbuildable(ValueError):
+    """Positions that no existing value holds, and that are not a sum of existing ones."""
+
+
+class MaskBuilder:
+    """Builds values for one attention; new ops are only constructed, never inserted.
+
+    Args:
+        elements: of the func, with all that the proof has looked at.
+        place: the indices of the scores, ``b, h, q, k``.
+        batch: number of batch rows.
+        queries: number of queries.
+
+    """
+
+    def __init__(
+        self, elements: Elements, place: tuple[Linear, ...], batch: Dim, queries: Dim
+    ) -> None:
+        self.elements = elements
+        self.place = place
+        self.batch = batch
+        self.queries = queries
+
+    # -- positions ----------------------------------------------------------------------------
+
+    def positions(self, row: Linear) -> Value:
+        """The i64 value ``[Sq]`` or ``[B, Sq]`` with the elements ``row``: one that exists, or new.
+
+        Raises:
+            Unbuildable: there is none, and no sum of values gives it.
+
+        """
+        by_batch = "b" in row.indices()
+        shape = (self.batch, self.queries) if by_batch else (self.queries,)
+        at = (self.place[0], self.place[2]) if by_batch else (self.place[2],)
+        for value in self.elements.seen:
+            fits = value.dtype is DType.I64 and value.shape == shape
+            if fits and self.elements.at(value, at) == row:
+                return value
+        return self._sum(row, shape)
+
+    def _sum(self, row: Linear, shape: tuple[Dim, ...]) -> Value:
+        """A sum of an iota or a constant, and of tensors that line up with ``shape``."""
+        query = self.place[2]
+        parts: list[Value] = []
+        rest = Linear(row.const)
+        steps = 0
+        for atom, coefficient in sorted(row.terms, key=str):
+            match atom:
+                case Element() if coefficient == 1:
+                    parts.append(self._line_up(atom))
+                case Index() if of_atom(atom) == query:
+                    steps = coefficient
+                case _:
+                    rest = rest + of_atom(atom).times(coefficient)
+        try:
+            start = to_dim(rest)
+        except Unknown as error:
+            raise Unbuildable(f"no value holds {row}") from error
+        first: Value
+        if steps:
+            first = create.Iota(length=self.queries, start=start, step=steps).y
+        else:
+            first = create.Full(value=start, shape=shape[-1:], dtype=DType.I64).y
+        result = functools.reduce(lambda a, b: pointwise.Add(a, b).y, parts, first)
+        return result if result.shape == shape else view.Expand(result, shape=shape).y
+
+    def _line_up(self, atom: Element) -> Value:
+        """The tensor of an element, lined up with ``[B, Sq]`` at the last dim."""
+        value = atom.value
+        shape = self._lined_up_shape(value.shape, atom.at)
+        fits = shape is not None and same_dim(product(shape), value.tensor.numel)
+        if shape is None or not fits or value.dtype is not DType.I64:
+            raise Unbuildable(f"no value holds {of_atom(atom)}")
+        return value if value.shape == shape else view.Reshape(value, shape=shape).y
+
+    def _lined_up_shape(
+        self, shape: tuple[Dim, ...], at: tuple[Linear, ...]
+    ) -> tuple[Dim, ...] | None:
+        batch, query = self.place[0], self.place[2]
+        match at:
+            case ():
+                return ()
+            case (i,) if i == query:
+                return shape
+            case (i,) if i in (batch, ZERO):
+                return (*shape, 1) if i == batch else ()
+            case (i, j) if i in (batch, ZERO) and j in (query, ZERO):
+                return shape if i == batch else shape[1:]
+            case _:
+                return None
+
+    # -- masks --------------------------------------------------------------------------------
+
+    def mask(self, terms: Sequence[Term]) -> Value:
+        """One mask ``[B or 1, H or 1, Sq or 1, Sk or 1]`` that says what the terms say together."""
+        conditions = [self._condition(t) for t in terms if t.how != "add"]
+        numbers = [self._four(t.value) for t in terms if t.how == "add"]
+        visible = _joined(conditions)
+        if not numbers:
+            return cast("Value", visible)
+        added = functools.reduce(lambda a, b: pointwise.Add(a, b).y, numbers)
+        return added if visible is None else _hidden(visible, added, -math.inf)
+
+    def numbers(self, applied: Applied) -> Value:
+        """A mask with a finite fill, as numbers to add."""
+        value = applied.value
+        while (inner := lined_up(value)) is not None:
+            value = inner
+        value = self._four(value)
+        if applied.how == "add":
+            return value
+        visible = value if applied.how == "keep" else pointwise.LogicalNot(value).y
+        zero = create.Full(value=0.0, dtype=DType.F32).y
+        return _hidden(visible, zero, applied.fill)
+
+    def _condition(self, term: Term) -> Value:
+        value = self._narrow(term.value)
+        visible = value if term.how == "keep" else pointwise.LogicalNot(value).y
+        return self._four(visible)
+
+    def _four(self, value: Value) -> Value:
+        missing = 4 - len(value.shape)
+        shape = (1,) * missing + value.shape
+        return view.Reshape(value, shape=shape).y if missing else value
+
+    def _narrow(self, value: Value) -> Value:
+        """A gather of a row of conditions by batch and key as the view that it is."""
+        batch, _, _, key = self.place
+        for source, at in self.elements.sources(value, self.place[4 - len(value.shape) :]):
+            if source is value or len(source.shape) != 2 or source.dtype is not DType.BOOL:
+                continue
+            (row, column), rows = at, source.shape[0]
+            by_batch = row == batch and same_dim(rows, self.batch)
+            offset = column - key
+            if key != ZERO and (by_batch or rows == 1) and offset.is_const and offset.const >= 0:
+                return self._row(source, offset.const) or value
+        return value
+
+    def _row(self, source: Value, start: int) -> Value | None:
+        """Conditions ``[B, N]`` as ``[B, 1, 1, Sk]``, from key ``start`` on; None if N is less."""
+        keys = to_dim(of_dim(self._keys).plus(start))
+        extent = source.shape[1]
+        if start or extent != self._keys:
+            if not self.elements.bounds.nonnegative(of_dim(extent) - of_dim(keys)):
+                return None
+            source = view.Slice(source, axis=1, start=start, stop=keys).y
+        return view.Reshape(source, shape=(source.shape[0], 1, 1, dim(source.shape[1]))).y
+
+    @property
+    def _keys(self) -> Dim:
+        (atom,) = (a for a, _ in self.place[3].terms)
+        return to_dim(cast("Index", atom).extent)
+
+
+def _joined(conditions: Sequence[Value]) -> Value | None:
+    if not conditions:
+        return None
+    return functools.reduce(lambda a, b: pointwise.BitwiseAnd(a, b).y, conditions)
+
+
+def _hidden(visible: Value, numbers: Value, fill: float) -> Value:
+    """``numbers`` where visible, else the fill."""
+    other = create.Full(value=fill, dtype=numbers.dtype).y
+    return pointwise.Where(visible, numbers, other).y
