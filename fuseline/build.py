@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 
 from fuseline import errors
 from fuseline.assemble import Assembled, assemble
@@ -58,8 +59,14 @@ class Tools:
         except errors.BuildError as error:
             if config.strict:
                 raise
-            errors.warn_once(error.diagnostic)
+            _warn(str(error.diagnostic))
             return cls(cache, None, str(error.diagnostic.title))
+
+
+@lru_cache
+def _warn(text: str) -> None:
+    """Say once a process that native code cannot be built."""
+    log.warning("%s", text)
 
 
 @dataclass(frozen=True)

@@ -375,3 +375,10 @@ SIZE_OUT_OF_RANGE = Code(
     InputError,
     hint="compile with a wider range",
 )
+CANNOT_PACK = Code(
+    "FL0904",
+    "cannot bring back together the",
+    "Weights that were merged into one product were moved apart, and cannot be moved back.",
+    InputError,
+    hint="compile the model again, or with disable=('merge-linears', 'fuse-gated-mlp')",
+)

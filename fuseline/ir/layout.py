@@ -147,6 +147,7 @@ class LayoutMap:
     """The places of all values of a func; views share their source's root where they can."""
 
     def __init__(self, func: Func, args: Mapping[Value, Layout] | None = None) -> None:
+        self.func = func
         self.places: dict[Value, Placed] = {}
         given = args or {}
         for arg in func.args:

@@ -196,6 +196,23 @@ class Range:
         return f"{self.lo}..{'' if self.hi is None else self.hi}"
 
 
+def bounds(value: Dim, ranges: Mapping[str, Range]) -> tuple[int, int | None]:
+    """The least and the greatest value of a dim that does not fall as its symbols grow.
+
+    That is so for products and sums of extents; for anything else the answer is ``(0, None)``.
+    """
+    if isinstance(value, int):
+        return value, value
+    polynomial = value.as_poly() if value.is_polynomial() else None
+    if polynomial is None or any(c < 0 for c in polynomial.coeffs()):
+        return 0, None
+    limits = {name: ranges.get(name, Range()) for name in free_symbols(value)}
+    low = substitute(value, {name: r.lo for name, r in limits.items()})
+    if any(r.hi is None for r in limits.values()):
+        return low, None
+    return low, substitute(value, {name: r.hi or 0 for name, r in limits.items()})
+
+
 @dataclass(frozen=True)
 class TensorType:
     """A tensor: element type and dims, no strides."""

@@ -68,7 +68,7 @@ class _Bound:
     places: Mapping[int, int]
     outputs: tuple[tuple[int, int, torch.dtype], ...]
     segments: tuple[Piece | _BoundHost, ...]
-    returns: tuple[_BoundView | int, ...]
+    returns: tuple[_BoundView, ...]
 
 
 class Program:
@@ -107,22 +107,22 @@ class Program:
         """Bytes of planned temporary memory that are held now."""
         return self._arena.numel()
 
-    def __call__(self, arguments: Sequence[Argument]) -> list[Tensor | int]:
+    def __call__(self, arguments: Sequence[Argument]) -> list[Tensor]:
         """Run the plan; arguments in the plan's order, buffers written in place.
 
         Raises:
             InputError: FL0901 to FL0903, for arguments that the plan was not made for.
 
         """
-        given = arguments if isinstance(arguments, (list, tuple)) else list(arguments)
+        given: list[object] = list(arguments)
         key = self.signature.match(given)
         if isinstance(key, int):
             raise self._mismatch(given, key)
         with self._lock, torch.no_grad():
             bound = self._bound.get(key) or self._bind(key)
-            return self._run(bound, given)
+            return self._run(bound, arguments)
 
-    def _mismatch(self, given: Sequence[Argument], number: int) -> errors.FuselineError:
+    def _mismatch(self, given: Sequence[object], number: int) -> errors.FuselineError:
         wrong = self.signature.mismatch(given, number)
         if len(given) != len(self.plan.args):
             return errors.ARGUMENT_COUNT.error(found=wrong.found, expected=wrong.expected)
@@ -146,10 +146,7 @@ class Program:
                 if b.kind == "output"
             ),
             tuple(self._segments(value, places)),
-            tuple(
-                _bind_view(item, value) if isinstance(item, View) else value(item)
-                for item in self.plan.returns
-            ),
+            tuple(_bind_view(view, value) for view in self.plan.returns),
         )
         self._bound[key] = bound
         while len(self._bound) > MAX_BINDINGS:
@@ -216,7 +213,7 @@ class Program:
 
     # -- running ------------------------------------------------------------------------------
 
-    def _run(self, bound: _Bound, arguments: Sequence[Argument]) -> list[Tensor | int]:
+    def _run(self, bound: _Bound, arguments: Sequence[Argument]) -> list[Tensor]:
         if self._arena.numel() < bound.arena:
             self._arena = _aligned(bound.arena)
         slots: list[Tensor | None] = [None] * (self._arena_slot + 1)
@@ -230,10 +227,7 @@ class Program:
                 self._run_host(segment, bound, slots)
             else:
                 segment(slots)
-        return [
-            item if isinstance(item, int) else self._tensor(item, bound, slots)
-            for item in bound.returns
-        ]
+        return [self._tensor(view, bound, slots) for view in bound.returns]
 
     def _tensor(self, view: _BoundView, bound: _Bound, slots: Sequence[Tensor | None]) -> Tensor:
         place = bound.places.get(view.buffer)

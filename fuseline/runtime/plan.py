@@ -108,7 +108,7 @@ class ArgSpec:
 class Plan:
     """Steps, buffers, arguments and results of one compiled func.
 
-    ``returns`` are views of buffers, or expressions for integers. ``symbols`` maps each symbol to
+    ``returns`` are views of buffers. ``symbols`` maps each symbol to
     where it is read from: argument number and dim (-1: the argument is the integer itself).
     ``packed`` lists groups of arguments that must lie one behind the other in memory.
     """
@@ -116,7 +116,7 @@ class Plan:
     args: tuple[ArgSpec, ...]
     buffers: tuple[Buffer, ...]
     steps: tuple[Step, ...]
-    returns: tuple[View | Expr, ...]
+    returns: tuple[View, ...]
     symbols: Mapping[str, tuple[int, int]]
     ranges: Mapping[str, tuple[int, int | None]]
     packed: tuple[tuple[int, ...], ...] = ()
@@ -134,7 +134,7 @@ class Plan:
         for arg in self.args:
             note(*arg.shape, *arg.strides, arg.value)
         for item in self.returns:
-            note(*(_view_exprs(item) if isinstance(item, View) else (item,)))
+            note(*_view_exprs(item))
         for step in self.steps:
             note(*_step_exprs(step))
         return list(found)

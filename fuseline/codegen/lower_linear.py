@@ -1,0 +1,146 @@
+"""Lowerings onto the product kernels: linear, merged and gated products, residual adds."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from fuseline.codegen.linear import Activation, LinearKernel
+from fuseline.codegen.linear_choice import choose_linear
+from fuseline.codegen.lower import WORKERS, Launch, Lowered, NeedDense, Refusal, Scratch, lowers
+from fuseline.codegen.lower import work as work_of
+from fuseline.codegen.lower_rows import unsupported
+from fuseline.ir.core import Op, Value
+from fuseline.ir.layout import LayoutMap
+from fuseline.ir.ops.fused import GatedLinear, LinearAdd, MergedLinear
+from fuseline.ir.ops.matmul import Linear
+from fuseline.ir.types import Dim, bounds, product
+
+_ACTIVATIONS: dict[str, Activation] = {
+    "silu": "silu",
+    "gelu": "gelu_erf",
+    "gelu_tanh": "gelu_tanh",
+    "relu": "relu",
+    "relu2": "relu2",
+}
+
+
+@dataclass(frozen=True)
+class _Product:
+    """One product in the kernels' terms."""
+
+    op: Op
+    x: Value
+    weights: tuple[Value, ...]
+    ys: tuple[Value, ...]
+    biases: tuple[Value, ...] = ()
+    residual: Value | None = None
+    activation: Activation | None = None
+    gated: bool = False
+
+
+@lowers(Linear)
+def lower_linear(op: Linear, layouts: LayoutMap) -> Lowered:
+    """One product."""
+    return _lower(_Product(op, op.x, (op.weight,), (op.y,), _present(op.bias)), layouts)
+
+
+@lowers(MergedLinear)
+def lower_merged_linear(op: MergedLinear, layouts: LayoutMap) -> Lowered:
+    """Sibling products of packed weights."""
+    return _lower(_Product(op, op.x, op.weights, op.ys, op.biases), layouts)
+
+
+@lowers(LinearAdd)
+def lower_linear_add(op: LinearAdd, layouts: LayoutMap) -> Lowered:
+    """A product and the residual that it is added to."""
+    item = _Product(op, op.x, (op.weight,), (op.y,), _present(op.bias), op.residual)
+    return _lower(item, layouts)
+
+
+@lowers(GatedLinear)
+def lower_gated_linear(op: GatedLinear, layouts: LayoutMap) -> Lowered:
+    """Gate and up with the activation and the product of both."""
+    biases = (*_present(op.gate_bias), *_present(op.up_bias))
+    if len(biases) == 1:
+        return Refusal("a bias on one of gate and up only")
+    activation = _ACTIVATIONS[op.activation]
+    weights = (op.gate, op.up)
+    return _lower(
+        _Product(op, op.x, weights, (op.y,), biases, activation=activation, gated=True), layouts
+    )
+
+
+def _present(value: Value | None) -> tuple[Value, ...]:
+    return () if value is None else (value,)
+
+
+def _lower(item: _Product, layouts: LayoutMap) -> Lowered:
+    parameters = (*item.weights, *item.biases)
+    if refusal := unsupported(item.x, *parameters):
+        return refusal
+    if len({v.dtype for v in parameters}) > 1 or item.x.dtype != item.weights[0].dtype:
+        return Refusal(f"x {item.x.type} with weight {item.weights[0].type}")
+    for value in parameters:
+        if not layouts.layout(value).is_dense(value.shape):
+            return Refusal(f"{value.type} does not lie row by row in memory")
+    widths = [w.shape[0] for w in item.weights]
+    k = item.x.shape[-1]
+    if not isinstance(k, int) or not all(isinstance(w, int) for w in widths):
+        return Refusal(f"weight {item.weights[0].type}; the kernel needs known widths")
+    if not k or not all(widths):
+        return Refusal("an empty product")
+    rows = [item.x, *_present(item.residual)]
+    loose = [v for v in rows if layouts.layout(v).row_stride(v.shape) is None]
+    if loose:
+        return NeedDense(tuple(loose))
+    return _launches(item, k, [int(w) for w in widths if isinstance(w, int)], layouts)
+
+
+def _launches(
+    item: _Product, k: int, widths: Sequence[int], layouts: LayoutMap
+) -> list[Launch] | Refusal:
+    tokens = product(item.x.shape[:-1])
+    low, high = bounds(tokens, layouts.func.symbols)
+    choices = choose_linear(
+        k=k,
+        outputs=(widths[0],) if item.gated else tuple(widths),
+        dtype=item.x.dtype.value,
+        bias=bool(item.biases),
+        activation=item.activation,
+        gated=item.gated,
+        residual=item.residual is not None,
+        min_tokens=low,
+        max_tokens=high,
+    )
+    launches: list[Launch] = []
+    for first, last, kernel in choices:
+        when = None if len(choices) == 1 else (tokens, first, last)
+        launches.append(_launch(item, kernel, tokens, layouts, when))
+    return launches
+
+
+def _launch(
+    item: _Product,
+    kernel: LinearKernel,
+    tokens: Dim,
+    layouts: LayoutMap,
+    when: tuple[Dim, int, int | None] | None,
+) -> Launch:
+    rows = [item.x, *_present(item.residual), *item.ys]
+    strides = [layouts.layout(v).row_stride(v.shape) for v in rows]
+    scratch = Scratch("linear", kernel.scratch_bytes(tokens, WORKERS))
+    return Launch(
+        kernel,
+        (
+            item.x,
+            item.weights[0],
+            *item.biases[:1],
+            *_present(item.residual),
+            *item.ys,
+            scratch,
+        ),
+        (tokens, *(s for s in strides if s is not None)),
+        work_of(item.op),
+        when,
+    )

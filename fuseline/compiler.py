@@ -1,0 +1,319 @@
+"""The driver: capture, run the pipeline, emit kernels, build the executable.
+
+`Compiler` is the compile step that both roads of capture call; `compile`, `explain` and
+`dynamo_backend` are what users call.
+"""
+
+from __future__ import annotations
+
+import functools
+import logging
+import time
+from collections.abc import Callable, Generator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field, replace
+from typing import Any, TypeVar, cast, overload
+
+import torch
+from torch import Tensor, fx
+
+from fuseline import errors
+from fuseline.build import Built, OnProgress, Tools, build
+from fuseline.config import Config
+from fuseline.debug.dump import Dump
+from fuseline.frontend.backend import Backend
+from fuseline.frontend.captured import Argument, Captured, Input
+from fuseline.frontend.execute import Compiled, CompileStep, interpret
+from fuseline.frontend.importer import import_captured, import_dim
+from fuseline.frontend.wrap import wrap
+from fuseline.ir.core import Func, Value
+from fuseline.ir.layout import Layout
+from fuseline.passes.manager import PassManager, Run
+from fuseline.passes.pipeline import default_pipeline
+from fuseline.report import Report, Stat
+from fuseline.runtime import packing
+from fuseline.runtime.executor import Program
+from fuseline.runtime.native import Runner
+from fuseline.runtime.plan import NativeStep
+
+T = TypeVar("T")
+
+log = logging.getLogger(__name__)
+
+
+@dataclass
+class Compilation:
+    """One compiled func, and what the report says of it."""
+
+    name: str
+    run: Run
+    built: Built
+    seconds: Mapping[str, float]
+
+    def report(self) -> Report:
+        """Sites, kernels, passes and numbers."""
+        steps = self.built.assembled.plan.steps
+        native = sum(isinstance(step, NativeStep) for step in steps)
+        stats: dict[str, Stat] = {
+            "programs": 1,
+            "native steps": native,
+            "host steps": len(steps) - native,
+            "rewrites": len(self.run.applied),
+        }
+        stats |= {f"seconds to {stage}": value for stage, value in self.seconds.items()}
+        return Report(
+            tuple(self.run.sites()), self.built.assembled.records, tuple(self.run.passes), stats
+        )
+
+
+@dataclass
+class Compiler:
+    """Compiles captured programs under one `Config`, and remembers what it did.
+
+    Attributes:
+        config: the options.
+        progress: told of every kernel that is there, while a program is built.
+        done: the compilations so far.
+        notes: programs that run through plain ATen, with the reason.
+    """
+
+    config: Config
+    progress: OnProgress | None = None
+    done: list[Compilation] = field(default_factory=list[Compilation])
+    notes: dict[str, str] = field(default_factory=dict[str, str])
+    _tools: Tools | None = None
+
+    @property
+    def tools(self) -> Tools:
+        """The cache and the C++ compiler, found when first needed."""
+        if self._tools is None:
+            self._tools = Tools.find(self.config)
+        return self._tools
+
+    def __call__(self, captured: Captured) -> Compiled:
+        """Compile a captured program for the inputs that it was captured with."""
+        if reason := unsupported(captured):
+            self.notes[captured.name] = reason
+            log.warning("%s runs through plain ATen: %s", captured.name, reason)
+            return interpret(captured)
+        compilation = self.compile(captured)
+        plan = compilation.built.assembled.plan
+        threads = self.config.threads or torch.get_num_threads()
+        runner = None
+        if self.tools.toolchain is not None:
+            runner = Runner.open(self.tools.cache, self.tools.toolchain)
+        program = Program(plan, runner, compilation.built.addresses, threads=threads)
+        return _Packed(program, plan.packed) if plan.packed else program
+
+    def compile(self, captured: Captured) -> Compilation:
+        """Run all stages on a captured program, short of making it callable."""
+        clock = _Clock()
+        dump = Dump(self.config.dump_dir, captured.name) if self.config.dump_dir else None
+        with clock("import"):
+            func = import_captured(captured)
+            pin(func, captured.inputs)
+        if dump:
+            dump.start(func)
+        with clock("optimise"):
+            run = self._manager(dump).run(func)
+        with clock("build"):
+            layouts = argument_layouts(func, captured.inputs)
+            built = build(
+                func, layouts, self.tools, strict=self.config.strict, progress=self.progress
+            )
+        with clock("pack weights"):
+            groups = built.assembled.plan.packed
+            _pack([[cast("Tensor", captured.inputs[i].actual) for i in g] for g in groups])
+        if dump:
+            dump.kernels(built.sources)
+            dump.plan(built.assembled.plan)
+            dump.sites(run.sites())
+        compilation = Compilation(captured.name, run, built, clock.seconds)
+        self.done.append(compilation)
+        log.info("%s", _summary(compilation))
+        return compilation
+
+    def _manager(self, dump: Dump | None) -> PassManager:
+        return PassManager(
+            default_pipeline(),
+            check=self.config.verify,
+            limit=self.config.fuse_limit,
+            disable=self.config.disable,
+            observers=[dump] if dump else [],
+        )
+
+    def report(self) -> Report:
+        """Everything that was compiled so far, as one report."""
+        total = Report()
+        for compilation in self.done:
+            total = total + compilation.report()
+        stats = dict(total.stats) | {f"plain ATen: {n}": r for n, r in self.notes.items()}
+        return replace(total, stats=stats)
+
+
+class _Packed:
+    """A program whose merged products need weights that lie one behind the other.
+
+    They were packed when the program was built; assigning new memory to a parameter undoes that,
+    so it is looked at before every call, and mended.
+    """
+
+    def __init__(self, program: Program, groups: Sequence[Sequence[int]]) -> None:
+        self.program = program
+        self.groups = groups
+        self.indices = [i for group in groups for i in group]
+        self.pointers: list[int] = []
+
+    def __call__(self, arguments: Sequence[Argument]) -> Sequence[Tensor]:
+        pointers = [cast("Tensor", arguments[i]).data_ptr() for i in self.indices]
+        if pointers != self.pointers:
+            _pack([[cast("Tensor", arguments[i]) for i in group] for group in self.groups])
+            self.pointers = [cast("Tensor", arguments[i]).data_ptr() for i in self.indices]
+        return self.program(arguments)
+
+
+def _pack(groups: Sequence[Sequence[Tensor]]) -> None:
+    for group, reason in zip(groups, packing.pack(groups), strict=True):
+        if reason:
+            shapes = ", ".join(str(list(p.shape)) for p in group)
+            raise errors.CANNOT_PACK.error(f"parameters {shapes}", found=reason)
+
+
+class _Clock:
+    """Adds up the seconds of named stages."""
+
+    def __init__(self) -> None:
+        self.seconds: dict[str, float] = {}
+
+    @contextmanager
+    def __call__(self, stage: str) -> Generator[None]:
+        start = time.perf_counter()
+        try:
+            yield
+        finally:
+            self.seconds[stage] = self.seconds.get(stage, 0.0) + time.perf_counter() - start
+
+
+def unsupported(captured: Captured) -> str:
+    """Why a program cannot be compiled for the CPU target; empty where it can."""
+    for item in captured.inputs:
+        if isinstance(item.value, Tensor) and item.value.device.type != "cpu":
+            return f"{item.name} is on {item.value.device}, the target is cpu"
+    return ""
+
+
+def pin(func: Func, inputs: Sequence[Input]) -> None:
+    """Note on each parameter why it cannot be moved beside others, where that is so."""
+    params = {
+        arg: item.actual
+        for arg, item in zip(func.args, inputs, strict=True)
+        if arg.origin is not None and arg.origin.kind == "param"
+    }
+    known = {arg.hint: actual for arg, actual in params.items() if actual is not None}
+    reasons = packing.pinned(known)
+    for arg, actual in params.items():
+        reason = "its memory is not known" if actual is None else reasons.get(arg.hint, "")
+        if reason and arg.origin is not None:
+            arg.origin = replace(arg.origin, pinned=reason)
+
+
+def argument_layouts(func: Func, inputs: Sequence[Input]) -> dict[Value, Layout]:
+    """The strides that the arguments were captured with."""
+    layouts: dict[Value, Layout] = {}
+    for arg, item in zip(func.args, inputs, strict=True):
+        if isinstance(item.value, Tensor):
+            strides = tuple(import_dim(s) for s in item.value.stride())
+            layouts[arg] = Layout(0, strides)
+    return layouts
+
+
+def _summary(compilation: Compilation) -> str:
+    report = compilation.report()
+    fused = sum(site.status == "fused" for site in report.sites)
+    seconds = sum(compilation.seconds.values())
+    return (
+        f"compiled {compilation.name} in {seconds:.2f} s: {fused} sites fused, "
+        f"{len(report.sites) - fused} missed, {len(report.kernels)} kernels"
+    )
+
+
+@dataclass
+class _Engine:
+    """A compiler as the frontend's wrappers use it."""
+
+    compiler: Compiler
+
+    @property
+    def step(self) -> CompileStep:
+        return self.compiler
+
+    @property
+    def dynamic(self) -> bool | None:
+        return self.compiler.config.dynamic
+
+    def report(self) -> Report:
+        return self.compiler.report()
+
+
+@overload
+def compile(target: T, /, *, progress: OnProgress | None = None, **options: Any) -> T: ...
+
+
+@overload
+def compile(
+    target: None = None, /, *, progress: OnProgress | None = None, **options: Any
+) -> Callable[[T], T]: ...
+
+
+def compile(target: Any = None, /, *, progress: OnProgress | None = None, **options: Any) -> Any:
+    """Compile a function of tensors, an ``nn.Module``, or a class of them.
+
+    The result is called as the target is; compilation happens at the first call, and again for
+    inputs that need it, by the rules of ``torch.compile``. It also has ``report()``. A compiled
+    module shares its parameters with the original. Without a target, gives a decorator.
+
+    Args:
+        target: what to compile.
+        progress: called as kernels are built.
+        options: fields of `fuseline.Config` by name, or ``config`` with a whole one.
+
+    Raises:
+        UsageError: FL0101 or FL0102, for an option.
+        TypeError: the target is nothing that can be compiled.
+
+    """
+    config = _config(options)
+    if target is None:
+        return functools.partial(compile, progress=progress, config=config)
+    return wrap(target, lambda: _Engine(Compiler(config, progress)))
+
+
+def explain(model: Callable[..., Any], /, *args: Any, **kwargs: Any) -> Report:
+    """What would be fused in a model, and what not and why, for a call with these arguments.
+
+    The model is compiled, and run once to be traced; ``config=`` takes a `fuseline.Config`.
+    """
+    config = kwargs.pop("config", None) or Config()
+    compiled = compile(model, config=config)
+    with torch.no_grad():
+        compiled(*args, **kwargs)
+    return cast("Any", compiled).report()
+
+
+def dynamo_backend(
+    module: fx.GraphModule, inputs: Sequence[object], **options: Any
+) -> Callable[..., Any]:
+    """The backend that ``torch.compile(model, backend="fuseline")`` finds.
+
+    ``torch.compile(..., options={...})`` gives fields of `Config`.
+    """
+    return Backend(Compiler(_config(options.get("options") or options)))(module, inputs)
+
+
+def _config(options: Mapping[str, Any]) -> Config:
+    whole = options.get("config")
+    if whole is None:
+        return Config.of(options)
+    if not isinstance(whole, Config) or len(options) > 1:
+        raise TypeError("give either config=Config(...) or single options")
+    return whole
