@@ -43,7 +43,7 @@ code title in place: found this, expected that. Hint: do this.
 
 and raised as an exception whose `diagnostic` has these parts as attributes. Warnings of the kind
 `FuselineWarning` carry one, too: they say which documented fallback was taken. The codes are
-declared in `fuseline/errors.py`; the examples below are what the programs in `tests/errors/programs`
+declared in `fuseline/errors.py`, and the examples are what the programs in `tests/errors/programs`
 print.
 """
 

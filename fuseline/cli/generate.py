@@ -83,9 +83,8 @@ def _generate(
     pieces: list[str] = []
     stop = generation.stop_tokens(plain)
     started = time.perf_counter()
-    stream = generation.generate(
-        model, ids, arguments.tokens, sampling, plain=plain, stop=stop, timing=timing
-    )
+    session = generation.Session(model, len(ids) + arguments.tokens, plain=plain)
+    stream = generation.generate(session, ids, arguments.tokens, sampling, stop=stop, timing=timing)
     for token in stream:
         tokens.append(token)
         pieces.append(decoder.push(token))

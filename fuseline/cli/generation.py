@@ -72,42 +72,61 @@ class Picker:
         return int(order[torch.multinomial(kept, 1, generator=self._generator)])
 
 
+class Session:
+    """One text in the making: a model, and the static cache that holds what it has seen.
+
+    Args:
+        model: a causal language model of transformers, compiled or not.
+        length: the most tokens that will be seen.
+        plain: the model uncompiled, to lay out the cache with; `model` if not given.
+    """
+
+    def __init__(self, model: nn.Module, length: int, *, plain: nn.Module | None = None) -> None:
+        self._model = model
+        self._cache = static_cache(plain or model, length)
+
+    def advance(self, ids: Sequence[int]) -> Tensor:
+        """Show the model more tokens; logits [vocabulary] of what follows the last of them."""
+        with torch.no_grad():
+            return _last_logits(self._model, ids, self._cache)
+
+    def reset(self) -> None:
+        """Forget everything; the cache's tensors stay where they are."""
+        self._cache.reset()
+
+
 def generate(
-    model: nn.Module,
+    session: Session,
     prompt: Sequence[int],
     tokens: int,
     sampling: Sampling,
     *,
-    plain: nn.Module | None = None,
     stop: frozenset[int] = frozenset(),
     timing: Timing | None = None,
 ) -> Iterator[int]:
     """Yield up to `tokens` tokens that follow the prompt; ends after one of `stop`.
 
     Args:
-        model: a causal language model of transformers, compiled or not.
+        session: the model, with an empty cache that has room for prompt and tokens.
         prompt: token ids, at least one.
         tokens: how many to make.
         sampling: how they are picked.
-        plain: the model uncompiled, to lay out the cache with; `model` if not given.
         stop: tokens that end the text; they are yielded, too.
         timing: filled with what each call took.
     """
     timing = timing if timing is not None else Timing()
     picker = Picker(sampling)
-    cache = static_cache(plain or model, len(prompt) + tokens)
-    with torch.no_grad():
+    started = time.perf_counter()
+    token = picker.pick(session.advance(prompt))
+    timing.prefill = time.perf_counter() - started
+    yield token
+    for _ in range(tokens - 1):
+        if token in stop:
+            return
         started = time.perf_counter()
-        token = picker.pick(_last_logits(model, list(prompt), cache))
-        timing.prefill = time.perf_counter() - started
+        token = picker.pick(session.advance([token]))
+        timing.steps.append(time.perf_counter() - started)
         yield token
-        for _ in range(tokens - 1):
-            if token in stop:
-                return
-            started = time.perf_counter()
-            token = picker.pick(_last_logits(model, [token], cache))
-            timing.steps.append(time.perf_counter() - started)
-            yield token
 
 
 def static_cache(model: nn.Module, length: int) -> Any:
@@ -137,7 +156,7 @@ def stop_tokens(model: nn.Module) -> frozenset[int]:
 def _last_logits(model: nn.Module, ids: Sequence[int], cache: Any) -> Tensor:
     """Logits [vocabulary] after the last of the ids; the cache is advanced."""
     extra = {"logits_to_keep": 1} if "logits_to_keep" in _forward_names(model) else {}
-    out = model(input_ids=torch.tensor([ids]), past_key_values=cache, use_cache=True, **extra)
+    out = model(input_ids=torch.tensor([list(ids)]), past_key_values=cache, use_cache=True, **extra)
     return out.logits[0, -1]
 
 

@@ -11,6 +11,7 @@ from fuseline.cli.generation import (
     CACHE_STEP,
     Picker,
     Sampling,
+    Session,
     Timing,
     generate,
     static_cache,
@@ -22,6 +23,11 @@ from tests.cli.helpers import ByteTokenizer, tiny_llama
 PROMPT = [5, 200, 31, 8, 77]
 
 
+def generated(tokens: int, sampling: Sampling, **more: Any) -> list[int]:
+    session = Session(tiny_llama(), len(PROMPT) + tokens)
+    return list(generate(session, PROMPT, tokens, sampling, **more))
+
+
 def expected_greedy(tokens: int) -> list[int]:
     model: Any = tiny_llama()
     ids = torch.tensor([PROMPT])
@@ -31,7 +37,7 @@ def expected_greedy(tokens: int) -> list[int]:
 
 def test_greedy_tokens_are_those_of_transformers() -> None:
     timing = Timing()
-    found = list(generate(tiny_llama(), PROMPT, 21, Sampling(), timing=timing))
+    found = generated(21, Sampling(), timing=timing)
     assert found == expected_greedy(21)
     assert len(set(found)) > 5
     assert len(timing.steps) == 20
@@ -42,19 +48,19 @@ def test_greedy_tokens_are_those_of_transformers() -> None:
 def test_generation_ends_after_a_stop_token() -> None:
     greedy = expected_greedy(12)
     stop = frozenset([greedy[4]])
-    assert list(generate(tiny_llama(), PROMPT, 12, Sampling(), stop=stop)) == greedy[:5]
+    assert generated(12, Sampling(), stop=stop) == greedy[:5]
 
 
 def test_one_token_needs_no_step_and_gives_no_rate() -> None:
     timing = Timing()
-    assert len(list(generate(tiny_llama(), PROMPT, 1, Sampling(), timing=timing))) == 1
+    assert len(generated(1, Sampling(), timing=timing)) == 1
     assert timing.steps == []
     assert timing.tokens_per_second is None
 
 
 def test_sampling_depends_on_its_seed_only() -> None:
     def sample(seed: int) -> list[int]:
-        return list(generate(tiny_llama(), PROMPT, 12, Sampling(temperature=1.3, seed=seed)))
+        return generated(12, Sampling(temperature=1.3, seed=seed))
 
     assert sample(3) == sample(3)
     assert sample(3) != sample(4)
@@ -62,9 +68,9 @@ def test_sampling_depends_on_its_seed_only() -> None:
 
 def test_the_likeliest_alone_is_greedy() -> None:
     one = Sampling(temperature=2.0, top_k=1)
-    assert list(generate(tiny_llama(), PROMPT, 9, one)) == expected_greedy(9)
+    assert generated(9, one) == expected_greedy(9)
     sure = Sampling(temperature=2.0, top_p=1e-9)
-    assert list(generate(tiny_llama(), PROMPT, 9, sure)) == expected_greedy(9)
+    assert generated(9, sure) == expected_greedy(9)
 
 
 def test_top_k_and_top_p_leave_out_the_rest() -> None:
@@ -80,6 +86,13 @@ def test_sampled_frequencies_follow_the_probabilities() -> None:
     picker = Picker(Sampling(temperature=1.0))
     counts = torch.bincount(torch.tensor([picker.pick(logits) for _ in range(4000)]), minlength=3)
     assert torch.allclose(counts / 4000, torch.tensor([0.1, 0.6, 0.3]), atol=0.04)
+
+
+def test_a_session_can_begin_again() -> None:
+    session = Session(tiny_llama(), 40)
+    first = list(generate(session, PROMPT, 9, Sampling()))
+    session.reset()
+    assert list(generate(session, PROMPT, 9, Sampling())) == first
 
 
 def test_the_cache_is_empty_in_place_and_rounded_up() -> None:
