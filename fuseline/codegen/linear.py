@@ -7,18 +7,15 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from itertools import accumulate
-from typing import Literal, TypeAlias, TypeVar, cast
-
-import sympy
+from typing import Literal, TypeAlias
 
 from fuseline.codegen.cpp import CPP_TYPES
 from fuseline.codegen.kernel import KernelTemplate
+from fuseline.ir.types import Dim
 
 Activation: TypeAlias = Literal[
     "silu", "gelu_tanh", "gelu_erf", "relu", "relu2", "sigmoid", "tanh", "softplus"
 ]
-Count = TypeVar("Count", int, sympy.Expr)
-
 FLOATS = ("f32", "bf16", "f16")
 WIDEST = 16
 """Floats in the widest vector: scratch is sized for it, whatever the machine that runs."""
@@ -151,6 +148,10 @@ class LinearKernel(KernelTemplate):
         terms += ["residual"] * self.residual
         return f"linear: {', '.join(terms)}; x {self.x_dtype}, y {self.out_dtype}"
 
+    def scratch_bytes(self, tokens: Dim, workers: Dim) -> Dim:
+        """Bytes of scratch for so many tokens and workers (numbers or expressions)."""
+        raise NotImplementedError
+
     @property
     def _padded(self) -> int:
         return -(-self.k // (2 * WIDEST)) * 2 * WIDEST
@@ -164,11 +165,11 @@ class LinearKernel(KernelTemplate):
 class LinearSmallKernel(LinearKernel, template="cpp/linear_small.cpp.jinja"):
     """Few tokens: the weights are streamed once, in ``rows`` far streams a worker."""
 
-    def scratch_bytes(self, tokens: Count, workers: int) -> Count:
-        """Bytes of scratch for so many tokens (a number or an expression) and workers."""
+    def scratch_bytes(self, tokens: Dim, workers: Dim) -> Dim:
+        """Bytes of scratch for so many tokens and workers (numbers or expressions)."""
         waiting = self.rows * WIDEST
         per_token = self._padded + self._halves * self.rows * self.strip + waiting
-        return cast("Count", (tokens * per_token + self.tokens * waiting) * (4 * workers))
+        return (tokens * per_token + self.tokens * waiting) * workers * 4
 
 
 @dataclass(frozen=True)
@@ -177,17 +178,22 @@ class LinearLargeKernel(LinearKernel, template="cpp/linear_large.cpp.jinja"):
 
     Attributes:
         token_block: rows of x that are packed at once.
+        library_tokens: from so many tokens on the host's ``sgemm`` does the product if there is
+            one (everything but the result must be float32); 0 for never.
     """
 
     k_block: int = 1024
-    strip: int = 12
-    token_block: int = 160
+    strip: int = 48
+    token_block: int = 64
+    library_tokens: int = 0
 
     def __post_init__(self) -> None:
-        """Refuse strips that do not hold whole steps."""
+        """Refuse strips that do not hold whole steps, and types that the library does not take."""
         super().__post_init__()
         if self.strip % self.rows:
             raise ValueError(f"strip {self.strip} is not a multiple of {self.rows} rows")
+        if self.library_tokens and {self.x_dtype, self.weight_dtype} != {"f32"}:
+            raise ValueError("the library's product is one of float32")
 
     @property
     def panel_sizes(self) -> tuple[int, ...]:
@@ -199,8 +205,17 @@ class LinearLargeKernel(LinearKernel, template="cpp/linear_large.cpp.jinja"):
         """Tokens are shared out among the workers, or cut in blocks, in no smaller parts."""
         return min(16, self.token_block // 2)
 
-    def scratch_bytes(self, tokens: Count, workers: int) -> Count:
+    @property
+    def library_block(self) -> tuple[int, int]:
+        """Tokens and weight rows of one call of the library."""
+        return 512, 240
+
+    def scratch_bytes(self, tokens: Dim, workers: Dim) -> Dim:
         """Bytes of scratch for so many workers, whatever the number of tokens."""
+        del tokens
         totals = self.strip // self.rows * 4 * -(-self.rows // 4)
-        per_token = self._padded + totals + self._halves * self.strip
-        return cast("Count", self.token_block * per_token * 4 * workers + tokens * 0)
+        floats = self.token_block * (self._padded + totals + self._halves * self.strip)
+        if self.library_tokens:
+            block, rows = self.library_block
+            floats = max(floats, self._halves * block * rows)
+        return workers * 4 * floats
