@@ -1,0 +1,130 @@
+"""Kernels that move rows by index, and the index of the largest element."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from fuseline.codegen.cpp import CPP_TYPES
+from fuseline.codegen.kernel import KernelTemplate
+
+
+@dataclass(frozen=True)
+class EmbeddingKernel(KernelTemplate, template="cpp/embedding.cpp.jinja"):
+    """``y[i] = table[index[i]]``: rows of ``width`` elements of any ``dtype``.
+
+    The index is ``i64`` or ``i32``; one outside the table gives a row of NaN (-1 in integers),
+    where eager raises. Rows begin at multiples of their strides; their elements lie side by side.
+    """
+
+    dtype: str
+    width: int
+    index: str = "i64"
+
+    @property
+    def buffers(self) -> tuple[str, ...]:
+        """The names of ``buf``, in order."""
+        return ("index", "table", "y")
+
+    @property
+    def dims(self) -> tuple[str, ...]:
+        """The names of ``dim``, in order: counts of indices and rows of the table, then strides."""
+        return ("count", "rows", "index_step", "table_step", "y_step")
+
+    @property
+    def title(self) -> str:
+        """What the kernel does, for the head of its source."""
+        return f"Embedding: rows of {self.width} {self.dtype} by {self.index}"
+
+    @property
+    def x_type(self) -> str:
+        """The C++ type of the elements."""
+        return CPP_TYPES[self.dtype]
+
+    @property
+    def index_type(self) -> str:
+        """The C++ type of the index."""
+        return CPP_TYPES[self.index]
+
+
+@dataclass(frozen=True)
+class IndexWriteKernel(KernelTemplate, template="cpp/index_write.cpp.jinja"):
+    """``into[o, i, index[s], :width] = src[o, i, s, :width]``: ``index_copy_`` along any axis.
+
+    ``[outer, inner, slices, width]`` covers a cache ``[B, Hk, Smax, D]`` written along Smax, and
+    ``[B, 1, Smax, H * D]`` written along the second axis. Strides are in elements; those of
+    ``width`` are 1. ``rows`` is the extent of the axis; an index outside is not written, where
+    eager raises.
+    """
+
+    dtype: str
+    index: str = "i64"
+
+    @property
+    def buffers(self) -> tuple[str, ...]:
+        """The names of ``buf``, in order."""
+        return ("index", "src", "into")
+
+    @property
+    def dims(self) -> tuple[str, ...]:
+        """The names of ``dim``, in order."""
+        strides = (f"{name}_{axis}" for name in ("src", "into") for axis in ("o", "i", "s"))
+        return ("outer", "inner", "slices", "width", "rows", *strides)
+
+    @property
+    def title(self) -> str:
+        """What the kernel does, for the head of its source."""
+        return f"Write slices of {self.dtype} by {self.index}"
+
+    @property
+    def x_type(self) -> str:
+        """The C++ type of the elements."""
+        return CPP_TYPES[self.dtype]
+
+    @property
+    def index_type(self) -> str:
+        """The C++ type of the index."""
+        return CPP_TYPES[self.index]
+
+
+@dataclass(frozen=True)
+class ArgmaxKernel(KernelTemplate, template="cpp/argmax.cpp.jinja"):
+    """``y[r] = argmax(x[r, :width])`` for f32, bf16 or f16; y is ``i64``, width at least 1.
+
+    The first among equals; the first NaN where there is one. Rows begin at multiples of ``x_step``.
+    Two launches with the same arguments (`launches`); scratch is `scratch_bytes`.
+    """
+
+    dtype: str
+
+    @property
+    def buffers(self) -> tuple[str, ...]:
+        """The names of ``buf``, in order."""
+        return ("x", "y", "scratch")
+
+    @property
+    def dims(self) -> tuple[str, ...]:
+        """The names of ``dim``, in order."""
+        return ("rows", "width", "x_step")
+
+    def launches(self) -> tuple[ArgmaxKernel, ...]:
+        """The kernels to launch, one after the other, with the same buffers and dims."""
+        return (self, JoinArgmaxKernel(self.dtype))
+
+    @property
+    def title(self) -> str:
+        """What the kernel does, for the head of its source."""
+        return f"Argmax of rows of {self.dtype}"
+
+    @property
+    def x_type(self) -> str:
+        """The C++ type of x."""
+        return CPP_TYPES[self.dtype]
+
+
+class JoinArgmaxKernel(ArgmaxKernel, template="cpp/argmax_join.cpp.jinja"):
+    """The second launch of `ArgmaxKernel`."""
+
+
+def argmax_scratch_bytes(rows: int, workers: int) -> int:
+    """The scratch of `ArgmaxKernel`, in bytes: 16, and 16 for each row and worker."""
+    return 16 + 16 * rows * workers

@@ -1,0 +1,96 @@
+"""Gathers, in-place writes by index, and argmax against torch: copies are exact."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from fuseline.codegen.gather import (
+    ArgmaxKernel,
+    EmbeddingKernel,
+    IndexWriteKernel,
+    argmax_scratch_bytes,
+)
+from tests.codegen.harness import build
+from tests.codegen.oracle import DTYPES, seeded
+
+INDICES = {"i64": torch.int64, "i32": torch.int32}
+
+
+@pytest.mark.parametrize("index", INDICES)
+@pytest.mark.parametrize("dtype", DTYPES)
+def test_embedding(dtype: str, index: str) -> None:
+    width, rows = 37, 11
+    table = seeded(rows, width + 4, dtype=DTYPES[dtype])[:, 2 : width + 2]
+    for count in (0, 1, 13):
+        ids = torch.arange(count * 2).mul(7).remainder(rows).to(INDICES[index])[::2]
+        y = torch.full((count + 1, width + 1), 7.0).to(DTYPES[dtype])
+        dims = [count, rows, 2, table.stride(0), y.stride(0)]
+        build(EmbeddingKernel(dtype, width, index))([ids, table, y], dims, nth=3)
+        assert torch.equal(y[:count, :width], F.embedding(ids, table))
+        assert bool((y[count] == 7.0).all())
+        assert bool((y[:, width] == 7.0).all())
+
+
+def test_an_index_outside_the_table_is_not_read() -> None:
+    for dtype in DTYPES:
+        table = torch.ones(3, 8, dtype=DTYPES[dtype])
+        y = torch.zeros(3, 8, dtype=DTYPES[dtype])
+        ids = torch.tensor([-1, 1, 3])
+        build(EmbeddingKernel(dtype, 8))([ids, table, y], [3, 3, 1, 8, 8])
+        assert torch.equal(y.isnan().all(-1), torch.tensor([True, False, True]))
+        assert torch.equal(y[1], table[1])
+
+
+@pytest.mark.parametrize("dtype", ["f32", "bf16", "i64", "bool"])
+def test_index_write(dtype: str) -> None:
+    """Into a cache along its third axis, from a transposed source; an index outside is left out."""
+    kind = {**DTYPES, "i64": torch.int64, "bool": torch.bool}[dtype]
+    batch, heads, rows, width = 2, 3, 9, 20
+    src = seeded(batch, 4, heads, width, dtype=torch.float32, scale=9.0).to(kind).transpose(1, 2)
+    for index in INDICES:
+        cache = torch.zeros(batch, heads, rows, width, dtype=kind)
+        where = torch.tensor([8, 0, 3, 5], dtype=INDICES[index])
+        expected = cache.index_copy(2, where.long(), src)
+        dims = [batch, heads, 4, width, rows, *src.stride()[:3], *cache.stride()[:3]]
+        kernel = build(IndexWriteKernel(dtype, index))
+        kernel([where, src, cache], dims, nth=3)
+        assert torch.equal(cache, expected)
+        kernel([torch.full((4,), rows, dtype=INDICES[index]), src, cache], dims)
+        kernel([torch.full((4,), -1, dtype=INDICES[index]), src, cache], dims)
+        assert torch.equal(cache, expected)
+
+
+def argmax(x: Tensor, dtype: str, nth: int) -> Tensor:
+    y = torch.full((x.shape[0],), -5)
+    scratch = torch.full((argmax_scratch_bytes(x.shape[0], nth),), 255, dtype=torch.uint8)
+    for kernel in ArgmaxKernel(dtype).launches():
+        build(kernel)([x, y, scratch], [*x.shape, x.stride(0)], nth=nth)
+    return y
+
+
+@pytest.mark.parametrize("width", [1, 2, 63, 512, 5003, 20000])
+@pytest.mark.parametrize("dtype", DTYPES)
+def test_argmax(dtype: str, width: int) -> None:
+    """bf16 has many equal elements: the first counts, in whichever part it lies."""
+    for rows in (0, 1, 3, 9):
+        x = seeded(rows, width + 2, dtype=DTYPES[dtype])[:, 1 : width + 1]
+        for nth in (1, 2, 3):
+            assert torch.equal(argmax(x, dtype, nth), x.argmax(-1))
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+def test_argmax_of_special_rows(dtype: str) -> None:
+    x = torch.full((7, 9001), -torch.inf).to(DTYPES[dtype])
+    x[1, 9000] = torch.finfo(x.dtype).min
+    x[2, 4000], x[2, 8000] = torch.inf, torch.inf
+    x[3, 8999], x[3, 9000], x[3, 10] = torch.nan, torch.nan, torch.inf
+    x[4] = -0.0
+    x[4, 5] = 0.0
+    x[5, 0] = torch.nan
+    x[6, 700], x[6, 5000] = 3.0, torch.nan
+    for nth in (1, 2, 3):
+        assert torch.equal(argmax(x[:2], dtype, nth), x[:2].argmax(-1))
+        assert torch.equal(argmax(x, dtype, nth), x.argmax(-1))
