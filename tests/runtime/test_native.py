@@ -307,6 +307,27 @@ def test_a_chain_beside_an_independent_step(runner: Runner, launch: Make) -> Non
             assert torch.equal(made, wanted)
 
 
+def test_a_step_independent_of_the_last_may_need_those_before(
+    runner: Runner, launch: Make
+) -> None:
+    """Three steps that would make a chain, and one that may run beside the third of them."""
+    slow = launch("nap", dims=[300])
+    steps = [
+        slow,
+        launch("axb", 0, 1, dims=[5, 2, 0]),
+        launch("axb", 1, 2, dims=[5, 3, 0]),
+        launch("axb", 1, 3, dims=[5, 5, 0], independent=True),
+        launch("axb", 2, 4, dims=[5, 1, 0], width=2),
+    ]
+    x = normal(5)
+    piece = runner.piece(steps, slots=5, threads=2)
+    for _ in range(100):
+        tensors = [x, *(torch.zeros(5) for _ in range(4))]
+        piece(tensors)
+        assert torch.equal(tensors[3], 5 * (2 * x))
+        assert torch.equal(tensors[4], 3 * (2 * x))
+
+
 def test_several_pieces_and_torch_share_the_threads(runner: Runner, launch: Make) -> None:
     steps = dependent_steps(launch, 50, seed=1)
     before = torch.get_num_threads()

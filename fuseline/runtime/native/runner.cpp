@@ -89,33 +89,48 @@ struct fl_piece {
 
 namespace {
 
+void add_group(fl_piece *p) { p->group_first[p->n_groups++] = p->n_units; }
+
+void add_unit(fl_piece *p, int32_t step, int32_t width) { p->units[p->n_units++] = Unit{step, 1, width}; }
+
 // Cuts the steps into units and groups for the present widths.
 void arrange(fl_piece *p) {
-  int32_t units = 0, groups = 0, shares = 0;
+  p->n_units = p->n_groups = 0;
   for (int32_t s = 0; s < p->n_steps; ++s) {
-    int32_t width = p->widths[s] < 1 ? 1 : p->widths[s] > FL_MAX_SHARES ? FL_MAX_SHARES : p->widths[s];
-    bool fresh = groups == 0;
-    if (!fresh && !p->steps[s].independent) {
-      Unit &last = p->units[units - 1];
-      bool alone = p->group_first[groups - 1] == units - 1;
-      if (width == 1 && last.width == 1 && alone) {
-        ++last.count;
-        continue;
+    const int32_t asked = p->widths[s];
+    const int32_t width = asked < 1 ? 1 : asked > FL_MAX_SHARES ? FL_MAX_SHARES : asked;
+    if (s == 0) {
+      add_group(p);
+      add_unit(p, s, width);
+      continue;
+    }
+    Unit &last = p->units[p->n_units - 1];
+    if (p->steps[s].independent) {
+      if (last.count > 1) {  // it is independent of the last step of the chain, and not of the rest
+        --last.count;
+        add_group(p);
+        add_unit(p, s - 1, 1);
       }
-      fresh = true;
+      add_unit(p, s, width);
+      continue;
     }
-    if (fresh) {
-      p->group_first[groups] = units;
-      p->group_shares[groups++] = 0;
+    const bool alone = p->group_first[p->n_groups - 1] == p->n_units - 1;
+    if (alone && width == 1 && last.width == 1) {
+      ++last.count;
+      continue;
     }
-    p->units[units++] = Unit{s, 1, width};
-    p->group_shares[groups - 1] += width;
-    shares += width;
+    add_group(p);
+    add_unit(p, s, width);
   }
-  p->group_first[groups] = units;
-  p->n_units = units;
-  p->n_groups = groups;
-  p->shared = p->threads > 1 && shares > groups;
+  p->group_first[p->n_groups] = p->n_units;
+  int32_t shares = 0;
+  for (int32_t g = 0; g < p->n_groups; ++g) {
+    p->group_shares[g] = 0;
+    for (int32_t u = p->group_first[g]; u < p->group_first[g + 1]; ++u)
+      p->group_shares[g] += p->units[u].width;
+    shares += p->group_shares[g];
+  }
+  p->shared = p->threads > 1 && shares > p->n_groups;
 }
 
 void resolve(fl_piece *p, int32_t slot) {
