@@ -50,15 +50,6 @@ FEATURES = {
 """Predefined macros that tell what the processor can do, and our names for it."""
 
 _PROBE_SECONDS = 60.0
-_OPENMP_PROBE = """
-extern "C" int omp_get_thread_num();
-extern "C" int fl_probe(int n) {
-  int sum = 0;
-#pragma omp parallel for num_threads(n) reduction(+ : sum)
-  for (int i = 0; i < n; ++i) sum += omp_get_thread_num() >= 0;
-  return sum;
-}
-"""
 
 
 @dataclass(frozen=True)
@@ -70,14 +61,12 @@ class Toolchain:
         identity: its version; the same wherever this compiler is installed.
         cpu: the options that select this processor.
         features: what the processor can do, in the words of `FEATURES`.
-        openmp: whether ``-fopenmp`` compiles and links.
     """
 
     command: tuple[str, ...]
     identity: str
     cpu: tuple[str, ...]
     features: frozenset[str]
-    openmp: bool
 
     @property
     def factors(self) -> dict[str, Json]:
@@ -121,7 +110,6 @@ def _toolchain(cache: Cache, command: tuple[str, ...]) -> Toolchain:
         identity=identity,
         cpu=tuple(found["cpu"]),
         features=frozenset(found["features"]),
-        openmp="openmp" in found["works"],
     )
 
 
@@ -152,9 +140,8 @@ def _probe(command: Sequence[str], folder: Path) -> None:
         raise errors.COMPILER_UNUSABLE.error(command[0], found="neither GCC nor Clang")
     shown = _run(command, native, "-###", "-c", "-x", "c++", "/dev/null").stderr
     cpu = _clang_options(shown) if "__clang__" in defined else _gcc_options(shown)
-    works = ["openmp"] if _openmp_works(command, folder) else []
     features = sorted(FEATURES[macro] for macro in defined & FEATURES.keys())
-    found = {"cpu": cpu or [native], "features": features, "works": works}
+    found = {"cpu": cpu or [native], "features": features}
     (folder / "probe.json").write_text(json.dumps(found))
 
 
@@ -179,20 +166,7 @@ def _clang_options(shown: str) -> list[str]:
     return options
 
 
-def _openmp_works(command: Sequence[str], folder: Path) -> bool:
-    source, built = folder / "probe.cpp", folder / "probe.so"
-    source.write_text(_OPENMP_PROBE)
-    done = _run(
-        command, "-fopenmp", "-fPIC", "-shared", str(source), "-o", str(built), may_fail=True
-    )
-    for path in (source, built):
-        path.unlink(missing_ok=True)
-    return done.returncode == 0
-
-
-def _run(
-    command: Sequence[str], *arguments: str, may_fail: bool = False
-) -> subprocess.CompletedProcess[str]:
+def _run(command: Sequence[str], *arguments: str) -> subprocess.CompletedProcess[str]:
     try:
         done = subprocess.run(
             [*command, *arguments],
@@ -205,7 +179,7 @@ def _run(
         )
     except (OSError, subprocess.TimeoutExpired) as error:
         raise errors.COMPILER_UNUSABLE.error(command[0], found=str(error)) from error
-    if done.returncode != 0 and not may_fail:
+    if done.returncode != 0:
         said = done.stderr.strip().splitlines() or [f"exit status {done.returncode}"]
         raise errors.COMPILER_UNUSABLE.error(command[0], found=said[-1])
     return done

@@ -24,7 +24,7 @@ from fuseline.runtime.build import (
     load_library,
 )
 from fuseline.runtime.cache import Cache
-from fuseline.runtime.toolchain import Toolchain
+from fuseline.runtime.toolchain import Toolchain, find_toolchain
 
 
 def times(factor: int, name: str | None = None) -> KernelSource:
@@ -75,7 +75,7 @@ def test_what_changes_the_code_changes_the_key(toolchain: Toolchain, change: str
         "headers": KernelSource(source.symbol, source.text, headers={"a.h": ""}),
         "compiler": source,
     }[change]
-    other = Toolchain(("g++",), "13.1", toolchain.cpu, toolchain.features, openmp=True)
+    other = Toolchain(("g++",), "13.1", toolchain.cpu, toolchain.features)
     tool = other if change == "compiler" else toolchain
     assert changed.factors(tool) != source.factors(toolchain)
 
@@ -181,11 +181,65 @@ def test_a_compiler_without_disk_space_makes_the_cache_go_elsewhere(
         f'esac\nexec {toolchain.command[0]} "$@"\n'
     )
     script.chmod(0o755)
-    tool = Toolchain((str(script),), "full disk", toolchain.cpu, toolchain.features, openmp=True)
+    tool = Toolchain((str(script),), "full disk", toolchain.cpu, toolchain.features)
     with pytest.warns(FuselineWarning, match="FL0604.*No space left"):
         library = build_piece(Cache.open(tmp_path / "cache"), tool, [times(2)])
     assert not library.path.is_relative_to(tmp_path)
     assert call(library, "times_2", 4) == 8
+
+
+BUILDER = """
+import sys
+from pathlib import Path
+from fuseline.runtime.build import KernelSource, build_piece
+from fuseline.runtime.cache import Cache
+from fuseline.runtime.toolchain import find_toolchain
+
+cache = Cache.open(Path(sys.argv[1]))
+tool = find_toolchain(cache, sys.argv[2])
+names = [f"kernel_{i}" for i in range(8)]
+text = 'extern "C" long {0}(long x) {{ return x + 1; }}'
+sources = [KernelSource(name, text.format(name)) for name in names]
+print("ready", flush=True)
+sys.stdin.readline()
+for first in range(4):
+    assert build_piece(cache, tool, sources[first:first + 5]).address(names[first])
+"""
+
+
+def test_eight_processes_compile_each_kernel_once(tmp_path: Path, toolchain: Toolchain) -> None:
+    """By the count of the compiler itself; and each piece is linked once."""
+    log, script = tmp_path / "log", tmp_path / "cxx"
+    script.write_text(
+        f'#!/bin/sh\ncase "$*" in *kernel.cpp*) echo compile >> {log} ;; *piece.so*) '
+        f'echo link >> {log} ;; esac\nexec {toolchain.command[0]} "$@"\n'
+    )
+    script.chmod(0o755)
+    find_toolchain(Cache.open(tmp_path / "cache"), str(script))
+    processes = [
+        subprocess.Popen(
+            [sys.executable, "-c", BUILDER, str(tmp_path / "cache"), str(script)],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+            env={**os.environ, "PYTHONPATH": str(Path(fuseline.__file__).parents[1])},
+        )
+        for _ in range(8)
+    ]
+    for process in processes:
+        assert process.stdout is not None
+        assert process.stdout.readline() == "ready\n"
+    for process in processes:
+        assert process.stdin is not None
+        process.stdin.write("go\n")
+        process.stdin.flush()
+    for process in processes:
+        _, said = process.communicate(timeout=100)
+        assert process.returncode == 0, said
+    did = log.read_text().split()
+    assert (did.count("compile"), did.count("link")) == (8, 4)
+    assert Cache.open(tmp_path / "cache").verify() == []
 
 
 def test_a_compiler_that_hangs_is_ended(
@@ -197,13 +251,13 @@ def test_a_compiler_that_hangs_is_ended(
     script.write_text("#!/bin/sh\nexec sleep 60\n")
     script.chmod(0o755)
     monkeypatch.setattr(module, "COMPILE_SECONDS", 0.2)
-    tool = Toolchain((str(script),), "slow", toolchain.cpu, toolchain.features, openmp=True)
+    tool = Toolchain((str(script),), "slow", toolchain.cpu, toolchain.features)
     with pytest.raises(CompileError, match="FL0703.*no end after"):
         build_piece(Cache.open(tmp_path / "cache"), tool, [times(2)])
 
 
 def test_a_compiler_that_vanished_is_a_diagnostic(tmp_path: Path, toolchain: Toolchain) -> None:
-    gone = Toolchain(("/no/such/g++",), "gone", toolchain.cpu, toolchain.features, openmp=True)
+    gone = Toolchain(("/no/such/g++",), "gone", toolchain.cpu, toolchain.features)
     with pytest.raises(BuildError, match="FL0702"):
         build_piece(Cache.open(tmp_path), gone, [times(2)])
 

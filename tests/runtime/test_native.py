@@ -307,9 +307,7 @@ def test_a_chain_beside_an_independent_step(runner: Runner, launch: Make) -> Non
             assert torch.equal(made, wanted)
 
 
-def test_a_step_independent_of_the_last_may_need_those_before(
-    runner: Runner, launch: Make
-) -> None:
+def test_a_step_independent_of_the_last_may_need_those_before(runner: Runner, launch: Make) -> None:
     """Three steps that would make a chain, and one that may run beside the third of them."""
     slow = launch("nap", dims=[300])
     steps = [
