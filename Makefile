@@ -51,7 +51,7 @@ test-gpu: setup ## the tests that need a GPU
 	$(PYTEST) -m gpu
 
 demo: setup ## compile SmolLM2-135M, continue a prompt, compare with eager and torch.compile
-	$(BIN)/python examples/demo.py
+	OMP_WAIT_POLICY=passive $(BIN)/python examples/demo.py
 
 bench: setup ## time decode and prefill against eager and torch.compile (CPU)
 	$(BIN)/python -m benchmarks
