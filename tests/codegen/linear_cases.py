@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
+from typing import TypeAlias
 
 import torch
 import torch.nn.functional as F
 
-from fuseline.codegen.linear import LinearKernel
+from fuseline.codegen.linear import Activation, LinearKernel
 from tests.codegen.harness import Kernel, build
 
 DTYPES = {"f32": torch.float32, "bf16": torch.bfloat16, "f16": torch.float16}
@@ -44,8 +46,9 @@ class Case:
         )
 
 
-ACTIVATIONS = {
-    None: lambda x: x,
+Function: TypeAlias = Callable[[torch.Tensor], torch.Tensor]
+
+ACTIVATIONS: dict[Activation, Function] = {
     "silu": F.silu,
     "gelu_tanh": lambda x: F.gelu(x, approximate="tanh"),
     "gelu_erf": F.gelu,
@@ -65,9 +68,10 @@ def oracle(kernel: LinearKernel, case: Case) -> torch.Tensor:
 
     bias = None if case.bias is None else case.bias.double()
     p = rounded(F.linear(case.x.double(), case.w.double(), bias))
-    gate, up = p.split(kernel.n, dim=1) if kernel.gated else (p, None)
-    p = rounded(ACTIVATIONS[kernel.activation](gate))
-    if up is not None:
+    up = p[:, kernel.n :]
+    if kernel.activation is not None:
+        p = rounded(ACTIVATIONS[kernel.activation](p[:, : kernel.n]))
+    if kernel.gated:
         p = rounded(p * up)
     if case.residual is not None:
         p = rounded(case.residual.double() + p)

@@ -10,8 +10,8 @@ from tests.codegen.harness import build
 from tests.codegen.linear_cases import Case, check, run
 
 
-def ranges(**kwargs: int | None) -> list[tuple[int, int | None, type]]:
-    choices = choose_linear(k=1024, outputs=(64,), dtype="bf16", **kwargs)  # pyright: ignore[reportArgumentType]
+def ranges(low: int = 1, high: int | None = None) -> list[tuple[int, int | None, type]]:
+    choices = choose_linear(k=1024, outputs=(64,), dtype="bf16", min_tokens=low, max_tokens=high)
     return [(first, last, type(kernel)) for first, last, kernel in choices]
 
 
@@ -21,12 +21,12 @@ def test_ranges_cover_every_number_of_tokens_once() -> None:
         (2, 32, LinearSmallKernel),
         (33, None, LinearLargeKernel),
     ]
-    assert ranges(min_tokens=0, max_tokens=20) == [
+    assert ranges(0, 20) == [
         (1, 1, LinearSmallKernel),
         (2, 20, LinearSmallKernel),
     ]
-    assert ranges(min_tokens=100, max_tokens=200) == [(100, 200, LinearLargeKernel)]
-    assert ranges(max_tokens=0) == [(1, 1, LinearSmallKernel)]
+    assert ranges(100, 200) == [(100, 200, LinearLargeKernel)]
+    assert ranges(1, 0) == [(1, 1, LinearSmallKernel)]
 
 
 @pytest.mark.parametrize(("tokens", "sizes"), [(1, (1,)), (2, (2,)), (8, (4,)), (5, (2, 3))])

@@ -16,7 +16,13 @@ SIZES = [(64, (48,)), (37, (5, 3)), (1, (1,)), (1000, (33, 17, 40)), (521, (7,))
 
 def small_blocks(k: int, outputs: tuple[int, ...], dtype: str, **more: Any) -> LinearLargeKernel:
     """Blocks small enough that these sizes fill several of them."""
-    blocks = {"k_block": 256, "strip": 12, "token_block": 40, "prefetch": 256, **more}
+    blocks: dict[str, Any] = {
+        "k_block": 256,
+        "strip": 12,
+        "token_block": 40,
+        "prefetch": 256,
+        **more,
+    }
     return LinearLargeKernel(k, outputs, dtype, **blocks)
 
 
