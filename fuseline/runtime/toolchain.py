@@ -92,11 +92,12 @@ def find_toolchain(cache: Cache, cxx: str | None = None) -> Toolchain:
 
 def python_include() -> Path | None:
     """The directory of ``Python.h`` for this interpreter, None where it is not installed."""
-    for name in ("include", "platinclude"):
-        folder = Path(sysconfig.get_path(name))
-        if (folder / "Python.h").is_file():
-            return folder
-    return None
+    version = f"python{sys.version_info.major}.{sys.version_info.minor}{sys.abiflags}"
+    usual = Path(sys.base_prefix, "include", version)  # sysconfig takes milliseconds to say so
+    if (usual / "Python.h").is_file():
+        return usual
+    folders = (Path(sysconfig.get_path(name)) for name in ("include", "platinclude"))
+    return next((folder for folder in folders if (folder / "Python.h").is_file()), None)
 
 
 @lru_cache

@@ -93,5 +93,7 @@ def test_options_of_the_clang_driver() -> None:
 def test_headers_of_python_are_found_only_where_they_are(monkeypatch: pytest.MonkeyPatch) -> None:
     found = python_include()
     assert found is None or (found / "Python.h").is_file()
+    monkeypatch.setattr(module.sys, "base_prefix", "/nowhere")
+    assert python_include() == found or found is None
     monkeypatch.setattr(module.sysconfig, "get_path", lambda name: "/nowhere")  # pyright: ignore[reportUnknownLambdaType, reportUnknownArgumentType]
     assert python_include() is None

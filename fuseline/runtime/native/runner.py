@@ -4,14 +4,12 @@ from __future__ import annotations
 
 import ctypes
 import logging
-import sys
-import sysconfig
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cache as memo
-from importlib.machinery import ExtensionFileLoader
-from importlib.resources import files
+from importlib.machinery import EXTENSION_SUFFIXES, ExtensionFileLoader
 from importlib.util import module_from_spec, spec_from_loader
+from pathlib import Path
 from typing import Literal, Protocol, cast
 
 import torch
@@ -106,7 +104,7 @@ def _binding(cache: Cache, toolchain: Toolchain, functions: Functions) -> _Bindi
         _text("binding.cpp"),
         headers={ABI: _text(ABI)},
         include=(include,),
-        identity=f"{sys.implementation.cache_tag} {sysconfig.get_config_var('SOABI')}",
+        identity=EXTENSION_SUFFIXES[0],
     )
     try:
         library = build_piece(cache, toolchain, [source])
@@ -126,4 +124,4 @@ def _binding(cache: Cache, toolchain: Toolchain, functions: Functions) -> _Bindi
 
 
 def _text(name: str) -> str:
-    return files("fuseline.runtime.native").joinpath(name).read_text()
+    return (Path(__file__).parent / name).read_text()
