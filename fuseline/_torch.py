@@ -74,15 +74,17 @@ def scalar_expression(value: Any) -> Any:
 
 def symbol_range(
     env: ShapeEnv | None, symbol: sympy.Symbol, stated: Any = None
-) -> tuple[int, int | None]:
-    """The least and the greatest value that a symbol may take; None for no upper end.
+) -> tuple[int | None, int | None]:
+    """The least and the greatest value that a symbol may take; None where there is none.
 
-    ``stated`` is a range of torch's that counts in place of the environment's.
+    ``stated`` is a range of torch's that counts in place of the environment's. A symbol without a
+    lower end (an integer that a module counts up) starts at 0, as all of ours do.
     """
     if env is None:
         return 0, None
     bounds = stated if stated is not None else env.bound_sympy(symbol)
-    return int(bounds.lower), _finite(bounds.upper)
+    least = _finite(-bounds.lower)
+    return 0 if least is None else -least, _finite(bounds.upper)
 
 
 def _finite(bound: Any) -> int | None:
