@@ -5,6 +5,7 @@ from __future__ import annotations
 from fuseline.ir.core import Op, Value
 from fuseline.ir.ops.index import SliceScatter
 from fuseline.ir.ops.pointwise import Binary, Where
+from fuseline.ir.ops.reduce import Reduce
 from fuseline.ir.ops.view import Concat, Expand, Pad, Permute, Reshape, Slice
 from fuseline.ir.types import broadcast, dim
 from fuseline.passes.sweep import Rules
@@ -19,6 +20,16 @@ def simplify_reshape(op: Reshape) -> Value | None:
         return op.x
     inner = op.x.owner
     return Reshape(inner.x, shape=op.shape).y if isinstance(inner, Reshape) else None
+
+
+@RULES.rule(Reshape)
+def keep_reduced_dims(op: Reshape) -> Value | None:
+    """A reduction whose dims a reshape puts back as 1 keeps them itself."""
+    inner = op.x.owner
+    if not isinstance(inner, Reduce) or inner.keepdim:
+        return None
+    kept = tuple(1 if a in inner.axes else e for a, e in enumerate(inner.x.shape))
+    return type(inner)(inner.x, axes=inner.axes, keepdim=True).y if op.shape == kept else None
 
 
 @RULES.rule(Permute)
