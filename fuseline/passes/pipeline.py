@@ -13,6 +13,8 @@ from fuseline.passes.fuse_linear_add import FuseLinearAdd
 from fuseline.passes.fuse_qk_norm import FuseQkNorm
 from fuseline.passes.fuse_qk_rope import FuseQkRope
 from fuseline.passes.merge_linears import MergeLinears
+from fuseline.passes.raise_layer_norm import RaiseLayerNorm
+from fuseline.passes.raise_rms_norm import RaiseRmsNorm
 from fuseline.passes.restore_mutations import RestoreMutations
 from fuseline.passes.rewrite import Pass
 
@@ -28,6 +30,8 @@ def default_pipeline() -> list[Pass]:
         RestoreMutations(),
         Cse(),  # the writes of keys and values now share their places
         # raise: what a model author would name
+        RaiseLayerNorm(),
+        RaiseRmsNorm(),
         # fuse: what one kernel does
         FuseGatedMlp(),
         MergeLinears(),
