@@ -13,6 +13,7 @@ from fuseline.passes.fuse_linear_add import FuseLinearAdd
 from fuseline.passes.fuse_qk_norm import FuseQkNorm
 from fuseline.passes.fuse_qk_rope import FuseQkRope
 from fuseline.passes.merge_linears import MergeLinears
+from fuseline.passes.raise_attention import RaiseAttention
 from fuseline.passes.raise_layer_norm import RaiseLayerNorm
 from fuseline.passes.raise_rms_norm import RaiseRmsNorm
 from fuseline.passes.restore_mutations import RestoreMutations
@@ -30,6 +31,7 @@ def default_pipeline() -> list[Pass]:
         RestoreMutations(),
         Cse(),  # the writes of keys and values now share their places
         # raise: what a model author would name
+        RaiseAttention(),
         RaiseLayerNorm(),
         RaiseRmsNorm(),
         # fuse: what one kernel does
