@@ -21,12 +21,12 @@ import subprocess
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor, as_completed
 from dataclasses import dataclass, field
-from functools import cache
+from functools import lru_cache
 from pathlib import Path
 
 from fuseline import errors
 from fuseline.runtime.cache import Cache, Entry, Factors, Json, key_of
-from fuseline.runtime.toolchain import Toolchain
+from fuseline.runtime.toolchain import Toolchain, no_compiler
 
 COMPILE_FLAGS = (
     "-O3",
@@ -174,15 +174,8 @@ def build_piece(
             FL0705.
         CacheError: where nothing can be stored.
     """
-    units = {source.symbol: source for source in sources}
-    ordered = [units[symbol] for symbol in sorted(units)]
-    factors: Factors = {
-        "name": ordered[0].symbol if len(ordered) == 1 else f"{len(ordered)} kernels",
-        "symbols": [source.symbol for source in ordered],
-        "objects": [key_of("kernel", source.factors(toolchain)) for source in ordered],
-        "flags": [*LINK_FLAGS, *flags],
-        "compiler": toolchain.identity,
-    }
+    ordered = _in_order(sources)
+    factors = _piece_factors(toolchain, ordered, flags)
 
     def build(folder: Path) -> None:
         for last in range(_LINK_TRIES):
@@ -199,7 +192,40 @@ def build_piece(
     return load_library(cache.get_or_build("piece", factors, build).file(LIBRARY))
 
 
-@cache
+def find_piece(
+    cache: Cache,
+    toolchain: Toolchain,
+    sources: Sequence[KernelSource],
+    *,
+    flags: Sequence[str] = (),
+) -> Library | None:
+    """What `build_piece` would load, if it is in the cache.
+
+    Raises:
+        BuildError: FL0705.
+    """
+    entry = cache.get("piece", _piece_factors(toolchain, _in_order(sources), flags))
+    return None if entry is None else load_library(entry.file(LIBRARY))
+
+
+def _in_order(sources: Sequence[KernelSource]) -> list[KernelSource]:
+    units = {source.symbol: source for source in sources}
+    return [units[symbol] for symbol in sorted(units)]
+
+
+def _piece_factors(
+    toolchain: Toolchain, sources: Sequence[KernelSource], flags: Sequence[str]
+) -> Factors:
+    return {
+        "name": sources[0].symbol if len(sources) == 1 else f"{len(sources)} kernels",
+        "symbols": [source.symbol for source in sources],
+        "objects": [key_of("kernel", source.factors(toolchain)) for source in sources],
+        "flags": [*LINK_FLAGS, *flags],
+        "compiler": toolchain.identity,
+    }
+
+
+@lru_cache(maxsize=4096)
 def load_library(path: Path) -> Library:
     """Load a shared object; nothing that it defines is visible to other libraries.
 
@@ -234,6 +260,10 @@ def _compiled(
 
 def _compile(toolchain: Toolchain, source: KernelSource, folder: Path) -> None:
     """Compile inside `folder`, by names relative to it: no path gets into the object."""
+    if not toolchain.command:
+        raise CompileError(
+            no_compiler().diagnostic, symbol=source.symbol, source=source.text, output=""
+        )
     for name, text in {**source.headers, "kernel.cpp": source.text}.items():
         (folder / name).write_text(text)
     includes = [f"-I{path}" for path in source.include]

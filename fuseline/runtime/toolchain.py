@@ -23,7 +23,7 @@ from pathlib import Path
 from typing import cast
 
 from fuseline import config, errors
-from fuseline.runtime.cache import Cache, Factors, Json
+from fuseline.runtime.cache import Cache, Entry, Factors, Json
 
 CANDIDATES = ("c++", "g++", "clang++")
 
@@ -54,10 +54,10 @@ _PROBE_SECONDS = 60.0
 
 @dataclass(frozen=True)
 class Toolchain:
-    """A C++ compiler that works.
+    """A C++ compiler that works; or one that is not here, but whose work is in the cache.
 
     Attributes:
-        command: how it is called.
+        command: how it is called; empty where it is not here, so that nothing can be built.
         identity: its version; the same wherever this compiler is installed.
         cpu: the options that select this processor.
         features: what the processor can do, in the words of `FEATURES`.
@@ -77,6 +77,9 @@ class Toolchain:
 def find_toolchain(cache: Cache, cxx: str | None = None) -> Toolchain:
     """The compiler `cxx`, else that of the variable CXX, else the first of `CANDIDATES`.
 
+    On a machine without any, the one that has filled the cache on a machine with the same processor
+    (an image may bring the cache, and leave the compiler out).
+
     Raises:
         BuildError: FL0701 if there is none, FL0702 if the one that was named does not work.
     """
@@ -87,7 +90,7 @@ def find_toolchain(cache: Cache, cxx: str | None = None) -> Toolchain:
             return _toolchain(cache, (program, *command[1:]))
     if named:
         raise errors.COMPILER_UNUSABLE.error(named, found="no such program")
-    raise errors.NO_COMPILER.error(expected=f"one of {', '.join(CANDIDATES)}")
+    return _absent_toolchain(cache)
 
 
 def python_include() -> Path | None:
@@ -100,11 +103,34 @@ def python_include() -> Path | None:
     return next((folder for folder in folders if (folder / "Python.h").is_file()), None)
 
 
+def _absent_toolchain(cache: Cache) -> Toolchain:
+    """The toolchain that was used last for the entries of the cache."""
+    processor = _processor()
+    entries = [
+        entry
+        for entry in cache.entries()
+        if entry.kind == "toolchain" and entry.factors.get("processor") == processor
+    ]
+    if not entries:
+        raise no_compiler()
+    latest = max(entries, key=lambda entry: entry.used)
+    return _described((), str(latest.factors["compiler"]), latest)
+
+
+def no_compiler() -> errors.FuselineError:
+    """The error that says that a compiler is missing."""
+    return errors.NO_COMPILER.error(expected=f"one of {', '.join(CANDIDATES)}")
+
+
 @lru_cache
 def _toolchain(cache: Cache, command: tuple[str, ...]) -> Toolchain:
     identity = _identity(command)
     factors: Factors = {"compiler": identity, "processor": _processor()}
     entry = cache.get_or_build("toolchain", factors, lambda folder: _probe(command, folder))
+    return _described(command, identity, entry)
+
+
+def _described(command: tuple[str, ...], identity: str, entry: Entry) -> Toolchain:
     found = cast("dict[str, list[str]]", json.loads(entry.file("probe.json").read_text()))
     return Toolchain(
         command=command,
@@ -161,9 +187,8 @@ def _clang_options(shown: str) -> list[str]:
     words = shlex.split(next((line for line in shown.splitlines() if '"-cc1"' in line), ""))
     pairs = list(itertools.pairwise(words))
     options = [f"-march={value}" for word, value in pairs if word == "-target-cpu"]
-    for word, value in pairs:
-        if word == "-target-feature":
-            options += ["-Xclang", "-target-feature", "-Xclang", value]
+    for feature in sorted(value for word, value in pairs if word == "-target-feature"):
+        options += ["-Xclang", "-target-feature", "-Xclang", feature]
     return options
 
 

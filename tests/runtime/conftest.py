@@ -8,6 +8,7 @@ import pytest
 
 from fuseline.errors import BuildError
 from fuseline.runtime.cache import Cache
+from fuseline.runtime.native import Runner
 from fuseline.runtime.toolchain import Toolchain, find_toolchain
 
 
@@ -24,3 +25,12 @@ def toolchain(built: Cache) -> Toolchain:
         return find_toolchain(built)
     except BuildError as error:
         pytest.skip(str(error))
+
+
+@pytest.fixture(scope="session")
+def extension(built: Cache, toolchain: Toolchain) -> Runner:
+    """The runner, entered through the extension module."""
+    runner = Runner.open(built, toolchain)
+    if runner.binding != "extension":
+        pytest.skip("no Python.h here")
+    return runner

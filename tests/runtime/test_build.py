@@ -256,6 +256,28 @@ def test_a_compiler_that_hangs_is_ended(
         build_piece(Cache.open(tmp_path / "cache"), tool, [times(2)])
 
 
+def test_without_a_compiler_what_is_in_the_cache_still_serves(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, toolchain: Toolchain
+) -> None:
+    """As in an image that brings a cache, and no compiler."""
+    del toolchain
+    cache = Cache.open(tmp_path / "cache")
+    build_piece(cache, find_toolchain(cache), [times(2), times(3)])
+    monkeypatch.setenv("PATH", str(tmp_path))
+    monkeypatch.delenv("CXX", raising=False)
+    later = Cache.open(tmp_path / "cache")
+    absent = find_toolchain(later)
+    assert absent.command == ()
+    assert call(build_piece(later, absent, [times(2), times(3)]), "times_3", 5) == 15
+    assert later.stats.built == 0
+    good, bad = compile_kernels(later, absent, [times(2), times(5)])
+    assert not isinstance(good, CompileError)
+    assert isinstance(bad, CompileError)
+    assert bad.diagnostic.code == "FL0701"
+    with pytest.raises(BuildError, match="FL0701"):
+        find_toolchain(Cache.open(tmp_path / "empty"))
+
+
 def test_a_compiler_that_vanished_is_a_diagnostic(tmp_path: Path, toolchain: Toolchain) -> None:
     gone = Toolchain(("/no/such/g++",), "gone", toolchain.cpu, toolchain.features)
     with pytest.raises(BuildError, match="FL0702"):

@@ -407,10 +407,20 @@ def test_a_warm_process_builds_neither_runner_nor_binding(
 
 
 def test_without_headers_calls_go_through_ctypes(
-    built: Cache, toolchain: Toolchain, monkeypatch: pytest.MonkeyPatch
+    tmp_path: Path, toolchain: Toolchain, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(module, "python_include", lambda: None)
-    assert Runner.open(Cache.open(built.root), toolchain).binding == "ctypes"
+    fresh = Cache.open(tmp_path)
+    assert Runner.open(fresh, toolchain).binding == "ctypes"
+    assert [entry.name for entry in fresh.entries()] == ["fuseline_runner"] * 2
+
+
+def test_a_binding_in_the_cache_needs_no_headers(
+    extension: Runner, built: Cache, toolchain: Toolchain, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    del extension  # which put it there
+    monkeypatch.setattr(module, "python_include", lambda: None)
+    assert Runner.open(Cache.open(built.root), toolchain).binding == "extension"
 
 
 def test_without_the_exchange_table_calls_go_through_ctypes(

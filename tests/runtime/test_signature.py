@@ -17,14 +17,6 @@ from fuseline.runtime.toolchain import Toolchain
 F32 = torch.float32
 
 
-@pytest.fixture(scope="module")
-def extension(built: Cache, toolchain: Toolchain) -> Runner:
-    runner = Runner.open(built, toolchain)
-    if runner.binding != "extension":
-        pytest.skip("no Python.h here")
-    return runner
-
-
 @pytest.fixture(params=["extension", "ctypes"])
 def runner(request: pytest.FixtureRequest, built: Cache, toolchain: Toolchain) -> Runner:
     if request.param == "extension":

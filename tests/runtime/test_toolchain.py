@@ -70,11 +70,11 @@ def test_an_argument_wins_over_the_variable(built: Cache, monkeypatch: pytest.Mo
         find_toolchain(built)
 
 
-def test_no_compiler(built: Cache, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_no_compiler(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(os.environ, "PATH", str(tmp_path))
     monkeypatch.delenv("CXX", raising=False)
     with pytest.raises(BuildError, match=r"FL0701.*install one"):
-        find_toolchain(built)
+        find_toolchain(Cache.open(tmp_path / "cache"))
 
 
 def test_options_of_the_gcc_driver() -> None:

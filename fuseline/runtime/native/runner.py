@@ -16,7 +16,7 @@ import torch
 
 from fuseline import _torch
 from fuseline.errors import BuildError
-from fuseline.runtime.build import KernelSource, build_piece
+from fuseline.runtime.build import KernelSource, build_piece, find_piece
 from fuseline.runtime.cache import Cache
 from fuseline.runtime.native.fallback import run_by_ctypes
 from fuseline.runtime.native.piece import Launch, Piece, Run
@@ -95,19 +95,22 @@ def _functions(cache: Cache, toolchain: Toolchain) -> Functions:
 def _binding(cache: Cache, toolchain: Toolchain, functions: Functions) -> _Binding | None:
     """The extension module, None where it cannot be had."""
     include, exchange = python_include(), _torch.dlpack_exchange()
-    if include is None or exchange is None:
-        missing = "Python.h" if include is None else "torch.Tensor.__dlpack_c_exchange_api__"
-        logger.info("no %s: native code is entered through ctypes", missing)
+    if exchange is None:
+        logger.info("torch has no DLPack table: native code is entered through ctypes")
         return None
     source = KernelSource(
         BINDING,
         _text("binding.cpp"),
         headers={ABI: _text(ABI)},
-        include=(include,),
+        include=() if include is None else (include,),
         identity=EXTENSION_SUFFIXES[0],
     )
     try:
-        library = build_piece(cache, toolchain, [source])
+        library = find_piece(cache, toolchain, [source])
+        if library is None and include is None:
+            logger.info("no Python.h: native code is entered through ctypes")
+            return None
+        library = library or build_piece(cache, toolchain, [source])
     except BuildError as error:
         logger.warning("%s; native code is entered through ctypes", error)
         return None
