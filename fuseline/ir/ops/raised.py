@@ -251,7 +251,8 @@ def attention_reference(
     if sinks is not None:
         column = accumulate(sinks).reshape(1, -1, 1, 1).expand(*scores.shape[:3], 1)
         scores = torch.cat([scores, column], -1)
-    weights = torch.softmax(scores, -1).nan_to_num(0.0)
+    empty = scores.isneginf().all(-1, keepdim=True)
+    weights = torch.softmax(scores, -1).masked_fill(empty, 0.0)
     if sinks is not None:
         weights = weights[..., :-1]
     return (weights @ values).to(q.dtype)
