@@ -32,6 +32,8 @@ def grouped_heads(value: Value, elements: Elements, *, transposed: bool = False)
         rank = (count, found is not source)
         if found is not None and (best is None or _better(rank, best[0])):
             best = rank, found
+        if found is source and not same_dim(count, shape[1]):
+            return source
     return best[1] if best is not None else view.Permute(value, dims=order).y
 
 

@@ -261,6 +261,8 @@ def of_dim(value: Dim) -> Linear:
 
 def same_dim(lhs: Dim, rhs: Dim) -> bool:
     """Whether two dims are the same expression."""
+    if lhs is rhs or (isinstance(lhs, int) and isinstance(rhs, int)):
+        return lhs == rhs
     return bool(cast("Any", lhs) == rhs)
 
 
