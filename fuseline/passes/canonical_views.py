@@ -7,7 +7,7 @@ from fuseline.ir.ops.index import SliceScatter
 from fuseline.ir.ops.pointwise import Binary, Where
 from fuseline.ir.ops.reduce import Reduce
 from fuseline.ir.ops.view import Concat, Expand, Pad, Permute, Reshape, Slice
-from fuseline.ir.types import broadcast, dim
+from fuseline.ir.types import Dim, broadcast, dim
 from fuseline.passes.sweep import Rules
 
 RULES = Rules()
@@ -65,9 +65,12 @@ def simplify_slice(op: Slice) -> Value | None:
 
 
 @RULES.rule(Concat)
-def drop_concat_of_one(op: Concat) -> Value | None:
-    """Nothing is put behind a single operand."""
-    return op.xs[0] if len(op.xs) == 1 else None
+def drop_empty_operands(op: Concat) -> Value | None:
+    """Operands without elements go, and a single operand is its own concatenation."""
+    xs = tuple(x for x in op.xs if x.shape[op.axis] != 0)
+    if len(xs) == 1:
+        return xs[0]
+    return Concat(xs, axis=op.axis).y if xs and len(xs) < len(op.xs) else None
 
 
 @RULES.rule(Pad)
@@ -91,6 +94,26 @@ def simplify_slice_scatter(op: SliceScatter) -> Value | None:
         return None
     start, stop = dim(op.start + inner.start), dim(op.start + inner.stop)
     return SliceScatter(op.x, inner.src, axis=op.axis, start=start, stop=stop).y
+
+
+@RULES.rule(SliceScatter)
+def join_slice_scatters(op: SliceScatter) -> Value | None:
+    """Replacing all of a tensor slice by slice is a concatenation; models fill ``empty`` so."""
+    slices: dict[Dim, SliceScatter] = {}
+    inner: Op | None = op
+    while isinstance(inner, SliceScatter) and inner.axis == op.axis and inner.step == 1:
+        slices.setdefault(inner.start, inner)  # a later one covers an earlier one
+        inner = inner.x.owner
+    place: Dim = 0
+    parts: list[Value] = []
+    while place in slices and place != op.y.shape[op.axis]:
+        part = slices[place]
+        parts.append(part.src)
+        place = part.stop
+    if len(parts) != len(slices) or place != op.y.shape[op.axis]:
+        return None
+    fits = all(p.dtype is op.y.dtype for p in parts)
+    return Concat(tuple(parts), axis=op.axis).y if fits else None
 
 
 @RULES.rule(Binary)

@@ -283,3 +283,34 @@ def test_logic() -> None:
 
 def test_no_logic_for_bits_of_integers() -> None:
     keeps("%x: i64[B, 3], %z: i64[B, 3]", "%y = bitwise_and %x, %z")
+
+
+def test_empty_operands_of_a_concat_go() -> None:
+    rewrites(
+        "%x: f32[B, 4], %z: f32[B, 3], %e: f32[B, 0]",
+        ["%y = concat [%x, %e, %z] {axis = 1}"],
+        ["%y = concat [%x, %z] {axis = 1}"],
+    )
+
+
+def test_filling_a_tensor_slice_by_slice_is_a_concat() -> None:
+    """How deepseek_v3 builds its keys, once functional."""
+    rewrites(
+        "%x: f32[B, 4], %z: f32[B, 3]",
+        [
+            "%new = full {value = 0.0, shape = (B, 7), dtype = f32}",
+            "%a = slice_scatter %new, %x {axis = 1, stop = 4}",
+            "%y = slice_scatter %a, %z {axis = 1, start = 4, stop = 7}",
+        ],
+        ["%y = concat [%x, %z] {axis = 1}"],
+    )
+
+
+@pytest.mark.parametrize("start", [2, 5])
+def test_no_concat_of_slices_with_gaps_or_overlaps(start: int) -> None:
+    keeps(
+        "%x: f32[B, 4], %z: f32[B, 3]",
+        "%new = full {value = 1.0, shape = (B, 8), dtype = f32}",
+        "%a = slice_scatter %new, %x {axis = 1, stop = 4}",
+        f"%y = slice_scatter %a, %z {{axis = 1, start = {start}, stop = {start + 3}}}",
+    )
