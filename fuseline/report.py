@@ -6,6 +6,7 @@ Nothing here imports another part of fuseline, so that every part may fill in it
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from typing import Literal, TypeAlias
@@ -13,6 +14,9 @@ from typing import Literal, TypeAlias
 SiteStatus: TypeAlias = Literal["fused", "missed"]
 KernelStatus: TypeAlias = Literal["native", "reference"]
 Stat: TypeAlias = int | float | str
+
+_NUMBER = re.compile(r"(?<=\.)\d+(?=\.| |$)")
+"""The number of a layer or an expert in a module path."""
 
 
 @dataclass(frozen=True)
@@ -110,7 +114,7 @@ class Report:
         return "\n\n".join(part for part in parts if part) or "nothing was compiled yet"
 
     def sites_table(self) -> str:
-        """The sites alone: a line per pattern, then a line per site."""
+        """The sites alone: a line per pattern, then one per site, or per run of like sites."""
         patterns = list(dict.fromkeys(site.pattern for site in self.sites))
         counts = [
             [name, f"{self.count(name)} fused", f"{self.count(name, 'missed')} missed"]
@@ -165,7 +169,26 @@ def _add_stat(left: Stat, right: Stat) -> Stat:
 
 
 def _site_rows(sites: Iterable[Site]) -> list[list[str]]:
-    return [[s.status, s.pattern, s.where, s.reason or s.kernel] for s in sites]
+    """A row per site; sites that differ only in numbers of their path (layers) share one."""
+    alike: dict[tuple[str, ...], list[Site]] = {}
+    for s in sites:
+        key = (s.status, s.pattern, _NUMBER.sub("*", s.where), s.reason or s.kernel)
+        alike.setdefault(key, []).append(s)
+    return [
+        [status, pattern, f"x{len(group)}" if len(group) > 1 else "", _places(group), why]
+        for (status, pattern, _, why), group in alike.items()
+    ]
+
+
+def _places(group: Sequence[Site]) -> str:
+    """The place of one site, or that of several with the first and last number of each kind."""
+    first, last = group[0].where, group[-1].where
+    ends = iter(_NUMBER.findall(last))
+    return _NUMBER.sub(lambda found: _span(found[0], next(ends)), first)
+
+
+def _span(first: str, last: str) -> str:
+    return first if first == last else f"{first}..{last}"
 
 
 def _kernel_rows(kernels: Iterable[KernelRecord]) -> list[list[str]]:

@@ -60,9 +60,9 @@ def test_table_names_sites_and_reasons() -> None:
             "  qk_norm   1 fused  1 missed",
             "  rms_norm  1 fused  0 missed",
             "sites",
-            "  fused   qk_norm   layers.0.self_attn (m.py:10)  qk_norm_rope_ab12",
-            "  missed  qk_norm   layers.1.self_attn (m.py:10)  q has 3 readers",
-            "  fused   rms_norm  norm (m.py:40)",
+            "  fused   qk_norm     layers.0.self_attn (m.py:10)  qk_norm_rope_ab12",
+            "  missed  qk_norm     layers.1.self_attn (m.py:10)  q has 3 readers",
+            "  fused   rms_norm    norm (m.py:40)",
             "",
             "kernels",
             "  native  rms_norm_01  x2  rms_norm  norm (m.py:40)",
@@ -76,6 +76,17 @@ def test_table_names_sites_and_reasons() -> None:
             "  target           cpu",
         ]
     )
+
+
+def test_like_layers_share_a_line() -> None:
+    sites = tuple(
+        Site("moe", f"model.layers.{i}.mlp.2 (m.py:7)", "missed" if i == 3 else "fused")
+        for i in range(6)
+    )
+    assert Report(sites=sites).sites_table().splitlines()[3:] == [
+        "  fused   moe  x5  model.layers.0..5.mlp.2 (m.py:7)",
+        "  missed  moe      model.layers.3.mlp.2 (m.py:7)",
+    ]
 
 
 def test_empty_report_says_so() -> None:

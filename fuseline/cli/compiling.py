@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any, Protocol, cast
 
 if TYPE_CHECKING:
     from fuseline.cli.models import Program
+    from fuseline.cli.output import Show
+    from fuseline.config import Config
     from fuseline.report import Report
+    from fuseline.runtime.build import Progress
 
 
 class Compiled(Protocol):
@@ -22,12 +24,12 @@ class Compiled(Protocol):
         ...
 
 
-def compile_program(program: Program, options: Mapping[str, str]) -> Compiled:
-    """`fuseline.compile`, with options as they were typed.
-
-    Raises:
-        UsageError: FL0101 or FL0102, for an option that is wrong.
-    """
+def compile_program(program: Program, config: Config, show: Show) -> Compiled:
+    """`fuseline.compile`; `show` is told of every kernel that is there."""
     import fuseline
 
-    return cast("Compiled", cast("Any", fuseline).compile(program, **options))
+    def progress(item: Progress) -> None:
+        how = "built" if item.built else "found"
+        show(f"{item.done} of {item.total}, {how} {item.name}")
+
+    return cast("Compiled", fuseline.compile(program, config=config, progress=progress))

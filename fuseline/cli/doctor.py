@@ -112,7 +112,6 @@ def _compiler() -> dict[str, str]:
         "command": " ".join(found.command),
         "version": found.identity,
         "processor": " ".join(sorted(found.features)) or "nothing special",
-        "OpenMP": "works" if found.openmp else "does not work",
         "Python.h": str(python_include() or "not installed; calls go through ctypes"),
     }
 

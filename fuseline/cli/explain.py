@@ -11,7 +11,7 @@ from fuseline.config import Config
 
 if TYPE_CHECKING:
     from fuseline.cli.models import LoadedModel
-    from fuseline.cli.output import Output
+    from fuseline.cli.output import Output, Show
     from fuseline.report import Report
 
 EXAMPLE = """\
@@ -30,8 +30,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(arguments: argparse.Namespace, out: Output) -> int:
     """Compile without running the result, and print the report."""
-    given = options(arguments)
-    config = Config.of(given)
+    config = Config.of(options(arguments))
     with out.step(f"loading {arguments.model}"):
         from fuseline.cli import models
 
@@ -42,8 +41,8 @@ def run(arguments: argparse.Namespace, out: Output) -> int:
             batch=arguments.batch,
             length=arguments.length,
         )
-    with out.step("compiling"):
-        report = report_of(loaded, given)
+    with out.step("compiling") as show:
+        report = report_of(loaded, config, show)
     if arguments.missed:
         report = replace(report, sites=tuple(s for s in report.sites if s.status == "missed"))
     text = str(report) if arguments.full else report.sites_table()
@@ -51,13 +50,13 @@ def run(arguments: argparse.Namespace, out: Output) -> int:
     return 0
 
 
-def report_of(loaded: LoadedModel, given: dict[str, str]) -> Report:
+def report_of(loaded: LoadedModel, config: Config, show: Show) -> Report:
     """Compile a model, run it once on its inputs, and return its report."""
     import torch
 
     from fuseline.cli.compiling import compile_program
 
-    compiled = compile_program(loaded.model, given)
+    compiled = compile_program(loaded.model, config, show)
     with torch.no_grad():
         compiled(*loaded.args, **loaded.kwargs)
     return compiled.report()

@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import sys
 import time
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 from fuseline.cli.arguments import (
@@ -15,11 +16,12 @@ from fuseline.cli.arguments import (
     positive,
     share,
 )
+from fuseline.cli.timing import Timing
 from fuseline.config import Config
 from fuseline.errors import BAD_ARGUMENT, NOT_A_TEXT_MODEL, TOO_LONG
 
 if TYPE_CHECKING:
-    from fuseline.cli.generation import Sampling, Timing
+    from fuseline.cli.generation import Session
     from fuseline.cli.models import LoadedModel
     from fuseline.cli.output import Output
     from fuseline.cli.text import Tokenizer
@@ -45,86 +47,107 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add_json(parser)
 
 
+@dataclass
+class Answer:
+    """What was generated, and how long it took."""
+
+    prompt_tokens: int
+    seed: int
+    compile_seconds: float = 0.0
+    text: str = ""
+    tokens: list[int] = field(default_factory=list[int])
+    timing: Timing = field(default_factory=Timing)
+
+    def to_dict(self) -> dict[str, object]:
+        """The answer as JSON has it."""
+        return {
+            "text": self.text,
+            "tokens": self.tokens,
+            "prompt_tokens": self.prompt_tokens,
+            "seed": self.seed,
+            "compile_seconds": self.compile_seconds,
+            "prefill_seconds": self.timing.prefill,
+            "decode_seconds": sum(self.timing.steps),
+            "tokens_per_second": self.timing.tokens_per_second,
+        }
+
+    def summary(self) -> str:
+        """The times in one line."""
+        parts = [f"{len(self.tokens)} tokens", f"prefill {self.timing.prefill:.2f} s"]
+        if self.compile_seconds:
+            parts.insert(0, f"compiled in {self.compile_seconds:.1f} s")
+        if rate := self.timing.tokens_per_second:
+            parts.append(f"then {rate:.1f} tokens/s")
+        return ", ".join(parts)
+
+
 def run(arguments: argparse.Namespace, out: Output) -> int:
     """Generate, stream the text, then print the rates."""
-    given = options(arguments)
-    config = Config.of(given)
+    config = Config.of(options(arguments))
     with out.step(f"loading {arguments.model}"):
         from fuseline.cli import models
 
         loaded = models.load(arguments.model, config, dtype=arguments.dtype)
     tokenizer = _require_text_model(loaded)
-    prompt = _prompt(arguments, loaded.name, tokenizer)
-    ids = tokenizer.encode(prompt)
+    ids = tokenizer.encode(_prompt(arguments, loaded.name, tokenizer))
     _check_length(loaded, ids, arguments.tokens)
-    return _generate(arguments, loaded, tokenizer, ids, given, out)
+    answer = Answer(len(ids), arguments.seed)
+    session = _session(arguments, loaded, ids, config, answer, out)
+    _stream(arguments, session, loaded, ids, answer, out)
+    if out.json:
+        out.result(answer.to_dict(), "")
+    else:
+        out.note(answer.summary())
+    return 0
 
 
-def _generate(
+def _session(
     arguments: argparse.Namespace,
     loaded: LoadedModel,
-    tokenizer: Tokenizer,
     ids: list[int],
-    given: dict[str, str],
+    config: Config,
+    answer: Answer,
     out: Output,
-) -> int:
-    from fuseline.cli import generation
+) -> Session:
+    """The model ready to go: prefill and step are compiled here, and not while the text runs."""
     from fuseline.cli.compiling import compile_program
-    from fuseline.cli.text import Decoder
+    from fuseline.cli.generation import Session
 
     plain: Any = loaded.model
-    model: Any = plain if arguments.eager else compile_program(plain, given)
-    timing = generation.Timing()
-    sampling = generation.Sampling(
-        arguments.temperature, arguments.top_k, arguments.top_p, arguments.seed
-    )
-    decoder = Decoder(tokenizer, ids)
-    tokens: list[int] = []
+    length = len(ids) + arguments.tokens
+    if arguments.eager:
+        return Session(plain, length)
+    with out.step("compiling") as show:
+        started = time.perf_counter()
+        session = Session(compile_program(plain, config, show), length, plain=plain)
+        session.warm_up(ids)
+        answer.compile_seconds = time.perf_counter() - started
+    return session
+
+
+def _stream(
+    arguments: argparse.Namespace,
+    session: Session,
+    loaded: LoadedModel,
+    ids: list[int],
+    answer: Answer,
+    out: Output,
+) -> None:
+    from fuseline.cli.generation import Sampling, generate, stop_tokens
+    from fuseline.cli.text import Decoder
+
+    sampling = Sampling(arguments.temperature, arguments.top_k, arguments.top_p, arguments.seed)
+    decoder = Decoder(_require_text_model(loaded), ids)
     pieces: list[str] = []
-    stop = generation.stop_tokens(plain)
-    started = time.perf_counter()
-    session = generation.Session(model, len(ids) + arguments.tokens, plain=plain)
-    stream = generation.generate(session, ids, arguments.tokens, sampling, stop=stop, timing=timing)
+    stop = stop_tokens(loaded.model)
+    stream = generate(session, ids, arguments.tokens, sampling, stop=stop, timing=answer.timing)
     for token in stream:
-        tokens.append(token)
+        answer.tokens.append(token)
         pieces.append(decoder.push(token))
         out.stream(pieces[-1])
     pieces.append(decoder.finish())
     out.stream(f"{pieces[-1]}\n")
-    seconds = time.perf_counter() - started
-    _say(out, "".join(pieces), ids, tokens, sampling, timing, seconds)
-    return 0
-
-
-def _say(
-    out: Output,
-    text: str,
-    ids: list[int],
-    tokens: list[int],
-    sampling: Sampling,
-    timing: Timing,
-    seconds: float,
-) -> None:
-    rate = timing.tokens_per_second
-    if out.json:
-        data = {
-            "text": text,
-            "tokens": tokens,
-            "prompt_tokens": len(ids),
-            "seed": sampling.seed,
-            "prefill_seconds": timing.prefill,
-            "first_step_seconds": timing.steps[0] if timing.steps else None,
-            "tokens_per_second": rate,
-            "seconds": seconds,
-        }
-        out.result(data, "")
-        return
-    parts = [f"{len(tokens)} tokens in {seconds:.1f} s", f"prefill {timing.prefill:.2f} s"]
-    if timing.steps:
-        parts.append(f"first step {timing.steps[0]:.2f} s")
-    if rate:
-        parts.append(f"then {rate:.1f} tokens/s")
-    out.note(", ".join(parts))
+    answer.text = "".join(pieces)
 
 
 def _require_text_model(loaded: LoadedModel) -> Tokenizer:

@@ -10,13 +10,15 @@ from __future__ import annotations
 import inspect
 import time
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import torch
 
+from fuseline.cli.timing import Timing
+
 if TYPE_CHECKING:
-    from torch import Tensor, nn
+    from torch import Tensor
 
 CACHE_STEP = 256
 """Cache lengths are multiples of this, so that runs of similar length share compiled code."""
@@ -37,20 +39,6 @@ class Sampling:
     top_k: int | None = None
     top_p: float = 1.0
     seed: int = 0
-
-
-@dataclass
-class Timing:
-    """Seconds: of the prefill, and of each decode step; the first of each kind compiles."""
-
-    prefill: float = 0.0
-    steps: list[float] = field(default_factory=list[float])
-
-    @property
-    def tokens_per_second(self) -> float | None:
-        """Decode rate without the first step; None where there was no second one."""
-        later = self.steps[1:]
-        return len(later) / sum(later) if later else None
 
 
 class Picker:
@@ -81,7 +69,7 @@ class Session:
         plain: the model uncompiled, to lay out the cache with; `model` if not given.
     """
 
-    def __init__(self, model: nn.Module, length: int, *, plain: nn.Module | None = None) -> None:
+    def __init__(self, model: Any, length: int, *, plain: Any = None) -> None:
         self._model = model
         self._cache = static_cache(plain or model, length)
 
@@ -89,6 +77,12 @@ class Session:
         """Show the model more tokens; logits [vocabulary] of what follows the last of them."""
         with torch.no_grad():
             return _last_logits(self._model, ids, self._cache)
+
+    def warm_up(self, prompt: Sequence[int]) -> None:
+        """Run a prefill and a step, which compiles both where the model is compiled."""
+        self.advance(prompt)
+        self.advance(prompt[-1:])
+        self.reset()
 
     def reset(self) -> None:
         """Forget everything; the cache's tensors stay where they are."""
@@ -129,7 +123,7 @@ def generate(
         yield token
 
 
-def static_cache(model: nn.Module, length: int) -> Any:
+def static_cache(model: Any, length: int) -> Any:
     """An empty cache for at least `length` tokens, with its tensors in place.
 
     The layers make their tensors when they first see keys and values, which must not happen inside
@@ -138,14 +132,14 @@ def static_cache(model: nn.Module, length: int) -> Any:
     from transformers import StaticCache
 
     rounded = -(-length // CACHE_STEP) * CACHE_STEP
-    cache = StaticCache(config=model.config, max_cache_len=rounded)  # pyright: ignore[reportArgumentType]
+    cache = StaticCache(config=model.config, max_cache_len=rounded)
     with torch.no_grad():
         _last_logits(model, [0], cache)
     cache.reset()
     return cache
 
 
-def stop_tokens(model: nn.Module) -> frozenset[int]:
+def stop_tokens(model: Any) -> frozenset[int]:
     """The tokens that end a text, by the model's generation configuration."""
     ends: int | list[int] | None = getattr(model.generation_config, "eos_token_id", None)
     if ends is None:
@@ -153,12 +147,12 @@ def stop_tokens(model: nn.Module) -> frozenset[int]:
     return frozenset([ends] if isinstance(ends, int) else ends)
 
 
-def _last_logits(model: nn.Module, ids: Sequence[int], cache: Any) -> Tensor:
+def _last_logits(model: Any, ids: Sequence[int], cache: Any) -> Tensor:
     """Logits [vocabulary] after the last of the ids; the cache is advanced."""
     extra = {"logits_to_keep": 1} if "logits_to_keep" in _forward_names(model) else {}
     out = model(input_ids=torch.tensor([list(ids)]), past_key_values=cache, use_cache=True, **extra)
     return out.logits[0, -1]
 
 
-def _forward_names(model: nn.Module) -> frozenset[str]:
+def _forward_names(model: Any) -> frozenset[str]:
     return frozenset(inspect.signature(model.forward).parameters)

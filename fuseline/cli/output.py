@@ -7,11 +7,13 @@ from __future__ import annotations
 
 import json
 import sys
-from collections.abc import Generator, Mapping
+from collections.abc import Callable, Generator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 
 from fuseline.errors import Diagnostic
+
+Show = Callable[[str], None]
 
 
 @dataclass(frozen=True)
@@ -40,16 +42,24 @@ class Output:
             print(json.dumps({"error": diagnostic.to_dict()}, indent=2))
 
     @contextmanager
-    def step(self, text: str) -> Generator[None]:
-        """Show that something is going on: a spinner on a terminal, a line elsewhere."""
+    def step(self, text: str) -> Generator[Show]:
+        """Show that something is going on: a spinner on a terminal, a line elsewhere.
+
+        What it gives shows how far the work is; that is for those who watch, so a terminal only.
+        """
         if not sys.stderr.isatty():
             self.note(f"{text} ...")
-            yield
+            yield _show_nothing
             return
-        from rich.console import Console
+        from rich.console import Console  # slow to import, and not needed elsewhere
+        from rich.markup import escape
 
-        with Console(file=sys.stderr).status(text):
-            yield
+        with Console(file=sys.stderr).status(escape(text)) as status:
+            yield lambda detail: status.update(escape(f"{text}: {detail}"))
+
+
+def _show_nothing(detail: str) -> None:
+    """Details of progress where nobody watches."""
 
 
 def columns(rows: list[list[str]], indent: str = "  ") -> str:

@@ -62,8 +62,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(arguments: argparse.Namespace, out: Output) -> int:
     """Compile, run, compare, and print; 1 if the numbers differ."""
-    given = options(arguments)
-    config = Config.of(given)
+    config = Config.of(options(arguments))
     with out.step(f"loading {arguments.model}"):
         from fuseline.cli import models
 
@@ -74,14 +73,14 @@ def run(arguments: argparse.Namespace, out: Output) -> int:
             batch=arguments.batch,
             length=arguments.length,
         )
-    comparison, report = compare(loaded, given, config.tolerance, arguments.runs, out)
+    comparison, report = compare(loaded, config, arguments.runs, out)
     data = {**asdict(comparison), "same": comparison.same, "report": report.to_dict()}
     out.result(data, _text(comparison, report))
     return 0 if comparison.same else 1
 
 
 def compare(
-    loaded: LoadedModel, given: dict[str, str], tolerance: float, runs: int, out: Output
+    loaded: LoadedModel, config: Config, runs: int, out: Output
 ) -> tuple[Comparison, Report]:
     """Run the model, its compiled form and the float64 oracle on the same inputs."""
     import torch
@@ -93,8 +92,8 @@ def compare(
         with out.step("running it eager, and in float64"):
             exact = oracle(loaded.model, *loaded.args, **loaded.kwargs)
             expected = loaded.model(*loaded.args, **loaded.kwargs)
-        with out.step("compiling"):
-            compiled = compile_program(loaded.model, given)
+        with out.step("compiling") as show:
+            compiled = compile_program(loaded.model, config, show)
             found, compile_seconds = _timed(compiled, loaded)
         with out.step("timing"):
             ours, eager = _in_turns(compiled, loaded.model, loaded, runs)
@@ -105,7 +104,7 @@ def compare(
         eager_seconds=eager,
         compiled_error=relative_error(found, exact),
         eager_error=eager_error,
-        allowed_error=tolerance * eager_error + _unit(expected),
+        allowed_error=config.tolerance * eager_error + _unit(expected),
     )
     return comparison, compiled.report()
 

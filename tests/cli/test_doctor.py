@@ -26,7 +26,6 @@ def test_a_healthy_machine_is_0(capsys: Print) -> None:
     assert found["fuseline"] == __version__
     assert found["versions"]["torch"] == torch.__version__
     assert found["compiler"]["command"].endswith("++")
-    assert found["compiler"]["OpenMP"] == "works"
     assert "cores" in found["devices"]["cpu"]
 
 

@@ -12,12 +12,12 @@ from fuseline.cli.generation import (
     Picker,
     Sampling,
     Session,
-    Timing,
     generate,
     static_cache,
     stop_tokens,
 )
 from fuseline.cli.text import Decoder
+from fuseline.cli.timing import Timing
 from tests.cli.helpers import ByteTokenizer, tiny_llama
 
 PROMPT = [5, 200, 31, 8, 77]
@@ -90,6 +90,7 @@ def test_sampled_frequencies_follow_the_probabilities() -> None:
 
 def test_a_session_can_begin_again() -> None:
     session = Session(tiny_llama(), 40)
+    session.warm_up(PROMPT)
     first = list(generate(session, PROMPT, 9, Sampling()))
     session.reset()
     assert list(generate(session, PROMPT, 9, Sampling())) == first
