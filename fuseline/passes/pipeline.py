@@ -13,6 +13,7 @@ from fuseline.passes.fuse_linear_add import FuseLinearAdd
 from fuseline.passes.fuse_qk_norm import FuseQkNorm
 from fuseline.passes.fuse_qk_rope import FuseQkRope
 from fuseline.passes.merge_linears import MergeLinears
+from fuseline.passes.plan import ProtectReads
 from fuseline.passes.raise_attention import RaiseAttention
 from fuseline.passes.raise_layer_norm import RaiseLayerNorm
 from fuseline.passes.raise_rms_norm import RaiseRmsNorm
@@ -42,4 +43,6 @@ def default_pipeline() -> list[Pass]:
         FuseQkNorm(),
         FuseQkRope(),
         FuseCacheWrite(),
+        # plan: nothing is overwritten before its last reader
+        ProtectReads(),
     ]
