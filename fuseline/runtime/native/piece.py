@@ -11,10 +11,13 @@ from torch import Tensor
 
 from fuseline.errors import InternalError
 from fuseline.runtime.native.structures import (
+    DIM,
+    REF,
+    STEP,
+    WIDTH,
     Functions,
     HostStructure,
-    RefStructure,
-    StepStructure,
+    Packed,
     TimeStructure,
 )
 
@@ -115,9 +118,9 @@ class Piece:
         """
         self.threads = threads or self.threads
         arrays = (
-            _array(ctypes.c_int64, dims, len(self._dims), "dims"),
-            _array(ctypes.c_int32, widths, len(self.launches), "widths"),
-            _array(ctypes.c_int64, offsets, len(self._refs), "offsets"),
+            _packed(DIM, dims, len(self._dims), "dims"),
+            _packed(WIDTH, widths, len(self.launches), "widths"),
+            _packed(DIM, offsets, len(self._refs), "offsets"),
         )
         self._alone(lambda: self._functions.piece_rebind(self._address, *arrays, self.threads))
 
@@ -137,22 +140,21 @@ class Piece:
         ]
 
     def _new(self, sgemm: int) -> int:
-        steps = (StepStructure * len(self.launches))()
+        for slot, _ in self._refs:
+            if not -1 <= slot < self.slots:
+                raise IndexError(f"slot {slot} of {self.slots}")
+        steps: list[int] = []
         buf = dim = 0
-        for step, launch in zip(steps, self.launches, strict=True):
-            step.fn, step.buf, step.dim = launch.function, buf, dim
-            step.width, step.independent = launch.width, launch.independent
+        for launch in self.launches:
+            steps += [launch.function, buf, dim, launch.width, launch.independent]
             buf += len(launch.buffers)
             dim += len(launch.dims)
-        refs = (RefStructure * len(self._refs))(*((offset, slot, 0) for slot, offset in self._refs))
-        wrong = [slot for slot, _ in self._refs if not -1 <= slot < self.slots]
-        if wrong:
-            raise IndexError(f"slot {wrong[0]} of {self.slots}")
-        dims = (ctypes.c_int64 * len(self._dims))(*self._dims)
+        refs = [word for slot, offset in self._refs for word in (offset, slot, 0)]
         host = HostStructure(sgemm)
         address = self._functions.piece_new(
-            *(ctypes.byref(steps), len(steps), ctypes.byref(refs), len(refs)),
-            *(ctypes.byref(dims), len(dims), self.slots, ctypes.byref(host), self.threads),
+            *(STEP.pack(steps), len(self.launches), REF.pack(refs), len(self._refs)),
+            *(DIM.pack(self._dims), len(self._dims)),
+            *(self.slots, ctypes.byref(host), self.threads),
         )
         if address is None:
             raise MemoryError
@@ -167,14 +169,9 @@ class Piece:
             self._functions.piece_end(self._address)
 
 
-def _array(
-    kind: type[ctypes.c_int32] | type[ctypes.c_int64],
-    values: Sequence[int] | None,
-    count: int,
-    name: str,
-) -> object:
+def _packed(layout: Packed, values: Sequence[int] | None, count: int, name: str) -> bytes | None:
     if values is None:
         return None
     if len(values) != count:
         raise ValueError(f"{len(values)} {name} for a piece that has {count}")
-    return ctypes.byref((kind * count)(*values))
+    return layout.pack(values)
