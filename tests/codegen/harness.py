@@ -32,11 +32,15 @@ FLAGS = [
 NATIVE = ["-mcpu=native"] if platform.machine() == "aarch64" else ["-march=native"]
 
 
-class _Host(ctypes.Structure):
+class Host(ctypes.Structure):
+    """``fl_host`` of the kernel interface."""
+
     _fields_ = [("sgemm", ctypes.c_void_p)]
 
 
-class _Call(ctypes.Structure):
+class Call(ctypes.Structure):
+    """``fl_call`` of the kernel interface."""
+
     _fields_ = [
         ("buf", ctypes.c_void_p),
         ("dim", ctypes.c_void_p),
@@ -98,14 +102,14 @@ class Kernel:
         pointers = [0 if buf is None else buf.data_ptr() for buf in bufs]
         buf = (ctypes.c_void_p * max(len(bufs), 1))(*pointers)
         dim = (ctypes.c_int64 * max(len(dims), 1))(*dims)
-        host = _Host(sgemm_address() if sgemm else None)
+        host = Host(sgemm_address() if sgemm else None)
         keep = (buf, dim, host, tuple(bufs))
         return [
-            self._worker(_Call(*map(ctypes.addressof, keep[:3]), tid, nth), keep)
+            self._worker(Call(*map(ctypes.addressof, keep[:3]), tid, nth), keep)
             for tid in range(nth)
         ]
 
-    def _worker(self, call: _Call, keep: object) -> Callable[[], None]:
+    def _worker(self, call: Call, keep: object) -> Callable[[], None]:
         entry, pointer = self.entry, ctypes.byref(call)
 
         def run(_keep: object = (call, keep)) -> None:
