@@ -56,12 +56,14 @@ class Region:
         reduced: the axes that reductions run over, none where there is no reduction.
         nodes: every node, operands first.
         results: one node for each return of the body.
+        result_axes: the axes that the dims of each return follow.
     """
 
     space: tuple[Dim, ...]
     reduced: tuple[int, ...]
     nodes: tuple[Node, ...]
     results: tuple[Node, ...]
+    result_axes: tuple[Axes, ...]
 
     @property
     def kept(self) -> tuple[int, ...]:
@@ -86,8 +88,9 @@ def analyse(body: Func) -> Region:
         raise RegionError("the body returns nothing")
     space, reduced = _space(body)
     walk = _Walk(space, reduced)
-    results = tuple(walk.visit(v, walk.result_axes(v)) for v in body.returns)
-    return Region(space, reduced, tuple(walk.nodes.values()), results)
+    axes = tuple(walk.result_axes(v) for v in body.returns)
+    results = tuple(walk.visit(v, a) for v, a in zip(body.returns, axes, strict=True))
+    return Region(space, reduced, tuple(walk.nodes.values()), results, axes)
 
 
 def _space(body: Func) -> tuple[tuple[Dim, ...], tuple[int, ...]]:
@@ -118,19 +121,18 @@ class _Walk:
             return self.fit(value, tuple(kept))
         if len(shape) != len(self.space):
             raise RegionError(f"a result is {value.type}, the space has {len(self.space)} axes")
-        return self.fit(value, tuple(range(len(shape))), kept_only=True)
+        for axis in kept:
+            if (shape[axis],) != (self.space[axis],):
+                raise RegionError(f"a result is {value.type}, not of the space's {self.space}")
+        return self.fit(value, tuple(range(len(shape))))
 
-    def fit(self, value: Value, axes: Axes, *, kept_only: bool = False) -> Axes:
-        """Drop the axes of extent 1; extents must be those of the space."""
+    def fit(self, value: Value, axes: Axes) -> Axes:
+        """Drop the axes that dims of extent 1 follow; other extents must be those of the space."""
         found: list[int] = []
         for extent, axis in zip(value.shape, axes, strict=True):
-            whole = axis >= 0 and extent == self.space[axis]
-            if extent == 1 and not (kept_only and not whole and axis not in self.reduced):
-                found.append(-1)
-            elif whole:
-                found.append(axis)
-            else:
-                raise RegionError(f"{value.type} does not follow the space {list(self.space)}")
+            if extent != 1 and (axis < 0 or (extent,) != (self.space[axis],)):
+                raise RegionError(f"{value.type} does not follow the space {self.space}")
+            found.append(-1 if extent == 1 else axis)
         return tuple(found)
 
     def visit(self, value: Value, axes: Axes) -> Node:
