@@ -1,0 +1,185 @@
+"""run, explain and generate, on a tiny model and through the whole compiler."""
+
+from __future__ import annotations
+
+import io
+import json
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from fuseline import KernelRecord, Report, Site
+from fuseline.cli import compiling, main
+from tests.cli.helpers import save_directory
+
+Print = pytest.CaptureFixture[str]
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    path = tmp_path_factory.mktemp("model")
+    save_directory(path)
+    return path
+
+
+def answer(capsys: Print) -> Any:
+    return json.loads(capsys.readouterr().out)
+
+
+def test_generate_gives_eagers_tokens(folder: Path, capsys: Print) -> None:
+    argv = ["generate", str(folder), "--prompt", "The sea is", "--tokens", "12", "--json"]
+    assert main([*argv, "--eager"]) == 0
+    eager = answer(capsys)
+    assert main(argv) == 0
+    ours = answer(capsys)
+    assert ours["tokens"] == eager["tokens"]
+    assert ours["text"] == eager["text"]
+    assert (ours["prompt_tokens"], len(ours["tokens"])) == (10, 12)
+    assert ours["compile_seconds"] > eager["compile_seconds"] == 0
+    assert ours["tokens_per_second"] > 0
+
+
+def test_generate_streams_text_and_notes_the_rate(folder: Path, capsys: Print) -> None:
+    argv = ["generate", str(folder), "--prompt", "The sea is", "--tokens", "7", "--eager"]
+    assert main([*argv, "--json"]) == 0
+    text = answer(capsys)["text"]
+    assert main(argv) == 0
+    printed = capsys.readouterr()
+    assert printed.out == f"{text}\n"
+    assert "7 tokens, prefill" in printed.err
+    assert "tokens/s" in printed.err
+
+
+def test_generate_reads_the_prompt_from_standard_input(
+    folder: Path, capsys: Print, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(sys, "stdin", io.StringIO("The sea\n"))
+    assert main(["generate", str(folder), "--tokens", "2", "--eager", "--json"]) == 0
+    assert answer(capsys)["prompt_tokens"] == 7
+
+
+def test_generate_uses_the_chat_template(folder: Path, capsys: Print) -> None:
+    argv = ["generate", str(folder), "--prompt", "hi", "--tokens", "2", "--eager", "--json"]
+    assert main([*argv, "--chat"]) == 0
+    assert answer(capsys)["prompt_tokens"] == len("[hi]:")
+
+
+def test_sampling_is_repeatable(folder: Path, capsys: Print) -> None:
+    argv = ["generate", str(folder), "--prompt", "x", "--tokens", "9", "--eager", "--json"]
+    found: list[list[int]] = []
+    for seed in ("1", "1", "2"):
+        assert main([*argv, "--temperature", "1.5", "--top-k", "50", "--seed", seed]) == 0
+        found.append(answer(capsys)["tokens"])
+    assert found[0] == found[1] != found[2]
+
+
+def test_an_empty_prompt_is_wrong_usage(folder: Path, capsys: Print) -> None:
+    assert main(["generate", str(folder), "--prompt", "", "--eager"]) == 2
+    assert "FL0103 wrong argument --prompt" in capsys.readouterr().err
+
+
+def test_chat_needs_a_template(tmp_path: Path, capsys: Print) -> None:
+    save_directory(tmp_path)
+    (tmp_path / "chat_template.jinja").unlink()
+    assert main(["generate", str(tmp_path), "--prompt", "hi", "--chat", "--eager"]) == 2
+    assert "FL0103 wrong argument --chat" in capsys.readouterr().err
+
+
+def test_text_needs_a_tokenizer(tmp_path: Path, capsys: Print) -> None:
+    save_directory(tmp_path, tokenizer=False)
+    assert main(["generate", str(tmp_path), "--prompt", "hi", "--eager"]) == 1
+    assert "FL0807" in capsys.readouterr().err
+
+
+def test_run_compares_numbers_and_times(folder: Path, capsys: Print) -> None:
+    argv = ["run", str(folder), "--batch", "2", "--length", "5", "--runs", "2", "--json"]
+    assert main(argv) == 0
+    printed = capsys.readouterr()
+    found = json.loads(printed.out)
+    assert found["same"] is True
+    assert 0 < found["compiled_error"] <= found["allowed_error"]
+    assert found["compiled_seconds"] > 0
+    assert {site["pattern"] for site in found["report"]["sites"]} >= {"attention", "rms_norm"}
+    assert printed.err.splitlines()[0] == f"loading {folder} ..."
+
+
+def test_explain_lists_sites(folder: Path, capsys: Print) -> None:
+    assert main(["explain", str(folder), "--json", "--set", "disable=merge-linears"]) == 0
+    sites = answer(capsys)["sites"]
+    assert [s["where"].split(" ")[0] for s in sites if s["pattern"] == "attention"] == [
+        "model.layers.0.self_attn",
+        "model.layers.1.self_attn",
+    ]
+    assert ("merged_linear", "fused") not in {(s["pattern"], s["status"]) for s in sites}
+
+
+class Fake:
+    """Stands for a compiled model: the model itself, off by a little, and a report."""
+
+    def __init__(self, program: Any, off: float) -> None:
+        self.program = program
+        self.off = off
+
+    def __call__(self, *args: Any, **kwargs: Any) -> Any:
+        out = self.program(*args, **kwargs)
+        out.logits = out.logits + self.off
+        return out
+
+    def report(self) -> Report:
+        kernel = KernelRecord("row_norm_01", "row_norm", "rms_norm", 2, "norm (m.py:1)")
+        return Report(
+            (Site("moe", "mlp (m.py:2)", "missed", "no kernel"), Site("rope", "a", "fused")),
+            (kernel,),
+        )
+
+
+@pytest.fixture
+def fake(monkeypatch: pytest.MonkeyPatch) -> Callable[[float], None]:
+    def install(off: float) -> None:
+        def compile_program(program: Any, *_: object) -> Fake:
+            return Fake(program, off)
+
+        monkeypatch.setattr(compiling, "compile_program", compile_program)
+
+    return install
+
+
+def test_run_prints_a_verdict(folder: Path, capsys: Print, fake: Callable[[float], None]) -> None:
+    fake(0.0)
+    assert main(["run", str(folder), "--runs", "1"]) == 0
+    text = capsys.readouterr().out
+    assert "within the allowed" in text
+    assert "times eager's" in text
+    assert "missed  moe" in text
+
+
+def test_run_is_1_where_the_numbers_differ(
+    folder: Path, capsys: Print, fake: Callable[[float], None]
+) -> None:
+    fake(1e-3)
+    assert main(["run", str(folder), "--runs", "1"]) == 1
+    assert "OUTSIDE the allowed" in capsys.readouterr().out
+
+
+def test_a_higher_tolerance_allows_more(
+    folder: Path, capsys: Print, fake: Callable[[float], None]
+) -> None:
+    fake(1e-3)
+    assert main(["run", str(folder), "--runs", "1", "--set", "tolerance=1e9", "--json"]) == 0
+    found = answer(capsys)
+    assert found["allowed_error"] > found["compiled_error"] > 10 * found["eager_error"]
+
+
+def test_explain_shows_everything_or_only_the_misses(
+    folder: Path, capsys: Print, fake: Callable[[float], None]
+) -> None:
+    fake(0.0)
+    assert main(["explain", str(folder)]) == 0
+    assert "kernels" not in capsys.readouterr().out
+    assert main(["explain", str(folder), "--full"]) == 0
+    assert "\nkernels\n  native  row_norm_01  x2" in capsys.readouterr().out
+    assert main(["explain", str(folder), "--missed", "--json"]) == 0
+    assert [site["pattern"] for site in answer(capsys)["sites"]] == ["moe"]
