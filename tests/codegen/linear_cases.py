@@ -6,6 +6,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import TypeAlias
 
+import pytest
 import torch
 import torch.nn.functional as F
 
@@ -13,6 +14,7 @@ from fuseline.codegen.linear import Activation, LinearKernel
 from tests.codegen.harness import Kernel, build
 
 DTYPES = {"f32": torch.float32, "bf16": torch.bfloat16, "f16": torch.float16}
+MOST_DTYPES = ["f32", "bf16", pytest.param("f16", marks=pytest.mark.slow)]
 TOLERANCES = {"f32": (1e-5, 1.3e-6), "bf16": (1e-3, 1.6e-2), "f16": (1e-3, 1e-3)}
 GUARD = 7.0  # what lies in the gaps between the rows of y
 

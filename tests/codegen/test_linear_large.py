@@ -9,7 +9,7 @@ import torch
 
 from fuseline.codegen.linear import LinearLargeKernel
 from tests.codegen.harness import build, sgemm_address
-from tests.codegen.linear_cases import DTYPES, Case, check, run
+from tests.codegen.linear_cases import DTYPES, MOST_DTYPES, Case, check, run
 
 SIZES = [(64, (48,)), (37, (5, 3)), (1, (1,)), (1000, (33, 17, 40)), (521, (7,)), (15, (131,))]
 
@@ -50,7 +50,7 @@ EPILOGUES = [
 ]
 
 
-@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize("dtype", MOST_DTYPES)
 @pytest.mark.parametrize("epilogue", EPILOGUES)
 def test_epilogues(epilogue: dict[str, Any], dtype: str) -> None:
     kernel = small_blocks(100, (43,), dtype, min_tokens=16, **epilogue)
