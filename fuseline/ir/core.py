@@ -367,6 +367,7 @@ class Func:
         self._returns: list[Value] = []
         self._users: dict[Value, dict[Op, int]] = {}
         self._order: list[Op] | None = None
+        self._places: tuple[list[Op], dict[Op, int]] | None = None
 
     # -- building ---------------------------------------------------------------------------
 
@@ -413,6 +414,14 @@ class Func:
         if self._order is None:
             self._order = list(self._ops)
         return self._order
+
+    @property
+    def places(self) -> Mapping[Op, int]:
+        """The number of each op in program order (kept until the func is edited)."""
+        order = self.ops
+        if self._places is None or self._places[0] is not order:
+            self._places = (cast("list[Op]", order), {op: i for i, op in enumerate(order)})
+        return self._places[1]
 
     def __iter__(self) -> Iterator[Op]:
         return iter(self.ops)

@@ -17,7 +17,7 @@ def depends(func: Func, values: Iterable[Value], on: Iterable[Op]) -> bool:
     targets = set(on)
     if not targets:
         return False
-    place = {op: i for i, op in enumerate(func.ops)}
+    place = func.places
     first = min(place[op] for op in targets)
     stack = [v.owner for v in values if v.owner is not None]
     seen: set[Op] = set()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 from fuseline.ir.core import Func, Op, Value
@@ -53,7 +54,7 @@ class FuseCacheWrite(Rewrite[QkNormRope], root=QkNormRope):
         v_write = k_write and _value_write(func, op, k_write)
         if k_write is None or v_write is None:
             return None
-        place = {o: i for i, o in enumerate(func.ops)}
+        place = func.places
         before = _where(func, place, k_write, v_write)
         if before is None:
             return None
@@ -133,7 +134,7 @@ def _same_geometry(op: QkNormRope, v_write: IndexWrite) -> bool:
     return v.shape[:3] == op.k_out.shape[:3] and v.dtype is op.k_out.dtype
 
 
-def _where(func: Func, place: dict[Op, int], k_write: IndexWrite, v_write: IndexWrite) -> Op | None:
+def _where(func: Func, place: Mapping[Op, int], k_write: IndexWrite, v_write: IndexWrite) -> Op | None:
     """Which of the two writes can move to the other's place, past what lies between."""
     first, second = sorted((k_write, v_write), key=place.__getitem__)
     assert isinstance(first.buffer.type, BufferType), "a write has a buffer"

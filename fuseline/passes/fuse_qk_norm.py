@@ -83,10 +83,9 @@ def join(func: Func, q: Chain, k: Chain) -> Replace | NoMatch:
     makers = [v.owner for v in (q.out, k.out) if v.owner is not None]
     if depends(func, fused.operands, makers):
         return NoMatch("q or k is computed from the other one")
-    place = {o: i for i, o in enumerate(func.ops)}
     return Replace(
         {q.out: fused.q_out, k.out: fused.k_out},
-        before=max(makers, key=place.__getitem__),
+        before=max(makers, key=func.places.__getitem__),
         held=("q and k of one attention", "both are treated alike", "nothing else reads between"),
         details=_details(q),
     )

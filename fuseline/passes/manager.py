@@ -273,7 +273,7 @@ def erase_dead(func: Func, candidates: Iterable[Op]) -> list[Op]:
 
 
 def _in_order(func: Func, new: Sequence[Op]) -> bool:
-    place = {op: i for i, op in enumerate(func.ops)}
+    place = func.places
     for op in new:
         here = place[op]
         if any(v.owner is not None and place[v.owner] > here for v in op.operands):

@@ -62,8 +62,7 @@ class MergeLinears(Rewrite[Linear], root=Linear, pattern="merged_linear"):
         siblings = [s for s in readers if isinstance(s, Linear) and s.x is op.x]
         if len(siblings) + sum(isinstance(s, MergedLinear) for s in readers) < 2:
             return None
-        place = {s: i for i, s in enumerate(func.ops)}
-        siblings.sort(key=place.__getitem__)
+        siblings.sort(key=func.places.__getitem__)
         reasons = {s: linear_unpackable(func, s) for s in siblings}
         groups = _groups([s for s in siblings if not reasons[s]])
         for group in groups:

@@ -128,7 +128,7 @@ def written_key(func: Func, k: Value) -> Value:
     """The keys of this step: what was last written to the cache that ``k`` reads, else ``k``."""
     match k.owner:
         case Read(buffer=buffer) as read:
-            place = {op: i for i, op in enumerate(func.ops)}
+            place = func.places
             writes = [w for w in func.users(buffer) if isinstance(w, (IndexWrite, SliceWrite))]
             earlier = [w for w in writes if place[w] < place[read]]
             return max(earlier, key=place.__getitem__).src if earlier else k
