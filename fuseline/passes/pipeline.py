@@ -15,8 +15,10 @@ from fuseline.passes.fuse_qk_rope import FuseQkRope
 from fuseline.passes.merge_linears import MergeLinears
 from fuseline.passes.plan import ProtectReads
 from fuseline.passes.raise_attention import RaiseAttention
+from fuseline.passes.raise_gated_mlp import RaiseGatedMlp
 from fuseline.passes.raise_layer_norm import RaiseLayerNorm
 from fuseline.passes.raise_rms_norm import RaiseRmsNorm
+from fuseline.passes.raise_rope import RaiseRope
 from fuseline.passes.restore_mutations import RestoreMutations
 from fuseline.passes.rewrite import Pass
 
@@ -35,6 +37,10 @@ def default_pipeline() -> list[Pass]:
         RaiseAttention(),
         RaiseLayerNorm(),
         RaiseRmsNorm(),
+        RaiseRope(),
+        RaiseGatedMlp(),
+        Cse(),  # queries and keys now share their tables
+        Dce(),
         # fuse: what one kernel does
         FuseGatedMlp(),
         MergeLinears(),
