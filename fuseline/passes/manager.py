@@ -354,13 +354,18 @@ def _record(
         owner = run.owners.pop(op, None)
         while owner is not None and owner.owner is not None:
             owner = owner.owner
-        if owner is not None and owner is not record and not any(o in run.func for o in owner.ops):
+        if owner is not None and owner is not record and not _works(run, owner):
             owner.owner = record
             record.swallowed.append(owner)
     run.owners |= dict.fromkeys(new, record)
     run.applied.append(record)
     if not record.pattern and len(record.swallowed) == 1:
         _inherit(record)
+
+
+def _works(run: Run, record: Applied) -> bool:
+    """Whether an op of a rewrite is still there; views that outlive what read them do no work."""
+    return any(op in run.func and not op.has(Trait.VIEW) for op in record.ops)
 
 
 def _inherit(record: Applied) -> None:
