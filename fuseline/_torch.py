@@ -155,7 +155,7 @@ def _source_of(result: Any, arguments: Any) -> str | None:
 
 
 def functional_overload(overload: Overload) -> Overload | None:
-    """The overload that computes what an in-place one writes: ``add_.Tensor`` gives ``add.Tensor``."""
+    """The overload that computes what an in-place one writes: ``add.Tensor`` of ``add_.Tensor``."""
     name = overload.overloadpacket.__name__
     if not name.endswith("_") or name.endswith("__"):
         return None
@@ -199,7 +199,7 @@ def export_graph(
 
 
 def functional_graph(module: fx.GraphModule, inputs: Sequence[object]) -> tuple[Any, list[str]]:
-    """Trace a graph again through AOTAutograd: functional ATen, and the names that its outputs write.
+    """Trace a graph again through AOTAutograd: functional ATen, and what its outputs write.
 
     Slower than `fuseline.frontend.convert` and more general; the graph's first outputs are the new
     contents of the placeholders named.
@@ -264,7 +264,6 @@ _watching = _Watching()
 
 @lru_cache(maxsize=1)
 def _install_callbacks() -> None:
-    import torch._dynamo
 
     open_watches: list[CompileWatch] = []
 
@@ -298,7 +297,7 @@ def optimize(model: Any, backend: Any, *, dynamic: bool | None, fullgraph: bool 
 
 def storage_of(tensor: Tensor) -> int:
     """A number that tensors share exactly when they share storage."""
-    return int(tensor.untyped_storage()._cdata)
+    return int(cast("Any", tensor.untyped_storage())._cdata)
 
 
 # -- parameters -----------------------------------------------------------------------------------

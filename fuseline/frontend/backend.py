@@ -52,12 +52,13 @@ class Backend:
             return self._run_plain(module, name, WITH_GRADIENTS)
         floats = float_inputs(module)
         if not floats:
-            return self._compile(module, inputs, name, {})
+            return self.compile(module, inputs, name, {})
         return _ByFloats(self, module, name, floats)
 
-    def _compile(
+    def compile(
         self, module: fx.GraphModule, inputs: Sequence[object], name: str, known: dict[fx.Node, Any]
     ) -> Runnable:
+        """Compile a graph in which some nodes have values that are ``known``."""
         try:
             captured = capture_dynamo(module, inputs, name=name, known=known)
         except NotSimple as reason:
@@ -115,7 +116,7 @@ class _ByFloats:
         if run is None:
             name = f"{self.name}_{len(self.variants)}" if self.variants else self.name
             known: dict[fx.Node, Any] = dict(zip(self.floats.values(), values, strict=True))
-            run = self.backend._compile(self.module, arguments, name, known)
+            run = self.backend.compile(self.module, arguments, name, known)
             self.variants[values] = run
         return run(*arguments)
 

@@ -131,6 +131,13 @@ class Builder:
             return x
         return self.add(Slice(x, axis=axis, start=start, stop=stop, step=step)).y
 
+    def least(self, extent: Dim) -> int:
+        """The smallest value of an extent, as far as it is easily seen; else 0."""
+        if isinstance(extent, int):
+            return extent
+        found = self.func.symbols.get(str(extent))
+        return 0 if found is None else found.lo
+
 
 def axis_of(axis: int, rank: int) -> int:
     """An axis counted from the front; 0 for a 0-d value, as torch allows."""

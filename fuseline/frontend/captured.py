@@ -6,7 +6,7 @@ import enum
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
-from typing import TypeAlias
+from typing import Any, TypeAlias
 
 import sympy
 import torch
@@ -86,12 +86,16 @@ Return: TypeAlias = "FromGraph | FromInput | FromSymbols | FromNothing"
 class Symbol:
     """A run-time integer that shapes depend on: its name, its range, and where it can be read.
 
+    An end of the range is None where there is none. Dims are never negative in the IR: a symbol
+    whose range goes below zero is a Python integer of the program, and a call that gives it a
+    negative value is left to plain ATen.
+
     ``source`` is the number of an input, and the dim of that input, or None where the input is
     the integer itself.
     """
 
     name: str
-    low: int
+    low: int | None
     high: int | None
     source: tuple[int, int | None]
 
@@ -128,7 +132,7 @@ class Captured:
 
     @cached_property
     def module(self) -> fx.GraphModule:
-        """The graph as a module that can be called; made when first asked for, which takes a while."""
+        """The graph as a module that can be called; made when first asked for."""
         return fx.GraphModule(torch.nn.Module(), self.graph)
 
     @property
@@ -143,6 +147,6 @@ class Captured:
         bound: dict[str, int] = {}
         for symbol in self.symbols:
             index, dim = symbol.source
-            value = arguments[index]
-            bound[symbol.name] = int(value if dim is None else value.shape[dim])  # type: ignore
+            value: Any = arguments[index]
+            bound[symbol.name] = int(value if dim is None else value.shape[dim])
         return bound

@@ -58,24 +58,31 @@ def convert(
     name: str = "main",
     road: str = "dynamo",
     known: Mapping[fx.Node, Any] | None = None,
+    ranges: Mapping[Any, Any] | None = None,
 ) -> Captured:
     """The functional program of a traced graph, whose placeholders are ``sources`` in order.
 
     ``known`` gives nodes that are not traced but have a value: floats that are constants in truth.
+    ``ranges`` are the symbols' where the tracer states them; else the shape environment's count.
 
     Raises:
         NotSimple: the graph has something that this road does not express.
 
     """
-    return _Converter(module, sources, known or {}).run(name, road)
+    return _Converter(module, sources, known or {}, ranges or {}).run(name, road)
 
 
 class _Converter:
     """One conversion."""
 
     def __init__(
-        self, module: fx.GraphModule, sources: Sequence[Source], known: Mapping[fx.Node, Any]
+        self,
+        module: fx.GraphModule,
+        sources: Sequence[Source],
+        known: Mapping[fx.Node, Any],
+        ranges: Mapping[Any, Any],
     ) -> None:
+        self.ranges = ranges
         self.module = module
         self.sources = list(sources)
         self.graph = fx.Graph()
@@ -166,9 +173,11 @@ class _Converter:
             self._number(node, value)
             return
         self.emitter.loc = place_of(node)
-        if node.target is operator.getitem and not isinstance(value_of(node.args[0]), Tensor):  # type: ignore
-            self.values[node] = self.values[node.args[0]][node.args[1]]  # type: ignore
-            return
+        if node.target is operator.getitem:
+            source, index = cast("tuple[fx.Node, Any]", node.args)
+            if not isinstance(value_of(source), Tensor):
+                self.values[node] = self.values[source][index]
+                return
         self._replay(node)
 
     def _number(self, node: fx.Node, value: Any) -> None:
@@ -222,10 +231,9 @@ class _Converter:
             known = slots.setdefault(id(value), (value, self._distinct(value, fake, slots)))
             return known[1]
         if isinstance(value, (tuple, list)):
-            return type(value)(
-                self._fakes(v, f, slots)
-                for v, f in zip(value, fake, strict=True)  # type: ignore
-            )
+            pairs = zip(cast("Sequence[Any]", value), fake, strict=True)
+            parts = [self._fakes(v, f, slots) for v, f in pairs]
+            return parts if isinstance(value, list) else tuple(parts)
         return value
 
     def _distinct(self, handle: Handle, fake: Any, slots: dict[int, tuple[Handle, Tensor]]) -> Any:
@@ -250,7 +258,7 @@ class _Converter:
         self._check_alone(written)
         results: list[fx.Node] = []
         returns = tuple(self._return(v, results) for v in _flat(output.args[0], self.values))
-        contents = [self.arguments[i].node for i in written]  # type: ignore
+        contents = [cast("Handle", self.arguments[i]).node for i in written]
         self.graph.output((*contents, *results))
         inputs = tuple(
             Input(s.name, s.kind, p, s.value, s.actual, i in written)
@@ -261,7 +269,7 @@ class _Converter:
         return Captured(self.graph, inputs, tuple(written), returns, symbols, name, road)
 
     def _check_alone(self, written: Sequence[int]) -> None:
-        """A written input must share no memory with another one: the functional form cannot say so."""
+        """A written input must share no memory with another; the functional form cannot say so."""
         owners: dict[int, list[int]] = {}
         for index, source in enumerate(self.sources):
             if written and source.actual is not None:
@@ -309,7 +317,7 @@ class _Converter:
             )
             for axis, expr in exprs:
                 if isinstance(expr, sympy.Symbol) and str(expr) not in found:
-                    low, high = _torch.symbol_range(env, expr)
+                    low, high = _torch.symbol_range(env, expr, self.ranges.get(expr))
                     found[str(expr)] = Symbol(str(expr), low, high, (index, axis))
         return tuple(found.values())
 
@@ -335,13 +343,13 @@ def _is_idle(node: fx.Node) -> bool:
 
 def _holds_tensor(value: Any) -> bool:
     if isinstance(value, (tuple, list)):
-        return any(_holds_tensor(v) for v in value)  # type: ignore
+        return any(_holds_tensor(v) for v in cast("Sequence[Any]", value))
     return isinstance(value, Tensor)
 
 
 def _flat(value: Any, values: dict[fx.Node, Any]) -> list[Any]:
     if isinstance(value, (tuple, list)):
-        return [leaf for v in value for leaf in _flat(v, values)]  # type: ignore
+        return [leaf for v in cast("Sequence[Any]", value) for leaf in _flat(v, values)]
     if isinstance(value, fx.Node):
         return _flat(values[value], values)
     return [value]

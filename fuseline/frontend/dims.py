@@ -34,10 +34,14 @@ def _mod(lhs: Dim, rhs: Dim) -> Dim:
     return dim(sympy.Mod(sympy.sympify(lhs), sympy.sympify(rhs)))
 
 
+def _power(base: Dim, power: Dim) -> Dim:
+    return dim(sympy.sympify(base) ** power)
+
+
 _CALLS: dict[str, Callable[..., Any]] = {
     "Add": lambda *parts: dim(functools.reduce(lambda a, b: a + b, parts)),
     "Mul": lambda *parts: dim(functools.reduce(lambda a, b: a * b, parts)),
-    "Pow": lambda base, power: dim(base**power),
+    "Pow": _power,
     "FloorDiv": floor_div,
     "CleanDiv": floor_div,
     "Mod": _mod,

@@ -41,8 +41,9 @@ def interpret(captured: Captured) -> Compiled:
 
 
 def finish(captured: Captured, compiled: Compiled) -> Callable[..., tuple[Any, ...]]:
-    """The function that a tracer's caller expects: takes the flat inputs, gives what is returned."""
+    """What a tracer's caller expects: takes the flat inputs, gives what the program returns."""
     constants = captured.constants
+    compiled = _guarded(captured, compiled)
     if all(isinstance(r, FromGraph) for r in captured.returns):
 
         def call(*arguments: Argument) -> tuple[Any, ...]:
@@ -57,6 +58,20 @@ def finish(captured: Captured, compiled: Compiled) -> Callable[..., tuple[Any, .
         return tuple(_collect(r, given, results, bound) for r in captured.returns)
 
     return call_and_collect
+
+
+def _guarded(captured: Captured, compiled: Compiled) -> Compiled:
+    """Leave calls in which a symbol is negative, which dims cannot be, to plain ATen."""
+    signed = [s.source for s in captured.symbols if s.low is None or s.low < 0]
+    if not signed:
+        return compiled
+    plain = interpret(captured)
+
+    def run(arguments: Sequence[Argument]) -> Sequence[Tensor]:
+        negative = any(dim is None and cast("int", arguments[i]) < 0 for i, dim in signed)
+        return (plain if negative else compiled)(arguments)
+
+    return run
 
 
 def _collect(

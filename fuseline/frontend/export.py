@@ -56,7 +56,13 @@ def capture_export(
     with torch.no_grad():
         program = _torch.export_graph(model, args, kwargs, dynamic_shapes)
         sources = _sources(program)
-        captured = convert(program.graph_module, sources, name=name, road="export")
+        captured = convert(
+            program.graph_module,
+            sources,
+            name=name,
+            road="export",
+            ranges=program.range_constraints,
+        )
     spec = program.call_spec
     return Exported(captured, spec.in_spec, spec.out_spec)
 

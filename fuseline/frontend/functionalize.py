@@ -39,7 +39,7 @@ _IDENTITY = {aten.alias.default, aten.detach.default, aten.lift_fresh.default, a
 
 @dataclass(frozen=True, eq=False)
 class Step:
-    """One view call on the way from a base to a view: output ``output`` of ``target(base, ...)``."""
+    """One view call on the way from a base to a view: an output of ``target(base, ...)``."""
 
     target: Overload
     args: tuple[Any, ...]
@@ -51,7 +51,7 @@ class Step:
 
 @dataclass(eq=False)
 class Handle:
-    """A tensor of the program: the node that holds its contents now, and the base it is a view of."""
+    """A tensor of the program: the node with its present contents, and the base it is a view of."""
 
     node: fx.Node
     fake: Tensor
@@ -105,7 +105,8 @@ class Emitter:
                     return ref
 
         for call in recording.calls:
-            results.append(self._apply(call, resolve))
+            done = self._apply(call, resolve)
+            results.append(done)
         return map_tree(recording.value, resolve)
 
     def _literal(self, value: Tensor) -> Handle:

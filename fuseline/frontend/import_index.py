@@ -8,7 +8,7 @@ from typing import Any
 from fuseline.frontend.builder import Builder, Scalar, axis_of, imports
 from fuseline.ir.core import Value
 from fuseline.ir.ops import index as i
-from fuseline.ir.types import Dim, DType, dim
+from fuseline.ir.types import DType, dim
 
 
 @imports("aten.embedding.default")
@@ -90,7 +90,7 @@ def _slice_scatter(
         first = dim(extent + first)
     if step != 1 and not isinstance(size, int):
         return NotImplemented
-    last: Dim = dim(first + size) if step == 1 else dim(first + (size - 1) * step + 1)  # type: ignore
+    last = dim(first + (size - 1) * step + 1)
     src = b.cast(src, x.dtype)
     if size == extent and step == 1:
         return b.expand(src, x.shape)

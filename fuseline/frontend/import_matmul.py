@@ -35,7 +35,7 @@ def _matmul(b: Builder, lhs: Value, rhs: Value) -> Any:
 
 @imports("aten.addmm.default")
 def _addmm(b: Builder, bias: Value, x: Value, weight: Value, beta: Any = 1, alpha: Any = 1) -> Any:
-    """``x @ weight + bias``: a linear of the transposed weight, which is how torch computes that."""
+    """``x @ weight + bias``: a linear of the transposed weight, as torch computes that."""
     if (beta, alpha) != (1, 1) or bias.shape != weight.shape[1:]:
         return NotImplemented
     return b.add(Linear(x, b.permute(weight, (1, 0)), bias)).y
@@ -55,8 +55,8 @@ def _attention(
 ) -> Any:
     if dropout_p:
         return NotImplemented
-    options = {"is_causal": is_causal, "scale": scale, "enable_gqa": enable_gqa}
-    return b.add(Sdpa(q, k, v, attn_mask, **options)).y
+    op = Sdpa(q, k, v, attn_mask, is_causal=is_causal, scale=scale, enable_gqa=enable_gqa)
+    return b.add(op).y
 
 
 @imports("aten.rms_norm.default")

@@ -89,7 +89,7 @@ def _cumsum(b: Builder, x: Value, axis: int, dtype: torch.dtype | None = None) -
     if not x.tensor.rank:
         return NotImplemented
     x = b.cast(x, dtype_of(dtype, x.dtype))
-    return b.add(r.Cumsum(x, axis=axis_of(axis, x.tensor.rank))).y
+    return b.cast(b.add(r.Cumsum(x, axis=axis_of(axis, x.tensor.rank))).y, b.expected[0].dtype)
 
 
 @imports("aten.softmax.int")

@@ -121,8 +121,8 @@ def _stack(b: Builder, xs: Sequence[Value], axis: int = 0) -> Value:
 @imports("aten.repeat.default")
 def _repeat(b: Builder, x: Value, repeats: Sequence[Dim]) -> Value:
     """By a new dim of extent 1 before each, broadcast, and a reshape."""
-    shape = (*(1 for _ in range(len(repeats) - x.tensor.rank)), *x.shape)
-    if all(r == 1 for r in repeats):
+    shape: list[Dim] = [1] * (len(repeats) - x.tensor.rank) + list(x.shape)
+    if list(repeats) == [1] * len(repeats):
         return b.reshape(x, shape)
     apart = [extent for size in shape for extent in (1, size)]
     wide = [e for times, size in zip(repeats, shape, strict=True) for e in (times, size)]
@@ -142,6 +142,22 @@ def _repeat_interleave(
     return b.reshape(wide, b.expected[0].shape)
 
 
+@imports("aten.roll.default")
+def _roll(b: Builder, x: Value, shifts: Sequence[Dim], dims: Sequence[int] = ()) -> Any:
+    """The last ``shift`` elements before the others, where the extent is known to have as many."""
+    if not dims:
+        return NotImplemented
+    for shift, axis in zip(shifts, dims, strict=True):
+        axis = axis_of(axis, x.tensor.rank)
+        extent = x.shape[axis]
+        if not isinstance(shift, int) or abs(shift) > b.least(extent):
+            return NotImplemented
+        cut = dim(extent - shift) if shift > 0 else -shift
+        parts = (b.slice(x, axis, cut, extent), b.slice(x, axis, 0, cut))
+        x = b.add(Concat(parts, axis=axis)).y if shift else x
+    return x
+
+
 @imports("aten.constant_pad_nd.default")
 def _pad(b: Builder, x: Value, pad: Sequence[Dim], value: Scalar = 0) -> Any:
     rank = x.tensor.rank
@@ -153,8 +169,7 @@ def _pad(b: Builder, x: Value, pad: Sequence[Dim], value: Scalar = 0) -> Any:
         x = b.slice(x, axis, start, stop)
         grow = [0 if isinstance(v, int) and v < 0 else v for v in (before, after)]
         if grow != [0, 0]:
-            pads = {"before": grow[0], "after": grow[1], "value": float(value)}
-            x = b.add(Pad(x, axis=axis, **pads)).y
+            x = b.add(Pad(x, axis=axis, before=grow[0], after=grow[1], value=float(value))).y
     return x
 
 

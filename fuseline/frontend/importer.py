@@ -1,13 +1,14 @@
 """From a captured ATen graph to an IR func.
 
-Each call goes to the importer function of its overload (`fuseline.frontend.builder.IMPORTERS`, filled
-by the ``import_*`` modules). What those give is held against the types that tracing found; a call
+Each call goes to the importer function of its overload (`builder.IMPORTERS`, filled by the ``import_*``
+modules). What it gives is held against the types that tracing found; a call
 without importer, or whose importer declines, is kept whole as `aten.call`.
 """
 
 from __future__ import annotations
 
 import functools
+import importlib
 import inspect
 import logging
 import operator
@@ -19,14 +20,6 @@ import torch
 from torch import Tensor, fx
 
 from fuseline import _torch
-from fuseline.frontend import (  # noqa: F401  (they fill the registry)
-    import_create,
-    import_index,
-    import_matmul,
-    import_pointwise,
-    import_reduce,
-    import_view,
-)
 from fuseline.frontend.builder import IMPORTERS, Builder, Importer, tensor_type_of
 from fuseline.frontend.captured import Captured, Input, InputKind
 from fuseline.frontend.dims import UnknownSize, import_dim
@@ -35,6 +28,9 @@ from fuseline.ir.core import Func, Loc, Opaque, OpError, Origin, Ref, Value
 from fuseline.ir.ops.buffer import Read, Write
 from fuseline.ir.ops.call import AtenCall
 from fuseline.ir.types import BufferType, DType, IntType, Range, TensorType
+
+for _family in ("create", "index", "matmul", "pointwise", "reduce", "view"):
+    importlib.import_module(f"fuseline.frontend.import_{_family}")
 
 __all__ = ["CannotImport", "import_captured", "import_dim"]
 
@@ -79,7 +75,7 @@ class _Import:
     def run(self) -> Func:
         """Import inputs, calls and outputs."""
         for symbol in self.captured.symbols:
-            self.func.symbols[symbol.name] = Range(symbol.low, symbol.high)
+            self.func.symbols[symbol.name] = Range(max(symbol.low or 0, 0), symbol.high)
         try:
             for item in self.captured.inputs:
                 self.values[item.placeholder] = self._input(item)
@@ -123,7 +119,7 @@ class _Import:
             source, index = cast("tuple[fx.Node, int]", node.args)
             self.values[node] = self.values[source][index]
             return
-        fakes = value if isinstance(value, tuple) else (value,)
+        fakes = cast("tuple[Any, ...]", value if isinstance(value, tuple) else (value,))
         types = tuple(tensor_type_of(f) for f in fakes if isinstance(f, Tensor))
         before = len(self.func)
         result = self._call(node, types)
@@ -213,12 +209,12 @@ _signature = functools.cache(inspect.signature)
 
 
 def _only(result: Any) -> Value:
-    return result[0] if isinstance(result, tuple) else result
+    return cast("tuple[Value, ...]", result)[0] if isinstance(result, tuple) else result
 
 
 def _fits(result: Any, types: tuple[TensorType, ...]) -> bool:
     """Whether an importer gave what tracing found: element types, ranks, and the extents known."""
-    values = result if isinstance(result, tuple) else (result,)
+    values = cast("tuple[Value, ...]", result if isinstance(result, tuple) else (result,))
     return len(values) == len(types) and all(
         v.dtype is t.dtype and len(v.shape) == t.rank and all(map(_agree, v.shape, t.shape))
         for v, t in zip(values, types, strict=True)

@@ -104,7 +104,7 @@ class _Mode(TorchDispatchMode):
     """Writes down the ATen calls that reach it."""
 
     def __init__(self, arguments: Sequence[Tensor]) -> None:
-        super().__init__()
+        cast("Any", super()).__init__()
         self.recording = Recording()
         self._alive: list[Tensor] = list(arguments)
         self._refs: dict[int, Ref] = {id(t): Slot(i) for i, t in enumerate(arguments)}
@@ -149,10 +149,11 @@ class _Mode(TorchDispatchMode):
                 raise NotSimple(f"{func} writes {', '.join(schema.written)}")
             call.contents = call.functional(*args, **kwargs)
         before = [_shape(a) for a in args if isinstance(a, Tensor)]
-        value = func(*args, **kwargs)
+        value: Any = func(*args, **kwargs)
         if [_shape(a) for a in args if isinstance(a, Tensor)] != before:
             raise NotSimple(f"{func} changes the shape of its argument")
-        call.outputs = tuple(value) if isinstance(value, (tuple, list)) else (value,)
+        several = isinstance(value, (tuple, list))
+        call.outputs = tuple(cast("Sequence[Any]", value)) if several else (value,)
         number = len(self.recording.calls)
         for index, output in enumerate(call.outputs):
             if isinstance(output, Tensor) and id(output) not in self._refs:
@@ -242,10 +243,12 @@ def _signature(tensor: Tensor) -> tuple[object, ...]:
 
 
 def _freeze(value: Any, slots: dict[int, int]) -> object:
+    """An argument as part of a key: tensors by number, and 1, 1.0 and True told apart."""
     if isinstance(value, Tensor):
         return Slot, slots[id(value)]
     if isinstance(value, (tuple, list)):
-        return type(value), tuple(_freeze(v, slots) for v in cast("Sequence[Any]", value))
+        items = cast("Sequence[Any]", value)
+        return isinstance(value, list), tuple(_freeze(v, slots) for v in items)
     if isinstance(value, dict):
         return tuple((k, _freeze(v, slots)) for k, v in cast("dict[Any, Any]", value).items())
     if isinstance(value, slice):
@@ -253,4 +256,4 @@ def _freeze(value: Any, slots: dict[int, int]) -> object:
         return slice, tuple(_freeze(v, slots) for v in (parts.start, parts.stop, parts.step))
     if isinstance(value, float):
         return float, value.hex()
-    return type(value), _torch.scalar_expression(value)
+    return str(cast("object", type(value))), _torch.scalar_expression(value)

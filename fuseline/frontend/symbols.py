@@ -15,13 +15,16 @@ from torch import fx
 
 from fuseline.frontend.record import NotSimple
 
+_operator: Any = operator
+_torch: Any = torch
+
 _CALLS: dict[str, Callable[..., Any]] = {
-    "FloorDiv": operator.floordiv,
-    "CleanDiv": operator.floordiv,
-    "PythonMod": operator.mod,
-    "Mod": operator.mod,
-    "Max": torch.sym_max,
-    "Min": torch.sym_min,
+    "FloorDiv": _operator.floordiv,
+    "CleanDiv": _operator.floordiv,
+    "PythonMod": _operator.mod,
+    "Mod": _operator.mod,
+    "Max": _torch.sym_max,
+    "Min": _torch.sym_min,
 }
 
 

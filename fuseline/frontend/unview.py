@@ -103,7 +103,8 @@ def _unbind(emitter: Emitter, step: Step, base: fx.Node, contents: fx.Node) -> f
 def _split(emitter: Emitter, step: Step, base: fx.Node, contents: fx.Node) -> fx.Node:
     assert step.output is not None, "a split gives several views"
     dim = _argument(step, 1, "dim", 0)
-    start: Any = sum(view.shape[dim] for view in step.siblings[: step.output])
-    stop = start + step.siblings[step.output].shape[dim]
+    extents: list[Any] = [view.shape[dim] for view in step.siblings]
+    start: Any = sum(extents[: step.output])
+    stop: Any = start + extents[step.output]
     args = (base, contents, dim, *emitter.read((start, stop)))
     return emitter.node(aten.slice_scatter.default, args, {}, step.base)

@@ -13,7 +13,8 @@ import inspect
 import types
 import weakref
 from collections.abc import Callable
-from typing import Any, Protocol, TypeVar, cast
+from dataclasses import dataclass
+from typing import Any, ClassVar, Protocol, TypeVar, cast
 
 from torch import nn
 
@@ -27,12 +28,18 @@ class Engine(Protocol):
     """What compiles captured programs, and reports on them."""
 
     @property
-    def step(self) -> CompileStep: ...
+    def step(self) -> CompileStep:
+        """Compiles one captured program."""
+        ...
 
     @property
-    def dynamic(self) -> bool | None: ...
+    def dynamic(self) -> bool | None:
+        """Whether sizes are dynamic, as ``torch.compile`` takes it."""
+        ...
 
-    def report(self) -> Report: ...
+    def report(self) -> Report:
+        """What was compiled so far."""
+        ...
 
 
 EngineMaker = Callable[[], Engine]
@@ -51,6 +58,7 @@ class Program:
         self._target = target
 
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
+        """Call the compiled program; compiles where no code fits the arguments."""
         with self._watch:
             return self._call(self._target, args, kwargs)
 
@@ -79,9 +87,12 @@ class CompiledFunction:
 
     def __init__(self, function: Callable[..., Any], make: EngineMaker) -> None:
         functools.update_wrapper(self, function)
-        self._program = Program(function, make(), function.__name__)
+        self.function = function
+        name = getattr(function, "__name__", type(function).__name__)
+        self._program = Program(function, make(), name)
 
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
+        """Call the function, compiled."""
         return self._program(*args, **kwargs)
 
     def __get__(self, instance: object, owner: type | None = None) -> Any:
@@ -92,13 +103,21 @@ class CompiledFunction:
         return self._program.report()
 
 
+@dataclass(frozen=True)
+class Recipe:
+    """How the instances of a compiled class compile themselves: its plain class, and the engine."""
+
+    base: type[nn.Module]
+    make: EngineMaker
+
+
 class CompiledModule(nn.Module):
     """Mixin of compiled modules: a call goes to the program of the instance."""
 
-    _fuseline_base: type[nn.Module]
-    _fuseline_make: EngineMaker
+    fuseline_recipe: ClassVar[Recipe]
 
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
+        """Call the module, compiled."""
         return program_of(self)(*args, **kwargs)
 
     def report(self) -> Report:
@@ -121,9 +140,9 @@ def program_of(module: CompiledModule) -> Program:
     """The program of a compiled module, made at its first call."""
     program = _PROGRAMS.get(module)
     if program is None:
-        cls = type(module)
-        plain = view_as(module, cls._fuseline_base)
-        program = Program(plain, cls._fuseline_make(), cls._fuseline_base.__name__)
+        recipe = module.fuseline_recipe
+        plain = view_as(module, recipe.base)
+        program = Program(plain, recipe.make(), recipe.base.__name__)
         _PROGRAMS[module] = program
     return program
 
@@ -145,16 +164,16 @@ def compiled_class(cls: type[nn.Module], make: EngineMaker, *, importable: bool)
         "__doc__": cls.__doc__,
         "__module__": cls.__module__,
         "__qualname__": cls.__qualname__,
-        "_fuseline_base": cls,
-        "_fuseline_make": staticmethod(make),
+        "fuseline_recipe": Recipe(cls, make),
     }
     if not importable:
         namespace["__reduce_ex__"] = _reduce_as_original
-    return cast("type[nn.Module]", type(cls)(cls.__name__, (CompiledModule, cls), namespace))
+    metaclass: Any = type(cls)
+    return cast("type[nn.Module]", metaclass(cls.__name__, (CompiledModule, cls), namespace))
 
 
 def _reduce_as_original(self: CompiledModule, protocol: Any) -> Any:
-    return _unpickled, (view_as(self, type(self)._fuseline_base),)
+    return _unpickled, (view_as(self, self.fuseline_recipe.base),)
 
 
 def _unpickled(module: nn.Module) -> nn.Module:
@@ -173,13 +192,11 @@ def wrap(target: Any, make: EngineMaker) -> Any:
     if inspect.isclass(target) and issubclass(target, nn.Module):
         return compiled_class(target, make, importable=True)
     if isinstance(target, CompiledModule):
-        target = view_as(target, type(target)._fuseline_base)
+        target = view_as(target, target.fuseline_recipe.base)
     if isinstance(target, nn.Module):
         return view_as(target, compiled_class(type(target), make, importable=False))
     if isinstance(target, CompiledFunction):
-        target = target.__wrapped__  # type: ignore
-    if inspect.isfunction(target) or inspect.ismethod(target) or inspect.isbuiltin(target):
-        return CompiledFunction(target, make)
+        target = target.function
     if callable(target) and not inspect.isclass(target):
-        return CompiledFunction(functools.update_wrapper(lambda *a, **k: target(*a, **k), target), make)
+        return CompiledFunction(cast("Callable[..., Any]", target), make)
     raise TypeError(f"cannot compile {target!r}")
