@@ -3,8 +3,9 @@
     python -m benchmarks.micro_linear --threads 1 --output benchmarks/results/micro_linear.json
 
 Each case goes through several copies of its weights, together larger than the caches, by turns
-with fuseline and with eager, so that a ratio is one of neighbours in time. Ceilings are measured
-in the same run: reading with one and with eight streams, multiply-adds in registers.
+with fuseline and with eager, so that a ratio is one of neighbours in time. One thread is timed by
+its own clock, which stands while other processes have the core; several by the wall's. Ceilings are
+measured in the same run: reading with one and with eight streams, multiply-adds in registers.
 """
 
 from __future__ import annotations
@@ -16,7 +17,8 @@ import platform
 import statistics
 import subprocess
 import sys
-from collections.abc import Callable, Sequence
+import time
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -91,6 +93,7 @@ class Timer:
         self._weights = [one.clone() for _ in range(copies)]
         self._y = torch.empty(case.tokens, case.columns, dtype=dtype)
         kernel = case.kernel()
+        self.kernel = kernel.family
         self._scratch = torch.empty(int(kernel.scratch_bytes(case.tokens, nth)) // 4 + 1)
         self._kernel = build(kernel).entry
         self._case, self._driver, self._nth = case, driver, nth
@@ -122,7 +125,10 @@ class Timer:
 
     def eager(self, copy: int) -> float:
         """Seconds of one call."""
-        return _timed(self._eager, self._weights[copy])
+        clock = time.thread_time if self._nth == 1 else time.perf_counter
+        start = clock()
+        self._eager(self._weights[copy])
+        return clock() - start
 
     def _eager(self, weight: torch.Tensor) -> torch.Tensor:
         if not self._case.gated:
@@ -137,22 +143,18 @@ class Timer:
         difference = self._y.float() - want
         return float((difference.square().sum() / want.square().sum()).sqrt())
 
-    def samples(self, rounds: int) -> dict[str, list[float]]:
-        """Seconds of both, by turns; neither meets a copy that the other has just read."""
+    def samples(self, seconds: float) -> dict[str, list[float]]:
+        """Seconds of both, by turns, 5 to 200 times each, for about so many seconds.
+
+        Neither meets a copy that the other has just read.
+        """
         times: dict[str, list[float]] = {"fuseline": [], "eager": []}
         copies = len(self._weights)
-        for i in range(rounds):
+        once = self.ours(0) + self.eager(1)
+        for i in range(max(5, min(200, int(seconds / once)))):
             times["fuseline"].append(self.ours(i % copies))
             times["eager"].append(self.eager((i + copies // 2) % copies))
         return times
-
-
-def _timed(function: Callable[[torch.Tensor], torch.Tensor], weight: torch.Tensor) -> float:
-    import time
-
-    start = time.perf_counter()
-    function(weight)
-    return time.perf_counter() - start
 
 
 def ceilings(driver: ctypes.CDLL, nth: int, nbytes: int) -> dict[str, float]:
@@ -179,21 +181,22 @@ def ceilings(driver: ctypes.CDLL, nth: int, nbytes: int) -> dict[str, float]:
     return found
 
 
-def measure(case: Case, driver: ctypes.CDLL, nth: int, cold_bytes: int, rounds: int) -> Any:
+def measure(case: Case, driver: ctypes.CDLL, nth: int, cold_bytes: int, seconds: float) -> Any:
     """One case's samples and figures."""
     timer = Timer(case, driver, nth, cold_bytes)
-    samples = timer.samples(rounds)
+    samples = timer.samples(seconds)
     ours, eager = (statistics.median(samples[name]) for name in ("fuseline", "eager"))
     return {
         **asdict(case),
         "threads": nth,
+        "kernel": timer.kernel,
         "fuseline_s": ours,
         "eager_s": eager,
         "speedup": eager / ours,
         "bytes_per_s": case.nbytes / ours,
         "flops_per_s": case.flops / ours,
         "relative_difference": timer.error(),
-        "samples": samples,
+        "samples": {name: [round(s, 8) for s in times] for name, times in samples.items()},
     }
 
 
@@ -234,7 +237,7 @@ def arguments(argv: Sequence[str]) -> argparse.Namespace:
     parser.add_argument("--dtypes", nargs="+", default=["f32", "bf16"], choices=sorted(DTYPES))
     parser.add_argument("--tokens", type=int, nargs="+", default=list(TOKENS))
     parser.add_argument("--shapes", nargs="+", default=list(SHAPES), choices=list(SHAPES))
-    parser.add_argument("--rounds", type=int, default=15)
+    parser.add_argument("--seconds", type=float, default=0.4, help="for each case")
     parser.add_argument("--cold-mib", type=int, default=96, help="weights that one case reads")
     parser.add_argument("--output", type=Path, help="a JSON file for the figures")
     return parser.parse_args(argv)
@@ -262,7 +265,7 @@ def main(argv: Sequence[str]) -> None:
             for dtype in args.dtypes:
                 for tokens in args.tokens:
                     case = Case(name, columns, k, gated, dtype, tokens)
-                    result = measure(case, driver, nth, args.cold_mib << 20, args.rounds)
+                    result = measure(case, driver, nth, args.cold_mib << 20, args.seconds)
                     report["results"].append(result)
                     show(result, top)
     if args.output:

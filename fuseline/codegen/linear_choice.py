@@ -14,8 +14,8 @@ Figures are the share of the ceiling (bandwidth up to 4 tokens, arithmetic from 
   weights once wins over grouping them.
 * More tokens: blocks of 64 (x stays in the second-level cache: 85 % in bfloat16, against 70 % with
   160), groups of 48 rows, K in blocks of at most 1024 with the next rows asked for ahead.
-* float32 from 256 tokens on: the library's product is 5 to 15 % faster than ours, for it packs
-  weights too; below that ours is, by 10 % (128 tokens) to 60 % (32).
+* float32 from 192 tokens on, from 96 if K is 2048 or more: the library's product is 5 to 15 % faster
+  than ours, for it packs weights too; below that ours is, by 10 % (64 tokens) to 80 % (16).
 """
 
 from __future__ import annotations
@@ -32,9 +32,6 @@ from fuseline.codegen.linear import (
 
 MOST_STREAMED = 32
 """Beyond so many tokens weights are grouped, however narrow x is."""
-
-LIBRARY_TOKENS = 256
-"""From so many tokens on a float32 product is left to the library, where there is one."""
 
 _CACHED_X = 64 * 1024  # floats of packed x: half of a second-level cache of 512 KiB
 
@@ -101,6 +98,11 @@ def most_streamed(k: int) -> int:
     return max(8, min(MOST_STREAMED, _CACHED_X // k))
 
 
+def library_tokens(k: int) -> int:
+    """From so many tokens on a float32 product is left to the library, where there is one."""
+    return 96 if k >= 2048 else 192
+
+
 def _ranges(small: LinearSmallKernel, large: LinearLargeKernel, *, just_two: bool) -> list[Choice]:
     """Every number of tokens and its kernel; 2 has its own only where no other number occurs."""
     streamed = most_streamed(small.k)
@@ -118,7 +120,7 @@ def _ranges(small: LinearSmallKernel, large: LinearLargeKernel, *, just_two: boo
                 token_block=64,
                 k_block=even_block(large.k, 1024),
                 prefetch=large.rows * large.k,
-                library_tokens=LIBRARY_TOKENS if library else 0,
+                library_tokens=library_tokens(large.k) if library else 0,
             ),
         ),
     ]
