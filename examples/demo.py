@@ -85,7 +85,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     prompt = loaded.tokenizer.encode(arguments.prompt)
     length = len(prompt) + arguments.tokens
 
-    compiled = fuseline.compile(model)
+    compiled: Any = fuseline.compile(model)
     contenders = [
         Contender("fuseline", Session(compiled, length, plain=model)),
         Contender("eager", Session(model, length)),
@@ -108,7 +108,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     right = same_tokens(ours, eager) & same_numbers(ours, eager, model, prompt)
     for contender in contenders:
         print(f"{contender.name:14} {contender.rate:7.1f} tokens/s")
-    print(f"\nthe generated code lies in {Cache.open(Config().cache_dir).root}")
+    print(f"\n{whereabouts(compiled.report())}")
     return 0 if right else 1
 
 
@@ -135,6 +135,14 @@ def same_numbers(ours: Contender, eager: Contender, model: Any, prompt: Sequence
     print(f"largest error against float64: {largest[0]:.3g}, eager's {largest[1]:.3g}")
     print(f"relative to the logits: {relative[0]:.3g}, eager's {relative[1]:.3g}\n")
     return relative[0] <= allowed
+
+
+def whereabouts(report: fuseline.Report) -> str:
+    """Where the sources of the kernels are."""
+    used = {kernel.symbol for kernel in report.kernels if kernel.status == "native"}
+    cache = Cache.open(Config().cache_dir)
+    sources = [entry.file("kernel.cpp") for entry in cache.entries() if entry.name in used]
+    return f"{len(used)} kernels lie in {cache.root}, one of them in\n{sources[0]}"
 
 
 def say(text: str) -> None:

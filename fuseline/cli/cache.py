@@ -38,7 +38,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         add_options(action)
         add_json(action)
         if name == "why":
-            action.add_argument("entry", help="the start of a key, or a name or kind")
+            action.add_argument("entry", help="the start of a key or a name, or a kind")
         if name == "prune":
             action.add_argument("--older-than", type=age, metavar="AGE", help="such as 12h or 30d")
             action.add_argument("--max-size", type=size, metavar="SIZE", help="such as 500M or 2G")
@@ -68,7 +68,14 @@ def run(arguments: argparse.Namespace, out: Output) -> int:
 def _list(cache: Cache, out: Output) -> None:
     entries = sorted(cache.entries(), key=lambda entry: (entry.kind, entry.name, entry.key))
     data = [
-        {"key": e.key, "kind": e.kind, "name": e.name, "bytes": e.size, "used": e.used}
+        {
+            "key": e.key,
+            "kind": e.kind,
+            "name": e.name,
+            "path": str(e.path),
+            "bytes": e.size,
+            "used": e.used,
+        }
         for e in entries
     ]
     rows = [[e.key[:12], e.kind, e.name, bytes_text(e.size)] for e in entries]

@@ -161,7 +161,7 @@ class Cache:
         return Pruned(len(sizes), sum(sizes))
 
     def why(self, key_or_name: str) -> list[Why]:
-        """For each entry whose key starts with, or whose name or kind is, the argument: the
+        """For each entry whose key or name starts with the argument, or whose kind it is: the
         nearest other entry, and the factors that differ.
 
         Raises:
@@ -171,7 +171,9 @@ class Cache:
         meant = [
             entry
             for entry in everything
-            if entry.key.startswith(key_or_name) or key_or_name in (entry.name, entry.kind)
+            if entry.key.startswith(key_or_name)
+            or entry.name.startswith(key_or_name)
+            or entry.kind == key_or_name
         ]
         if not meant:
             raise errors.CACHE_UNKNOWN_ENTRY.error(key_or_name, where=str(self.root))
