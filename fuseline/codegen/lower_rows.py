@@ -100,7 +100,7 @@ def _rotation(op: QkNormRope | QkNormRopeWrite | Rope, table: Value | None) -> R
         return None
     return Rotation(
         width=op.width,
-        style="half" if op.style == "half" else "interleaved",
+        style=op.style,
         table=op.table,
         start=op.start,
         sign=1 if op.sign > 0 else -1,
@@ -130,8 +130,6 @@ def lower_qk_norm_rope(op: QkNormRope | QkNormRopeWrite, layouts: LayoutMap) -> 
     cached = isinstance(op, QkNormRopeWrite)
     if refusal := unsupported(*op.operands[: 3 if cached else 2]):
         return refusal
-    if op.style == "deinterleave":
-        return Refusal("the kernel does not reorder interleaved pairs into halves")
     moved = [op.q, op.k, *([op.v] if cached else [])]
     tables = [t for t in (op.cos, op.sin) if t is not None]
     loose = [v for v in (*moved, *tables) if not layouts.layout(v).is_inner_dense(v.shape)]
@@ -230,8 +228,6 @@ def lower_rope(op: Rope, layouts: LayoutMap) -> Lowered:
     """Rotation alone, of heads by token or tokens by head."""
     if refusal := unsupported(op.x, op.cos, op.sin):
         return refusal
-    if op.style == "deinterleave":
-        return Refusal("the kernel does not reorder interleaved pairs into halves")
     if op.x.tensor.rank != 4 or len(op.cos.shape) != 4 or op.cos.shape != op.sin.shape:
         return Refusal(f"x {op.x.type} with tables {op.cos.type} and {op.sin.type}")
     head_axis = 1 if op.cos.shape[1] == 1 else 2
