@@ -52,6 +52,21 @@ def test_epilogues(epilogue: dict[str, Any], dtype: str) -> None:
         assert torch.equal(run(kernel, case, built=built, nth=3), y)
 
 
+@pytest.mark.parametrize("rows", [2, 6])
+def test_gate_and_up_are_read_at_once(rows: int) -> None:
+    """With an even number of rows; columns fewer than streams and not a multiple of them."""
+    for columns in (1, 5, 101):
+        kernel = LinearSmallKernel(
+            60, (columns,), "bf16", rows=rows, tokens=1, gated=True, activation="silu", bias=True
+        )
+        built = build(kernel)
+        for tokens in (1, 3):
+            case = Case.make(kernel, tokens)
+            y = run(kernel, case, built=built)
+            check(kernel, case, y)
+            assert torch.equal(run(kernel, case, built=built, nth=3), y)
+
+
 @pytest.mark.parametrize("activation", ACTIVATIONS)
 def test_every_activation(activation: Activation) -> None:
     kernel = LinearSmallKernel(24, (21,), "f32", activation=activation)
