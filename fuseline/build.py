@@ -96,11 +96,8 @@ def build(
     """
     layouts = LayoutMap(func, args)
     emitted = emit(func, layouts, unavailable=tools.missing)
-    sources = {
-        launch.kernel.symbol: launch.kernel.render()
-        for item in emitted
-        for launch in item.launches
-    }
+    kernels = {launch.kernel.symbol: launch.kernel for item in emitted for launch in item.launches}
+    sources = {symbol: kernel.render() for symbol, kernel in kernels.items()}
     addresses: dict[str, int] = {}
     if tools.toolchain is not None and sources:
         units = [KernelSource(symbol, text) for symbol, text in sorted(sources.items())]
