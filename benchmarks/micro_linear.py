@@ -14,6 +14,7 @@ import argparse
 import ctypes
 import json
 import platform
+import shlex
 import statistics
 import subprocess
 import sys
@@ -230,6 +231,13 @@ def show(result: dict[str, Any], top: dict[str, float]) -> None:
     )
 
 
+def as_text(report: dict[str, Any]) -> str:
+    """JSON with one line for each result."""
+    rest = json.dumps({key: value for key, value in report.items() if key != "results"}, indent=1)
+    lines = ",\n".join(f"  {json.dumps(result)}" for result in report["results"])
+    return f'{rest[:-2]},\n "results": [\n{lines}\n ]\n}}\n'
+
+
 def arguments(argv: Sequence[str]) -> argparse.Namespace:
     """The command line."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else None)
@@ -250,7 +258,7 @@ def main(argv: Sequence[str]) -> None:
     driver = compile_source(source, ["-fopenmp"])
     driver.time_read.restype = driver.time_fma.restype = ctypes.c_double
     report: dict[str, Any] = {
-        "command": f"python -m benchmarks.micro_linear {' '.join(argv)}".strip(),
+        "command": shlex.join(["python", "-m", "benchmarks.micro_linear", *argv]),
         "machine": machine(),
         "ceilings": {},
         "results": [],
@@ -269,7 +277,7 @@ def main(argv: Sequence[str]) -> None:
                     report["results"].append(result)
                     show(result, top)
     if args.output:
-        args.output.write_text(json.dumps(report, indent=1) + "\n")
+        args.output.write_text(as_text(report))
 
 
 if __name__ == "__main__":
