@@ -231,6 +231,7 @@ class Op:
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         self.loc: Loc | None = None
+        self._operands: tuple[Value, ...] | None = None
         takes = [s for s in self.fields if s.kind in ("operand", "optional", "variadic")]
         if len(args) > len(takes):
             raise TypeError(f"{self.name} takes {len(takes)} operands, got {len(args)}")
@@ -281,6 +282,11 @@ class Op:
     @property
     def operands(self) -> tuple[Value, ...]:
         """All operands in order, absent ones left out, variadic ones flattened."""
+        if self._operands is None:
+            self._operands = self._find_operands()
+        return self._operands
+
+    def _find_operands(self) -> tuple[Value, ...]:
         found: list[Value] = []
         for spec in self.fields:
             if spec.kind in ("operand", "optional"):
@@ -313,6 +319,7 @@ class Op:
 
     def map_operands(self, mapping: Mapping[Value, Value]) -> None:
         """Replace operands in place. Only a `Func` that holds the op may call this."""
+        self._operands = None
         for spec in self.fields:
             if spec.kind in ("operand", "optional"):
                 value = getattr(self, spec.name)

@@ -99,6 +99,11 @@ def floor_div(lhs: Dim, rhs: Dim) -> Dim:
 
 def product(dims: Iterable[Dim]) -> Dim:
     """The product of dims; 1 for none."""
+    return _product(tuple(dims))
+
+
+@lru_cache(maxsize=65536)
+def _product(dims: tuple[Dim, ...]) -> Dim:
     total: Dim = 1
     for extent in dims:
         total = total * extent  # type: ignore[operator, unused-ignore]
@@ -233,7 +238,7 @@ class TensorType:
     @property
     def nbytes(self) -> Dim:
         """Size in bytes, dense."""
-        return dim(self.numel * self.dtype.itemsize)
+        return _product((*self.shape, self.dtype.itemsize))
 
     def with_shape(self, shape: Sequence[Dim]) -> TensorType:
         """The same element type with other dims."""

@@ -235,7 +235,7 @@ def apply(rewrite: Rewrite[Any], root: Op, outcome: Replacement, run: Run) -> No
     dead = erase_dead(func, [v.owner for v in freed if v.owner is not None])
     removed = [*change.erase, *dead]
     if not _in_order(func, new):
-        func.reorder(schedule(func))
+        func.reorder(schedule(func, *_window(func, new)))
     _record(rewrite, root, change, run, new, removed)
 
 
@@ -283,22 +283,35 @@ def _in_order(func: Func, new: Sequence[Op]) -> bool:
     return True
 
 
-def schedule(func: Func) -> list[Op]:
+def _window(func: Func, new: Sequence[Op]) -> tuple[int, int]:
+    """The part of the order within which new ops can be brought behind what they read."""
+    place = func.places
+    readers = [place[u] for op in new for v in op.results for u in func.users(v)]
+    makers = [place[v.owner] for op in new for v in op.operands if v.owner is not None]
+    own = [place[op] for op in new]
+    return min(own + readers), max(own + makers) + 1
+
+
+def schedule(func: Func, first: int = 0, stop: int | None = None) -> list[Op]:
     """A valid order as close to the present one as can be: operands first, effects kept in order.
 
-    Ops on one buffer keep their order among themselves wherever one of them writes.
+    Ops on one buffer keep their order among themselves wherever one of them writes. Only the ops
+    from ``first`` on and before ``stop`` may move.
     """
-    waits = effect_edges(func)
+    window = func.ops[first:stop]
+    inside = set(window)
+    waits = effect_edges(window)
     order: dict[Op, None] = {}
     active: set[Op] = set()
-    for start in func.ops:
+    for start in window:
         stack = [start]
         while stack:
             op = stack[-1]
             if op in order:
                 stack.pop()
                 continue
-            needs = [v.owner for v in op.operands if v.owner is not None and v.owner not in order]
+            owners = [v.owner for v in op.operands if v.owner in inside]
+            needs = [o for o in owners if o is not None and o not in order]
             needs += [w for w in waits.get(op, ()) if w not in order]
             if not needs:
                 order[op] = None
@@ -309,17 +322,19 @@ def schedule(func: Func) -> list[Op]:
                 raise IRError(f"no order satisfies {op!r}: it depends on itself")
             active.add(op)
             stack += reversed(needs)
-    return list(order)
+    return [*func.ops[:first], *order, *func.ops[first + len(window) :]]
 
 
-def effect_edges(func: Func) -> dict[Op, list[Op]]:
-    """For each op with an effect, the earlier ops that must stay before it."""
+def effect_edges(ops: Sequence[Op]) -> dict[Op, list[Op]]:
+    """For each op with an effect, the earlier ones of ``ops`` that must stay before it."""
     last_write: dict[Value, Op] = {}
     reads: dict[Value, list[Op]] = {}
     waits: dict[Op, list[Op]] = {}
-    for op in func.ops:
+    for op in ops:
+        if not (op.has(Trait.READS) or op.has(Trait.WRITES)):
+            continue
         for value in dict.fromkeys(op.operands):
-            if value.owner is not None or not (op.has(Trait.READS) or op.has(Trait.WRITES)):
+            if value.owner is not None:
                 continue
             if value in last_write:
                 waits.setdefault(op, []).append(last_write[value])

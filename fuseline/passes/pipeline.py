@@ -10,6 +10,7 @@ from fuseline.passes.fuse_add_rms_norm import FuseAddRmsNorm
 from fuseline.passes.fuse_cache_write import FuseCacheWrite
 from fuseline.passes.fuse_gated_mlp import FuseGatedMlp
 from fuseline.passes.fuse_linear_add import FuseLinearAdd
+from fuseline.passes.fuse_pointwise import FusePointwise
 from fuseline.passes.fuse_qk_norm import FuseQkNorm
 from fuseline.passes.fuse_qk_rope import FuseQkRope
 from fuseline.passes.merge_linears import MergeLinears
@@ -49,6 +50,7 @@ def default_pipeline() -> list[Pass]:
         FuseQkNorm(),
         FuseQkRope(),
         FuseCacheWrite(),
+        FusePointwise(),
         # plan: nothing is overwritten before its last reader
         ProtectReads(),
     ]
