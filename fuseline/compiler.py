@@ -12,6 +12,7 @@ import time
 from collections.abc import Callable, Generator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
+from difflib import get_close_matches
 from typing import Any, TypeVar, cast, overload
 
 import torch
@@ -30,6 +31,7 @@ from fuseline.ir.core import Func, Value
 from fuseline.ir.layout import Layout
 from fuseline.passes.manager import PassManager, Run
 from fuseline.passes.pipeline import default_pipeline
+from fuseline.passes.rewrite import PASSES
 from fuseline.report import Report, Stat
 from fuseline.runtime import packing
 from fuseline.runtime.executor import Program
@@ -311,9 +313,14 @@ def dynamo_backend(
 
 
 def _config(options: Mapping[str, Any]) -> Config:
-    whole = options.get("config")
-    if whole is None:
-        return Config.of(options)
-    if not isinstance(whole, Config) or len(options) > 1:
+    config = options.get("config")
+    if config is None:
+        config = Config.of(options)
+    elif not isinstance(config, Config) or len(options) > 1:
         raise TypeError("give either config=Config(...) or single options")
-    return whole
+    for name in config.disable:
+        if name not in PASSES:
+            near = get_close_matches(name, PASSES, n=1)
+            expected = near[0] if near else f"one of {', '.join(sorted(PASSES))}"
+            raise errors.UNKNOWN_PASS.error(name, where="the option disable", expected=expected)
+    return config

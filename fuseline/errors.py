@@ -207,6 +207,12 @@ BAD_ARGUMENT = Code(
     "An argument of a `fuseline` command cannot be what was meant.",
     UsageError,
 )
+UNKNOWN_PASS = Code(
+    "FL0104",
+    "unknown pass",
+    "The option `disable` names something that is no pass of this compiler.",
+    UsageError,
+)
 
 
 # ------------------------------------------------------------------------- FL06xx: the code cache
