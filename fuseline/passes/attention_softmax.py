@@ -7,10 +7,11 @@ before it, masks that are added or filled in, a softcap, the scale, and the firs
 from __future__ import annotations
 
 from collections.abc import Iterator
+from dataclasses import replace
 
 from fuseline.ir.core import Func, Op, Ref, Value
 from fuseline.ir.ops import call, create, matmul, pointwise, reduce, view
-from fuseline.ir.types import Dim, DType
+from fuseline.ir.types import Dim, DType, product
 from fuseline.passes.attention_forms import Form, once_each
 from fuseline.passes.dependence import maker
 from fuseline.passes.masks.arithmetic import number_of
@@ -148,26 +149,39 @@ class _Reader:
     # -- from the softmax to the product ------------------------------------------------------
 
     def _scores(self, value: Value) -> matmul.Matmul:
-        value = self._masked(value)
-        value = self._capped(value)
-        value = self._scaled(value)
-        self._alone(value)
-        if not isinstance(value.owner, matmul.Matmul):
-            raise _Miss(f"the scores come from {maker(value)}, not from a product")
-        return value.owner
-
-    def _masked(self, value: Value) -> Value:
+        """The first product; masks, factors and a softcap on the way are noted."""
+        outer, cap = 1.0, None
         while True:
             value = self._cast(value)
-            found = self._mask(value)
-            if found is None:
-                return value
-            applied, inner = found
             self._alone(value)
-            if inner.shape != value.shape:
-                raise _Miss(f"the mask {applied.value.type} makes scores {inner.type} wider")
-            self.masks.append((applied, len(value.shape)))
-            value = inner
+            factor, scaled = self._factor(value)
+            if factor is not None:
+                outer, value = outer * factor, scaled
+            elif isinstance(value.owner, pointwise.Tanh):
+                if cap is not None or outer <= 0:
+                    raise _Miss(f"the scores go through tanh, times {outer}, within {cap}")
+                cap, outer, value = outer, 1.0, value.owner.x
+            elif (found := self._mask(value)) is not None:
+                self._note_mask(found[0], outer, len(value.shape), cap)
+                if found[1].shape != value.shape:
+                    raise _Miss(f"the mask {found[0].value.type} widens scores {found[1].type}")
+                value = found[1]
+            elif isinstance(value.owner, matmul.Matmul):
+                self.scale, self.softcap = outer * (cap or 1.0), cap
+                return value.owner
+            else:
+                raise _Miss(f"the scores come from {maker(value)}, not from a product")
+
+    def _note_mask(self, applied: Applied, factor: float, rank: int, cap: float | None) -> None:
+        """A mask, with the factor that the masked scores are multiplied by later."""
+        if cap is not None or factor <= 0:
+            raise _Miss(f"a mask comes before a softcap of {cap} or a factor of {factor}")
+        if applied.how != "add" and applied.fill * factor > HIDING:
+            raise _Miss(f"hidden scores are {applied.fill * factor}, which still counts")
+        if factor != 1.0 and applied.how == "add":
+            by = create.Full(value=factor, dtype=applied.value.dtype).y
+            applied = replace(applied, value=pointwise.Mul(applied.value, by).y)
+        self.masks.append((replace(applied, fill=applied.fill * factor), rank))
 
     def _mask(self, value: Value) -> tuple[Applied, Value] | None:
         match value.owner:
@@ -184,29 +198,6 @@ class _Reader:
                 return None
             case _:
                 return None
-
-    def _capped(self, value: Value) -> Value:
-        """The scores before ``cap * tanh(x / cap)``; other factors go to the scale."""
-        outer, inner = self._factor(value)
-        inner = self._cast(inner)
-        if not isinstance(inner.owner, pointwise.Tanh):
-            return value
-        if outer is None or outer <= 0:
-            raise _Miss(f"the scores go through tanh, with a factor of {outer}")
-        self._alone(inner)
-        self.softcap = outer
-        self.scale = outer
-        return inner.owner.x
-
-    def _scaled(self, value: Value) -> Value:
-        while True:
-            value = self._cast(value)
-            factor, inner = self._factor(value)
-            if factor is None:
-                return value
-            self._alone(value)
-            self.scale *= factor
-            value = inner
 
     def _factor(self, value: Value) -> tuple[float | None, Value]:
         """A constant factor, and what it multiplies."""
@@ -237,8 +228,7 @@ class _Reader:
         if rank not in (3, 4) or any(len(x.shape) != rank for x in (q, k, v)):
             raise _Miss(f"the products are of {q.type}, {k.type} and {v.type}")
         lead = product.y.shape[:2] if rank == 4 else self.lead or (1, product.y.shape[0])
-        for applied, at_rank in self.masks:
-            self._check_mask(applied.value, at_rank, lead)
+        masks = tuple(self._lined_up(applied, at, lead) for applied, at in self.masks)
         dtype = self.op.y.dtype
         q = _regrouped(_narrow(q, dtype), lead)
         k = _regrouped(_narrow(k, dtype), lead)
@@ -250,13 +240,16 @@ class _Reader:
         if q.shape[:2] != lead:
             raise _Miss(f"q {q.type} is repeated to the scores' {product.y.type}")
         sinks = None if column is None else self._sinks(column, lead)
-        masks = tuple(applied for applied, _ in self.masks)
         return Form(q, k, v, self.scale, masks, False, self.softcap, sinks)
 
-    def _check_mask(self, mask: Value, rank: int, lead: tuple[Dim, ...]) -> None:
-        if rank == 4 or len(mask.shape) < 3 or lead[0] == 1 or mask.shape[0] == 1:
-            return
-        raise _Miss(f"the mask {mask.type} does not tell batch rows from heads")
+    def _lined_up(self, applied: Applied, rank: int, lead: tuple[Dim, ...]) -> Applied:
+        """A mask on scores ``[B * H, Sq, Sk]`` as one on ``[B, H, Sq, Sk]``."""
+        mask = applied.value
+        if rank == 4 or len(mask.shape) < 3 or mask.shape[0] == 1 or lead[0] == 1:
+            return applied
+        if not same_dim(mask.shape[0], product(lead)):
+            raise _Miss(f"the mask {mask.type} does not line up with batch rows and heads")
+        return replace(applied, value=view.Reshape(mask, shape=(*lead, *mask.shape[1:])).y)
 
     def _sinks(self, column: Value, lead: tuple[Dim, ...]) -> Value:
         """The logits ``[H]`` of which the column is a copy."""

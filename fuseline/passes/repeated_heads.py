@@ -72,7 +72,7 @@ def _arrange(
         fits = [
             axis
             for axis, have in enumerate(source.shape)
-            if same_dim(have, extent) and at[axis] == expr and axis not in axes
+            if at[axis] == expr and axis not in axes and same_dim(have, extent)
         ]
         if not fits:
             return None

@@ -110,10 +110,10 @@ class MaskBuilder:
                 return ()
             case (i,) if i == query:
                 return shape
-            case (i,) if i in (batch, ZERO):
-                return (*shape, 1) if i == batch else ()
-            case (i, j) if i in (batch, ZERO) and j in (query, ZERO):
-                return shape if i == batch else shape[1:]
+            case (i,) if i in (ZERO, batch):
+                return () if i == ZERO else (*shape, 1)
+            case (i, j) if i in (ZERO, batch) and j in (query, ZERO):
+                return shape[1:] if i == ZERO else shape
             case _:
                 return None
 
@@ -129,17 +129,20 @@ class MaskBuilder:
         added = functools.reduce(lambda a, b: pointwise.Add(a, b).y, numbers)
         return added if visible is None else _hidden(visible, added, -math.inf)
 
-    def numbers(self, applied: Applied) -> Value:
-        """A mask with a finite fill, as numbers to add."""
-        value = applied.value
-        while (inner := lined_up(value)) is not None:
-            value = inner
-        value = self._four(value)
-        if applied.how == "add":
-            return value
-        visible = value if applied.how == "keep" else pointwise.LogicalNot(value).y
-        zero = create.Full(value=0.0, dtype=DType.F32).y
-        return _hidden(visible, zero, applied.fill)
+    def numbers(self, masks: Sequence[Applied]) -> Value:
+        """Masks as numbers to add, hidden keys having the fill that they had."""
+        added = [self._four(_smallest(m.value)) for m in masks if m.how == "add"]
+        result = (
+            functools.reduce(lambda a, b: pointwise.Add(a, b).y, added)
+            if added
+            else create.Full(value=0.0, dtype=DType.F32).y
+        )
+        for mask in masks:
+            if mask.how != "add":
+                value = self._four(_smallest(mask.value))
+                visible = value if mask.how == "keep" else pointwise.LogicalNot(value).y
+                result = _hidden(visible, result, mask.fill)
+        return result
 
     def _condition(self, term: Term) -> Value:
         value = self._narrow(term.value)
@@ -178,6 +181,13 @@ class MaskBuilder:
     def _keys(self) -> Dim:
         (atom,) = (a for a, _ in self.place[3].terms)
         return to_dim(cast("Index", atom).extent)
+
+
+def _smallest(value: Value) -> Value:
+    """The value before it was expanded: masks broadcast anyhow."""
+    while (inner := lined_up(value)) is not None:
+        value = inner
+    return value
 
 
 def _joined(conditions: Sequence[Value]) -> Value | None:

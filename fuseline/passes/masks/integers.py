@@ -261,8 +261,10 @@ def of_dim(value: Dim) -> Linear:
 
 def same_dim(lhs: Dim, rhs: Dim) -> bool:
     """Whether two dims are the same expression."""
-    if lhs is rhs or (isinstance(lhs, int) and isinstance(rhs, int)):
-        return lhs == rhs
+    if isinstance(lhs, int) or isinstance(rhs, int):
+        return isinstance(lhs, int) and isinstance(rhs, int) and lhs == rhs
+    if lhs is rhs:
+        return True
     return bool(cast("Any", lhs) == rhs)
 
 
@@ -275,7 +277,11 @@ def to_dim(expr: Linear) -> Dim:
     """
     parts: list[Any] = [expr.const]
     for atom, coefficient in sorted(expr.terms, key=lambda term: str(term[0])):
-        parts.append(coefficient * cast("Any", _atom_dim(atom)))
+        if isinstance(atom, Larger) and coefficient < 0:
+            least = cast("Any", sympy.Min)(to_dim(-atom.lhs), to_dim(-atom.rhs))
+            parts.append(-coefficient * least)
+        else:
+            parts.append(coefficient * cast("Any", _atom_dim(atom)))
     return dim(sum(parts))
 
 

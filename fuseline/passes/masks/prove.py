@@ -93,7 +93,7 @@ class _Proof:
         self.build = MaskBuilder(self.elements, self.place, scores.batch, scores.queries)
 
     def run(self, masks: Sequence[Applied], sinks: bool) -> Meaning | Refused:
-        terms = [t for m in masks for t in split(m, self.elements, self.place)]
+        terms = [t for m in masks for t in self._split(m)]
         conditions = {t: t.condition(self.elements, self.place) for t in dict.fromkeys(terms)}
         limits = self._limits([c for c in conditions.values() if c is not None])
         meaning, unproven = self._attributes(limits)
@@ -106,6 +106,9 @@ class _Proof:
         if finite and (kept or not self._rows_see_a_key(limits)):
             return self._as_numbers(masks, kept, unproven)
         return self._with_rest(meaning, kept, conditions, unproven)
+
+    def _split(self, applied: Applied) -> list[Term]:
+        return split(applied, self.elements, self.place)
 
     # -- what the conditions say --------------------------------------------------------------
 
@@ -233,15 +236,15 @@ class _Proof:
     def _as_numbers(
         self, masks: Sequence[Applied], kept: Sequence[Term], unproven: Mapping[Condition, str]
     ) -> Meaning | Refused:
-        """The mask as it was, numbers to add, for a row without a visible key."""
+        """The masks as they were, numbers to add, for a row without a visible key."""
         doubt = "a row may see no key, where a finite fill gives the mean of all values"
-        if len(masks) > 1:
-            return Refused(f"{len(masks)} masks with a finite fill, and {doubt}")
+        finite = [m for m in masks if any(t.fill > -math.inf for t in self._split(m))]
+        if len(finite) > 1:
+            return Refused(f"{len(finite)} masks with a finite fill, and {doubt}")
         reasons = [f"{c}: {why}" for c, why in unproven.items()]
         because = f" ({', '.join(reasons)})" if kept and reasons else ""
-        return Meaning(
-            mask=self.build.numbers(masks[0]), details={"mask": f"kept whole: {doubt}{because}"}
-        )
+        details = {"mask": f"kept whole: {doubt}{because}"}
+        return Meaning(mask=self.build.numbers(masks), details=details)
 
 
 def _why(condition: Condition) -> str:
