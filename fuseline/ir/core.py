@@ -16,6 +16,7 @@ from typing import Any, ClassVar, Literal, TypeAlias, TypeVar, cast, dataclass_t
 import sympy
 import torch
 
+from fuseline.ir.order import Order
 from fuseline.ir.types import (
     BufferType,
     Dim,
@@ -370,11 +371,9 @@ class Func:
         self.name = name
         self.args: list[Value] = []
         self.symbols: dict[str, Range] = {}
-        self._ops: dict[Op, None] = {}
+        self._ops: Order[Op] = Order()
         self._returns: list[Value] = []
         self._users: dict[Value, dict[Op, int]] = {}
-        self._order: list[Op] | None = None
-        self._places: tuple[list[Op], dict[Op, int]] | None = None
 
     # -- building ---------------------------------------------------------------------------
 
@@ -392,8 +391,7 @@ class Func:
 
     def append(self, op: OpT) -> OpT:
         """Append an op and return it."""
-        self._ops[op] = None
-        self._order = None
+        self._ops.append(op)
         self._count(op, +1)
         return op
 
@@ -418,17 +416,12 @@ class Func:
     @property
     def ops(self) -> Sequence[Op]:
         """The ops in program order (a snapshot: safe to hold while the func is edited)."""
-        if self._order is None:
-            self._order = list(self._ops)
-        return self._order
+        return self._ops.items_in_order
 
     @property
     def places(self) -> Mapping[Op, int]:
-        """The number of each op in program order (kept until the func is edited)."""
-        order = self.ops
-        if self._places is None or self._places[0] is not order:
-            self._places = (cast("list[Op]", order), {op: i for i, op in enumerate(order)})
-        return self._places[1]
+        """The number of each op in program order, now and after edits."""
+        return self._ops
 
     def __iter__(self) -> Iterator[Op]:
         return iter(self.ops)
@@ -476,19 +469,14 @@ class Func:
                 if self.use_count(value):
                     raise IRError(f"cannot erase {op!r}: %{value.hint} is still read")
             self._count(op, -1)
-            del self._ops[op]
-            self._order = None
+            self._ops.remove(op)
 
     def _insert(self, before: Op | None, insert: Sequence[Op]) -> None:
         if before is None:
             for op in insert:
                 self.append(op)
             return
-        order = list(self.ops)
-        place = order.index(before)
-        order[place:place] = insert
-        self._ops = dict.fromkeys(order)
-        self._order = order
+        self._ops.insert(before, insert)
         for op in insert:
             self._count(op, +1)
 
@@ -510,8 +498,7 @@ class Func:
 
         For passes that walk the whole func; the verifier checks what they leave.
         """
-        self._ops = dict.fromkeys(ops)
-        self._order = None
+        self._ops = Order(ops)
         self._returns = list(returns)
         self._users = {}
         for op in self._ops:
@@ -521,8 +508,7 @@ class Func:
         """Put the same ops into another order; the verifier checks that it is a valid one."""
         if len(ops) != len(self._ops) or any(op not in self._ops for op in ops):
             raise IRError("reorder must be given exactly the ops of the func")
-        self._ops = dict.fromkeys(ops)
-        self._order = list(ops)
+        self._ops = Order(ops)
 
     def clone(self) -> Func:
         """A deep copy: new ops and values, same names and places."""

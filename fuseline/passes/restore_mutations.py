@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 
 from fuseline.ir.core import Func, Op, Trait, Value
@@ -45,7 +45,7 @@ class RestoreMutations(Rewrite[Write], root=Write, pattern="in_place_write"):
         source = op.x if update is None else update.x
         if not isinstance(source.owner, Read) or source.owner.buffer is not op.buffer:
             return _whole(op, source)
-        place = {o: i for i, o in enumerate(func.ops)}
+        place = func.places
         window = range(place[source.owner], place[op])
         if writer := _other_write(func, op, window, place):
             return NoMatch(f"{writer.name} writes %{op.buffer.hint} before the whole is written")
@@ -54,7 +54,7 @@ class RestoreMutations(Rewrite[Write], root=Write, pattern="in_place_write"):
         return _restore(func, op, update, place)
 
 
-def _restore(func: Func, root: Write, update: Update, place: dict[Op, int]) -> Replace | NoMatch:
+def _restore(func: Func, root: Write, update: Update, place: Mapping[Op, int]) -> Replace | NoMatch:
     """The write in place of one update of what was read, where its readers leave room for it."""
     reads = [u for u in func.users(root.buffer) if isinstance(u, Read) and place[u] < place[root]]
     old = list(_aliases(func, reads))
@@ -100,7 +100,7 @@ def _whole(op: Write, source: Value) -> NoMatch | None:
     return NoMatch(f"the new contents come from {maker}, not from updates of %{op.buffer.hint}")
 
 
-def _other_write(func: Func, root: Write, window: range, place: dict[Op, int]) -> Op | None:
+def _other_write(func: Func, root: Write, window: range, place: Mapping[Op, int]) -> Op | None:
     """A write of the buffer between the read and the root."""
     writers = [u for u in func.users(root.buffer) if u.has(Trait.WRITES) and u is not root]
     return next((w for w in writers if place[w] in window), None)
