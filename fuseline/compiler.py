@@ -29,6 +29,7 @@ from fuseline.frontend.importer import import_captured, import_dim
 from fuseline.frontend.wrap import wrap
 from fuseline.ir.core import Func, Value
 from fuseline.ir.layout import Layout
+from fuseline.logs import apply_config
 from fuseline.passes.manager import PassManager, Run
 from fuseline.passes.pipeline import default_pipeline
 from fuseline.passes.rewrite import PASSES
@@ -318,6 +319,7 @@ def _config(options: Mapping[str, Any]) -> Config:
         config = Config.of(options)
     elif not isinstance(config, Config) or len(options) > 1:
         raise TypeError("give either config=Config(...) or single options")
+    apply_config(config)
     for name in config.disable:
         if name not in PASSES:
             near = get_close_matches(name, PASSES, n=1)

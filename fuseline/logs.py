@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import logging
 import sys
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, TextIO
 
 from fuseline.config import parse_level
@@ -31,7 +32,15 @@ class _StderrHandler(logging.StreamHandler[TextIO]):
         return sys.stderr
 
 
+@dataclass
+class _State:
+    """Whether the program has set the level itself."""
+
+    explicit: bool = False
+
+
 _HANDLER = _StderrHandler()
+_STATE = _State()
 
 
 def set_log_level(level: str | int) -> None:
@@ -43,14 +52,18 @@ def set_log_level(level: str | int) -> None:
     Raises:
         UsageError: FL0101, for a level that does not exist.
     """
-    number = logging.getLevelNamesMapping()[parse_level(level, where="set_log_level()")]
-    if _HANDLER not in _LOGGER.handlers:
-        _LOGGER.addHandler(_HANDLER)
-    _LOGGER.setLevel(number)
-    _HANDLER.setLevel(number)
+    _set(parse_level(level, where="set_log_level()"))
+    _STATE.explicit = True
 
 
 def apply_config(config: Config) -> None:
-    """Set the level that a configuration names; a configuration without one changes nothing."""
-    if config.log is not None:
-        set_log_level(config.log)
+    """Set the level that a configuration names, unless the program has called `set_log_level`."""
+    if config.log is not None and not _STATE.explicit:
+        _set(config.log)
+
+
+def _set(level: str) -> None:
+    if _HANDLER not in _LOGGER.handlers:
+        _LOGGER.addHandler(_HANDLER)
+    _LOGGER.setLevel(level)
+    _HANDLER.setLevel(level)

@@ -8,20 +8,24 @@ import sys
 from collections.abc import Iterator
 
 import pytest
+import torch
 
-from fuseline import Config, FuselineError, set_log_level
+from fuseline import Config, FuselineError, logs, set_log_level
 from fuseline.logs import apply_config
 
+STATE = logs._STATE  # pyright: ignore[reportPrivateUsage]
 LOGGER = logging.getLogger("fuseline.passes.example")
 
 
 @pytest.fixture(autouse=True)
 def restore_logger() -> Iterator[None]:
     root = logging.getLogger("fuseline")
-    handlers, level = root.handlers[:], root.level
+    handlers, level, explicit = root.handlers[:], root.level, STATE.explicit
+    STATE.explicit = False
     yield
     root.handlers[:] = handlers
     root.setLevel(level)
+    STATE.explicit = explicit
 
 
 def test_library_code_sets_no_handler() -> None:
@@ -50,6 +54,24 @@ def test_the_variable_sets_the_level(
 ) -> None:
     monkeypatch.setenv("FUSELINE_LOG", "info")
     apply_config(Config())
+    LOGGER.info("seen")
+    assert "seen" in capsys.readouterr().err
+
+
+def test_what_the_program_sets_wins_over_the_variable(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("FUSELINE_LOG", "debug")
+    set_log_level("error")
+    apply_config(Config())
+    LOGGER.warning("not seen")
+    assert capsys.readouterr().err == ""
+
+
+def test_compiling_applies_the_level(capsys: pytest.CaptureFixture[str]) -> None:
+    import fuseline
+
+    fuseline.compile(torch.nn.Linear(3, 5), log="info")
     LOGGER.info("seen")
     assert "seen" in capsys.readouterr().err
 
