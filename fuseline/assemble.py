@@ -224,7 +224,8 @@ def _packed_groups(func: Func) -> tuple[tuple[int, ...], ...]:
     groups: dict[tuple[int, ...], None] = {}
     for op in func.ops:
         for values in packed_operands(op):
-            groups[tuple(number[v] for v in values)] = None
+            if all(v in number for v in values):  # else they are slices of one parameter
+                groups[tuple(number[v] for v in values)] = None
     return tuple(groups)
 
 

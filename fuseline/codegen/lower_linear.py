@@ -14,7 +14,7 @@ from fuseline.ir.core import Op, Value
 from fuseline.ir.layout import LayoutMap
 from fuseline.ir.ops.fused import GatedLinear, LinearAdd, MergedLinear
 from fuseline.ir.ops.matmul import Linear
-from fuseline.ir.types import Dim, bounds, product
+from fuseline.ir.types import Dim, bounds, dim, product
 
 _ACTIVATIONS: dict[str, Activation] = {
     "silu": "silu",
@@ -84,6 +84,9 @@ def _lower(item: _Product, layouts: LayoutMap) -> Lowered:
     for value in parameters:
         if not layouts.layout(value).is_dense(value.shape):
             return Refusal(f"{value.type} does not lie row by row in memory")
+    for group in (item.weights, item.biases):
+        if not _one_behind_the_other(group, layouts):
+            return Refusal(f"{', '.join(str(v.type) for v in group)} do not lie side by side")
     widths = [w.shape[0] for w in item.weights]
     k = item.x.shape[-1]
     if not isinstance(k, int) or not all(isinstance(w, int) for w in widths):
@@ -95,6 +98,18 @@ def _lower(item: _Product, layouts: LayoutMap) -> Lowered:
     if loose:
         return NeedDense(tuple(loose))
     return _launches(item, k, [int(w) for w in widths if isinstance(w, int)], layouts)
+
+
+def _one_behind_the_other(group: Sequence[Value], layouts: LayoutMap) -> bool:
+    """Whether values are one block of memory: arguments, which the program packs, or slices of one."""
+    if all(v.owner is None for v in group):
+        return True
+    places = [layouts[v] for v in group]
+    for before, value, after in zip(places, group, places[1:], strict=False):
+        end = dim(before.layout.offset + value.tensor.numel)
+        if after.root is not before.root or after.layout.offset != end:
+            return False
+    return True
 
 
 def _launches(

@@ -115,8 +115,25 @@ def _widely(overload: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any
     args, kwargs = _types_widened(args), _types_widened(kwargs)
     if overload._schema.is_mutable:  # what is written must stay the tensor that it is
         return overload(*args, **kwargs)
-    out = overload(*map_tensors(widened, args), **map_tensors(widened, kwargs))
+    run = _SUBSTITUTES.get(str(overload), overload)
+    out = run(*map_tensors(widened, args), **map_tensors(widened, kwargs))
     return map_tensors(widened, out)
+
+
+def _grouped_mm(rows: Tensor, weights: Tensor, offsets: Tensor | None, *_: object) -> Tensor:
+    """``aten._grouped_mm`` of rows ``[T, K]`` by weights ``[G, K, N]``, which has no float64 form."""
+    if offsets is None or rows.dim() != 2 or weights.dim() != 3:
+        raise NotImplementedError(f"grouped product of {rows.shape} and {weights.shape}")
+    out = rows.new_zeros(rows.shape[0], weights.shape[2])
+    start = 0
+    for group, end in enumerate(offsets.tolist()):
+        out[start:end] = rows[start:end] @ weights[group]
+        start = end
+    return out
+
+
+_SUBSTITUTES: dict[str, Callable[..., Any]] = {"aten._grouped_mm.default": _grouped_mm}
+"""What stands in for an overload that does not take float64."""
 
 
 def _types_widened(value: Any) -> Any:
