@@ -5,7 +5,8 @@
 torch.compile is timed twice: the call of the compiled function, and only the kernels that inductor
 generated, called on the buffers of that call ("inductor"), which leaves out guards and
 allocation. Everything is compiled for the one static shape, on one thread; samples are taken by
-turns, so that a ratio is one of neighbours in time.
+turns, so that a ratio is one of neighbours in time. On a busy machine (see "load") the least of
+the samples says more than the median.
 """
 
 from __future__ import annotations
@@ -13,6 +14,7 @@ from __future__ import annotations
 import argparse
 import importlib
 import json
+import os
 import statistics
 import sys
 import time
@@ -226,12 +228,16 @@ def check(case: Case, results: Any) -> dict[str, float]:
 
 
 def show(result: dict[str, Any]) -> None:
-    """One line for a case: microseconds, and how much slower the others are."""
+    """One line for a case: median and least microseconds, and how much slower the others are."""
     medians: dict[str, float] = result["median_s"]
-    ours = min(value for name, value in medians.items() if name.startswith("fuseline"))
+    least: dict[str, float] = result["least_s"]
     sizes = " ".join(str(result[k]) for k in ("dtype", "batch", "tokens", "context") if k in result)
-    parts = [f"{name} {t * 1e6:.1f} us ({t / ours:.1f})" for name, t in medians.items()]
-    print(f"{result['name']} {sizes}: {', '.join(parts)}", flush=True)
+    parts = [
+        f"{name} {t * 1e6:.1f} us ({t / medians['fuseline']:.1f} x),"
+        f" least {least[name] * 1e6:.1f} us ({least[name] / least['fuseline']:.1f} x)"
+        for name, t in medians.items()
+    ]
+    print(f"{result['name']} {sizes}: {'; '.join(parts)}", flush=True)
 
 
 def cases() -> dict[str, list[Callable[[], Case]]]:
@@ -256,7 +262,7 @@ def main(argv: Sequence[str]) -> None:
     torch.set_num_threads(1)
     report: dict[str, Any] = {
         "command": f"python -m benchmarks.micro_rows {' '.join(argv)}".strip(),
-        "machine": machine(),
+        "machine": machine() | {"load": round(os.getloadavg()[0], 1)},
         "results": [],
     }
     for name in args.cases:
