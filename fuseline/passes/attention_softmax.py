@@ -216,6 +216,9 @@ class _Reader:
         return None, value
 
     def _scalar(self, value: Value) -> float | None:
+        op = value.owner
+        if isinstance(op, create.Full) and op.y.tensor.numel == 1 and op.dtype is DType.F32:
+            return float(op.value) if isinstance(op.value, (int, float)) else None
         if value.tensor.numel != 1:
             return None
         return number_of(self.elements.at(value, [ZERO] * len(value.shape)))

@@ -22,26 +22,36 @@ def grouped_heads(value: Value, elements: Elements, *, transposed: bool = False)
     order = (0, 1, 3, 2) if transposed else (0, 1, 2, 3)
     shape = [value.shape[i] for i in order]
     index = [new_index(name, extent) for name, extent in zip("bhsd", shape, strict=True)]
-    best: tuple[tuple[Dim, bool], Value] | None = None
+    best: tuple[tuple[Dim, int], Value] | None = None
     for source, at in elements.sources(value, [index[i] for i in order]):
         head, count = _head(index[1], shape[1], at)
         if head is None:
             continue
         want = [(index[0], shape[0]), (head, count), (index[2], shape[2]), (index[3], shape[3])]
         found = _arrange(source, at, want)
-        rank = (count, found is not source)
-        if found is not None and (best is None or _better(rank, best[0])):
+        if found is None:
+            continue
+        rank = (count, _views(found, source))
+        if best is None or _better(rank, best[0]):
             best = rank, found
         if found is source and not same_dim(count, shape[1]):
             return source
     return best[1] if best is not None else view.Permute(value, dims=order).y
 
 
-def _better(rank: tuple[Dim, bool], than: tuple[Dim, bool]) -> bool:
-    """Fewer heads first, then what exists already before what has to be made."""
-    (count, made), (other, other_made) = rank, than
-    if count == other:
-        return other_made and not made
+def _views(value: Value, source: Value) -> int:
+    """How many views lead from one value to another."""
+    count = 0
+    while value is not source and isinstance(value.owner, (view.Permute, view.Reshape)):
+        value, count = value.owner.x, count + 1
+    return count
+
+
+def _better(rank: tuple[Dim, int], than: tuple[Dim, int]) -> bool:
+    """Fewer heads first, then fewer views to get there."""
+    (count, views), (other, other_views) = rank, than
+    if same_dim(count, other):
+        return views < other_views
     return isinstance(count, int) and isinstance(other, int) and count < other
 
 
