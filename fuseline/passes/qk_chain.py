@@ -15,7 +15,7 @@ from fuseline.ir.core import Func, Op, Value
 from fuseline.ir.ops.buffer import IndexWrite, Read, SliceWrite
 from fuseline.ir.ops.index import IndexCopy, SliceScatter
 from fuseline.ir.ops.raised import LayerNorm, RmsNorm, Rope
-from fuseline.ir.ops.view import Concat, Expand, Permute, Reshape
+from fuseline.ir.ops.view import Concat, Expand, Permute, Reshape, Slice
 from fuseline.ir.types import Dim, dim
 from fuseline.passes.dependence import maker
 
@@ -132,6 +132,8 @@ def written_key(func: Func, k: Value) -> Value:
             writes = [w for w in func.users(buffer) if isinstance(w, (IndexWrite, SliceWrite))]
             earlier = [w for w in writes if place[w] < place[read]]
             return max(earlier, key=place.__getitem__).src if earlier else k
+        case Slice(x=x) if isinstance(x.owner, (Read, IndexCopy, SliceScatter)):
+            return written_key(func, x)  # the part of a cache that can be seen
         case IndexCopy(src=src) | SliceScatter(src=src):
             return src
         case Concat(xs=xs):
