@@ -9,6 +9,7 @@ from __future__ import annotations
 import functools
 import logging
 import time
+import weakref
 from collections.abc import Callable, Generator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
@@ -52,16 +53,19 @@ class Compilation:
     run: Run
     built: Built
     seconds: Mapping[str, float]
+    program: weakref.ref[Program] | None = None
 
     def report(self) -> Report:
         """Sites, kernels, passes and numbers."""
         steps = self.built.assembled.plan.steps
         native = sum(isinstance(step, NativeStep) for step in steps)
+        program = self.program() if self.program else None
         stats: dict[str, Stat] = {
             "programs": 1,
             "native steps": native,
             "host steps": len(steps) - native,
             "rewrites": len(self.run.applied),
+            "bytes of planned buffers": program.arena_bytes if program else 0,
         }
         stats |= {f"seconds to {stage}": value for stage, value in self.seconds.items()}
         return Report(
@@ -106,6 +110,7 @@ class Compiler:
         if self.tools.toolchain is not None:
             runner = Runner.open(self.tools.cache, self.tools.toolchain)
         program = Program(plan, runner, compilation.built.addresses, threads=threads)
+        compilation.program = weakref.ref(program)
         return _Packed(program, plan.packed) if plan.packed else program
 
     def compile(self, captured: Captured) -> Compilation:
@@ -253,6 +258,10 @@ class _Engine:
     @property
     def dynamic(self) -> bool | None:
         return self.compiler.config.dynamic
+
+    @property
+    def eager(self) -> Sequence[str]:
+        return self.compiler.config.eager
 
     def report(self) -> Report:
         return self.compiler.report()
