@@ -1,8 +1,8 @@
 """From a captured ATen graph to an IR func.
 
-Each call goes to the importer function of its overload (`builder.IMPORTERS`, filled by the ``import_*``
-modules). What it gives is held against the types that tracing found; a call
-without importer, or whose importer declines, is kept whole as `aten.call`.
+Each call goes to the importer function of its overload (`builder.IMPORTERS`, which the ``import_*``
+modules fill). What it gives is held against the types that tracing found; a call without importer,
+or whose importer declines, is kept whole as `aten.call`.
 """
 
 from __future__ import annotations
@@ -96,7 +96,10 @@ class _Import:
             return None
         kind = tensor_type_of(cast("Tensor", item.value))
         if not item.written:
-            return self.func.add_arg(kind, hint, origin)
+            argument = self.func.add_arg(kind, hint, origin)
+            self.builder.loc = Loc(item.name)
+            number = _literal(item)
+            return argument if number is None else self.builder.full(number, kind.dtype, kind.shape)
         self.builder.loc = Loc(item.name)
         return self.builder.add(Read(self.func.add_arg(BufferType(kind), hint, origin))).y
 
@@ -223,6 +226,14 @@ def _fits(result: Any, types: tuple[TensorType, ...]) -> bool:
 
 def _agree(have: Any, want: Any) -> bool:
     return have == want or not (isinstance(have, int) and isinstance(want, int))
+
+
+def _literal(item: Input) -> bool | int | float | None:
+    """The one element of a tensor that the program spells as a literal, such as an index of -1."""
+    actual = item.actual
+    if item.kind is not InputKind.CONSTANT or actual is None or actual.numel() != 1:
+        return None
+    return actual.item()
 
 
 def _hint(name: str) -> str:
