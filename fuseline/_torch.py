@@ -77,20 +77,17 @@ def symbol_range(
 ) -> tuple[int | None, int | None]:
     """The least and the greatest value that a symbol may take; None where there is none.
 
-    ``stated`` is a range of torch's that counts in place of the environment's. A symbol without a
-    lower end (an integer that a module counts up) starts at 0, as all of ours do.
+    ``stated`` is a range of torch's that counts in place of the environment's.
     """
     if env is None:
         return 0, None
     bounds = stated if stated is not None else env.bound_sympy(symbol)
-    least = _finite(-bounds.lower)
-    return 0 if least is None else -least, _finite(bounds.upper)
+    return _finite(bounds.lower), _finite(bounds.upper)
 
 
 def _finite(bound: Any) -> int | None:
-    from torch.utils._sympy.numbers import IntInfinity
-
-    if isinstance(bound, IntInfinity) or bound == sympy.oo or int(bound) >= 2**62:
+    """A bound as an int; torch writes infinity in several ways, 2**62 and above among them."""
+    if not bound.is_Integer or abs(int(bound)) >= 2**62:
         return None
     return int(bound)
 
@@ -146,7 +143,8 @@ def _source_of(result: Any, arguments: Any) -> str | None:
     info = result.alias_info
     if info is None:
         return None
-    sets = set(info.before_set) | set(info.after_set)
+    # Of a list of views (``Tensor(a)[]``) torch tells nothing but that the source is a wildcard.
+    sets = set(info.before_set) | set(info.after_set) or {"*"}
     for argument in arguments:
         other = argument.alias_info
         if other and sets & (set(other.before_set) | set(other.after_set)):
@@ -177,6 +175,19 @@ def is_overload(value: object) -> bool:
 def is_random(overload: Overload) -> bool:
     """Whether an overload reads the random number generator."""
     return torch.Tag.nondeterministic_seeded in overload.tags
+
+
+@lru_cache(maxsize=16)
+def default_norm_eps(dtype: torch.dtype) -> float:
+    """The epsilon of ``F.rms_norm`` where none is given, found by asking it.
+
+    torch documents the one of the input's type, and uses float32's for narrow types since it
+    computes those in float32.
+    """
+    probe = 2.0**-10
+    found = float(torch.nn.functional.rms_norm(torch.full((1,), probe, dtype=dtype), (1,)))
+    candidates = (torch.finfo(dtype).eps, torch.finfo(torch.float32).eps)
+    return min(candidates, key=lambda eps: abs(found - probe / (probe**2 + eps) ** 0.5))
 
 
 def below_autograd() -> AbstractContextManager[object]:
@@ -228,9 +239,9 @@ class CompileWatch:
         self._outer: list[CompileWatch | None] = []
         self._breaks: dict[str, int] = {}
         self._setting = False
-        _install_callbacks()
 
     def __enter__(self) -> None:
+        _listen()
         self._outer.append(getattr(_watching, "now", None))
         _watching.now = self
 
@@ -262,22 +273,28 @@ class _Watching(threading.local):
 _watching = _Watching()
 
 
-@lru_cache(maxsize=1)
-def _install_callbacks() -> None:
+_open: list[CompileWatch] = []
 
-    open_watches: list[CompileWatch] = []
 
-    def start(*args: object) -> None:
-        if _watching.now is not None:
-            _watching.now.started()
-            open_watches.append(_watching.now)
+def _on_start(*args: object) -> None:
+    if _watching.now is not None:
+        _watching.now.started()
+        _open.append(_watching.now)
 
-    def end(*args: object) -> None:
-        if open_watches:
-            open_watches.pop().ended()
 
-    _lib._dynamo.on_compile_start(start)
-    _lib._dynamo.on_compile_end(end)
+def _on_end(*args: object) -> None:
+    if _open:
+        _open.pop().ended()
+
+
+def _listen() -> None:
+    """Have Dynamo call us; ``torch.compiler.reset()`` makes it forget."""
+    import torch._dynamo
+
+    handler = _lib._dynamo.callback_handler
+    if _on_start not in handler.start_callbacks:
+        handler.register_start_callback(_on_start)
+        handler.register_end_callback(_on_end)
 
 
 def source_name(placeholder: fx.Node) -> str:
@@ -293,6 +310,11 @@ def source_name(placeholder: fx.Node) -> str:
 def optimize(model: Any, backend: Any, *, dynamic: bool | None, fullgraph: bool = False) -> Any:
     """``torch.compile`` with a backend."""
     return cast("Any", torch.compile)(model, backend=backend, dynamic=dynamic, fullgraph=fullgraph)
+
+
+def never_compiled(function: Any) -> Any:
+    """A function that does the same and that Dynamo neither traces nor looks into."""
+    return cast("Any", torch.compiler.disable)(function)
 
 
 def storage_of(tensor: Tensor) -> int:

@@ -213,6 +213,12 @@ UNKNOWN_PASS = Code(
     "The option `disable` names something that is no pass of this compiler.",
     UsageError,
 )
+UNKNOWN_MODULE = Code(
+    "FL0105",
+    "unknown module",
+    "The option `eager` names a module path that the compiled module does not have.",
+    UsageError,
+)
 
 
 # ------------------------------------------------------------------------- FL06xx: the code cache
@@ -359,7 +365,7 @@ TOO_LONG = Code(
     UsageError,
 )
 
-# --------------------------------------------------------------------- FL09xx: arguments at run time
+# -------------------------------------------------------------------- FL09xx: arguments at run time
 
 ARGUMENT_COUNT = Code(
     "FL0901",

@@ -10,9 +10,10 @@ from __future__ import annotations
 import copy
 import functools
 import inspect
+import re
 import types
 import weakref
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any, ClassVar, Protocol, TypeVar, cast
 
@@ -21,6 +22,7 @@ from torch import nn
 from fuseline import _torch
 from fuseline.frontend.backend import Backend, watch
 from fuseline.frontend.execute import CompileStep
+from fuseline.frontend.outside import Outside
 from fuseline.report import Report
 
 
@@ -37,6 +39,11 @@ class Engine(Protocol):
         """Whether sizes are dynamic, as ``torch.compile`` takes it."""
         ...
 
+    @property
+    def eager(self) -> Sequence[str]:
+        """Paths of modules that run outside compiled graphs."""
+        ...
+
     def report(self) -> Report:
         """What was compiled so far."""
         ...
@@ -51,15 +58,16 @@ class Program:
 
     def __init__(self, target: Callable[..., Any], engine: Engine, name: str) -> None:
         self.engine = engine
-        self.backend = Backend(engine.step, name)
+        self.backend = Backend(engine.step, re.sub(r"\W+", "_", name).strip("_") or "main")
         self._watch = watch(self.backend)
+        self._outside = Outside(target, engine.eager)
         entry = _entry_of(target)
         self._call = _torch.optimize(entry, self.backend, dynamic=engine.dynamic)
         self._target = target
 
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
         """Call the compiled program; compiles where no code fits the arguments."""
-        with self._watch:
+        with self._watch, self._outside:
             return self._call(self._target, args, kwargs)
 
     def report(self) -> Report:
@@ -141,10 +149,31 @@ def program_of(module: CompiledModule) -> Program:
     program = _PROGRAMS.get(module)
     if program is None:
         recipe = module.fuseline_recipe
-        plain = view_as(module, recipe.base)
+        plain = view_as(module, plain_class(type(module)))
         program = Program(plain, recipe.make(), recipe.base.__name__)
         _PROGRAMS[module] = program
     return program
+
+
+def plain_class(cls: type[CompiledModule]) -> type[nn.Module]:
+    """The class whose calls are not compiled: the one that was wrapped, or a user's subclass of the
+    wrapped one with the original way of being called.
+    """
+    base = cls.fuseline_recipe.base
+    if "fuseline_recipe" in vars(cls):
+        return base
+    return _subclass(cls, (cls,), {"__call__": base.__call__})
+
+
+def _subclass(
+    like: type[nn.Module], bases: tuple[type, ...], namespace: dict[str, Any]
+) -> type[nn.Module]:
+    """A class that goes by the name of another."""
+    names = {"__doc__": like.__doc__, "__module__": like.__module__}
+    metaclass: Any = type(like)
+    made = metaclass(like.__name__, bases, {**names, **namespace})
+    made.__qualname__ = like.__qualname__
+    return made
 
 
 def view_as(module: nn.Module, cls: type[T]) -> T:
@@ -160,16 +189,10 @@ def compiled_class(cls: type[nn.Module], make: EngineMaker, *, importable: bool)
     Where it does not take the place of the original by name (``importable``), its instances are
     pickled as the original's.
     """
-    namespace: dict[str, Any] = {
-        "__doc__": cls.__doc__,
-        "__module__": cls.__module__,
-        "__qualname__": cls.__qualname__,
-        "fuseline_recipe": Recipe(cls, make),
-    }
+    namespace: dict[str, Any] = {"fuseline_recipe": Recipe(cls, make)}
     if not importable:
         namespace["__reduce_ex__"] = _reduce_as_original
-    metaclass: Any = type(cls)
-    return cast("type[nn.Module]", metaclass(cls.__name__, (CompiledModule, cls), namespace))
+    return _subclass(cls, (CompiledModule, cls), namespace)
 
 
 def _reduce_as_original(self: CompiledModule, protocol: Any) -> Any:
