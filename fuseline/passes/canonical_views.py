@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from fuseline.ir.core import Op, Value
-from fuseline.ir.ops.index import SliceScatter
+from fuseline.ir.ops.index import IndexPut, SliceScatter
 from fuseline.ir.ops.pointwise import Binary, Where
 from fuseline.ir.ops.reduce import Reduce
 from fuseline.ir.ops.view import Concat, Expand, Pad, Permute, Reshape, Slice
 from fuseline.ir.types import Dim, broadcast, dim
+from fuseline.passes.constants import number
 from fuseline.passes.sweep import Rules
 
 RULES = Rules()
@@ -114,6 +115,37 @@ def join_slice_scatters(op: SliceScatter) -> Value | None:
         return None
     fits = all(p.dtype is op.y.dtype for p in parts)
     return Concat(tuple(parts), axis=op.axis).y if fits else None
+
+
+@RULES.rule(SliceScatter)
+def replace_operand_of_concat(op: SliceScatter) -> Value | None:
+    """Replacing just what one operand of a concatenation gave replaces that operand."""
+    whole = op.x.owner
+    if not isinstance(whole, Concat) or whole.axis != op.axis or op.step != 1:
+        return None
+    start: Dim = 0
+    for i, x in enumerate(whole.xs):
+        stop = dim(start + x.shape[op.axis])
+        if (op.start, op.stop) == (start, stop) and op.src.type == x.type:
+            return Concat((*whole.xs[:i], op.src, *whole.xs[i + 1 :]), axis=op.axis).y
+        start = stop
+    return None
+
+
+@RULES.rule(IndexPut)
+def put_at_known_place(op: IndexPut) -> Value | None:
+    """An assignment at one place that is known at compile time is one to a slice."""
+    if len(op.indices) != 1 or op.accumulate or op.indices[0].tensor.numel != 1:
+        return None
+    place, axis, size = number(op.indices[0]), op.axes[0], op.x.shape[op.axes[0]]
+    if place is None or isinstance(place, bool) or not isinstance(size, int):
+        return None
+    start = int(place) % size
+    shape = (*op.x.shape[:axis], 1, *op.x.shape[axis + 1 :])
+    selected = (*op.x.shape[:axis], *op.indices[0].shape, *op.x.shape[axis + 1 :])
+    src = op.src if op.src.shape == selected else Expand(op.src, shape=selected).y
+    src = src if src.shape == shape else Reshape(src, shape=shape).y
+    return SliceScatter(op.x, src, axis=axis, start=start, stop=start + 1).y
 
 
 @RULES.rule(Binary)

@@ -5,28 +5,51 @@ from __future__ import annotations
 from typing import TypeAlias
 
 from fuseline.ir.core import Op, Value
-from fuseline.ir.ops.buffer import IndexWrite, SliceWrite
+from fuseline.ir.ops.buffer import IndexWrite, ShiftWrite, SliceWrite
 from fuseline.ir.ops.create import Full, Iota
 from fuseline.ir.ops.index import IndexCopy, IndexPut, Scatter, SliceScatter
 from fuseline.ir.ops.pointwise import Add, Remainder
-from fuseline.ir.ops.view import Expand, Permute, Reshape, Slice
+from fuseline.ir.ops.view import Concat, Expand, Permute, Reshape, Slice
 from fuseline.ir.types import Dim, DType, broadcast, product
 from fuseline.passes.constants import number
 from fuseline.passes.rewrite import NoMatch
 
-Update: TypeAlias = "IndexCopy | SliceScatter | IndexPut | Scatter"
+Update: TypeAlias = "IndexCopy | SliceScatter | IndexPut | Scatter | Concat"
 
 
 def as_update(op: Op | None) -> Update | None:
-    """The op, where it gives its operand x with a part replaced."""
+    """The op, where it gives another value with a part replaced, or moved on by some slices."""
+    if isinstance(op, Concat):
+        return op if _dropped(op) is not None else None
     return op if isinstance(op, (IndexCopy, SliceScatter, IndexPut, Scatter)) else None
 
 
-def in_place(buffer: Value, update: Update) -> IndexWrite | SliceWrite | NoMatch:
+def _dropped(op: Concat) -> Slice | None:
+    """The slice in front of a concatenation, where it lacks as many as are put behind it."""
+    if len(op.xs) != 2 or not isinstance(op.xs[0].owner, Slice):
+        return None
+    rest = op.xs[0].owner
+    same = (rest.axis, rest.step, rest.stop) == (op.axis, 1, rest.x.shape[op.axis])
+    return rest if same and rest.start == op.xs[1].shape[op.axis] else None
+
+
+def updated(update: Update) -> Value:
+    """What an update gives another form of."""
+    if not isinstance(update, Concat):
+        return update.x
+    rest = _dropped(update)
+    assert rest is not None, "other concatenations are no updates"
+    return rest.x
+
+
+def in_place(buffer: Value, update: Update) -> IndexWrite | SliceWrite | ShiftWrite | NoMatch:
     """The write that does to a buffer what ``update`` does to its operand, or why there is none."""
-    if update.src.dtype is not buffer.dtype:
-        return NoMatch(f"{update.name} puts {update.src.dtype} into {buffer.type}")
+    src = update.xs[1] if isinstance(update, Concat) else update.src
+    if src.dtype is not buffer.dtype:
+        return NoMatch(f"{update.name} puts {src.dtype} into {buffer.type}")
     match update:
+        case Concat():
+            return ShiftWrite(buffer, src, axis=update.axis)
         case IndexCopy():
             return IndexWrite(buffer, update.index, update.src, axis=update.axis)
         case SliceScatter():

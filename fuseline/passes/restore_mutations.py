@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from fuseline.ir.core import Func, Op, Trait, Value
 from fuseline.ir.ops.buffer import Read, Write
 from fuseline.ir.ops.call import AtenCall
-from fuseline.passes.in_place import Update, as_update, in_place
+from fuseline.passes.in_place import Update, as_update, in_place, updated
 from fuseline.passes.rewrite import NoMatch, Replace, Rewrite
 
 
@@ -42,7 +42,7 @@ class RestoreMutations(Rewrite[Write], root=Write, pattern="in_place_write"):
 
     def rewrite(self, op: Write, func: Func) -> Replace | NoMatch | None:
         update = _first_update(op.x)
-        source = op.x if update is None else update.x
+        source = op.x if update is None else updated(update)
         if not isinstance(source.owner, Read) or source.owner.buffer is not op.buffer:
             return _whole(op, source)
         place = func.places
@@ -87,7 +87,7 @@ def _first_update(value: Value) -> Update | None:
     """The innermost of the updates that lead to a value."""
     found: Update | None = None
     while (update := as_update(value.owner)) is not None:
-        found, value = update, update.x
+        found, value = update, updated(update)
     return found
 
 

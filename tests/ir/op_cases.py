@@ -378,6 +378,13 @@ def _(c: Case, op: type[Any]) -> Op:
     return op(buffer, c.arg(buffer.dtype, part), axis=axis, start=start, stop=start + part[axis])
 
 
+@case("shift_write")
+def _(c: Case, op: type[Any]) -> Op:
+    sizes, axis, part = _slices(c)
+    buffer = c.arg(c.one_of(ALL), sizes, buffer=True)
+    return op(buffer, c.arg(buffer.dtype, part), axis=axis)
+
+
 # -- reductions, scans, selection -----------------------------------------------------------
 
 

@@ -314,3 +314,28 @@ def test_no_concat_of_slices_with_gaps_or_overlaps(start: int) -> None:
         "%a = slice_scatter %new, %x {axis = 1, stop = 4}",
         f"%y = slice_scatter %a, %z {{axis = 1, start = {start}, stop = {start + 3}}}",
     )
+
+
+def test_assignment_at_a_known_place() -> None:
+    rewrites(
+        "%x: f32[B, 4, 3], %z: f32[3]",
+        [
+            "%i = full {value = -1, shape = (1,), dtype = i64}",
+            "%y = index_put %x, [%i], %z {axes = (1,)}",
+        ],
+        [
+            "%e = expand %z {shape = (B, 1, 3)}",
+            "%y = slice_scatter %x, %e {axis = 1, start = 3, stop = 4}",
+        ],
+    )
+
+
+def test_replacing_what_one_operand_gave() -> None:
+    rewrites(
+        "%x: f32[B, 4], %z: f32[B, 3], %n: f32[B, 3]",
+        [
+            "%a = concat [%x, %z, %x] {axis = 1}",
+            "%y = slice_scatter %a, %n {axis = 1, start = 4, stop = 7}",
+        ],
+        ["%y = concat [%x, %n, %x] {axis = 1}"],
+    )

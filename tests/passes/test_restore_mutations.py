@@ -5,6 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 
+from fuseline.passes.canonicalize import Canonicalize
 from fuseline.passes.cse import Cse
 from fuseline.passes.dce import Dce
 from fuseline.passes.restore_mutations import RestoreMutations
@@ -168,19 +169,68 @@ def test_no_write_past_a_view_that_a_call_may_have_made() -> None:
     )
 
 
-def test_no_write_of_shifted_contents() -> None:
-    """A sliding cache that is full drops its first row: every row moves."""
+@pytest.mark.parametrize("count", [1, 3])
+def test_window_that_moves_on(count: int) -> None:
+    """A sliding cache that is full drops its first rows: every row moves, in place."""
+    rows = f"%rows = slice %x {{axis = 2, stop = {count}}}"
+    assert_rewrites(
+        RestoreMutations(),
+        body(
+            "%k0 = read %k",
+            f"%rest = slice %k0 {{axis = 2, start = {count}, stop = 16}}",
+            rows,
+            "%k1 = concat [%rest, %rows] {axis = 2}",
+            "%y = exp %k1",
+            "write %k, %k1",
+            "return %y",
+            arguments=ARGUMENTS.replace("S, 8]", "5, 8]"),
+        ),
+        body(
+            rows,
+            "shift_write %k, %rows {axis = 2}",
+            "%k1 = read %k",
+            "%y = exp %k1",
+            "return %y",
+            arguments=ARGUMENTS.replace("S, 8]", "5, 8]"),
+        ),
+    )
+
+
+def test_roll_and_assignment_of_the_last_row() -> None:
+    """How transformers spells it: ``k.roll(-1)``, then ``new[:, :, tensor([-1])] = x``."""
+    arguments = ARGUMENTS.replace("S, 8]", "1, 8]")
+    assert_rewrites(
+        [Canonicalize(), Dce(), RestoreMutations(), Dce()],
+        body(
+            "%k0 = read %k",
+            "%last = full {value = -1, shape = (1,), dtype = i64}",
+            "%rest = slice %k0 {axis = 2, start = 1, stop = 16}",
+            "%first = slice %k0 {axis = 2, stop = 1}",
+            "%rolled = concat [%rest, %first] {axis = 2}",
+            "%k1 = index_put %rolled, [%last], %x {axes = (2,)}",
+            "write %k, %k1",
+            "return",
+            arguments=arguments,
+        ),
+        body("shift_write %k, %x {axis = 2}", "return", arguments=arguments),
+    )
+
+
+def test_no_write_of_rolled_contents() -> None:
+    """Nothing is dropped: the first row comes behind the last."""
     assert_no_rewrite(
         RestoreMutations(),
         body(
             "%k0 = read %k",
             "%rest = slice %k0 {axis = 2, start = 1, stop = 16}",
-            "%row = slice %x {axis = 2, stop = 1}",
-            "%k1 = concat [%rest, %row] {axis = 2}",
-            "write %k, %k1",
+            "%rows = slice %x {axis = 2, stop = 2}",
+            "%k1 = concat [%rest, %rows] {axis = 2}",
+            "%k2 = slice %k1 {axis = 2, stop = 16}",
+            "write %k, %k2",
             "return",
+            arguments=ARGUMENTS.replace("S, 8]", "5, 8]"),
         ),
-        "the new contents come from concat, not from updates of %k",
+        "the new contents come from slice, not from updates of %k",
     )
 
 

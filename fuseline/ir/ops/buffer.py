@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import torch
 from torch import Tensor
 
 from fuseline.ir.core import Cost, Op, OpError, Trait, Value, attribute, operand, result
@@ -95,3 +96,28 @@ class SliceWrite(BufferOp, name="slice_write", traits={Trait.WRITES}):
     @staticmethod
     def reference(buffer: Tensor, src: Tensor, *, axis: int, start: int, stop: int) -> None:
         buffer.narrow(axis, start, stop - start).copy_(src)
+
+
+class ShiftWrite(BufferOp, name="shift_write", traits={Trait.WRITES}):
+    """Drop the first slices of the buffer along ``axis`` and put those of ``src`` behind the rest.
+
+    As many are dropped as ``src`` has: a window over a sequence moves on.
+    """
+
+    src: Value = operand()
+    axis: int = attribute()
+
+    def infer(self) -> tuple[()]:
+        kind = self.check_buffer()
+        if self.src.tensor.rank != kind.rank or not 0 <= self.axis < kind.rank:
+            raise OpError(self, f"{self.src.type} does not fit axis {self.axis} of {kind}")
+        return ()
+
+    def cost(self) -> Cost:
+        return Cost(dim(2 * self.buffer.tensor.nbytes), 0)
+
+    @staticmethod
+    def reference(buffer: Tensor, src: Tensor, *, axis: int) -> None:
+        count = src.shape[axis]
+        rest = buffer.narrow(axis, count, buffer.shape[axis] - count)
+        buffer.copy_(torch.cat([rest, src], axis))
