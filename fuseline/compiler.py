@@ -109,7 +109,9 @@ class Compiler:
         runner = None
         if self.tools.toolchain is not None:
             runner = Runner.open(self.tools.cache, self.tools.toolchain)
-        program = Program(plan, runner, compilation.built.addresses, threads=threads)
+        pieces = self.config.graphs != "none"
+        addresses = compilation.built.addresses
+        program = Program(plan, runner, addresses, threads=threads, pieces=pieces)
         compilation.program = weakref.ref(program)
         return _Packed(program, plan.packed) if plan.packed else program
 

@@ -18,7 +18,7 @@ from fuseline.errors import INVALID_OPTION, UNKNOWN_OPTION
 
 PREFIX = "FUSELINE_"
 
-Graphs: TypeAlias = Literal["auto", "none", "piecewise", "full"]
+Graphs: TypeAlias = Literal["auto", "none"]
 Target: TypeAlias = Literal["cpu"]
 Origin: TypeAlias = Literal["argument", "environment", "default"]
 T = TypeVar("T")
@@ -172,7 +172,7 @@ class Config:
         "auto",
         "GRAPHS",
         _choice(get_args(Graphs)),
-        "how steps are grouped into pieces that run in one call",
+        "auto: native steps that follow one another run in one call; none: each in its own",
     )
     disable: tuple[str, ...] = _option((), "DISABLE", _NAMES, "passes that do not run")
     eager: tuple[str, ...] = _option(

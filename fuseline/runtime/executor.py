@@ -79,6 +79,7 @@ class Program:
         runner: runs native steps; None where the plan has none.
         addresses: of the kernels, by symbol.
         threads: most workers that a step may use.
+        pieces: run native steps that follow one another in one call; else each in its own.
 
     """
 
@@ -89,8 +90,10 @@ class Program:
         addresses: Mapping[str, int] | None = None,
         *,
         threads: int = 1,
+        pieces: bool = True,
     ) -> None:
         self.plan = plan
+        self.pieces = pieces
         self.threads = threads
         self.signature = _signature(plan, runner)
         self._runner = runner
@@ -181,6 +184,8 @@ class Program:
             if isinstance(step, NativeStep):
                 if _applies(step, value):
                     calls.append(self._call(step, value, places))
+                if not self.pieces:
+                    close()
                 continue
             close()
             segments.append(
