@@ -20,9 +20,10 @@ from fuseline.codegen.lower import (
     work,
 )
 from fuseline.codegen.lower_rows import FLOATS
+from fuseline.codegen.shift_write import ShiftWriteKernel
 from fuseline.ir.core import Value
 from fuseline.ir.layout import Layout, LayoutMap
-from fuseline.ir.ops.buffer import IndexWrite
+from fuseline.ir.ops.buffer import IndexWrite, ShiftWrite
 from fuseline.ir.ops.index import Embedding
 from fuseline.ir.ops.reduce import Argmax
 from fuseline.ir.types import Dim, DType, dim, product
@@ -74,10 +75,28 @@ def lower_index_write(op: IndexWrite, layouts: LayoutMap) -> Lowered:
     return [Launch(kernel, (op.index, op.src, op.buffer), dims, work(op))]
 
 
+@lowers(ShiftWrite)
+def lower_shift_write(op: ShiftWrite, layouts: LayoutMap) -> Lowered:
+    """A buffer moved on by some slices, in place."""
+    if op.src.dtype is not op.buffer.dtype:
+        return Refusal(f"{op.src.type} written into {op.buffer.type}")
+    source = _levels(op.src, op.axis, layouts.layout(op.src))
+    if source is None:
+        return NeedDense((op.src,))
+    into = _levels(op.buffer, op.axis, layouts.layout(op.buffer))
+    if into is None or into[0] != source[0]:
+        return Refusal(f"{op.src.type} written along axis {op.axis} of {op.buffer.type}")
+    outer, inner, width = source[0]
+    count = op.src.shape[op.axis]
+    kept = dim(op.buffer.shape[op.axis] - count)
+    dims = (outer, inner, count, kept, width, *source[1], *into[1])
+    return [Launch(ShiftWriteKernel(op.src.dtype.value), (op.src, op.buffer), dims, work(op))]
+
+
 def _levels(
     value: Value, axis: int, layout: Layout
 ) -> tuple[tuple[Dim, Dim, Dim], tuple[Dim, Dim, Dim]] | None:
-    """The value as ``[outer, inner, slices, width]``: its extents and strides but the slices' extent.
+    """The value as ``[outer, inner, slices, width]``: extents (but the slices') and strides.
 
     None where the dims behind the axis are not dense, or those before it need three strides.
     """

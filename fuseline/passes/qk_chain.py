@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 from typing import Literal, TypeAlias
 
 from fuseline.ir.core import Func, Op, Value
-from fuseline.ir.ops.buffer import IndexWrite, Read, SliceWrite
+from fuseline.ir.ops.buffer import IndexWrite, Read, ShiftWrite, SliceWrite
 from fuseline.ir.ops.index import IndexCopy, SliceScatter
 from fuseline.ir.ops.raised import LayerNorm, RmsNorm, Rope
 from fuseline.ir.ops.view import Concat, Expand, Permute, Reshape, Slice
@@ -129,7 +129,8 @@ def written_key(func: Func, k: Value) -> Value:
     match k.owner:
         case Read(buffer=buffer) as read:
             place = func.places
-            writes = [w for w in func.users(buffer) if isinstance(w, (IndexWrite, SliceWrite))]
+            kinds = (IndexWrite, SliceWrite, ShiftWrite)
+            writes = [w for w in func.users(buffer) if isinstance(w, kinds)]
             earlier = [w for w in writes if place[w] < place[read]]
             return max(earlier, key=place.__getitem__).src if earlier else k
         case Slice(x=x) if isinstance(x.owner, (Read, IndexCopy, SliceScatter)):

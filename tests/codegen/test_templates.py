@@ -19,6 +19,7 @@ from fuseline.codegen.kernel import KernelTemplate, environment
 from fuseline.codegen.norm import NormKernel
 from fuseline.codegen.qk_norm_rope import QkNormRopeKernel, Rotation, qk_streams
 from fuseline.codegen.rope import rope
+from fuseline.codegen.shift_write import ShiftWriteKernel
 
 for module in pkgutil.iter_modules(fuseline.codegen.__path__):
     importlib.import_module(f"fuseline.codegen.{module.name}")
@@ -76,6 +77,7 @@ SAMPLES: list[KernelTemplate] = [
     BlockedAttentionKernel("f32", 2, 64, 64, 0.125),
     EmbeddingKernel("f32", 64),
     IndexWriteKernel("f32"),
+    ShiftWriteKernel("f32"),
     ArgmaxKernel("f32"),
     *ArgmaxKernel("bf16").launches(),
     *DecodeAttentionKernel("bf16", 2, 64, 64, 0.125, max_splits=2).launches(),
