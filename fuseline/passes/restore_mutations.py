@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from fuseline.ir.core import Func, Op, Trait, Value
 from fuseline.ir.ops.buffer import Read, Write
 from fuseline.ir.ops.call import AtenCall
+from fuseline.ir.ops.view import Concat
 from fuseline.passes.in_place import Update, as_update, in_place, updated
 from fuseline.passes.rewrite import NoMatch, Replace, Rewrite
 
@@ -92,12 +93,27 @@ def _first_update(value: Value) -> Update | None:
 
 
 def _whole(op: Write, source: Value) -> NoMatch | None:
-    """Why a buffer is written as a whole; nothing to say where every element is computed anew."""
-    owner = source.owner
-    if owner is not None and owner.has(Trait.POINTWISE):
+    """Why a buffer is written as a whole; nothing to say where what it held is not passed on."""
+    if not _passes_on(source, op.buffer):
         return None
-    maker = "an argument" if owner is None else owner.name
+    maker = "an argument" if source.owner is None else source.owner.name
     return NoMatch(f"the new contents come from {maker}, not from updates of %{op.buffer.hint}")
+
+
+def _passes_on(value: Value, buffer: Value) -> bool:
+    """Whether a value has elements of what the buffer held, in another arrangement."""
+    stack, seen = [value], set[Value]()
+    while stack:
+        current = stack.pop()
+        owner = current.owner
+        if owner is None or current in seen:
+            continue
+        seen.add(current)
+        if isinstance(owner, Read) and owner.buffer is buffer:
+            return True
+        if _is_view(owner) or isinstance(owner, Concat) or as_update(owner) is not None:
+            stack += owner.operands
+    return False
 
 
 def _other_write(func: Func, root: Write, window: range, place: Mapping[Op, int]) -> Op | None:

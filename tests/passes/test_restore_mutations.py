@@ -234,10 +234,18 @@ def test_no_write_of_rolled_contents() -> None:
     )
 
 
-def test_no_word_about_contents_that_are_all_new() -> None:
+@pytest.mark.parametrize("line", ["exp %k0", "slice %x {axis = 2, start = 2, stop = 18}"])
+def test_no_word_about_contents_that_are_all_new(line: str) -> None:
+    """A counter, or a prefill longer than the window: nothing of what was there is passed on."""
     assert_no_rewrite(
         RestoreMutations(),
-        body("%k0 = read %k", "%k1 = exp %k0", "write %k, %k1", "return"),
+        body(
+            "%k0 = read %k",
+            f"%k1 = {line}",
+            "write %k, %k1",
+            "return",
+            arguments=ARGUMENTS.replace("S, 8]", "20, 8]"),
+        ),
         None,
     )
 
