@@ -7,6 +7,7 @@ number. The rest of the package calls what this module exports and keeps to torc
 from __future__ import annotations
 
 import ctypes
+import importlib
 import threading
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager
@@ -289,9 +290,7 @@ def _on_end(*args: object) -> None:
 
 def _listen() -> None:
     """Have Dynamo call us; ``torch.compiler.reset()`` makes it forget."""
-    import torch._dynamo
-
-    handler = _lib._dynamo.callback_handler
+    handler = cast("Any", importlib.import_module("torch._dynamo")).callback_handler
     if _on_start not in handler.start_callbacks:
         handler.register_start_callback(_on_start)
         handler.register_end_callback(_on_end)

@@ -5,8 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-import torch
-
+from fuseline import _torch
 from fuseline.frontend.builder import Builder, imports
 from fuseline.ir.core import Value
 from fuseline.ir.ops.matmul import Linear, Matmul, Sdpa
@@ -70,7 +69,7 @@ def _rms_norm(
     """torch computes in float32 (the weight too) and rounds once."""
     if len(shape) != 1 or (weight is not None and weight.dtype is not x.dtype):
         return NotImplemented
-    eps = torch.finfo(x.dtype.torch).eps if eps is None else eps
+    eps = _torch.default_norm_eps(x.dtype.torch) if eps is None else eps
     return b.add(RmsNorm(x, weight, eps=eps, cast="last")).y
 
 

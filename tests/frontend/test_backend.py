@@ -1,0 +1,150 @@
+from __future__ import annotations
+
+import logging
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+from fuseline import _torch
+from fuseline.frontend.backend import WITH_GRADIENTS, Backend
+from tests.frontend.helpers import Recording, one, randn, record, seed
+
+
+class Norm(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.weight = nn.Parameter(torch.linspace(1, 2, 5))
+        self.eps = 1e-3
+
+    def forward(self, x: Tensor) -> Tensor:
+        return x * torch.rsqrt(x.pow(2).mean(-1, keepdim=True) + self.eps) * self.weight
+
+
+def plain(report: Any) -> list[str]:
+    return [str(v) for k, v in report.stats.items() if k.startswith("plain ATen")]
+
+
+def test_with_gradients_the_graph_runs_as_it_is_and_that_is_said_once(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    model = Norm()
+    compiled, recording = record(model)
+    with caplog.at_level(logging.WARNING, logger="fuseline"):
+        for rows in (3, 4):
+            compiled(randn(rows, 5)).sum().backward()
+    mine = model.weight.grad
+    model.weight.grad = None
+    for rows in (3, 4):
+        model(randn(rows, 5)).sum().backward()
+    assert mine is not None
+    assert model.weight.grad is not None
+    torch.testing.assert_close(mine, model.weight.grad)
+    assert not recording.captured
+    assert plain(compiled.report()) == [WITH_GRADIENTS]
+    assert caplog.text.count("gradients are on") == 1
+
+
+def test_without_gradients_the_same_model_is_compiled() -> None:
+    compiled, recording = record(Norm())
+    compiled(randn(3, 5))
+    with torch.no_grad():
+        compiled(randn(3, 5))
+    assert len(recording.captured) == 1
+    with torch.inference_mode():
+        assert not compiled(randn(3, 5)).requires_grad
+
+
+def test_gradients_on_but_unwanted_is_compiled() -> None:
+    compiled, recording = record(Norm().requires_grad_(False))
+    compiled(randn(3, 5))
+    assert len(recording.captured) == 1
+
+
+def test_graph_breaks_are_counted_with_their_reason() -> None:
+    def program(x: Tensor) -> Tensor:
+        y = x.sin()
+        if y.sum() > 0:
+            return y * 2
+        return y.cos()
+
+    compiled, recording = record(program)
+    for sign in (1.0, -1.0):
+        x = randn(4, 4).abs() * sign
+        assert torch.equal(compiled(x), program(x))
+    stats = compiled.report().stats
+    assert stats["graph breaks"] == 1
+    assert [k for k in stats if k.startswith("graph break: ")]
+    assert stats["graphs"] == len(recording.captured) == 3
+
+
+def test_graph_breaks_of_another_program_are_not_ours() -> None:
+    def breaks(x: Tensor) -> Tensor:
+        return x if x.sum() > 0 else -x
+
+    compiled, _ = record(one(lambda x: x + 1))
+    _torch.optimize(breaks, "eager", dynamic=None)(randn(4, 4))
+    compiled(randn(4, 4))
+    assert compiled.report().stats["graph breaks"] == 0
+
+
+def test_floats_stay_constants_under_stock_torch_compile() -> None:
+    """There the setting is not ours, and an epsilon arrives as an input."""
+    torch.compiler.reset()
+    recording = Recording()
+    backend = Backend(recording.step, "norm")
+    model = Norm()
+    compiled = _torch.optimize(model, backend, dynamic=True)
+    with torch.no_grad():
+        for eps in (1e-3, 0.25, 1e-3):
+            model.eps = eps
+            assert torch.equal(compiled(randn(3, 5)), model(randn(3, 5)))
+    found = {op.attributes["value"] for f in recording.funcs for op in f.ops if op.name == "full"}
+    assert {1e-3, 0.25} <= found
+    assert not plain(backend.report())
+
+
+def test_the_dynamo_settings_of_others_are_left_alone() -> None:
+    config: Any = vars(torch)["_dynamo"].config
+    before = config.specialize_float
+    compiled, _ = record(Norm())
+    with torch.no_grad():
+        compiled(randn(3, 5))
+    assert config.specialize_float == before
+
+
+def test_autocast_inside_the_program_is_left_to_aten() -> None:
+    def program(x: Tensor) -> Tensor:
+        with torch.autocast("cpu", dtype=torch.bfloat16):
+            return x @ x.t()
+
+    compiled, recording = record(program)
+    x = randn(4, 4)
+    assert torch.equal(compiled(x), program(x))
+    assert all(c.road == "aot" for c in recording.captured)
+
+
+def test_a_negative_integer_is_left_to_aten() -> None:
+    def program(x: Tensor, n: int) -> Tensor:
+        return x + torch.full((1,), n)
+
+    compiled, _ = record(program)
+    for n in (3, 5, -7):
+        assert torch.equal(compiled(randn(4, 4), n), program(randn(4, 4), n))
+
+
+def test_sizes_that_depend_on_data_still_run() -> None:
+    def program(x: Tensor) -> Tensor:
+        return x[x > 0].sum()
+
+    compiled, _ = record(program)
+    assert torch.equal(compiled(randn(4, 4)), program(randn(4, 4)))
+
+
+def test_random_numbers_follow_the_generator() -> None:
+    compiled, _ = record(one(lambda x: x + torch.rand(4)))
+    seed(3)
+    found = compiled(randn(4, 4))
+    seed(3)
+    assert torch.equal(found, randn(4, 4) + torch.rand(4))
