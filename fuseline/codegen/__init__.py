@@ -1,0 +1,1 @@
+"""Kernel choice and typed template contexts, one module per kernel family."""

@@ -101,7 +101,7 @@ def _lower(item: _Product, layouts: LayoutMap) -> Lowered:
 
 
 def _one_behind_the_other(group: Sequence[Value], layouts: LayoutMap) -> bool:
-    """Whether values are one block of memory: arguments, which the program packs, or slices of one."""
+    """Whether values are one block: arguments, which the program packs, or slices of one."""
     if all(v.owner is None for v in group):
         return True
     places = [layouts[v] for v in group]

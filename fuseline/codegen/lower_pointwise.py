@@ -10,10 +10,10 @@ from fuseline.ir.core import OPS, Func, Op, Trait, Value
 from fuseline.ir.layout import Layout, LayoutMap, dense
 from fuseline.ir.ops.buffer import SliceWrite, Write
 from fuseline.ir.ops.create import Full, Iota
-from fuseline.ir.ops.fused import Copy, Pointwise
+from fuseline.ir.ops.fused import Copy, Pointwise, RmsNormAdd
 from fuseline.ir.ops.index import SliceScatter
-from fuseline.ir.ops.pointwise import Cast, Div, Exp, Sub
-from fuseline.ir.ops.reduce import Amax, Softmax, Sum
+from fuseline.ir.ops.pointwise import Add, Cast, Div, Exp, Mul, Rsqrt, Sub
+from fuseline.ir.ops.reduce import Amax, Mean, Softmax, Sum
 from fuseline.ir.ops.view import Concat, Pad, Reshape
 from fuseline.ir.region import REDUCTIONS, as_body
 from fuseline.ir.types import Dim, DType, TensorType, dim, product
@@ -48,6 +48,35 @@ def lower_softmax(op: Softmax, layouts: LayoutMap) -> Lowered:
     share = body.append(Div(power, total)).y
     body.set_returns([body.append(Cast(share, dtype=op.x.dtype)).y])
     return _region(op, body, (op.x,), (op.y,), layouts)
+
+
+@lowers(RmsNormAdd)
+def lower_rms_norm_add(op: RmsNormAdd, layouts: LayoutMap) -> Lowered:
+    """The norm spelled out, with its rounding points, and the residual added to it."""
+    body = Func("rms_norm_add")
+    x, residual = (body.add_arg(v.tensor, v.hint) for v in (op.x, op.residual))
+    wide = DType.F64 if op.x.dtype is DType.F64 else DType.F32
+    f = body.append(Cast(x, dtype=wide)).y
+    square = body.append(Mul(f, f)).y
+    mean = body.append(Mean(square, axes=(op.x.tensor.rank - 1,), keepdim=True)).y
+    eps = body.append(Full(value=op.eps, dtype=wide)).y
+    scale = body.append(Rsqrt(body.append(Add(mean, eps)).y)).y
+    normal = body.append(Mul(f, scale)).y
+    operands = [op.x, op.residual]
+    if op.weight is not None:
+        operands.append(op.weight)
+        weight = body.add_arg(op.weight.tensor, "weight")
+        if op.cast == "last":
+            weight = body.append(Cast(weight, dtype=wide)).y
+        else:
+            normal = body.append(Cast(normal, dtype=op.x.dtype)).y
+        if op.offset:
+            offset = body.append(Full(value=op.offset, dtype=weight.dtype)).y
+            weight = body.append(Add(offset, weight)).y
+        normal = body.append(Mul(weight, normal)).y
+    normal = body.append(Cast(normal, dtype=op.y.dtype)).y
+    body.set_returns([body.append(Add(residual, normal)).y])
+    return _region(op, body, operands, (op.y,), layouts)
 
 
 @lowers(Reshape)

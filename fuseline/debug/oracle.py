@@ -121,7 +121,7 @@ def _widely(overload: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any
 
 
 def _grouped_mm(rows: Tensor, weights: Tensor, offsets: Tensor | None, *_: object) -> Tensor:
-    """``aten._grouped_mm`` of rows ``[T, K]`` by weights ``[G, K, N]``, which has no float64 form."""
+    """``aten._grouped_mm`` of rows ``[T, K]`` by weights ``[G, K, N]`` in float64."""
     if offsets is None or rows.dim() != 2 or weights.dim() != 3:
         raise NotImplementedError(f"grouped product of {rows.shape} and {weights.shape}")
     out = rows.new_zeros(rows.shape[0], weights.shape[2])

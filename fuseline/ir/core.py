@@ -154,7 +154,7 @@ def variadic_operand() -> Any:
 
 
 def attribute(*, default: Any = ..., kw_only: Literal[True] = True) -> Any:
-    """Declare an attribute: a bool, number, string, enum, dim, dtype, type, func, or tuple of these."""
+    """Declare an attribute: a bool, number, string, dim, dtype, type, func, or tuple of these."""
     return FieldSpec("attribute", default)
 
 

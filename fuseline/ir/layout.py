@@ -6,6 +6,7 @@ layout counts elements of the value's own type; offsets and strides are dims.
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, cast
@@ -69,9 +70,7 @@ def _wide(shape: Sequence[Dim], strides: Sequence[Dim]) -> list[tuple[Dim, Dim]]
 def _collapses(shape: Sequence[Dim], strides: Sequence[Dim]) -> bool:
     """Whether the dims can be walked with one stride, the last one's."""
     pairs = _wide(shape, strides)
-    return all(
-        bool(dim(e * s) == outer) for (_, outer), (e, s) in zip(pairs, pairs[1:], strict=False)
-    )
+    return all(bool(dim(e * s) == outer) for (_, outer), (e, s) in itertools.pairwise(pairs))
 
 
 def _last_stride(shape: Sequence[Dim], strides: Sequence[Dim]) -> Dim | None:

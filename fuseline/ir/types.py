@@ -78,7 +78,7 @@ def symbol(name: str) -> sympy.Symbol:
 
 
 def dim(value: Any) -> Dim:
-    """Bring an extent to its one form: a Python int where it is known, else an expanded expression."""
+    """Bring an extent to its one form: an int where it is known, else an expanded expression."""
     if isinstance(value, int):
         return int(value)
     return _canonical(cast("sympy.Expr", sympy.sympify(value)))
@@ -132,7 +132,7 @@ class _DimPrinter(StrPrinter):
         numerator, denominator = expr.args[0].as_numer_denom()
         return f"({self._print(numerator)})//({self._print(denominator)})"
 
-    def _print_Mod(self, expr: Any) -> str:
+    def _print_Mod(self, expr: Any) -> str:  # noqa: N802 (sympy calls it by this name)
         return f"({self._print(expr.args[0])})%({self._print(expr.args[1])})"
 
 
@@ -145,7 +145,7 @@ def _print_expr(expr: sympy.Expr) -> str:
 
 
 def format_dim(value: Dim) -> str:
-    """The text of a dim, valid Python over its symbols (``max`` and ``min`` as ``Max``, ``Min``)."""
+    """The text of a dim: Python over its symbols (``max`` and ``min`` as ``Max``, ``Min``)."""
     return str(value) if isinstance(value, int) else _print_expr(value)
 
 

@@ -1,0 +1,1 @@
+"""Passes over the IR, one module each; `pipeline` lists them in order."""

@@ -94,13 +94,11 @@ class Run:
             if a.pattern and a.owner is None and any(op in self.func for op in a.ops)
         ]
         fused = {(a.pattern, op) for a in self.applied if a.owner is None for op in a.ops}
-        for miss in self.missed.values():
-            if miss.op in self.func and (miss.pattern, miss.op) not in fused:
-                found.append(
-                    Site(
-                        miss.pattern, str(miss.where or ""), "missed", miss.reason, "", miss.details
-                    )
-                )
+        found += [
+            Site(m.pattern, str(m.where or ""), "missed", m.reason, "", m.details)
+            for m in self.missed.values()
+            if m.op in self.func and (m.pattern, m.op) not in fused
+        ]
         return found
 
 
@@ -399,6 +397,6 @@ def _total(ops: Iterable[Op]) -> Cost:
 
 
 def _snapshot(func: Func) -> tuple[object, ...]:
-    """Enough of a func to tell whether a pass changed it: ops, operands and returns, by identity."""
+    """Enough of a func to tell whether a pass changed it: ops, operands and returns."""
     ops = tuple((id(op), op.operands) for op in func.ops)
     return (ops, func.returns, tuple(func.args), dict(func.symbols))

@@ -1,4 +1,4 @@
-"""Whole models against eager and the float64 oracle: prefill of any shape, and static-cache decode."""
+"""Whole models against eager and the float64 oracle: prefill of any shape, and decode."""
 
 from __future__ import annotations
 
@@ -91,10 +91,8 @@ def test_prefill_of_any_batch_and_length(family: Family, dtype: torch.dtype) -> 
 
 def _generate(model: Callable[..., Any], cache: Any) -> list[Tensor]:
     """Logits of a prompt, then of single tokens, through a static cache."""
-    found = [_logits(model(tokens(2, 7), past_key_values=cache))]
-    for step in range(STEPS):
-        found.append(_logits(model(tokens(2, 1, seed=step), past_key_values=cache)))
-    return found
+    inputs = [tokens(2, 7), *(tokens(2, 1, seed=step) for step in range(STEPS))]
+    return [_logits(model(ids, past_key_values=cache)) for ids in inputs]
 
 
 @EACH

@@ -23,8 +23,8 @@ class AtenCall(Op, name="aten.call"):
     """Run ``target`` (``aten.sort.stable``) on the original arguments.
 
     ``args`` and ``kwargs`` (pairs of name and value) mirror the call: `Ref` stands for an operand,
-    `DType` and `Opaque` for torch constants, dims for run-time integers. ``types`` are the results'.
-    Not pure in general: kept in order among themselves and never merged or removed while read.
+    `DType` and `Opaque` for torch constants, dims for run-time integers. ``types`` are those of
+    the results. Not pure in general: kept in order, and never merged or removed while read.
     """
 
     xs: tuple[Value, ...] = variadic_operand()

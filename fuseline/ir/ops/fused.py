@@ -70,7 +70,7 @@ class MergedLinear(Op, name="merged_linear", traits={Trait.PURE}):
 
 
 class GatedLinear(Op, name="gated_linear", traits={Trait.PURE}):
-    """``act(x @ gate.T) * (x @ up.T)``: rounded after each product, the activation and the multiply.
+    """``act(x @ gate.T) * (x @ up.T)``, rounded after each product, activation and multiply.
 
     Gate and up ``[N, K]`` lie one behind the other in one buffer, as in `MergedLinear`.
     """
@@ -170,6 +170,41 @@ class AddRmsNorm(Op, name="add_rms_norm", traits={Trait.PURE}):
         return total, rms_norm_reference(total, weight, eps=eps, offset=offset, cast=cast)
 
 
+class RmsNormAdd(Op, name="rms_norm_add", traits={Trait.PURE}):
+    """``residual + rms_norm(x)``, the norm rounded first; attributes as in `RmsNorm`."""
+
+    x: Value = operand()
+    residual: Value = operand()
+    weight: Value | None = optional_operand()
+    eps: float = attribute(default=1e-6)
+    offset: float = attribute(default=0.0)
+    cast: CastPoint = attribute(default="before_weight")
+    y: Value = result()
+
+    def infer(self) -> TensorType:
+        kind = self.x.tensor
+        if self.weight is not None and self.cast == "before_weight":
+            kind = kind.with_dtype(promote([self.weight.tensor, kind]))
+        if self.residual.tensor != kind:
+            raise OpError(self, f"residual {self.residual.type} does not fit the norm {kind}")
+        return kind
+
+    def cost(self) -> Cost:
+        return Cost(super().cost().bytes, dim(5 * self.x.tensor.numel))
+
+    @staticmethod
+    def reference(
+        x: Tensor,
+        residual: Tensor,
+        weight: Tensor | None,
+        *,
+        eps: float,
+        offset: float,
+        cast: str,
+    ) -> Tensor:
+        return residual + rms_norm_reference(x, weight, eps=eps, offset=offset, cast=cast)
+
+
 def _norm_and_rope(
     x: Tensor,
     weight: Tensor | None,
@@ -206,8 +241,8 @@ class QkNormRope(Op, name="qk_norm_rope", traits={Trait.PURE}):
 
     ``scope="head"`` normalises each head (weight ``[D]``, or ``[H, D]``), ``"row"`` all heads of a
     token together (weight ``[H * D]``). ``norm`` is ``rms``, ``layer`` or ``none``. cos and sin are
-    ``[B, S, W]`` or ``[1, S, W]``, absent where there is no rotation; the other attributes are those
-    of `Rope`. ``out="bhsd"`` gives results ``[B, H, S, D]``.
+    ``[B, S, W]`` or ``[1, S, W]``, absent where there is no rotation; the other attributes are
+    those of `Rope`. ``out="bhsd"`` gives results ``[B, H, S, D]``.
     """
 
     q: Value = operand()

@@ -1,4 +1,4 @@
-"""Gather and scatter ops. Indices are in bounds; negative ones count from the end where torch does."""
+"""Gather and scatter ops. Indices are in bounds; negative ones count from the end as in torch."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ class Embedding(Op, name="embedding", traits={Trait.PURE}):
 
 
 class Index(Op, name="index", traits={Trait.PURE}):
-    """Advanced indexing: broadcast ``indices`` select along ``axes``, which stand side by side or not.
+    """Advanced indexing: broadcast ``indices`` select along ``axes``.
 
     As in torch, the index dims take the place of the first axis when the axes are adjacent, else
     they come first.

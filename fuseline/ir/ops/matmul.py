@@ -26,7 +26,7 @@ def _product_cost(op: Op, inner: Dim) -> Cost:
 
 
 class Linear(Op, name="linear", traits={Trait.PURE}):
-    """``x @ weight.T + bias``: x ``[..., K]``, weight ``[N, K]``, bias ``[N]``, result ``[..., N]``."""
+    """``x @ weight.T + bias``: x ``[..., K]``, weight ``[N, K]``, bias ``[N]``, y ``[..., N]``."""
 
     x: Value = operand()
     weight: Value = operand()
@@ -72,7 +72,7 @@ def _same(lhs: Dim, rhs: Dim) -> bool:
 
 
 class Sdpa(Op, name="sdpa", traits={Trait.PURE}):
-    """torch's scaled dot-product attention: q ``[B, H, Sq, D]``, k ``[B, Hk, Sk, D]``, v likewise."""
+    """torch's scaled dot-product attention: q ``[B, H, Sq, D]``, k and v ``[B, Hk, Sk, D]``."""
 
     q: Value = operand()
     k: Value = operand()

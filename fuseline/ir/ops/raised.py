@@ -1,4 +1,7 @@
-"""Raised ops: what a model author would name. Statistics are in float32; rounding points are attributes."""
+"""Raised ops: what a model author would name.
+
+Statistics are in float32; rounding points are attributes.
+"""
 
 from __future__ import annotations
 
@@ -28,7 +31,7 @@ Activation: TypeAlias = Literal["silu", "gelu", "gelu_tanh", "relu", "relu2"]
 
 
 def accumulate(x: Tensor) -> Tensor:
-    """The operand in the type that statistics are computed in: float32, or float64 if it is that."""
+    """The operand in the type of statistics: float32, or float64 if it is that."""
     return x if x.dtype == torch.float64 else x.float()
 
 
@@ -109,7 +112,7 @@ class RmsNorm(Op, name="rms_norm", traits={Trait.PURE}):
 
 
 class LayerNorm(Op, name="layer_norm", traits={Trait.PURE}):
-    """Layer norm over the last dim: x ``[..., D]``; weight and bias ``[D]``, or ``[H, D]`` by head."""
+    """Layer norm over the last dim of x ``[..., D]``; weight, bias ``[D]``, or ``[H, D]``."""
 
     x: Value = operand()
     weight: Value | None = optional_operand()
@@ -297,7 +300,7 @@ class Attention(Op, name="attention", traits={Trait.PURE}):
 
 
 class GatedMlp(Op, name="gated_mlp", traits={Trait.PURE}):
-    """``(act(x @ gate.T) * (x @ up.T)) @ down.T``, rounded after each step; biases where present."""
+    """``(act(x @ gate.T) * (x @ up.T)) @ down.T``, rounded after each step."""
 
     x: Value = operand()
     gate: Value = operand()
