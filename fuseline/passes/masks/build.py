@@ -9,7 +9,7 @@ from typing import cast
 
 from fuseline.ir.core import Value
 from fuseline.ir.ops import create, pointwise, view
-from fuseline.ir.types import Dim, DType, dim, product
+from fuseline.ir.types import Dim, DType, product
 from fuseline.passes.masks.elements import Elements
 from fuseline.passes.masks.integers import (
     ZERO,
@@ -163,19 +163,21 @@ class MaskBuilder:
             (row, column), rows = at, source.shape[0]
             by_batch = row == batch and same_dim(rows, self.batch)
             offset = column - key
-            if key != ZERO and (by_batch or rows == 1) and offset.is_const and offset.const >= 0:
-                return self._row(source, offset.const) or value
+            if key == ZERO or not (by_batch or rows == 1) or offset.indices():
+                continue
+            if self.elements.bounds.nonnegative(offset):
+                return self._row(source, offset) or value
         return value
 
-    def _row(self, source: Value, start: int) -> Value | None:
-        """Conditions ``[B, N]`` as ``[B, 1, 1, Sk]``, from key ``start`` on; None if N is less."""
-        keys = to_dim(of_dim(self._keys).plus(start))
+    def _row(self, source: Value, offset: Linear) -> Value | None:
+        """Conditions ``[B, N]`` as ``[B, 1, 1, Sk]``, from a key on; None if N is less."""
+        start, stop = to_dim(offset), to_dim(offset + of_dim(self._keys))
         extent = source.shape[1]
-        if start or extent != self._keys:
-            if not self.elements.bounds.nonnegative(of_dim(extent) - of_dim(keys)):
+        if not (same_dim(start, 0) and same_dim(stop, extent)):
+            if not self.elements.bounds.nonnegative(of_dim(extent) - of_dim(stop)):
                 return None
-            source = view.Slice(source, axis=1, start=start, stop=keys).y
-        return view.Reshape(source, shape=(source.shape[0], 1, 1, dim(source.shape[1]))).y
+            source = view.Slice(source, axis=1, start=start, stop=stop).y
+        return view.Reshape(source, shape=(source.shape[0], 1, 1, source.shape[1])).y
 
     @property
     def _keys(self) -> Dim:

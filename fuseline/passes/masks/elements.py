@@ -62,7 +62,9 @@ class Elements:
         """The element of a value at a place: an index expression for each of its dims."""
         key = (value, clip(value, place))
         if key not in self._known:
-            self._known[key] = self._follow(*key)
+            found = self._follow(*key)
+            settled = self.bounds.settle(found) if isinstance(found, Linear) else found
+            self._known[key] = settled
         return self._known[key]
 
     def broadcast_at(self, value: Value, place: Sequence[Linear]) -> Expression:

@@ -325,6 +325,16 @@ class Bounds:
             known = self._known[expr] = self._prove(expr, 2)
         return known
 
+    def settle(self, expr: Linear) -> Linear:
+        """The expression with one side in place of each `Larger` whose order is known."""
+        for atom, coefficient in expr.terms:
+            if isinstance(atom, Larger):
+                known = larger(atom.lhs, atom.rhs, self)
+                if known != of_atom(atom):
+                    rest = expr - of_atom(atom).times(coefficient)
+                    return self.settle(rest + known.times(coefficient))
+        return expr
+
     def nonnegative_by_facts(self, expr: Linear) -> bool:
         """The same, with one of the facts as a further premise."""
         return self.nonnegative(expr) or any(self.nonnegative(expr - f) for f in self.facts)

@@ -139,7 +139,8 @@ class _Proof:
         upper = [(u, c) for u, c in limits.upper if not self.bounds.nonnegative(u - last)]
         lower = [(low, c) for low, c in limits.lower if not self.bounds.nonnegative(-low)]
         tight = self._tightest(upper)
-        unproven |= {c: "a second upper limit" for u, c in upper if u != tight}
+        beside = [(u, c) for u, c in upper if tight and not self.bounds.nonnegative(u - tight)]
+        unproven |= {c: "a second upper limit" for _, c in beside}
         row = tight if tight is not None else self._row_of_window(limits, lower)
         windows: dict[int, list[Condition]] = {}
         for low, c in lower:

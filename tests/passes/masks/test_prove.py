@@ -160,6 +160,29 @@ def test_a_window_as_long_as_a_full_cache_is_dropped() -> None:
     assert prove(func, applied, Scores(2, 4, 1, 5)) == Meaning()
 
 
+def test_chunks_of_a_prompt_beside_a_full_sliding_cache() -> None:
+    """The keys are the last ones of the cache and the new ones: queries stand 4 keys further on."""
+    func = parse_func("""func @f(%n: int<N>, %x: f32[2, S, S + 4]) where N in 5.., S in 1.. {
+      %iq = iota {length = S, start = N}
+      %q = reshape %iq {shape = (1, 1, S, 1)}
+      %ik = iota {length = <S + 4>, start = <Max(0, N - 4)>}
+      %k = reshape %ik {shape = (1, 1, 1, <S + 4>)}
+      %w = full {value = 5, dtype = i64}
+      %low = sub %q, %w
+      %new = gt %k, %low
+      %old = le %k, %q
+      %mask = bitwise_and %new, %old
+      return %mask
+    }""")
+    batch, queries, keys = func.args[1].shape
+    found = prove(func, [Applied(func.returns[0], "keep")], Scores(batch, 4, queries, keys))
+    assert isinstance(found, Meaning)
+    assert (found.causal, found.window, found.mask) == (True, 5, None)
+    assert found.positions is not None
+    assert isinstance(found.positions.owner, Iota)
+    assert found.positions.owner.start == 4
+
+
 def test_padding_stays_as_a_row_of_keys() -> None:
     found = _meaning(
         f"""{PLAIN_ROWS}
@@ -203,6 +226,15 @@ def test_chunks_stay_beside_what_is_proven() -> None:
     assert found.causal
     assert found.mask is not None
     assert "(k)//4 == (q)//4" in found.details["mask"]
+
+
+def test_an_upper_limit_above_another_is_dropped() -> None:
+    found = _meaning(f"""{PLAIN_ROWS}
+      %s = full {{value = S, dtype = i64}}
+      %some = lt %k, %s
+      %old = le %k, %q
+      %mask = bitwise_and %some, %old""")
+    assert found == Meaning(causal=True, held=("k <= q",))
 
 
 def test_a_second_upper_limit_stays() -> None:
