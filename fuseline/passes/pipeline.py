@@ -13,6 +13,7 @@ from fuseline.passes.fuse_linear_add import FuseLinearAdd
 from fuseline.passes.fuse_pointwise import FusePointwise
 from fuseline.passes.fuse_qk_norm import FuseQkNorm
 from fuseline.passes.fuse_qk_rope import FuseQkRope
+from fuseline.passes.fuse_rms_norm_add import FuseRmsNormAdd
 from fuseline.passes.merge_linears import MergeLinears
 from fuseline.passes.plan import ProtectReads
 from fuseline.passes.raise_attention import RaiseAttention
@@ -47,6 +48,7 @@ def default_pipeline() -> list[Pass]:
         MergeLinears(),
         FuseLinearAdd(),
         FuseAddRmsNorm(),
+        FuseRmsNormAdd(),
         FuseQkNorm(),
         FuseQkRope(),
         FuseCacheWrite(),

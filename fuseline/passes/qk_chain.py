@@ -77,8 +77,22 @@ class Chain:
         """The source as ``[B, S, H, D]``, by view ops that are not yet in the func."""
         b, h, s, d = self.out.shape
         if self.order == "bshd" or self.orders_coincide:
-            return reshaped(self.source, (b, s, h, d))
-        return Permute(reshaped(self.source, (b, h, s, d)), dims=SWAP).y
+            return reshaped(_swapped_back(self.source, (b, s, h, d)), (b, s, h, d))
+        source = reshaped(self.source, (b, h, s, d))
+        match source.owner:
+            case Permute(x, dims=dims) if dims == SWAP:
+                return x
+            case _:
+                return Permute(source, dims=SWAP).y
+
+
+def _swapped_back(value: Value, shape: tuple[Dim, ...]) -> Value:
+    """What was permuted to give the value, where that has the shape already: with one token."""
+    match value.owner:
+        case Permute(x, dims=dims) if dims == SWAP and x.shape == shape:
+            return x
+        case _:
+            return value
 
 
 def reshaped(value: Value, shape: tuple[Dim, ...]) -> Value:

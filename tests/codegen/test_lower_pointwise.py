@@ -147,6 +147,21 @@ def test_softmax_along_any_axis(axis: int, dtype: torch.dtype) -> None:
     check(text, [torch.randn(3, 7, 37, dtype=dtype) * 9], atol=1e-7)
 
 
+@pytest.mark.parametrize("attributes", [
+    '{eps = 1e-05, offset = 1.0, cast = "last"}', '{offset = 1.0}', "{eps = 0.1}",
+])  # fmt: skip
+@pytest.mark.parametrize("kind", ["f32", "bf16", "f16"])
+@pytest.mark.parametrize("weight", ["%w", "_"])
+def test_rms_norm_and_add(kind: str, attributes: str, weight: str) -> None:
+    text = f"""func @f(%x: {kind}[B, S, 37], %r: {kind}[B, S, 37], %w: {kind}[37]) {{
+      %y = rms_norm_add %x, %r, {weight} {attributes}
+      return %y
+    }}"""
+    dtype = {"f32": torch.float32, "bf16": torch.bfloat16, "f16": torch.float16}[kind]
+    check(text, [torch.randn(2, 3, 37).to(dtype), torch.randn(2, 3, 37).to(dtype),
+                 torch.randn(37).to(dtype)], atol=1e-6 if kind == "f32" else 2e-2)  # fmt: skip
+
+
 def test_one_operand_read_twice() -> None:
     check("func @f(%x: f32[S]) {\n %y = mul %x, %x\n return %y\n }", [torch.randn(37)])
 

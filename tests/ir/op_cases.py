@@ -577,6 +577,14 @@ def _(c: Case, op: type[Any]) -> Op:
     return op(x, residual, weight, offset=c.one_of([0.0, 1.0]), **_norm_attributes(c))
 
 
+@case("rms_norm_add")
+def _(c: Case, op: type[Any]) -> Op:
+    sizes, dtype = c.shape(1), c.one_of(FLOATS)
+    weight = c.maybe(lambda: c.arg(dtype, sizes[-1:]))
+    x, residual = c.arg(dtype, sizes), c.arg(dtype, sizes)
+    return op(x, residual, weight, offset=c.one_of([0.0, 1.0]), **_norm_attributes(c))
+
+
 def _qk(c: Case) -> tuple[dict[str, Any], list[int]]:
     """The shared fields of the QK norm ops, and B, S, H, Hk, D."""
     dtype, d = c.one_of(FLOATS), c.one_of([2, 4, 6])
