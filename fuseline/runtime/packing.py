@@ -14,6 +14,7 @@ import torch
 from torch import Tensor, nn
 
 from fuseline import _torch
+from fuseline.runtime import mapped
 
 
 def pack(groups: Iterable[Sequence[Tensor]]) -> list[str]:
@@ -72,7 +73,8 @@ def _pack(group: tuple[Tensor, ...]) -> str:
         for p in group:
             part = buffer[start : start + p.numel()].view(p.shape)
             part.copy_(p.detach())
-            p.data = part  # the old memory is free from here on
+            mapped.forget(p.detach())  # memory of a file would stay with us as long as the file
+            p.data = part  # other old memory is free from here on
             start += p.numel()
     return ""
 
