@@ -23,6 +23,7 @@ from fuseline import errors
 from fuseline.build import Built, OnProgress, Tools, build
 from fuseline.config import Config
 from fuseline.debug.dump import Dump
+from fuseline.debug.reproducer import internal_error
 from fuseline.frontend.backend import Backend
 from fuseline.frontend.captured import Argument, Captured, Input
 from fuseline.frontend.execute import Compiled, CompileStep, interpret
@@ -30,10 +31,11 @@ from fuseline.frontend.importer import import_captured, import_dim
 from fuseline.frontend.wrap import wrap
 from fuseline.ir.core import Func, Value
 from fuseline.ir.layout import Layout
+from fuseline.ir.text import print_func
 from fuseline.logs import apply_config
 from fuseline.passes.manager import PassManager, Run
 from fuseline.passes.pipeline import default_pipeline
-from fuseline.passes.rewrite import PASSES
+from fuseline.passes.rewrite import PASSES, Pass
 from fuseline.report import Report, Stat
 from fuseline.runtime import packing
 from fuseline.runtime.executor import Program
@@ -125,7 +127,7 @@ class Compiler:
         if dump:
             dump.start(func)
         with clock("optimise"):
-            run = self._manager(dump).run(func)
+            run = self._optimise(func, captured, dump)
         with clock("build"):
             layouts = argument_layouts(func, captured.inputs)
             built = build(
@@ -143,9 +145,28 @@ class Compiler:
         log.info("%s", _summary(compilation))
         return compilation
 
-    def _manager(self, dump: Dump | None) -> PassManager:
+    def _optimise(self, func: Func, captured: Captured, dump: Dump | None) -> Run:
+        """Run the pipeline.
+
+        Raises:
+            InternalError: a pass failed; the func before it is saved.
+
+        """
+        manager = self._manager(default_pipeline(), dump)
+        try:
+            return manager.run(func)
+        except Exception as error:
+            done = manager.passes.index(manager.current) if manager.current else 0
+            again = import_captured(captured)
+            pin(again, captured.inputs)
+            self._manager(manager.passes[:done], None).run(again)
+            failed = manager.passes[done].name
+            text = print_func(again, locations=True)
+            raise internal_error(failed, text, error, self.config.dump_dir) from error
+
+    def _manager(self, passes: Sequence[Pass], dump: Dump | None) -> PassManager:
         return PassManager(
-            default_pipeline(),
+            passes,
             check=self.config.verify,
             limit=self.config.fuse_limit,
             disable=self.config.disable,

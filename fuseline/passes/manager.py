@@ -137,6 +137,8 @@ class PassManager:
         self.check = check
         self.limit = limit
         self.observers = observers
+        self.current: Pass | None = None
+        """The pass that is running, or that raised."""
 
     def run(self, func: Func) -> Run:
         """Run all passes; the func is edited in place.
@@ -147,7 +149,9 @@ class PassManager:
         """
         run = Run(func)
         for pass_ in self.passes:
+            self.current = pass_
             self._run_pass(pass_, run)
+        self.current = None
         return run
 
     def _run_pass(self, pass_: Pass, run: Run) -> None:
@@ -367,7 +371,11 @@ def _record(
         owner = run.owners.pop(op, None)
         while owner is not None and owner.owner is not None:
             owner = owner.owner
-        if owner is not None and owner is not record and not _works(run, owner):
+        if owner is None or owner is record or _works(run, owner):
+            continue
+        if change.keep_sites and owner.pattern == record.pattern:
+            owner.ops = (*owner.ops, *new)
+        else:
             owner.owner = record
             record.swallowed.append(owner)
     run.owners |= dict.fromkeys(new, record)
