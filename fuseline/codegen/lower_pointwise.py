@@ -10,9 +10,10 @@ from fuseline.ir.core import OPS, Func, Op, Trait, Value
 from fuseline.ir.layout import Layout, LayoutMap, dense
 from fuseline.ir.ops.buffer import SliceWrite, Write
 from fuseline.ir.ops.create import Full, Iota
-from fuseline.ir.ops.fused import Copy, Pointwise, RmsNormAdd
+from fuseline.ir.ops.fused import Copy, Pointwise, RmsNormAdd, SandwichNorm
 from fuseline.ir.ops.index import SliceScatter
 from fuseline.ir.ops.pointwise import Add, Cast, Div, Exp, Mul, Rsqrt, Sub
+from fuseline.ir.ops.raised import CastPoint
 from fuseline.ir.ops.reduce import Amax, Mean, Softmax, Sum
 from fuseline.ir.ops.view import Concat, Pad, Reshape
 from fuseline.ir.region import REDUCTIONS, as_body
@@ -52,31 +53,48 @@ def lower_softmax(op: Softmax, layouts: LayoutMap) -> Lowered:
 
 @lowers(RmsNormAdd)
 def lower_rms_norm_add(op: RmsNormAdd, layouts: LayoutMap) -> Lowered:
-    """The norm spelled out, with its rounding points, and the residual added to it."""
+    """The norm spelled out, and the residual added to it."""
     body = Func("rms_norm_add")
     x, residual = (body.add_arg(v.tensor, v.hint) for v in (op.x, op.residual))
-    wide = DType.F64 if op.x.dtype is DType.F64 else DType.F32
+    normal = _norm(body, x, op.weight, op.eps, op.offset, op.cast)
+    body.set_returns([body.append(Add(residual, normal)).y])
+    return _region(op, body, op.operands, (op.y,), layouts)
+
+
+@lowers(SandwichNorm)
+def lower_sandwich_norm(op: SandwichNorm, layouts: LayoutMap) -> Lowered:
+    """Norm, residual add and norm: the sum is computed again for what is made of it."""
+    body = Func("sandwich_norm")
+    x, residual = (body.add_arg(v.tensor, v.hint) for v in (op.x, op.residual))
+    normal = _norm(body, x, op.weight, op.eps, op.offset, op.cast)
+    total = body.append(Add(residual, normal)).y
+    y = _norm(body, total, op.next_weight, op.next_eps, op.next_offset, op.next_cast)
+    body.set_returns([total, y])
+    return _region(op, body, op.operands, (op.sum, op.y), layouts)
+
+
+def _norm(
+    body: Func, x: Value, parameter: Value | None, eps: float, offset: float, cast: CastPoint
+) -> Value:
+    """An RMS norm of ``x`` spelled out, with its rounding points; the weight is a new argument."""
+    wide = DType.F64 if x.dtype is DType.F64 else DType.F32
     f = body.append(Cast(x, dtype=wide)).y
     square = body.append(Mul(f, f)).y
-    mean = body.append(Mean(square, axes=(op.x.tensor.rank - 1,), keepdim=True)).y
-    eps = body.append(Full(value=op.eps, dtype=wide)).y
-    scale = body.append(Rsqrt(body.append(Add(mean, eps)).y)).y
+    mean = body.append(Mean(square, axes=(x.tensor.rank - 1,), keepdim=True)).y
+    small = body.append(Full(value=eps, dtype=wide)).y
+    scale = body.append(Rsqrt(body.append(Add(mean, small)).y)).y
     normal = body.append(Mul(f, scale)).y
-    operands = [op.x, op.residual]
-    if op.weight is not None:
-        operands.append(op.weight)
-        weight = body.add_arg(op.weight.tensor, "weight")
-        if op.cast == "last":
-            weight = body.append(Cast(weight, dtype=wide)).y
-        else:
-            normal = body.append(Cast(normal, dtype=op.x.dtype)).y
-        if op.offset:
-            offset = body.append(Full(value=op.offset, dtype=weight.dtype)).y
-            weight = body.append(Add(offset, weight)).y
-        normal = body.append(Mul(weight, normal)).y
-    normal = body.append(Cast(normal, dtype=op.y.dtype)).y
-    body.set_returns([body.append(Add(residual, normal)).y])
-    return _region(op, body, operands, (op.y,), layouts)
+    if parameter is None:
+        return body.append(Cast(normal, dtype=x.dtype)).y
+    weight = body.add_arg(parameter.tensor, "weight")
+    if cast == "last":
+        weight = body.append(Cast(weight, dtype=wide)).y
+    else:
+        normal = body.append(Cast(normal, dtype=x.dtype)).y
+    if offset:
+        weight = body.append(Add(body.append(Full(value=offset, dtype=weight.dtype)).y, weight)).y
+    product = body.append(Mul(weight, normal)).y
+    return body.append(Cast(product, dtype=x.dtype)).y if cast == "last" else product
 
 
 @lowers(Reshape)

@@ -313,7 +313,7 @@ def schedule(func: Func, first: int = 0, stop: int | None = None) -> list[Op]:
                 stack.pop()
                 continue
             owners = [v.owner for v in op.operands if v.owner in inside]
-            needs = [o for o in owners if o is not None and o not in order]
+            needs = [o for o in owners if o not in order]
             needs += [w for w in waits.get(op, ()) if w not in order]
             if not needs:
                 order[op] = None

@@ -14,6 +14,7 @@ from fuseline.passes.fuse_pointwise import FusePointwise
 from fuseline.passes.fuse_qk_norm import FuseQkNorm
 from fuseline.passes.fuse_qk_rope import FuseQkRope
 from fuseline.passes.fuse_rms_norm_add import FuseRmsNormAdd
+from fuseline.passes.fuse_sandwich_norm import FuseSandwichNorm
 from fuseline.passes.merge_linears import MergeLinears
 from fuseline.passes.plan import ProtectReads
 from fuseline.passes.raise_attention import RaiseAttention
@@ -49,6 +50,7 @@ def default_pipeline() -> list[Pass]:
         FuseLinearAdd(),
         FuseAddRmsNorm(),
         FuseRmsNormAdd(),
+        FuseSandwichNorm(),
         FuseQkNorm(),
         FuseQkRope(),
         FuseCacheWrite(),

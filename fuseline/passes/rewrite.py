@@ -38,6 +38,8 @@ class Replace:
         before: where the new ops go; the root where absent. They are moved down if needed.
         held: the predicates that held, for the record.
         details: further facts for the site.
+        keep_sites: earlier sites of the same pattern whose ops are replaced stay sites of their
+            own, beside this one, as the new ops do their work too.
     """
 
     values: Mapping[Value, Value] = field(default_factory=dict[Value, Value])
@@ -46,6 +48,7 @@ class Replace:
     before: Op | None = None
     held: Sequence[str] = ()
     details: Mapping[str, str] = field(default_factory=dict[str, str])
+    keep_sites: bool = False
 
 
 Replacement: TypeAlias = "Mapping[Value, Value] | Replace"

@@ -162,6 +162,22 @@ def test_rms_norm_and_add(kind: str, attributes: str, weight: str) -> None:
                  torch.randn(37).to(dtype)], atol=1e-6 if kind == "f32" else 2e-2)  # fmt: skip
 
 
+@pytest.mark.parametrize("attributes", [
+    '{eps = 1e-05, offset = 1.0, cast = "last", next_cast = "last"}', "{next_offset = 1.0}",
+])  # fmt: skip
+@pytest.mark.parametrize("kind", ["f32", "bf16", "f16"])
+@pytest.mark.parametrize("weights", ["%w, %u", "_, %u", "%w"])
+def test_norms_around_an_add(kind: str, attributes: str, weights: str) -> None:
+    text = f"""func @f(%x: {kind}[B, S, 37], %r: {kind}[B, S, 37],
+        %w: {kind}[37], %u: {kind}[37]) {{
+      %s, %y = sandwich_norm %x, %r, {weights} {attributes}
+      return %s, %y
+    }}"""
+    dtype = {"f32": torch.float32, "bf16": torch.bfloat16, "f16": torch.float16}[kind]
+    tensors = [torch.randn(2, 3, 37), torch.randn(2, 3, 37), torch.randn(37), torch.randn(37)]
+    check(text, [t.to(dtype) for t in tensors], atol=3e-6 if kind == "f32" else 4e-2)
+
+
 def test_one_operand_read_twice() -> None:
     check("func @f(%x: f32[S]) {\n %y = mul %x, %x\n return %y\n }", [torch.randn(37)])
 

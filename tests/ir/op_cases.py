@@ -585,6 +585,15 @@ def _(c: Case, op: type[Any]) -> Op:
     return op(x, residual, weight, offset=c.one_of([0.0, 1.0]), **_norm_attributes(c))
 
 
+@case("sandwich_norm")
+def _(c: Case, op: type[Any]) -> Op:
+    sizes, dtype = c.shape(1), c.one_of(FLOATS)
+    weights = [c.maybe(lambda: c.arg(dtype, sizes[-1:])) for _ in range(2)]
+    x, residual = c.arg(dtype, sizes), c.arg(dtype, sizes)
+    attributes = _norm_attributes(c) | {f"next_{k}": v for k, v in _norm_attributes(c).items()}
+    return op(x, residual, *weights, offset=c.one_of([0.0, 1.0]), next_offset=1.0, **attributes)
+
+
 def _qk(c: Case) -> tuple[dict[str, Any], list[int]]:
     """The shared fields of the QK norm ops, and B, S, H, Hk, D."""
     dtype, d = c.one_of(FLOATS), c.one_of([2, 4, 6])

@@ -205,6 +205,57 @@ class RmsNormAdd(Op, name="rms_norm_add", traits={Trait.PURE}):
         return residual + rms_norm_reference(x, weight, eps=eps, offset=offset, cast=cast)
 
 
+class SandwichNorm(Op, name="sandwich_norm", traits={Trait.PURE}):
+    """``sum = residual + rms_norm(x)`` and ``y = rms_norm(sum)``: the norms around a residual add.
+
+    The attributes ``next_*`` and the next weight are those of the second norm. All of one type.
+    """
+
+    x: Value = operand()
+    residual: Value = operand()
+    weight: Value | None = optional_operand()
+    next_weight: Value | None = optional_operand()
+    eps: float = attribute(default=1e-6)
+    offset: float = attribute(default=0.0)
+    cast: CastPoint = attribute(default="before_weight")
+    next_eps: float = attribute(default=1e-6)
+    next_offset: float = attribute(default=0.0)
+    next_cast: CastPoint = attribute(default="before_weight")
+    sum: Value = result()
+    y: Value = result()
+
+    def infer(self) -> tuple[TensorType, TensorType]:
+        kind = self.x.tensor
+        for value in (self.weight, self.next_weight):
+            if value is not None and value.dtype is not kind.dtype:
+                raise OpError(self, f"weight {value.type} is not of the type of x {kind}")
+        if self.residual.tensor != kind:
+            raise OpError(self, f"residual {self.residual.type} does not fit x {kind}")
+        return kind, kind
+
+    def cost(self) -> Cost:
+        return Cost(super().cost().bytes, dim(9 * self.x.tensor.numel))
+
+    @staticmethod
+    def reference(
+        x: Tensor,
+        residual: Tensor,
+        weight: Tensor | None,
+        next_weight: Tensor | None,
+        *,
+        eps: float,
+        offset: float,
+        cast: str,
+        next_eps: float,
+        next_offset: float,
+        next_cast: str,
+    ) -> tuple[Tensor, Tensor]:
+        total = residual + rms_norm_reference(x, weight, eps=eps, offset=offset, cast=cast)
+        return total, rms_norm_reference(
+            total, next_weight, eps=next_eps, offset=next_offset, cast=next_cast
+        )
+
+
 def _norm_and_rope(
     x: Tensor,
     weight: Tensor | None,
