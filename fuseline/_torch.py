@@ -381,8 +381,8 @@ def thread_limits() -> tuple[int, int, int]:
     """
     library = str(Path(torch.__file__).parent / "lib" / "libtorch_cpu.so")
     most, limit = (_address_in(None, f"omp_{n}") for n in ("get_max_threads", "set_num_threads"))
-    pair = (most, limit) if most and limit else (0, 0)
-    return (*pair, _address_in(library, "MKL_Set_Num_Threads_Local"))
+    alone = _address_in(library, "MKL_Set_Num_Threads_Local")
+    return (most, limit, alone) if most and limit else (0, 0, alone)
 
 
 def _address_in(library: str | None, symbol: str) -> int:

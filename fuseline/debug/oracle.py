@@ -115,7 +115,7 @@ def _widely(overload: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any
     args, kwargs = _types_widened(args), _types_widened(kwargs)
     if overload._schema.is_mutable:  # what is written must stay the tensor that it is
         return overload(*args, **kwargs)
-    run = _SUBSTITUTES.get(str(overload), overload)
+    run: Any = _SUBSTITUTES.get(str(overload), overload)
     out = run(*map_tensors(widened, args), **map_tensors(widened, kwargs))
     return map_tensors(widened, out)
 
@@ -126,7 +126,7 @@ def _grouped_mm(rows: Tensor, weights: Tensor, offsets: Tensor | None, *_: objec
         raise NotImplementedError(f"grouped product of {rows.shape} and {weights.shape}")
     out = rows.new_zeros(rows.shape[0], weights.shape[2])
     start = 0
-    for group, end in enumerate(offsets.tolist()):
+    for group, end in enumerate(int(o) for o in offsets):
         out[start:end] = rows[start:end] @ weights[group]
         start = end
     return out

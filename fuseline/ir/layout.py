@@ -9,7 +9,7 @@ from __future__ import annotations
 import itertools
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, cast
+from typing import Any
 
 import sympy
 
@@ -17,7 +17,7 @@ from fuseline.ir.core import Func, Op, Value
 from fuseline.ir.ops.buffer import Read
 from fuseline.ir.ops.raised import Attention
 from fuseline.ir.ops.view import Expand, Permute, Reshape, Slice
-from fuseline.ir.types import Dim, dim, product
+from fuseline.ir.types import Dim, dim, product, same
 
 
 @dataclass(frozen=True)
@@ -33,7 +33,7 @@ class Layout:
 
     def is_inner_dense(self, shape: Sequence[Dim]) -> bool:
         """Whether the elements of the last dim lie side by side."""
-        return bool(not shape or shape[-1] == 1 or self.strides[-1] == 1)
+        return not shape or same(shape[-1], 1) or same(self.strides[-1], 1)
 
     def row_stride(self, shape: Sequence[Dim]) -> Dim | None:
         """The one distance between rows (all dims but the last); None where there is none.
@@ -70,7 +70,7 @@ def _wide(shape: Sequence[Dim], strides: Sequence[Dim]) -> list[tuple[Dim, Dim]]
 def _collapses(shape: Sequence[Dim], strides: Sequence[Dim]) -> bool:
     """Whether the dims can be walked with one stride, the last one's."""
     pairs = _wide(shape, strides)
-    return all(bool(dim(e * s) == outer) for (_, outer), (e, s) in itertools.pairwise(pairs))
+    return all(same(dim(e * s), outer) for (_, outer), (e, s) in itertools.pairwise(pairs))
 
 
 def _last_stride(shape: Sequence[Dim], strides: Sequence[Dim]) -> Dim | None:
@@ -130,8 +130,8 @@ def _smaller(lhs: Dim, rhs: Dim) -> bool:
     """Whether lhs is a proper divisor of rhs, as far as can be told; decides which side grows."""
     if isinstance(lhs, int) and isinstance(rhs, int):
         return lhs < rhs
-    quotient = cast("sympy.Expr", sympy.sympify(rhs) / sympy.sympify(lhs))
-    return bool(cast("Any", quotient).is_polynomial())
+    quotient: Any = sympy.sympify(rhs) / sympy.sympify(lhs)
+    return bool(quotient.is_polynomial())
 
 
 @dataclass(frozen=True)

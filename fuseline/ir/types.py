@@ -14,6 +14,8 @@ import sympy
 import torch
 from sympy.printing.str import StrPrinter
 
+_sympy = cast("Any", sympy)  # most of its functions have no types
+
 Dim: TypeAlias = "int | sympy.Expr"
 """An extent: an integer, or an expression over the symbols of a func."""
 
@@ -86,8 +88,13 @@ def dim(value: Any) -> Dim:
 
 @lru_cache(maxsize=65536)
 def _canonical(expr: sympy.Expr) -> Dim:
-    expanded = cast("sympy.Expr", sympy.expand(expr))
+    expanded = cast("sympy.Expr", _sympy.expand(expr))
     return int(expanded) if expanded.is_Integer else expanded
+
+
+def same(lhs: Dim, rhs: Dim) -> bool:
+    """Whether two dims are the same expression; False where it cannot be told."""
+    return bool(cast("Any", lhs) == rhs)
 
 
 def floor_div(lhs: Dim, rhs: Dim) -> Dim:
@@ -130,10 +137,14 @@ class _DimPrinter(StrPrinter):
 
     def _print_floor(self, expr: Any) -> str:
         numerator, denominator = expr.args[0].as_numer_denom()
-        return f"({self._print(numerator)})//({self._print(denominator)})"
+        return f"({self.text(numerator)})//({self.text(denominator)})"
 
     def _print_Mod(self, expr: Any) -> str:  # noqa: N802 (sympy calls it by this name)
-        return f"({self._print(expr.args[0])})%({self._print(expr.args[1])})"
+        return f"({self.text(expr.args[0])})%({self.text(expr.args[1])})"
+
+    def text(self, expr: Any) -> str:
+        """The text of an expression."""
+        return cast("Any", self)._print(expr)
 
 
 _PRINTER = _DimPrinter()
@@ -141,7 +152,7 @@ _PRINTER = _DimPrinter()
 
 @lru_cache(maxsize=65536)
 def _print_expr(expr: sympy.Expr) -> str:
-    return cast("str", _PRINTER.doprint(expr))
+    return _PRINTER.text(expr)
 
 
 def format_dim(value: Dim) -> str:
@@ -208,7 +219,8 @@ def bounds(value: Dim, ranges: Mapping[str, Range]) -> tuple[int, int | None]:
     """
     if isinstance(value, int):
         return value, value
-    polynomial = value.as_poly() if value.is_polynomial() else None
+    expr = cast("Any", value)
+    polynomial = expr.as_poly() if expr.is_polynomial() else None
     if polynomial is None or any(c < 0 for c in polynomial.coeffs()):
         return 0, None
     limits = {name: ranges.get(name, Range()) for name in free_symbols(value)}

@@ -9,7 +9,7 @@ import logging
 import time
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
-from typing import Any, Protocol
+from typing import Any, Protocol, cast
 
 from fuseline.ir.core import Cost, Func, IRError, Loc, Op, Trait, Value
 from fuseline.ir.types import dim, format_dim
@@ -160,7 +160,7 @@ class PassManager:
             observer.before_pass(func, pass_)
         start, before = time.perf_counter(), func.ops
         if isinstance(pass_, Rewrite):
-            changed = self._rewrite_all(pass_, run)
+            changed = self._rewrite_all(cast("Rewrite[Any]", pass_), run)
         elif isinstance(pass_, FuncPass):
             snapshot = _snapshot(func)
             pass_.run(func)
@@ -184,7 +184,7 @@ class PassManager:
             except IRError as error:
                 raise IRError(f"after {pass_.name}: {error}") from error
         for observer in self.observers:
-            observer.after_pass(func, pass_, record, run)
+            observer.after_pass(func, cast("Pass", pass_), record, run)
 
     def _rewrite_all(self, rewrite: Rewrite[Any], run: Run) -> bool:
         changed = False

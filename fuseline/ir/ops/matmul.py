@@ -17,7 +17,7 @@ from fuseline.ir.core import (
     optional_operand,
     result,
 )
-from fuseline.ir.types import Dim, TensorType, broadcast, dim, product
+from fuseline.ir.types import Dim, TensorType, broadcast, dim, product, same
 
 
 def _product_cost(op: Op, inner: Dim) -> Cost:
@@ -68,7 +68,7 @@ class Matmul(Op, name="matmul", traits={Trait.PURE}):
 
 
 def _same(lhs: Dim, rhs: Dim) -> bool:
-    return bool(lhs == rhs) or not (isinstance(lhs, int) and isinstance(rhs, int))
+    return same(lhs, rhs) or not (isinstance(lhs, int) and isinstance(rhs, int))
 
 
 class Sdpa(Op, name="sdpa", traits={Trait.PURE}):
