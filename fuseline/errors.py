@@ -376,19 +376,13 @@ ARGUMENT_COUNT = Code(
 ARGUMENT_MISMATCH = Code(
     "FL0902",
     "unexpected argument",
-    "The element type, the dims or the device of an argument are not those compiled for.",
+    "The element type, the dims or the device of an argument are not those compiled for, or a "
+    "dynamic size lies outside the range compiled for.",
     InputError,
     hint="compile for these inputs, or with dynamic shapes",
 )
-SIZE_OUT_OF_RANGE = Code(
-    "FL0903",
-    "size out of range",
-    "A dynamic size lies outside the range that the program was compiled for.",
-    InputError,
-    hint="compile with a wider range",
-)
 CANNOT_PACK = Code(
-    "FL0904",
+    "FL0903",
     "cannot bring back together the",
     "Weights that were merged into one product were moved apart, and cannot be moved back.",
     InputError,

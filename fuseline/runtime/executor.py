@@ -114,7 +114,7 @@ class Program:
         """Run the plan; arguments in the plan's order, buffers written in place.
 
         Raises:
-            InputError: FL0901 to FL0903, for arguments that the plan was not made for.
+            InputError: FL0901 or FL0902, for arguments that the plan was not made for.
 
         """
         given: list[object] = list(arguments)
@@ -126,9 +126,10 @@ class Program:
             return self._run(bound, arguments)
 
     def _mismatch(self, given: Sequence[object], number: int) -> errors.FuselineError:
-        wrong = self.signature.mismatch(given, number)
         if len(given) != len(self.plan.args):
-            return errors.ARGUMENT_COUNT.error(found=wrong.found, expected=wrong.expected)
+            found, expected = str(len(given)), str(len(self.plan.args))
+            return errors.ARGUMENT_COUNT.error(found=found, expected=expected)
+        wrong = self.signature.mismatch(given, number)
         return errors.ARGUMENT_MISMATCH.error(
             wrong.argument, found=wrong.found, expected=wrong.expected
         )
