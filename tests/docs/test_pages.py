@@ -32,6 +32,7 @@ def test_generated_page_is_current(name: str, monkeypatch: pytest.MonkeyPatch) -
     assert (ROOT / "docs" / name).read_text() == PAGES[name](), "run `python -m docs.build`"
 
 
+@pytest.mark.timeout(600)
 @pytest.mark.parametrize(
     "page", [p for p in WRITTEN if snippets(p, "python")], ids=lambda path: path.stem
 )
