@@ -63,7 +63,7 @@ class Backend:
             captured = capture_dynamo(module, inputs, name=name, known=known)
         except NotSimple as reason:
             return self._run_plain(module, name, str(reason))
-        return finish(captured, self._built(captured))
+        return finish(captured.owed, self._built(captured))
 
     def _built(self, captured: Captured) -> Any:
         try:

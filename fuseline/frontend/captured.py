@@ -8,9 +8,10 @@ from dataclasses import dataclass
 from functools import cached_property
 from typing import Any, TypeAlias
 
-import sympy
 import torch
 from torch import Tensor, fx
+
+from fuseline.ir.types import Dim
 
 Argument: TypeAlias = "Tensor | int"
 
@@ -60,23 +61,23 @@ class FromInput:
     """A returned value that is an input, or a view of one, after its new contents are in place."""
 
     index: int
-    size: tuple[int | sympy.Expr, ...]
-    stride: tuple[int | sympy.Expr, ...]
-    offset: int | sympy.Expr
+    size: tuple[Dim, ...]
+    stride: tuple[Dim, ...]
+    offset: Dim
 
 
 @dataclass(frozen=True)
 class FromSymbols:
     """A returned integer, computed from the symbols."""
 
-    value: sympy.Expr
+    value: Dim
 
 
 @dataclass(frozen=True)
 class FromNothing:
     """A returned value that is a plain constant, such as None."""
 
-    value: object
+    value: bool | int | float | str | None
 
 
 Return: TypeAlias = "FromGraph | FromInput | FromSymbols | FromNothing"
@@ -86,18 +87,38 @@ Return: TypeAlias = "FromGraph | FromInput | FromSymbols | FromNothing"
 class Symbol:
     """A run-time integer that shapes depend on: its name, its range, and where it can be read.
 
-    An end of the range is None where there is none. Dims are never negative in the IR: a symbol
-    whose range goes below zero is a Python integer of the program, and a call that gives it a
-    negative value is left to plain ATen.
-
     ``source`` is the number of an input, and the dim of that input, or None where the input is
     the integer itself.
     """
 
     name: str
-    low: int | None
+    low: int
     high: int | None
     source: tuple[int, int | None]
+
+
+@dataclass(frozen=True)
+class Owed:
+    """What a call of a program gives its caller, beside what the graph computes.
+
+    Attributes:
+        returns: what the caller is owed, in order.
+        symbols: the symbols of the shapes.
+        constants: the values of the constant inputs, to be appended to a call's own arguments.
+    """
+
+    returns: tuple[Return, ...]
+    symbols: tuple[Symbol, ...]
+    constants: tuple[Tensor, ...] = ()
+
+    def bind(self, arguments: Sequence[Argument]) -> dict[str, int]:
+        """The values of the symbols under the actual arguments of a call."""
+        bound: dict[str, int] = {}
+        for symbol in self.symbols:
+            index, dim = symbol.source
+            value: Any = arguments[index]
+            bound[symbol.name] = int(value if dim is None else value.shape[dim])
+        return bound
 
 
 @dataclass(frozen=True)
@@ -136,17 +157,7 @@ class Captured:
         return fx.GraphModule(torch.nn.Module(), self.graph)
 
     @property
-    def constants(self) -> tuple[Tensor, ...]:
-        """The values of the constant inputs, to be appended to a call's own arguments."""
-        return tuple(
-            i.actual for i in self.inputs if i.kind is InputKind.CONSTANT and i.actual is not None
-        )
-
-    def bind(self, arguments: Sequence[Argument]) -> dict[str, int]:
-        """The values of the symbols under the actual arguments of a call."""
-        bound: dict[str, int] = {}
-        for symbol in self.symbols:
-            index, dim = symbol.source
-            value: Any = arguments[index]
-            bound[symbol.name] = int(value if dim is None else value.shape[dim])
-        return bound
+    def owed(self) -> Owed:
+        """What a call gives its caller."""
+        known = [i.actual for i in self.inputs if i.kind is InputKind.CONSTANT]
+        return Owed(self.returns, self.symbols, tuple(t for t in known if t is not None))

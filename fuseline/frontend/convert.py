@@ -27,6 +27,7 @@ from fuseline.frontend.captured import (
     Return,
     Symbol,
 )
+from fuseline.frontend.dims import UnknownSize, import_dim
 from fuseline.frontend.functionalize import Emitter, Handle, literals_of
 from fuseline.frontend.places import place_of, value_of
 from fuseline.frontend.record import NotSimple, Recorder, map_tree
@@ -69,7 +70,10 @@ def convert(
         NotSimple: the graph has something that this road does not express.
 
     """
-    return _Converter(module, sources, known or {}, ranges or {}).run(name, road)
+    try:
+        return _Converter(module, sources, known or {}, ranges or {}).run(name, road)
+    except UnknownSize as error:
+        raise NotSimple(str(error)) from error
 
 
 class _Converter:
@@ -121,6 +125,9 @@ class _Converter:
             placeholder = self.emitter.placeholder(node.name, value)
             self.values[node] = self._new_argument(placeholder, value)
             return
+        # Dims are never negative. The comparison makes it a guard: Dynamo comes again for one.
+        if isinstance(value, torch.SymInt) and not value >= 0:
+            raise NotSimple(f"{source.name}, a negative integer")
         expr = _torch.scalar_expression(value)
         placeholder = self.emitter.placeholder(node.name, expr)
         self._add_placeholder(placeholder, None)
@@ -288,15 +295,17 @@ class _Converter:
                 return FromGraph(len(results) - 1)
             return FromInput(
                 index,
-                tuple(map(_torch.expression, value.fake.shape)),
-                tuple(map(_torch.expression, value.fake.stride())),
-                _torch.expression(value.fake.storage_offset()),  # type: ignore[arg-type]
+                tuple(import_dim(s) for s in value.fake.shape),
+                tuple(import_dim(s) for s in value.fake.stride()),
+                import_dim(cast("int", value.fake.storage_offset())),
             )
         expr = _torch.scalar_expression(value)
         if isinstance(expr, sympy.Expr):
             if not isinstance(value, torch.SymInt):
                 raise NotSimple(f"the returned number {value}")
-            return FromSymbols(expr)
+            return FromSymbols(import_dim(expr))
+        if value is not None and not isinstance(value, (bool, int, float, str)):
+            raise NotSimple(f"the returned {type(value).__name__}")
         return FromNothing(value)
 
     def _sweep(self) -> None:
@@ -318,6 +327,8 @@ class _Converter:
             for axis, expr in exprs:
                 if isinstance(expr, sympy.Symbol) and str(expr) not in found:
                     low, high = _torch.symbol_range(env, expr, self.ranges.get(expr))
+                    if low is None or low < 0:
+                        raise NotSimple(f"the size {expr}, which may be negative")
                     found[str(expr)] = Symbol(str(expr), low, high, (index, axis))
         return tuple(found.values())
 

@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from typing import Any, TypeAlias, cast
 
-import sympy
 import torch
 from torch import Tensor
 
@@ -16,8 +15,10 @@ from fuseline.frontend.captured import (
     FromInput,
     FromNothing,
     FromSymbols,
+    Owed,
     Return,
 )
+from fuseline.ir.types import substitute
 
 Compiled: TypeAlias = "Callable[[Sequence[Argument]], Sequence[Tensor]]"
 """Compiled code: takes the flat inputs, constants included, writes the written ones in place, and
@@ -40,11 +41,10 @@ def interpret(captured: Captured) -> Compiled:
     return run
 
 
-def finish(captured: Captured, compiled: Compiled) -> Callable[..., tuple[Any, ...]]:
+def finish(owed: Owed, compiled: Compiled) -> Callable[..., tuple[Any, ...]]:
     """What a tracer's caller expects: takes the flat inputs, gives what the program returns."""
-    constants = captured.constants
-    compiled = _guarded(captured, compiled)
-    if all(isinstance(r, FromGraph) for r in captured.returns):
+    constants = owed.constants
+    if all(isinstance(r, FromGraph) for r in owed.returns):
 
         def call(*arguments: Argument) -> tuple[Any, ...]:
             return tuple(compiled((*arguments, *constants)))
@@ -54,24 +54,10 @@ def finish(captured: Captured, compiled: Compiled) -> Callable[..., tuple[Any, .
     def call_and_collect(*arguments: Argument) -> tuple[Any, ...]:
         given = (*arguments, *constants)
         results = compiled(given)
-        bound = captured.bind(given)
-        return tuple(_collect(r, given, results, bound) for r in captured.returns)
+        bound = owed.bind(given)
+        return tuple(_collect(r, given, results, bound) for r in owed.returns)
 
     return call_and_collect
-
-
-def _guarded(captured: Captured, compiled: Compiled) -> Compiled:
-    """Leave calls in which a symbol is negative, which dims cannot be, to plain ATen."""
-    signed = [s.source for s in captured.symbols if s.low is None or s.low < 0]
-    if not signed:
-        return compiled
-    plain = interpret(captured)
-
-    def run(arguments: Sequence[Argument]) -> Sequence[Tensor]:
-        negative = any(dim is None and cast("int", arguments[i]) < 0 for i, dim in signed)
-        return (plain if negative else compiled)(arguments)
-
-    return run
 
 
 def _collect(
@@ -81,19 +67,13 @@ def _collect(
         case FromGraph(index):
             return results[index]
         case FromInput(index, size, stride, offset):
-            shape = [_number(s, bound) for s in size]
-            strides = [_number(s, bound) for s in stride]
+            shape = [substitute(s, bound) for s in size]
+            strides = [substitute(s, bound) for s in stride]
             base = cast("Tensor", given[index])
             if list(base.shape) == shape and list(base.stride()) == strides:
                 return base
-            return base.as_strided(shape, strides, _number(offset, bound))
+            return base.as_strided(shape, strides, substitute(offset, bound))
         case FromSymbols(value):
-            return _number(value, bound)
+            return substitute(value, bound)
         case FromNothing(value):
             return value
-
-
-def _number(value: int | sympy.Expr, bound: dict[str, int]) -> int:
-    if isinstance(value, int):
-        return value
-    return int(value.subs({s: bound[str(s)] for s in value.free_symbols}))

@@ -23,6 +23,7 @@ from fuseline import _torch
 from fuseline.frontend.builder import IMPORTERS, Builder, Importer, tensor_type_of
 from fuseline.frontend.captured import Captured, Input, InputKind
 from fuseline.frontend.dims import UnknownSize, import_dim
+from fuseline.frontend.import_complex import Pair, import_pair, is_complex
 from fuseline.frontend.record import map_tree
 from fuseline.ir.core import Func, Loc, Opaque, OpError, Origin, Ref, Value
 from fuseline.ir.ops.buffer import Read, Write
@@ -75,7 +76,7 @@ class _Import:
     def run(self) -> Func:
         """Import inputs, calls and outputs."""
         for symbol in self.captured.symbols:
-            self.func.symbols[symbol.name] = Range(max(symbol.low or 0, 0), symbol.high)
+            self.func.symbols[symbol.name] = Range(symbol.low, symbol.high)
         try:
             for item in self.captured.inputs:
                 self.values[item.placeholder] = self._input(item)
@@ -109,7 +110,10 @@ class _Import:
             buffer = self.func.args[index]
             value = self.builder.cast(self.values[node], buffer.dtype)
             self.builder.add(Write(buffer, value))
-        self.func.set_returns(self.values[n] for n in outputs[len(self.captured.writes) :])
+        returned = [self.values[n] for n in outputs[len(self.captured.writes) :]]
+        if any(isinstance(v, Pair) for v in returned):
+            raise KeyError("a complex tensor that is returned")
+        self.func.set_returns(returned)
 
     # -- calls ------------------------------------------------------------------------------
 
@@ -121,6 +125,10 @@ class _Import:
         if node.target is operator.getitem:
             source, index = cast("tuple[fx.Node, int]", node.args)
             self.values[node] = self.values[source][index]
+            return
+        if is_complex(value) or any(is_complex(n.meta["val"]) for n in node.all_input_nodes):
+            args, kwargs = self._resolve(node.args), self._resolve(node.kwargs)
+            self.values[node] = import_pair(self.builder, str(node.target), value, args, kwargs)
             return
         fakes = cast("tuple[Any, ...]", value if isinstance(value, tuple) else (value,))
         types = tuple(tensor_type_of(f) for f in fakes if isinstance(f, Tensor))

@@ -207,7 +207,7 @@ def test_symbols_have_ranges_and_sources() -> None:
     sizes = iter((6, 7))
     x = randn(6, 7)
     given = [next(sizes) if i.kind is InputKind.SYMBOL else x for i in captured.inputs]
-    assert sorted(captured.bind(given).values()) == [6, 7]
+    assert sorted(captured.owed.bind(given).values()) == [6, 7]
 
 
 def test_places_name_the_module_and_the_line() -> None:
