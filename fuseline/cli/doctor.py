@@ -34,7 +34,6 @@ PACKAGES = (
     "jinja2",
     "rich",
     "platformdirs",
-    "filelock",
     "transformers",
     "accelerate",
     "gguf",
