@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 from fuseline.cli.timing import Timing
+from fuseline.errors import NOT_A_TEXT_MODEL
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -128,11 +129,21 @@ def static_cache(model: Any, length: int) -> Any:
 
     The layers make their tensors when they first see keys and values, which must not happen inside
     compiled code. One uncompiled step over one token shows them the sizes, whatever the model.
+
+    Raises:
+        LoadError: FL0807, for a model that keeps its state in another way.
     """
     from transformers import StaticCache
 
+    name = type(model).__name__
+    if "past_key_values" not in _forward_names(model):
+        raise NOT_A_TEXT_MODEL.error(name, found="no past_key_values among its arguments")
     rounded = -(-length // CACHE_STEP) * CACHE_STEP
-    cache = StaticCache(config=model.config, max_cache_len=rounded)
+    try:
+        cache = StaticCache(config=model.config, max_cache_len=rounded)
+    except (AttributeError, KeyError, NotImplementedError, TypeError, ValueError) as error:
+        found = f"no static cache for its layers ({type(error).__name__}: {error})"
+        raise NOT_A_TEXT_MODEL.error(name, found=found) from error
     with torch.no_grad():
         _last_logits(model, [0], cache)
     cache.reset()

@@ -6,7 +6,9 @@ from typing import Any, cast
 
 import pytest
 import torch
+from transformers import RwkvConfig, RwkvForCausalLM
 
+from fuseline import FuselineError
 from fuseline.cli.generation import (
     CACHE_STEP,
     Picker,
@@ -102,6 +104,22 @@ def test_the_cache_is_empty_in_place_and_rounded_up() -> None:
     for layer in cache.layers:
         assert layer.keys.shape == (1, 2, 2 * CACHE_STEP, 10)
         assert not layer.keys.any()
+
+
+def test_a_model_with_another_kind_of_state_is_refused() -> None:
+    """It would take the cache without a word, ignore it, and forget what it has seen."""
+    config = RwkvConfig(
+        vocab_size=50, hidden_size=12, num_hidden_layers=2, attention_hidden_size=12
+    )
+    with pytest.raises(FuselineError, match="FL0807 .*RwkvForCausalLM: found no past_key_values"):
+        static_cache(RwkvForCausalLM(config), 9)
+
+
+def test_a_cache_that_cannot_be_made_is_refused() -> None:
+    model: Any = tiny_llama()
+    model.config.layer_types = ["abacus", "abacus"]
+    with pytest.raises(FuselineError, match="FL0807 .*no static cache for its layers"):
+        static_cache(model, 9)
 
 
 def test_stop_tokens_come_from_the_generation_configuration() -> None:
