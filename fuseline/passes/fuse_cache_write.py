@@ -134,7 +134,9 @@ def _same_geometry(op: QkNormRope, v_write: IndexWrite) -> bool:
     return v.shape[:3] == op.k_out.shape[:3] and v.dtype is op.k_out.dtype
 
 
-def _where(func: Func, place: Mapping[Op, int], k_write: IndexWrite, v_write: IndexWrite) -> Op | None:
+def _where(
+    func: Func, place: Mapping[Op, int], k_write: IndexWrite, v_write: IndexWrite
+) -> Op | None:
     """Which of the two writes can move to the other's place, past what lies between."""
     first, second = sorted((k_write, v_write), key=place.__getitem__)
     assert isinstance(first.buffer.type, BufferType), "a write has a buffer"
