@@ -36,6 +36,8 @@ SPELLED_OUT = (
     Family(
         "gpt_oss",
         {
+            "hidden_size": 80,  # torch's grouped product takes rows of whole 16 bytes only
+            "intermediate_size": 112,
             "head_dim": 20,
             "sliding_window": WINDOW,
             "layer_types": ["sliding_attention", "full_attention"],
