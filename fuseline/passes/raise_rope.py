@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from fuseline.ir.core import Func, Op, Value
 from fuseline.ir.ops.pointwise import Add, Cast, Sub
 from fuseline.ir.ops.raised import Rope, RopeStyle, RopeTable
-from fuseline.ir.ops.view import Concat, Reshape
+from fuseline.ir.ops.view import Concat, Reshape, Slice
 from fuseline.passes.match import Part, last_dim_part, narrow, only_user
 from fuseline.passes.rewrite import NoMatch, Replace, Rewrite
 from fuseline.passes.rotation import (
@@ -236,17 +236,20 @@ def _part_of_row(op: Concat, func: Func) -> Replace | None:
     if only_user(func, rope.y) is not op or rope.width != rope.x.shape[-1]:
         return None
     parts = [last_dim_part(rope.x if x is rope.y else x) for x in op.xs]
-    place = 0
+    first, root = parts[0], _root(parts)
+    if first is None or root is None:
+        return None
+    place = first.start
     for part in parts:
-        if part is None or part.root is not _root(parts) or part.step != 1 or part.start != place:
+        if part is None or part.root is not root or part.step != 1 or part.start != place:
             return None
         place += part.length
-    root = _root(parts)
-    if root is None or place != root.shape[-1]:
-        return None
     inner = last_dim_part(rope.x)
     assert inner is not None, "it is one of the parts"
-    whole = Rope(root, rope.cos, rope.sin, **dict(rope.attributes, start=inner.start))
+    if first.start or place != root.shape[-1]:  # the row is itself a part, as of q, k and v in one
+        root = Slice(root, axis=op.axis, start=first.start, stop=place).y
+    start = inner.start - first.start
+    whole = Rope(root, rope.cos, rope.sin, **dict(rope.attributes, start=start))
     return Replace({op.y: whole.y}, held=("the rest of the row is passed through",))
 
 
