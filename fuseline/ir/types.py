@@ -133,11 +133,14 @@ def substitute(value: Dim, binding: Mapping[str, int]) -> int:
 
 
 class _DimPrinter(StrPrinter):
-    """Prints dims in the text form: ``//`` for floor division, ``%`` for the remainder."""
+    """Prints dims in the text form: ``//`` for floor division, ``%`` for the remainder.
+
+    A division stands in parentheses: sympy takes it for a call, which binds more tightly.
+    """
 
     def _print_floor(self, expr: Any) -> str:
         numerator, denominator = expr.args[0].as_numer_denom()
-        return f"({self.text(numerator)})//({self.text(denominator)})"
+        return f"(({self.text(numerator)})//({self.text(denominator)}))"
 
     def _print_Mod(self, expr: Any) -> str:  # noqa: N802 (sympy calls it by this name)
         return f"({self.text(expr.args[0])})%({self.text(expr.args[1])})"
@@ -152,7 +155,8 @@ _PRINTER = _DimPrinter()
 
 @lru_cache(maxsize=65536)
 def _print_expr(expr: sympy.Expr) -> str:
-    return _PRINTER.text(expr)
+    text = _PRINTER.text(expr)
+    return text[1:-1] if isinstance(expr, sympy.floor) else text
 
 
 def format_dim(value: Dim) -> str:
