@@ -51,7 +51,9 @@ class FuseQkNorm(Rewrite[Op], root=(Attention, Sdpa), pattern="qk_norm"):
     def rewrite(self, op: Op, func: Func) -> Replace | NoMatch | None:
         q, k = chains(op, func)
         if q.norm is None and k.norm is None:
-            return None
+            modules = [f"each of the {n} heads of {x}" for x, c in (("q", q), ("k", k))
+                       if (n := c.separate_norms())]  # fmt: skip
+            return NoMatch(f"{' and '.join(modules)} has a norm of its own") if modules else None
         return join(func, q, k)
 
 

@@ -68,6 +68,16 @@ class Chain:
         by_token = self.orders[norm] == "bshd" or self.orders_coincide
         return "row" if by_token and norm.x.shape[-1] == dim(heads * width) else None
 
+    def separate_norms(self) -> int:
+        """How many norms of single heads are concatenated to the source; 0 where it is no such."""
+        value = self.source
+        while isinstance(value.owner, (Reshape, Permute)):
+            value = value.owner.x
+        if not isinstance(value.owner, Concat):
+            return 0
+        parts = value.owner.xs
+        return len(parts) if all(_is_normed(x) for x in parts) else 0
+
     def describe(self) -> str:
         """What is done to the operand, for reasons."""
         words = ["rotated" if isinstance(s, Rope) else "normalised" for s in self.steps]
@@ -100,6 +110,12 @@ def reshaped(value: Value, shape: tuple[Dim, ...]) -> Value:
     while value.shape != shape and isinstance(value.owner, Reshape):
         value = value.owner.x
     return value if value.shape == shape else Reshape(value, shape=shape).y
+
+
+def _is_normed(value: Value) -> bool:
+    while isinstance(value.owner, (Reshape, Permute)):
+        value = value.owner.x
+    return isinstance(value.owner, (RmsNorm, LayerNorm))
 
 
 def trace(out: Value) -> Chain:

@@ -340,6 +340,20 @@ def test_no_fuse_of_a_norm_that_changes_the_type() -> None:
     missed(body, "rms_norm turns q from bf16 into f32", args)
 
 
+def test_no_fuse_of_a_norm_module_for_each_head() -> None:
+    """stablelm: the heads are split, normed by a module each, and concatenated."""
+    body = ""
+    for name in "qk":
+        for head in range(2):
+            body += f"""
+              %{name}{head} = slice %{name}t {{axis = 1, start = {head}, stop = {head + 1}}}
+              %{name}n{head} = layer_norm %{name}{head}, %qw"""
+        body += f"\n%{name}z = concat [%{name}n0, %{name}n1] {{axis = 1}}"
+    args = ARGS.replace("%q: T[2, S, 4, 6]", "%q: T[2, S, 2, 6]")
+    reason = "each of the 2 heads of q and each of the 2 heads of k has a norm of its own"
+    missed(SWAPS + body, reason, args)
+
+
 def test_no_site_where_neither_q_nor_k_is_touched() -> None:
     swaps = pair("\n%@z = permute %@ {dims = (0, 2, 1, 3)}")
     assert_no_rewrite(BOTH, head("f32") + swaps + END, None)
