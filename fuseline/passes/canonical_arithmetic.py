@@ -64,8 +64,10 @@ def put_scalar_on_the_right(op: Binary) -> Value | None:
 
 @RULES.rule(Mul, Div)
 def drop_multiplication_by_one(op: Mul | Div) -> Value | None:
-    """``x * 1`` and ``x / 1`` are x, where the type stays."""
-    return op.lhs if is_number(op.rhs, 1) else None
+    """``x * 1`` and ``x / 1`` are x, where type and shape stay; the 1 may be a whole tensor."""
+    if is_number(op.rhs, 1):
+        return op.lhs
+    return op.rhs if isinstance(op, Mul) and is_number(op.lhs, 1) else None
 
 
 @RULES.rule(Add)

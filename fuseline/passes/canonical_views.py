@@ -33,6 +33,25 @@ def keep_reduced_dims(op: Reshape) -> Value | None:
     return type(inner)(inner.x, axes=inner.axes, keepdim=True).y if op.shape == kept else None
 
 
+@RULES.rule(Reshape)
+def take_every_other(op: Reshape) -> Value | None:
+    """One of the pairs that the last dim was split into: every other element of it."""
+    part = op.x.owner
+    split = part.x.owner if isinstance(part, Slice) else None
+    if not isinstance(part, Slice) or not isinstance(split, Reshape) or len(split.shape) < 2:
+        return None
+    *lead, rows, count = split.shape
+    if part.axis != len(split.shape) - 1 or part.y.shape[-1] != 1:
+        return None
+    if not isinstance(rows, int) or not isinstance(count, int) or not isinstance(part.start, int):
+        return None
+    if op.shape != (*lead, rows):
+        return None
+    whole = Reshape(split.x, shape=(*lead, rows * count)).y
+    stop = part.start + (rows - 1) * count + 1
+    return Slice(whole, axis=len(lead), start=part.start, stop=stop, step=count).y
+
+
 @RULES.rule(Permute)
 def simplify_permute(op: Permute) -> Value | None:
     """The identity is its operand; a permute of a permute is their composition."""

@@ -339,3 +339,48 @@ def test_replacing_what_one_operand_gave() -> None:
         ],
         ["%y = concat [%x, %n, %x] {axis = 1}"],
     )
+
+
+@pytest.mark.parametrize("start", [0, 1, 2])
+def test_one_of_the_pairs_is_every_other_element(start: int) -> None:
+    """How ``view_as_complex(x.reshape(..., 2))`` reads its parts."""
+    rewrites(
+        "%x: f32[B, 12]",
+        [
+            "%a = reshape %x {shape = (B, 4, 3)}",
+            f"%b = slice %a {{axis = 2, start = {start}, stop = {start + 1}}}",
+            "%y = reshape %b {shape = (B, 4)}",
+        ],
+        [f"%y = slice %x {{axis = 1, start = {start}, stop = {start + 10}, step = 3}}"],
+    )
+
+
+def test_every_other_element_of_a_row_that_was_split_at_once() -> None:
+    """In float32 no cast stands between the split into heads and the one into pairs."""
+    rewrites(
+        "%x: f32[B, 24]",
+        [
+            "%a = reshape %x {shape = (B, 3, 4, 2)}",
+            "%b = slice %a {axis = 3, start = 1, stop = 2}",
+            "%y = reshape %b {shape = (B, 3, 4)}",
+        ],
+        [
+            "%h = reshape %x {shape = (B, 3, 8)}",
+            "%y = slice %h {axis = 2, start = 1, stop = 8, step = 2}",
+        ],
+    )
+
+
+def test_no_stride_for_several_of_the_parts() -> None:
+    keeps(
+        "%x: f32[B, 12]",
+        "%a = reshape %x {shape = (B, 4, 3)}",
+        "%b = slice %a {axis = 2, start = 1, stop = 3}",
+        "%y = reshape %b {shape = (B, 8)}",
+    )
+
+
+def test_ones_in_every_place_are_neutral() -> None:
+    one = "%c = full {value = 1.0, shape = (B, 3), dtype = f32}"
+    rewrites("%x: f32[B, 3]", [one, "%y = mul %c, %x"], [], "%x")
+    keeps("%x: f32[3], %z: f32[B]", one, "%y = mul %c, %x")

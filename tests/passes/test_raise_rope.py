@@ -256,6 +256,36 @@ def test_deinterleaved_by_views(dtype: str) -> None:
     )
 
 
+@pytest.mark.parametrize("dtype", ["bf16", "f32"])
+def test_complex_product(dtype: str) -> None:
+    """llama4, deepseek_v2: the parts of complex numbers, as the importer spells them."""
+    wide = ["%w = cast %x {dtype = f32}"] if dtype != "f32" else []
+    end = [f"%y = cast %e {{dtype = {dtype}}}"] if dtype != "f32" else []
+    lines = [
+        *wide,
+        "%p = reshape %w {shape = (B, 4, S, 8, 2)}",
+        "%p1 = slice %p {axis = 4, stop = 1}",
+        "%x1 = reshape %p1 {shape = (B, 4, S, 8)}",
+        "%p2 = slice %p {axis = 4, start = 1, stop = 2}",
+        "%x2 = reshape %p2 {shape = (B, 4, S, 8)}",
+        *by_half("sub", "add"),
+        "%u1 = reshape %u {shape = (B, 4, S, 8, 1)}",
+        "%v1 = reshape %v {shape = (B, 4, S, 8, 1)}",
+        "%s = concat [%u1, %v1] {axis = 4}",
+        "%e = reshape %s {shape = (B, 4, S, 16)}",
+        *end,
+    ]
+    if dtype == "f32":
+        lines = [line.replace("%w", "%x").replace("%e =", "%y =") for line in lines]
+    rounding = "" if dtype == "f32" else ", round = false"
+    rope(
+        dtype,
+        lines,
+        f'%x, %cos, %sin {{style = "interleaved", table = "half", width = 16{rounding}}}',
+        "%cos: f32[B, 1, S, 8], %sin: f32[B, 1, S, 8]",
+    )
+
+
 # -- parts of a row, and rounding -----------------------------------------------------------
 
 
