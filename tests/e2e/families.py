@@ -76,8 +76,14 @@ FAMILIES = (
         },
     ),
     Family(
-        "qwen3_moe",
-        {"head_dim": 20, "num_experts": 5, "num_experts_per_tok": 2, "moe_intermediate_size": 36},
+        "qwen3_moe",  # torch's grouped product takes rows of a multiple of 16 bytes only
+        {
+            "hidden_size": 88,
+            "head_dim": 20,
+            "num_experts": 5,
+            "num_experts_per_tok": 2,
+            "moe_intermediate_size": 40,
+        },
     ),
 )
 

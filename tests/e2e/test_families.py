@@ -23,7 +23,16 @@ from tests.e2e.families import CONTEXT, FAMILIES, Family, static_cache, tokens
 
 STEPS = 20
 EACH = pytest.mark.parametrize("family", FAMILIES, ids=lambda f: f.model_type)
-DTYPES = pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=["f32", "bf16"])
+DTYPES = pytest.mark.parametrize(
+    "dtype",
+    [
+        pytest.param(torch.float32, id="f32"),
+        pytest.param(torch.bfloat16, id="bf16", marks=pytest.mark.slow),
+    ],
+)
+pytestmark = pytest.mark.filterwarnings(
+    "ignore:Dynamo detected a call to a `functools.lru_cache`:UserWarning"  # transformers' moe.py
+)
 
 
 @pytest.fixture(autouse=True)
