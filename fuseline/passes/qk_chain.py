@@ -155,7 +155,10 @@ def _ended(chain: Chain, last: Value, order: Order) -> Chain:
 
 
 def written_key(func: Func, k: Value) -> Value:
-    """The keys of this step: what was last written to the cache that ``k`` reads, else ``k``."""
+    """The keys of this step: what was last written to the cache that ``k`` reads, else ``k``.
+
+    A cache may also be given as a new tensor: the old keys with this step's put in, or behind.
+    """
     match k.owner:
         case Read(buffer=buffer) as read:
             place = func.places
@@ -165,10 +168,8 @@ def written_key(func: Func, k: Value) -> Value:
             return max(earlier, key=place.__getitem__).src if earlier else k
         case Slice(x=x) if isinstance(x.owner, (Read, IndexCopy, SliceScatter)):
             return written_key(func, x)  # the part of a cache that can be seen
-        case IndexCopy(src=src) | SliceScatter(src=src):
-            return src
-        case Concat(xs=xs):
-            return xs[-1]
+        case (IndexCopy() | SliceScatter() | Concat()) as op if op.axis == k.tensor.rank - 2:
+            return op.xs[-1] if isinstance(op, Concat) else op.src
         case _:
             return k
 

@@ -242,6 +242,29 @@ def test_keys_read_back_from_a_cache_are_found_by_their_write() -> None:
     assert_rewrites(BOTH, before=close + TABLES + body + end, after=close + fused + end)
 
 
+@pytest.mark.parametrize("grown", [
+    "concat [%past, %kz] {axis = 2}",
+    "index_copy %past, %at, %kz {axis = 2}",
+    "slice_scatter %past, %kz {axis = 2, start = 0, stop = S}",
+])  # fmt: skip
+def test_keys_put_behind_or_into_a_tensor(grown: str) -> None:
+    """A cache that grows, or one whose writes could not be brought back in place."""
+    args = ARGS + ", %at: i64[S], %past: T[2, 2, 16, 6], %vs: T[2, 2, TOTAL, 6]"
+    args = args.replace("TOTAL", "S + 16" if grown.startswith("concat") else "16")
+    end = f"""
+      %ks = {grown}
+      %y = attention %qz, %ks, %vs, _, %at {{scale = 0.4, causal = true}}
+      return %y, %ks
+    }}"""
+    close = head("f32", args).replace(") {", ") where S in 0..16 {")
+    body = pair(f"""
+      %@t = permute %@ {{dims = (0, 2, 1, 3)}}
+      %@z = rope %@t, %c, %s {ROPE}""")
+    fused = f"""
+      %qz, %kz = qk_norm_rope %q, %k, _, _, _, _, %cos, %sin {{norm = "none", {ROPE[1:-1]}}}"""
+    assert_rewrites(BOTH, before=close + TABLES + body + end, after=close + fused + end)
+
+
 def missed(body: str, reason: str, args: str = ARGS, end: str = END) -> Run:
     run = assert_no_rewrite(BOTH, head("f32", args) + TABLES + body + end, reason)
     assert len(run.sites()) == 1
