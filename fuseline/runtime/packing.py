@@ -49,6 +49,7 @@ def pinned(params: Mapping[str, Tensor]) -> dict[str, str]:
     Packed parameters of an earlier call are free, as long as all that share their storage are
     given. One tensor under two names is tied to itself.
     """
+    _forget_dead(params.values())
     reasons = {name: reason for name, p in params.items() if (reason := _own_reason(p))}
     by_storage: dict[int, list[str]] = {}
     for name, tensor in params.items():
@@ -89,10 +90,18 @@ def _group_reason(group: Sequence[Tensor]) -> str:
         return f"the parameters differ: {'; '.join(shown)}"
     if len({_torch.storage_of(p) for p in group}) < len(group):
         return "two of the parameters share their memory"
+    _forget_dead(group)
     for p in group:
         if reason := _own_reason(p) or _storage_reason(p):
             return f"the parameter of shape {list(p.shape)} {reason}"
     return ""
+
+
+def _forget_dead(params: Iterable[Tensor]) -> None:
+    """Collect garbage if that may help: a tensor that only a dead cycle holds is no reader."""
+    own = [p for p in params if not p.is_meta and p.untyped_storage().nbytes() == p.nbytes]
+    if any(_torch.storage_holders(p) > 1 for p in own):
+        gc.collect()
 
 
 def _own_reason(p: Tensor) -> str:
@@ -116,8 +125,6 @@ def _storage_reason(p: Tensor) -> str:
     """Why the memory of a parameter is not its alone; empty where it is."""
     if p.untyped_storage().nbytes() != p.nbytes:
         return "is a part of a larger storage"
-    if _torch.storage_holders(p) > 1:
-        gc.collect()  # a tensor that only a dead cycle holds is no reader
     if (holders := _torch.storage_holders(p)) > 1:
         return f"shares its memory with {holders - 1} other tensors (a view, or a held state_dict)"
     return ""
