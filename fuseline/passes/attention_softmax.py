@@ -7,7 +7,8 @@ before it, masks that are added or filled in, a softcap, the scale, and the firs
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import replace
+from dataclasses import dataclass, replace
+from typing import cast
 
 from fuseline.ir.core import Func, Op, Ref, Value
 from fuseline.ir.ops import call, create, matmul, pointwise, reduce, view
@@ -148,7 +149,7 @@ class _Reader:
 
     # -- from the softmax to the product ------------------------------------------------------
 
-    def _scores(self, value: Value) -> matmul.Matmul:
+    def _scores(self, value: Value) -> _Product:
         """The first product; masks, factors and a softcap on the way are noted."""
         outer, cap = 1.0, None
         while True:
@@ -166,9 +167,11 @@ class _Reader:
                 if found[1].shape != value.shape:
                     raise _Miss(f"the mask {found[0].value.type} widens scores {found[1].type}")
                 value = found[1]
-            elif isinstance(value.owner, matmul.Matmul):
-                self.scale, self.softcap = outer * (cap or 1.0), cap
-                return value.owner
+            elif (product := _product(value)) is not None:
+                if product.added is not None:
+                    self._note_mask(Applied(product.added, "add"), outer, len(value.shape), cap)
+                self.scale, self.softcap = outer * product.factor * (cap or 1.0), cap
+                return product
             else:
                 raise _Miss(f"the scores come from {maker(value)}, not from a product")
 
@@ -225,7 +228,7 @@ class _Reader:
 
     # -- the operands -------------------------------------------------------------------------
 
-    def _operands(self, product: matmul.Matmul, column: Value | None) -> Form:
+    def _operands(self, product: _Product, column: Value | None) -> Form:
         q, k, v = product.lhs, product.rhs, self.op.rhs
         rank = len(product.y.shape)
         if rank not in (3, 4) or any(len(x.shape) != rank for x in (q, k, v)):
@@ -271,6 +274,31 @@ class _Reader:
         raise _Miss(f"the appended logits {column.type} differ by more than the head")
 
 
+@dataclass(frozen=True)
+class _Product:
+    """``added + factor * lhs @ rhs``."""
+
+    lhs: Value
+    rhs: Value
+    y: Value
+    factor: float = 1.0
+    added: Value | None = None
+
+
+def _product(value: Value) -> _Product | None:
+    """The product that makes a value; ``baddbmm`` adds a bias to it in the same call."""
+    match value.owner:
+        case matmul.Matmul(lhs, rhs):
+            return _Product(lhs, rhs, value)
+        case call.AtenCall((added, lhs, rhs)) if value.owner.target == "aten.baddbmm.default":
+            factors = dict(cast("tuple[tuple[str, float], ...]", value.owner.kwargs))
+            if value.owner.args != (Ref(0), Ref(1), Ref(2)) or factors.get("beta", 1) != 1:
+                return None
+            return _Product(lhs, rhs, value, float(factors.get("alpha", 1)), added)
+        case _:
+            return None
+
+
 def _is_largest(value: Value, scores: Value) -> bool:
     """Whether a value is the largest score of each row."""
     last = len(scores.shape) - 1
@@ -291,9 +319,10 @@ def _leads_from_product(value: Value) -> bool:
     for _ in range(64):
         if not stack:
             return False
-        op = stack.pop().owner
-        if isinstance(op, matmul.Matmul):
+        value = stack.pop()
+        if _product(value) is not None:
             return True
+        op = value.owner
         if isinstance(op, _STEPS):
             stack += _floats(op)
     return False

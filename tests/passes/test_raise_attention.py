@@ -623,6 +623,36 @@ def test_spelled_out_over_batch_and_heads_in_one_dim() -> None:
     )
 
 
+def test_spelled_out_with_a_bias_in_the_first_product() -> None:
+    """``baddbmm`` adds position biases to the scaled scores in one call, as bloom does it."""
+    arguments = "%q: f32[6, S, 8], %k: f32[6, K, 8], %v: f32[6, K, 8], %bias: f32[6, 1, K]"
+    assert_rewrites(
+        [RaiseAttention(), Dce()],
+        f"""func @f({arguments}) {{
+          %kt = permute %k {{dims = (0, 2, 1)}}
+          %qk = aten.call [%bias, %q, %kt] {{target = "aten.baddbmm.default", args = ($0, $1, $2),
+            kwargs = (("beta", 1.0), ("alpha", 0.25)), types = (f32[6, S, K],)}}
+          %s = reshape %qk {{shape = (2, 3, S, K)}}
+          %w = softmax %s {{axis = 3}}
+          %p = reshape %w {{shape = (6, S, K)}}
+          %y = matmul %p, %v
+          return %y
+        }}""",
+        f"""func @f({arguments}) {{
+          %kt = permute %k {{dims = (0, 2, 1)}}
+          %q4 = reshape %q {{shape = (2, 3, S, 8)}}
+          %kt4 = reshape %kt {{shape = (2, 3, 8, K)}}
+          %k4 = permute %kt4 {{dims = (0, 1, 3, 2)}}
+          %v4 = reshape %v {{shape = (2, 3, K, 8)}}
+          %b4 = reshape %bias {{shape = (2, 3, 1, K)}}
+          %a = attention %q4, %k4, %v4, %b4 {{scale = 0.25}}
+          %y = reshape %a {{shape = (6, S, 8)}}
+          return %y
+        }}""",
+        exact=False,
+    )
+
+
 def test_spelled_out_with_operands_widened_for_the_scores() -> None:
     """The op computes its scores in float32 anyhow."""
     narrow = "%q: bf16[2, 3, S, 8], %k: bf16[2, 3, K, 8], %v: bf16[2, 3, K, 8]"
