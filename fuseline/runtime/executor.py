@@ -6,7 +6,7 @@ import threading
 from collections import OrderedDict
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import TypeAlias, cast
+from typing import Any, TypeAlias, cast
 
 import torch
 from torch import Tensor
@@ -60,15 +60,30 @@ class _BoundHost:
 
 
 @dataclass(frozen=True)
+class _Output:
+    """New memory that is handed out; where one result is all of it, in that result's form."""
+
+    slot: int
+    shape: tuple[int, ...]
+    strides: tuple[int, ...]
+    dtype: torch.dtype
+
+
+@dataclass(frozen=True)
 class _Bound:
-    """A plan under one binding of its symbols."""
+    """A plan under one binding of its symbols.
+
+    ``returns`` are slots whose tensors are results as they are, or views; ``native`` tells that no
+    step runs on torch's tensors.
+    """
 
     binding: Mapping[str, int]
     arena: int
     places: Mapping[int, int]
-    outputs: tuple[tuple[int, int, torch.dtype], ...]
+    outputs: tuple[_Output, ...]
     segments: tuple[Piece | _BoundHost, ...]
-    returns: tuple[_BoundView, ...]
+    returns: tuple[int | _BoundView, ...]
+    native: bool
 
 
 class Program:
@@ -121,9 +136,12 @@ class Program:
         key = self.signature.match(given)
         if isinstance(key, int):
             raise self._mismatch(given, key)
-        with self._lock, torch.no_grad():
+        with self._lock:
             bound = self._bound.get(key) or self._bind(key)
-            return self._run(bound, arguments)
+            if bound.native:
+                return self._run(bound, given)
+            with torch.no_grad():
+                return self._run(bound, given)
 
     def _mismatch(self, given: Sequence[object], number: int) -> errors.FuselineError:
         if len(given) != len(self.plan.args):
@@ -140,17 +158,22 @@ class Program:
         binding = dict(zip(self.plan.symbols, key, strict=True))
         value = self._evaluate(binding | {WORKERS: self.threads})
         places, arena = self._lay_out(value)
+        views = [_bind_view(view, value) for view in self.plan.returns]
+        outputs = [
+            _output(number, value(b.nbytes), b.dtype, views)
+            for number, b in enumerate(self.plan.buffers)
+            if b.kind == "output"
+        ]
+        whole = {output.slot: output for output in outputs}
+        segments = tuple(self._segments(value, places))
         bound = _Bound(
             binding,
             arena,
             places,
-            tuple(
-                (i, value(b.nbytes), b.dtype)
-                for i, b in enumerate(self.plan.buffers)
-                if b.kind == "output"
-            ),
-            tuple(self._segments(value, places)),
-            tuple(_bind_view(view, value) for view in self.plan.returns),
+            tuple(outputs),
+            segments,
+            tuple(v.buffer if _is_whole(v, whole.get(v.buffer)) else v for v in views),
+            all(isinstance(segment, Piece) for segment in segments),
         )
         self._bound[key] = bound
         while len(self._bound) > MAX_BINDINGS:
@@ -219,21 +242,26 @@ class Program:
 
     # -- running ------------------------------------------------------------------------------
 
-    def _run(self, bound: _Bound, arguments: Sequence[Argument]) -> list[Tensor]:
+    def _run(self, bound: _Bound, arguments: Sequence[Any]) -> list[Tensor]:
         if self._arena.numel() < bound.arena:
             self._arena = _aligned(bound.arena)
         slots: list[Tensor | None] = [None] * (self._arena_slot + 1)
         slots[self._arena_slot] = self._arena
         for number, arg in self._args:
-            slots[number] = cast("Tensor", arguments[arg])
-        for number, nbytes, dtype in bound.outputs:
-            slots[number] = torch.empty(nbytes // dtype.itemsize, dtype=dtype)
+            slots[number] = arguments[arg]
+        for out in bound.outputs:
+            slots[out.slot] = torch.empty_strided(out.shape, out.strides, dtype=out.dtype)
         for segment in bound.segments:
-            if isinstance(segment, _BoundHost):
-                self._run_host(segment, bound, slots)
-            else:
+            if isinstance(segment, Piece):
                 segment(slots)
-        return [self._tensor(view, bound, slots) for view in bound.returns]
+            else:
+                self._run_host(segment, bound, slots)
+        return [
+            cast("Tensor", slots[item])
+            if isinstance(item, int)
+            else self._tensor(item, bound, slots)
+            for item in bound.returns
+        ]
 
     def _tensor(self, view: _BoundView, bound: _Bound, slots: Sequence[Tensor | None]) -> Tensor:
         place = bound.places.get(view.buffer)
@@ -252,6 +280,31 @@ class Program:
             own = made.untyped_storage().data_ptr() not in shared
             fits = own and made.stride() == view.strides and not made.storage_offset()
             slots[view.buffer] = made if fits else _restride(made, view)
+
+
+def _output(slot: int, nbytes: int, dtype: torch.dtype, views: Sequence[_BoundView]) -> _Output:
+    """The form of an output: that of the first result that takes all of its bytes."""
+    flat = _Output(slot, (nbytes // dtype.itemsize,), (1,), dtype)
+    for view in views:
+        form = _Output(slot, view.shape, view.strides, view.dtype)
+        if view.buffer == slot and _is_whole(view, form) and _nbytes(form) == nbytes:
+            return form
+    return flat
+
+
+def _nbytes(form: _Output) -> int:
+    """The bytes from the first element to the last."""
+    if 0 in form.shape:
+        return 0
+    steps = ((n - 1) * stride for n, stride in zip(form.shape, form.strides, strict=True))
+    return (1 + sum(steps)) * form.dtype.itemsize
+
+
+def _is_whole(view: _BoundView, form: _Output | None) -> bool:
+    """Whether a view of an output is the tensor that was made for it."""
+    if form is None or view.offset:
+        return False
+    return (view.dtype, view.shape, view.strides) == (form.dtype, form.shape, form.strides)
 
 
 def _restride(tensor: Tensor, view: _BoundView) -> Tensor:
