@@ -16,7 +16,7 @@ import sys
 import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
@@ -46,8 +46,8 @@ class QkNorm(nn.Module):
         )
 
     def forward(self, x: Tensor, cos: Tensor, sin: Tensor) -> tuple[Tensor, Tensor]:
-        """x [1, S, (16 + 8) * 128], cos and sin [1, S, 128]: q [1, 16, S, 128], k [1, 8, S, 128]."""
-        q, k = x.split((HEADS * WIDTH, KEY_HEADS * WIDTH), -1)
+        """x [1, S, 24 * 128], cos and sin [1, S, 128]: q [1, 16, S, 128], k [1, 8, S, 128]."""
+        q, k = cast("Any", x).split((HEADS * WIDTH, KEY_HEADS * WIDTH), -1)
         q = rms_norm(q.view(1, -1, HEADS, WIDTH), self.q_weight).transpose(1, 2)
         k = rms_norm(k.view(1, -1, KEY_HEADS, WIDTH), self.k_weight).transpose(1, 2)
         cos, sin = cos.unsqueeze(1), sin.unsqueeze(1)
