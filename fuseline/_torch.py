@@ -306,9 +306,11 @@ def source_name(placeholder: fx.Node) -> str:
     return str(name() if callable(name) else name)
 
 
-def optimize(model: Any, backend: Any, *, dynamic: bool | None, fullgraph: bool = False) -> Any:
-    """``torch.compile`` with a backend."""
-    return cast("Any", torch.compile)(model, backend=backend, dynamic=dynamic, fullgraph=fullgraph)
+def optimize(model: Any, backend: Any, *, dynamic: bool | None, package: Any = None) -> Any:
+    """``torch.compile`` with a backend; ``package`` keeps what Dynamo finds (`_torch_precompile`)."""
+    if package is None:
+        return cast("Any", torch.compile)(model, backend=backend, dynamic=dynamic)
+    return _lib._dynamo.optimize(backend=backend, dynamic=dynamic, package=package)(model)
 
 
 def never_compiled(function: Any) -> Any:

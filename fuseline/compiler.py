@@ -30,21 +30,36 @@ from fuseline.frontend.execute import Compiled, CompileStep, interpret
 from fuseline.frontend.importer import import_captured, import_dim
 from fuseline.frontend.wrap import wrap
 from fuseline.ir.core import Func, Value
+from fuseline.ir.evaluate import evaluate
 from fuseline.ir.layout import Layout
 from fuseline.ir.text import print_func
 from fuseline.logs import apply_config
 from fuseline.passes.manager import PassManager, Run
 from fuseline.passes.pipeline import default_pipeline
 from fuseline.passes.rewrite import PASSES, Pass
-from fuseline.report import Report, Stat
+from fuseline.report import PassRecord, Report, Site, Stat
 from fuseline.runtime import packing
 from fuseline.runtime.executor import Program
 from fuseline.runtime.native import Runner
 from fuseline.runtime.plan import NativeStep
+from fuseline.saved import SavedForms, SavedProgram, placement
 
 T = TypeVar("T")
 
 log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class Restored:
+    """What stands for the passes' run where a program comes back from the cache."""
+
+    found: tuple[Site, ...]
+    applied: tuple[object, ...] = ()
+    passes: tuple[PassRecord, ...] = ()
+
+    def sites(self) -> Sequence[Site]:
+        """The sites that were found when the program was compiled."""
+        return self.found
 
 
 @dataclass
@@ -52,9 +67,11 @@ class Compilation:
     """One compiled func, and what the report says of it."""
 
     name: str
-    run: Run
+    run: Run | Restored
     built: Built
     seconds: Mapping[str, float]
+    func: Func
+    layouts: Mapping[Value, Layout]
     program: weakref.ref[Program] | None = None
 
     def report(self) -> Report:
@@ -106,6 +123,39 @@ class Compiler:
             log.warning("%s runs through plain ATen: %s", captured.name, reason)
             return interpret(captured)
         compilation = self.compile(captured)
+        runnable = self._runnable(compilation)
+        if self.keeps_forms:
+            sites = tuple(compilation.run.sites())
+            saved = SavedProgram(captured.name, compilation.func, compilation.layouts, sites)
+            runnable.saved = saved.to_text()
+        return runnable
+
+    @property
+    def keeps_forms(self) -> bool:
+        """Whether compiled programs are kept for other processes: not where one looks inside."""
+        config = self.config
+        looking = config.verify or config.dump_dir is not None or config.fuse_limit is not None
+        return config.reuse and not looking
+
+    def restore(self, text: str) -> Compiled:
+        """A program of an earlier process, from its func after all passes."""
+        clock = _Clock()
+        with clock("restore"):
+            saved = SavedProgram.of_text(text)
+            built = build(
+                saved.func,
+                saved.layouts,
+                self.tools,
+                strict=self.config.strict,
+                progress=self.progress,
+            )
+        run = Restored(saved.sites)
+        compilation = Compilation(saved.name, run, built, clock.seconds, saved.func, saved.layouts)
+        self.done.append(compilation)
+        log.info("%s", _summary(compilation))
+        return self._runnable(compilation)
+
+    def _runnable(self, compilation: Compilation) -> Any:
         plan = compilation.built.assembled.plan
         threads = self.config.threads or torch.get_num_threads()
         runner = None
@@ -115,7 +165,10 @@ class Compiler:
         addresses = compilation.built.addresses
         program = Program(plan, runner, addresses, threads=threads, pieces=pieces)
         compilation.program = weakref.ref(program)
-        return _Packed(program, plan.packed) if plan.packed else program
+        if not plan.packed:
+            return program
+        plain = compilation.func if isinstance(compilation.run, Restored) else None
+        return _Packed(program, plan.packed, plain)
 
     def compile(self, captured: Captured) -> Compilation:
         """Run all stages on a captured program, short of making it callable."""
@@ -140,7 +193,7 @@ class Compiler:
             dump.kernels(built.sources)
             dump.plan(built.assembled.plan)
             dump.sites(run.sites())
-        compilation = Compilation(captured.name, run, built, clock.seconds)
+        compilation = Compilation(captured.name, run, built, clock.seconds, func, layouts)
         self.done.append(compilation)
         log.info("%s", _summary(compilation))
         return compilation
@@ -189,8 +242,12 @@ class _Packed:
     so it is looked at before every call, and mended.
     """
 
-    def __init__(self, program: Program, groups: Sequence[Sequence[int]]) -> None:
+    def __init__(
+        self, program: Program, groups: Sequence[Sequence[int]], plain: Func | None
+    ) -> None:
         self.program = program
+        self.plain = plain
+        self.saved: str | None = None
         self.groups = groups
         self.indices = [i for group in groups for i in group]
         self.pointers: list[int] = []
@@ -198,9 +255,22 @@ class _Packed:
     def __call__(self, arguments: Sequence[Argument]) -> Sequence[Tensor]:
         pointers = [cast("Tensor", arguments[i]).data_ptr() for i in self.indices]
         if pointers != self.pointers:
+            if self.plain is not None and not self._can_pack(arguments):
+                return evaluate(self.plain, arguments)
             _pack([[cast("Tensor", arguments[i]) for i in group] for group in self.groups])
             self.pointers = [cast("Tensor", arguments[i]).data_ptr() for i in self.indices]
         return self.program(arguments)
+
+    def _can_pack(self, arguments: Sequence[Argument]) -> bool:
+        """Whether the parameters of a program from the cache can be packed here as they were there.
+
+        What pins a parameter is part of what the cache looks for, but may change later.
+        """
+        groups = [[cast("Tensor", arguments[i]) for i in group] for group in self.groups]
+        reasons = [reason for reason in packing.pack(groups) if reason]
+        for reason in reasons[:1]:
+            log.warning("a program from the cache runs op by op: %s", reason)
+        return not reasons
 
 
 def _pack(groups: Sequence[Sequence[Tensor]]) -> None:
@@ -286,6 +356,17 @@ class _Engine:
     def eager(self) -> Sequence[str]:
         return self.compiler.config.eager
 
+    @property
+    def forms(self) -> SavedForms | None:
+        compiler = self.compiler
+        return SavedForms(compiler.tools.cache, compiler.config) if compiler.keeps_forms else None
+
+    def factors(self, target: object) -> Mapping[str, Any]:
+        return {"placement": placement(target)}
+
+    def restore(self, saved: str) -> Compiled:
+        return self.compiler.restore(saved)
+
     def report(self) -> Report:
         return self.compiler.report()
 
@@ -329,7 +410,7 @@ def explain(model: Callable[..., Any], /, *args: Any, **kwargs: Any) -> Report:
     The model is compiled, and run once to be traced; ``config=`` takes a `fuseline.Config`.
     """
     config = kwargs.pop("config", None) or Config()
-    compiled = compile(model, config=config)
+    compiled = compile(model, config=config.replace(reuse=False))
     with torch.no_grad():
         compiled(*args, **kwargs)
     return cast("Any", compiled).report()

@@ -203,6 +203,9 @@ class Config:
     cache_dir: Path | None = _option(
         None, "CACHE_DIR", _PATH, "where built code is kept; the user's cache, if not set"
     )
+    reuse: bool = _option(
+        True, "REUSE", _BOOL, "bring back from the cache what a program was compiled to"
+    )
     dump_dir: Path | None = _option(None, "DUMP", _PATH, "write what every pass did to this folder")
     log: str | None = _option(None, "LOG", _LEVEL, "show log records of this level and above")
     _origins: Mapping[str, Origin] = dataclasses.field(

@@ -17,6 +17,7 @@ from fuseline.frontend.execute import CompileStep, finish, interpret
 from fuseline.frontend.floats import float_inputs
 from fuseline.frontend.importer import CannotImport
 from fuseline.frontend.record import NotSimple
+from fuseline.frontend.warm import keep
 from fuseline.report import Report, Stat
 
 log = logging.getLogger(__name__)
@@ -63,7 +64,10 @@ class Backend:
             captured = capture_dynamo(module, inputs, name=name, known=known)
         except NotSimple as reason:
             return self._run_plain(module, name, str(reason))
-        return finish(captured.owed, self._built(captured))
+        compiled = self._built(captured)
+        run = finish(captured.owed, compiled)
+        keep(run, captured.owed, compiled)
+        return run
 
     def _built(self, captured: Captured) -> Any:
         try:

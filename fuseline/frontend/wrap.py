@@ -7,22 +7,25 @@ same in both, ``state_dict`` and ``generate`` work, and only calling it differs.
 
 from __future__ import annotations
 
+import builtins
 import copy
 import functools
 import inspect
 import re
 import types
 import weakref
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, ClassVar, Protocol, TypeVar, cast
 
 from torch import nn
 
 from fuseline import _torch
+from fuseline import _torch_precompile as precompile
 from fuseline.frontend.backend import Backend, watch
-from fuseline.frontend.execute import CompileStep
+from fuseline.frontend.execute import Compiled, CompileStep
 from fuseline.frontend.outside import Outside
+from fuseline.frontend.warm import FormStore, WarmStart, factors_of
 from fuseline.report import Report
 
 
@@ -44,6 +47,19 @@ class Engine(Protocol):
         """Paths of modules that run outside compiled graphs."""
         ...
 
+    @property
+    def forms(self) -> FormStore | None:
+        """Where compiled forms are kept for other processes; None to keep none."""
+        ...
+
+    def factors(self, target: object) -> Mapping[str, Any]:
+        """What compiled code depends on that tracing does not guard."""
+        ...
+
+    def restore(self, saved: str) -> Compiled:
+        """Compiled code from what its ``saved`` attribute said in another process."""
+        ...
+
     def report(self) -> Report:
         """What was compiled so far."""
         ...
@@ -62,32 +78,56 @@ class Program:
         self._watch = watch(self.backend)
         self._outside = Outside(target, engine.eager)
         entry = _entry_of(target)
-        self._call = _torch.optimize(entry, self.backend, dynamic=engine.dynamic)
+        self._warm = self._warm_start(entry, target)
+        package = None if self._warm is None else self._warm.precompiled.package
+        self._call = _torch.optimize(entry, self.backend, dynamic=engine.dynamic, package=package)
         self._target = target
+
+    def _warm_start(self, entry: types.FunctionType, target: object) -> WarmStart | None:
+        store, factors = self.engine.forms, factors_of(target)
+        if store is None or factors is None or not precompile.available():
+            return None
+        factors |= {"dynamic": self.engine.dynamic, "eager": list(self.engine.eager)}
+        factors |= self.engine.factors(target)
+        return WarmStart(entry, store, self.engine, factors)
 
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
         """Call the compiled program; compiles where no code fits the arguments."""
+        if self._warm is None:
+            with self._watch, self._outside:
+                return self._call(self._target, args, kwargs)
+        if self._warm.waiting:
+            self._warm.use({"self": self._target, "args": args, "kwargs": kwargs})
+        before = self.backend.graphs
         with self._watch, self._outside:
-            return self._call(self._target, args, kwargs)
+            result = self._call(self._target, args, kwargs)
+        if self.backend.graphs != before:
+            self._warm.save()
+        return result
 
     def report(self) -> Report:
         """What was compiled so far, and what was not."""
-        return self.engine.report() + self.backend.report()
+        found = self.engine.report() + self.backend.report()
+        if self._warm is None or not self._warm.used:
+            return found
+        return found + Report(stats={"graphs from the cache": self._warm.used})
 
 
 def _entry(self: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
     return self(*args, **kwargs)
 
 
-def _entry_of(target: Callable[..., Any]) -> Callable[..., Any]:
+def _entry_of(target: Callable[..., Any]) -> types.FunctionType:
     """A function that calls the target, with a code object of its own.
 
     Dynamo keeps what it has compiled with the code object. Models of one library often share the
-    outermost one, and would use up one another's recompilations.
+    outermost one, and would use up one another's recompilations. Its globals are its own as well:
+    Dynamo puts compiled graphs there.
     """
     name = getattr(target, "__name__", type(target).__name__)
     code = _entry.__code__.replace(co_name=f"compiled {name}")
-    return types.FunctionType(code, globals(), code.co_name)
+    names = {"__name__": __name__, "__builtins__": builtins}
+    return types.FunctionType(code, names, code.co_name)
 
 
 class CompiledFunction:

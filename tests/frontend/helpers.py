@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, TypeAlias, cast
 
@@ -12,12 +12,24 @@ from torch import Tensor
 from fuseline.frontend.captured import Argument, Captured
 from fuseline.frontend.execute import Compiled, interpret
 from fuseline.frontend.importer import import_captured
+from fuseline.frontend.warm import FormStore
 from fuseline.frontend.wrap import wrap
 from fuseline.ir.core import Func
 from fuseline.ir.evaluate import evaluate
 from fuseline.ir.text import parse_func, print_func
 from fuseline.ir.verify import verify
 from fuseline.report import Report
+
+
+@dataclass
+class Evaluated:
+    """A func run by its references, which can be brought back from its text."""
+
+    func: Func
+    saved: str
+
+    def __call__(self, arguments: Sequence[Argument]) -> Sequence[Tensor]:
+        return evaluate(self.func, arguments)
 
 
 @dataclass
@@ -29,6 +41,8 @@ class Recording:
     eager: tuple[str, ...] = ()
     captured: list[Captured] = field(default_factory=list[Captured])
     funcs: list[Func] = field(default_factory=list[Func])
+    forms: FormStore | None = None
+    restored: int = 0
 
     def step(self, captured: Captured) -> Compiled:
         self.captured.append(captured)
@@ -40,10 +54,14 @@ class Recording:
         assert print_func(parse_func(text)) == text
         self.funcs.append(func)
 
-        def run(arguments: Sequence[Argument]) -> Sequence[Tensor]:
-            return evaluate(func, arguments)
+        return Evaluated(func, text)
 
-        return run
+    def factors(self, target: object) -> Mapping[str, Any]:
+        return {}
+
+    def restore(self, saved: str) -> Compiled:
+        self.restored += 1
+        return Evaluated(parse_func(saved), saved)
 
     def report(self) -> Report:
         return Report()

@@ -1,0 +1,198 @@
+"""Second starts: what a program was compiled to comes back from a cache, and nothing is traced.
+
+A saved form is what Dynamo found (guards and bytecode, `fuseline._torch_precompile`) and, for each
+graph that the bytecode calls, what the engine needs to run it again and what the caller is owed.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import logging
+import types
+from collections.abc import Callable, Iterable, Mapping
+from typing import Any, Protocol, TypeAlias, cast
+
+from torch import nn
+
+from fuseline import _torch_precompile as precompile
+from fuseline._torch_precompile import Precompiled, Trace
+from fuseline.frontend.captured import FromGraph, FromInput, FromNothing, FromSymbols, Owed, Return
+from fuseline.frontend.captured import Symbol as SizeSymbol
+from fuseline.frontend.execute import Compiled, finish
+from fuseline.ir.types import format_dim, parse_dim
+
+log = logging.getLogger(__name__)
+
+Json: TypeAlias = Any
+Factors: TypeAlias = Mapping[str, Json]
+
+ATTEMPTS = 8
+"""After so many calls, saved forms that still do not fit are forgotten."""
+
+
+class FormStore(Protocol):
+    """Keeps saved forms by what they depend on."""
+
+    def load(self, factors: Factors) -> Iterable[tuple[bytes, str]]:
+        """The forms saved under these factors: Dynamo's part, and the graphs as text."""
+        ...
+
+    def save(self, factors: Factors, trace: bytes, graphs: str) -> None:
+        """Add a form; failing to is no error."""
+        ...
+
+
+class Restorer(Protocol):
+    """Brings compiled code back from what its ``saved`` attribute said."""
+
+    def restore(self, saved: str) -> Compiled:
+        """The compiled code of a saved graph."""
+        ...
+
+
+class WarmStart:
+    """The saved forms of one program: used before its first calls, added to after compilations."""
+
+    def __init__(
+        self, entry: types.FunctionType, store: FormStore, restorer: Restorer, factors: Factors
+    ) -> None:
+        self.precompiled = Precompiled(entry)
+        self.store = store
+        self.restorer = restorer
+        self.factors = factors
+        self.used = 0
+        self._waiting: list[tuple[bytes, str]] | None = None
+        self._attempts = 0
+
+    @property
+    def waiting(self) -> bool:
+        """Whether there may be forms to use."""
+        return self._waiting is None or bool(self._waiting)
+
+    def use(self, scope: Mapping[str, object]) -> int:
+        """Use the forms that fit the arguments of a call; how many there were."""
+        if self._waiting is None:
+            self._waiting = list(self.store.load(self.factors))
+        self._attempts += 1
+        left = [form for form in self._waiting if not self._use(form, scope)]
+        used = len(self._waiting) - len(left)
+        self._waiting = left if self._attempts < ATTEMPTS else []
+        self.used += used
+        return used
+
+    def _use(self, form: tuple[bytes, str], scope: Mapping[str, object]) -> bool:
+        data, graphs = form
+        try:
+            saved: dict[str, Json] = json.loads(graphs)
+            trace = Trace(data, tuple(saved))
+            lazily = {name: _Lazy(self.restorer, graph) for name, graph in saved.items()}
+            if not self.precompiled.install(trace, scope, lazily):
+                return False
+            for graph in lazily.values():
+                graph.restore()
+        except Exception as error:  # whatever torch makes of bytes from another day
+            log.debug("a saved form cannot be used: %s", error)
+            return False
+        return True
+
+    def save(self) -> None:
+        """Keep the forms that were compiled since last asked."""
+        graphs: dict[str, Any] = self.precompiled.package.cached_backends
+        for trace in self.precompiled.new_traces(lambda name: saved_of(graphs[name]) is not None):
+            saved = {name: saved_of(graphs[name]) for name in trace.backends}
+            self.store.save(self.factors, trace.data, json.dumps(saved))
+
+
+class _Lazy:
+    """A graph that is restored once its trace is known to hold."""
+
+    def __init__(self, restorer: Restorer, saved: Json) -> None:
+        self.restorer = restorer
+        self.saved = saved
+        self.call: Callable[..., Any] | None = None
+
+    def restore(self) -> None:
+        """Bring the compiled code back."""
+        compiled = self.restorer.restore(self.saved["program"])
+        self.call = finish(owed_from(self.saved["owed"]), compiled)
+
+    def __call__(self, *arguments: Any) -> Any:
+        assert self.call is not None, "a form is in use only once it is restored"
+        return self.call(*arguments)
+
+
+def keep(call: Callable[..., Any], owed: Owed, compiled: object) -> None:
+    """Note on the function of a graph what it takes to bring it back, where that can be."""
+    program = getattr(compiled, "saved", None)
+    if isinstance(program, str) and not owed.constants:
+        cast("Any", call).fuseline_saved = {"owed": owed_to(owed), "program": program}
+
+
+def saved_of(call: object) -> Json:
+    """What `keep` noted; None where it noted nothing."""
+    return getattr(call, "fuseline_saved", None)
+
+
+def factors_of(target: object) -> dict[str, Json] | None:
+    """What tells a program from others before it is traced; None where nothing does."""
+    if isinstance(target, nn.Module):
+        cls = type(target)
+        tensors = [
+            (name, str(t.dtype), list(t.shape), list(t.stride()))
+            for name, t in (*target.named_parameters(), *target.named_buffers())
+        ]
+        digest = hashlib.sha256(json.dumps(tensors).encode()).hexdigest()[:16]
+        return {"class": f"{cls.__module__}.{cls.__qualname__}", "tensors": digest}
+    try:
+        return {"function": list(precompile.identity_of(target))}
+    except precompile.CannotSaveError:
+        return None
+
+
+# -- what a caller is owed, as plain data -----------------------------------------------------
+
+
+def owed_to(owed: Owed) -> Json:
+    """`Owed` as plain data; constants are not part of it."""
+    return {
+        "returns": [_return_to(r) for r in owed.returns],
+        "symbols": [[s.name, s.low, s.high, list(s.source)] for s in owed.symbols],
+    }
+
+
+def owed_from(data: Json) -> Owed:
+    """`Owed` from what `owed_to` gave."""
+    symbols = [
+        SizeSymbol(name, low, high, (source[0], source[1]))
+        for name, low, high, source in data["symbols"]
+    ]
+    return Owed(tuple(_return_from(r) for r in data["returns"]), tuple(symbols))
+
+
+def _return_to(item: Return) -> Json:
+    match item:
+        case FromGraph(index):
+            return ["graph", index]
+        case FromInput(index, size, stride, offset):
+            dims = [[format_dim(d) for d in part] for part in (size, stride, (offset,))]
+            return ["input", index, *dims]
+        case FromSymbols(value):
+            return ["symbols", format_dim(value)]
+        case FromNothing(value):
+            return ["nothing", value]
+
+
+def _return_from(data: Json) -> Return:
+    match data:
+        case ["graph", index]:
+            return FromGraph(index)
+        case ["input", index, size, stride, [offset]]:
+            sizes, strides = (tuple(parse_dim(d) for d in part) for part in (size, stride))
+            return FromInput(index, sizes, strides, parse_dim(offset))
+        case ["symbols", value]:
+            return FromSymbols(parse_dim(value))
+        case ["nothing", value]:
+            return FromNothing(value)
+        case _:
+            raise ValueError(f"{data!r} is nothing that a caller is owed")
