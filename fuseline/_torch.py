@@ -318,6 +318,12 @@ def never_compiled(function: Any) -> Any:
     return cast("Any", torch.compiler.disable)(function)
 
 
+def hooks_of(module: torch.nn.Module) -> list[Any]:
+    """The functions that run before and after a module's ``forward``."""
+    held = cast("Any", module)
+    return [*held._forward_pre_hooks.values(), *held._forward_hooks.values()]
+
+
 def storage_of(tensor: Tensor) -> int:
     """A number that tensors share exactly when they share storage."""
     return int(cast("Any", tensor.untyped_storage())._cdata)

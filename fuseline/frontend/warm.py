@@ -15,6 +15,7 @@ from typing import Any, Protocol, TypeAlias, cast
 
 from torch import nn
 
+from fuseline import _torch
 from fuseline import _torch_precompile as precompile
 from fuseline._torch_precompile import Precompiled, Trace
 from fuseline.frontend.captured import FromGraph, FromInput, FromNothing, FromSymbols, Owed, Return
@@ -136,18 +137,33 @@ def saved_of(call: object) -> Json:
 
 def factors_of(target: object) -> dict[str, Json] | None:
     """What tells a program from others before it is traced; None where nothing does."""
-    if isinstance(target, nn.Module):
-        cls = type(target)
-        tensors = [
-            (name, str(t.dtype), list(t.shape), list(t.stride()))
-            for name, t in (*target.named_parameters(), *target.named_buffers())
-        ]
-        digest = hashlib.sha256(json.dumps(tensors).encode()).hexdigest()[:16]
-        return {"class": f"{cls.__module__}.{cls.__qualname__}", "tensors": digest}
     try:
+        if isinstance(target, nn.Module):
+            return _factors_of_module(target)
         return {"function": list(precompile.identity_of(target))}
-    except precompile.CannotSaveError:
+    except precompile.CannotSaveError as reason:
+        log.debug("forms of %s are not kept: %s", target, reason)
         return None
+
+
+def _factors_of_module(module: nn.Module) -> dict[str, Json]:
+    """Its class, its tensors' types, and its hooks, on which Dynamo puts no guards."""
+    cls = type(module)
+    tensors = [
+        (name, str(t.dtype), list(t.shape), list(t.stride()))
+        for name, t in (*module.named_parameters(), *module.named_buffers())
+    ]
+    parts: list[tuple[str, nn.Module]] = list(cast("Any", module).named_modules())
+    hooks = [
+        [path, [list(precompile.identity_of(hook)) for hook in _torch.hooks_of(part)]]
+        for path, part in parts
+        if _torch.hooks_of(part)
+    ]
+    return {
+        "class": f"{cls.__module__}.{cls.__qualname__}",
+        "tensors": hashlib.sha256(json.dumps(tensors).encode()).hexdigest()[:16],
+        "hooks": hooks,
+    }
 
 
 # -- what a caller is owed, as plain data -----------------------------------------------------

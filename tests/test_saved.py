@@ -1,0 +1,151 @@
+"""Compiled programs in the cache: one process keeps them, another one runs them."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+import fuseline
+from fuseline import _torch_precompile as precompile
+from fuseline.config import Config
+from fuseline.ir.layout import Layout
+from fuseline.ir.text import parse_func, print_func
+from fuseline.report import Site
+from fuseline.runtime.cache import Cache
+from fuseline.saved import SavedForms, SavedProgram, placement, sources_digest
+
+TEXT = """func @f(%x: f32[B, 64], %n: int<B>, %w: f32[64] = param "w") {
+  %y = rms_norm %x, %w {eps = 1e-06}
+  return %y
+}"""
+
+
+def test_a_program_round_trips_as_text() -> None:
+    func = parse_func(TEXT)
+    site = Site("rms_norm", "norm (net.py:3)", "fused", kernel="k", details={"rows": "B"})
+    layouts = {func.args[0]: Layout(0, (64, 1)), func.args[2]: Layout(0, (1,))}
+    saved = SavedProgram("f", func, layouts, (site,))
+    back = SavedProgram.of_text(saved.to_text())
+    assert print_func(back.func) == print_func(func)
+    assert [back.layouts[a].strides for a in back.func.args if a in back.layouts] == [(64, 1), (1,)]
+    assert (back.name, back.sites) == ("f", (site,))
+    assert back.to_text() == saved.to_text()
+
+
+def test_forms_are_numbered_and_told_apart_by_factors(tmp_path: Path) -> None:
+    forms = SavedForms(Cache.open(tmp_path / "cache"), Config())
+    forms.save({"class": "A"}, b"one", "{}")
+    forms.save({"class": "A"}, b"two", "{}")
+    forms.save({"class": "B"}, b"three", "{}")
+    assert [trace for trace, _ in forms.load({"class": "A"})] == [b"one", b"two"]
+    assert [trace for trace, _ in forms.load({"class": "B"})] == [b"three"]
+    other = SavedForms(forms.cache, Config(disable=("cse",)))
+    assert not list(other.load({"class": "A"}))
+
+
+def test_a_cache_that_cannot_be_written_keeps_nothing(tmp_path: Path) -> None:
+    path = tmp_path / "file"
+    path.write_text("not a directory")
+    forms = SavedForms(Cache.open(path), Config())
+    forms.save({"class": "A"}, b"one", "{}")
+    assert not list(forms.load({"class": "A"}))
+
+
+def test_placement_tells_tied_parameters() -> None:
+    plain, tied = nn.Sequential(nn.Linear(4, 4), nn.Linear(4, 4)), nn.Sequential()
+    shared = nn.Linear(4, 4)
+    tied.append(shared).append(nn.Linear(4, 4))
+    tied[1].weight = shared.weight
+    assert placement(plain) == placement(nn.Sequential(nn.Linear(4, 4), nn.Linear(4, 4)))
+    assert placement(plain) != placement(tied)
+    assert placement(print) == ""
+
+
+def test_the_digest_of_the_sources_is_stable() -> None:
+    sources_digest.cache_clear()
+    assert sources_digest() == sources_digest()
+
+
+class Mlp(nn.Module):
+    """A gated MLP with a norm before it: weights are merged, so that packing is in play."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.norm = nn.RMSNorm(24, eps=1e-6)
+        self.gate = nn.Linear(24, 40, bias=False)
+        self.up = nn.Linear(24, 40, bias=False)
+        self.down = nn.Linear(40, 24, bias=False)
+
+    def forward(self, x: Tensor) -> Tensor:
+        y = self.norm(x)
+        return x + self.down(nn.functional.silu(self.gate(y)) * self.up(y))
+
+
+PROGRAM = """
+import json, sys, torch, fuseline
+from tests.test_saved import Mlp
+torch.manual_seed(0)
+torch.set_num_threads(1)
+model = Mlp()
+compiled = fuseline.compile(model, dynamic=True)
+x = torch.linspace(-1, 1, 3 * 24).reshape(3, 24)
+with torch.no_grad():
+    error = float((compiled(x) - model(x)).abs().max())
+report = compiled.report()
+sites = {p: report.count(p) for p in ("gated_mlp", "rms_norm", "merged_linear")}
+print(json.dumps({"error": error, "sites": sites, "stats": dict(report.stats)}))
+"""
+
+
+def run(cache: Path) -> Any:
+    """The program in a process of its own."""
+    env = {**os.environ, "FUSELINE_CACHE_DIR": str(cache), "OMP_NUM_THREADS": "1"}
+    root = Path(fuseline.__file__).parents[1]
+    done = subprocess.run(
+        [sys.executable, "-W", "ignore", "-c", PROGRAM],
+        cwd=root,
+        env={**env, "PYTHONPATH": str(root)},
+        capture_output=True,
+        text=True,
+        check=False,
+        timeout=150,
+    )
+    assert done.returncode == 0, done.stderr
+    return json.loads(done.stdout.splitlines()[-1])
+
+
+@pytest.mark.skipif(not precompile.available(), reason="this torch cannot serialise guards")
+def test_a_second_process_traces_nothing(tmp_path: Path) -> None:
+    cache = tmp_path / "cache"
+    first, second = run(cache), run(cache)
+    assert first["stats"]["graphs"] == 1
+    assert second["stats"]["graphs"] == 0
+    assert second["stats"]["graphs from the cache"] == 1
+    assert second["sites"] == first["sites"]
+    assert max(first["error"], second["error"]) < 1e-5
+
+
+@pytest.mark.skipif(not precompile.available(), reason="this torch cannot serialise guards")
+def test_packing_that_is_refused_later_runs_op_by_op(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    """There is no trace to compile again from where a parameter's new memory cannot be moved."""
+    options: dict[str, Any] = {"cache_dir": tmp_path / "cache", "dynamic": True}
+    x = torch.linspace(-1, 1, 3 * 24).reshape(3, 24)
+    with torch.no_grad():
+        fuseline.compile(Mlp(), **options)(x)
+        model = Mlp()
+        compiled: Any = fuseline.compile(model, **options)
+        torch.testing.assert_close(compiled(x), model(x))
+        assert compiled.report().stats["graphs from the cache"] == 1
+        model.gate.weight.data = torch.linspace(-1, 1, 80 * 24).reshape(80, 24)[:40]
+        torch.testing.assert_close(compiled(x), model(x))
+    assert "op by op" in caplog.text
