@@ -9,6 +9,7 @@ import torch
 from fuseline.ir.core import Op
 from fuseline.ir.ops import pointwise
 from fuseline.ir.types import Dim, DType
+from fuseline.passes.masks.bounds import Bounds, larger, quotient
 from fuseline.passes.masks.expressions import (
     Expression,
     Number,
@@ -19,7 +20,7 @@ from fuseline.passes.masks.expressions import (
     lift,
     pick,
 )
-from fuseline.passes.masks.integers import Bounds, Linear, larger, of_dim, quotient
+from fuseline.passes.masks.integers import Linear, of_dim
 from fuseline.passes.masks.predicates import (
     Condition,
     all_of,
@@ -185,16 +186,8 @@ def _to_float(leaf: Expression, source: DType, target: DType) -> Expression:
             raise Opaque
 
 
-def is_number(expr: Expression, value: float) -> bool:
-    """Whether an element is this floating-point constant."""
-    return isinstance(expr, Number) and expr.value == value
-
-
 def number_of(expr: Expression) -> float | None:
     """The constant that an element is."""
     if isinstance(expr, Number):
         return expr.value
     return float(expr.const) if isinstance(expr, Linear) and expr.is_const else None
-
-
-__all__ = ["constant", "convert", "is_number", "number_of", "pointwise_op"]

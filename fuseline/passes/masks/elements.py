@@ -15,6 +15,7 @@ from fuseline.ir.core import Func, Op, Ref, Trait, Value
 from fuseline.ir.ops import buffer, call, create, index, reduce, view
 from fuseline.ir.types import BufferType, Dim, DType
 from fuseline.passes.masks.arithmetic import constant, pointwise_op
+from fuseline.passes.masks.bounds import Bounds
 from fuseline.passes.masks.expressions import (
     Datum,
     Expression,
@@ -27,7 +28,6 @@ from fuseline.passes.masks.expressions import (
 )
 from fuseline.passes.masks.integers import (
     ZERO,
-    Bounds,
     Element,
     Linear,
     Unknown,

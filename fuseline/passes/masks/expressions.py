@@ -7,7 +7,8 @@ from dataclasses import dataclass
 from typing import TypeAlias
 
 from fuseline.ir.core import Value
-from fuseline.passes.masks.integers import ONE, ZERO, Bounds, Linear
+from fuseline.passes.masks.bounds import Bounds
+from fuseline.passes.masks.integers import ONE, ZERO, Linear
 from fuseline.passes.masks.predicates import (
     AllOf,
     AnyOf,

@@ -11,8 +11,9 @@ import sympy
 from fuseline.ir.core import Op, Value
 from fuseline.ir.ops import index, view
 from fuseline.ir.types import Dim, dim
+from fuseline.passes.masks.bounds import Bounds, quotient
 from fuseline.passes.masks.expressions import Opaque
-from fuseline.passes.masks.integers import ZERO, Bounds, Linear, of_dim, quotient
+from fuseline.passes.masks.integers import ZERO, Linear, of_dim
 
 Place: TypeAlias = "tuple[Linear, ...]"
 """An index expression for each dim of a value."""

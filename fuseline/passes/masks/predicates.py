@@ -12,9 +12,9 @@ from dataclasses import dataclass
 from typing import TypeAlias
 
 from fuseline.ir.core import Value
+from fuseline.passes.masks.bounds import Bounds
 from fuseline.passes.masks.integers import (
     ZERO,
-    Bounds,
     Index,
     Larger,
     Linear,

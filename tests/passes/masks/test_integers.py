@@ -9,16 +9,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from fuseline.ir.types import Range, parse_dim
-from fuseline.passes.masks.integers import (
-    Bounds,
-    Linear,
-    Unknown,
-    larger,
-    new_index,
-    of_dim,
-    quotient,
-    to_dim,
-)
+from fuseline.passes.masks.bounds import Bounds, larger, quotient
+from fuseline.passes.masks.integers import Linear, Unknown, new_index, of_dim, to_dim
 from tests.passes.masks.numeric import Actual
 
 RANGES = {"S": Range(1, 4), "T": Range(2, None), "U": Range(0, 3)}

@@ -9,7 +9,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from fuseline.ir.types import parse_dim
-from fuseline.passes.masks.integers import Bounds, Linear, larger, new_index, of_dim
+from fuseline.passes.masks.bounds import Bounds, larger
+from fuseline.passes.masks.integers import Linear, new_index, of_dim
 from fuseline.passes.masks.predicates import (
     FALSE,
     TRUE,
