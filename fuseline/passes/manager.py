@@ -385,8 +385,12 @@ def _record(
 
 
 def _works(run: Run, record: Applied) -> bool:
-    """Whether an op of a rewrite is still there; views that outlive what read them do no work."""
-    return any(op in run.func and not op.has(Trait.VIEW) for op in record.ops)
+    """Whether an op of a rewrite is still there; operands made for it by the way do not count.
+
+    Views, and element-wise ops such as the cosines of a table, may outlive what read them first.
+    """
+    aside = (Trait.VIEW, Trait.POINTWISE)
+    return any(op in run.func and not any(op.has(t) for t in aside) for op in record.ops)
 
 
 def _inherit(record: Applied) -> None:

@@ -11,8 +11,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal, TypeAlias
 
-from fuseline.ir.core import Func, Op, Value
-from fuseline.ir.ops.pointwise import Add, Cast, Mul, Neg, Sub
+from fuseline.ir.core import Func, Op, Trait, Value
+from fuseline.ir.ops.pointwise import Add, Mul, Neg, Sub
 from fuseline.ir.ops.view import Concat, Expand, Permute, Reshape, Slice
 from fuseline.ir.types import Dim
 from fuseline.passes.match import last_dim_part, narrow
@@ -157,11 +157,19 @@ def _product(sign: int, value: Value) -> Product | None:
 
 
 def half_table(table: Value, pairing: Pairing) -> Value | None:
-    """The table with one column a pair that ``table`` repeats; None where it repeats none."""
+    """The table with one column a pair that ``table`` repeats; None where it repeats none.
+
+    Models repeat the angles and then take cosines: these are taken of the angles alone instead.
+    """
     op = table.owner
-    if isinstance(op, Cast):
+    source = None if op is None else _only_tensor(op)
+    if op is not None and source is not None:
+        inner = half_table(source, pairing)
+        return None if inner is None else op.clone({source: inner}).results[0]
+    if isinstance(op, Reshape) and op.x.shape[-1:] == table.shape[-1:]:
         inner = half_table(op.x, pairing)
-        return None if inner is None else Cast(inner, dtype=op.dtype).y
+        if inner is not None:
+            return Reshape(inner, shape=(*table.shape[:-1], inner.shape[-1])).y
     if pairing == "halves":
         return _doubled(table)
     match op:
@@ -173,17 +181,20 @@ def half_table(table: Value, pairing: Pairing) -> Value | None:
             return None
 
 
+def _only_tensor(op: Op) -> Value | None:
+    """What an element-wise op computes with beside scalars; None where that is more than one."""
+    if not op.has(Trait.POINTWISE):
+        return None
+    tensors = [v for v in op.operands if v.tensor.rank]
+    return tensors[0] if len(tensors) == 1 else None
+
+
 def _doubled(table: Value) -> Value | None:
-    """What a concatenation of a value with itself repeats, under views that add leading dims."""
+    """What a concatenation of a value with itself repeats."""
     op = table.owner
     match op:
         case Concat(xs) if len(xs) == 2 and xs[0] is xs[1] and op.axis == op.y.tensor.rank - 1:
             return xs[0]
-        case Reshape(x) if x.shape and x.shape[-1] == table.shape[-1]:
-            inner = _doubled(x)
-            if inner is None:
-                return None
-            return Reshape(inner, shape=(*table.shape[:-1], inner.shape[-1])).y
         case _:
             return None
 
