@@ -307,7 +307,7 @@ def source_name(placeholder: fx.Node) -> str:
 
 
 def optimize(model: Any, backend: Any, *, dynamic: bool | None, package: Any = None) -> Any:
-    """``torch.compile`` with a backend; ``package`` keeps what Dynamo finds (`_torch_precompile`)."""
+    """``torch.compile`` with a backend; ``package`` keeps what Dynamo finds."""
     if package is None:
         return cast("Any", torch.compile)(model, backend=backend, dynamic=dynamic)
     return _lib._dynamo.optimize(backend=backend, dynamic=dynamic, package=package)(model)

@@ -1,6 +1,6 @@
 """Reproducers of internal errors: the IR before the stage that failed, and how to replay it.
 
-    python -m fuseline.debug.reproducer 03-fuse-qk-norm.fl --pass fuse-qk-norm
+python -m fuseline.debug.reproducer 03-fuse-qk-norm.fl --pass fuse-qk-norm
 """
 
 from __future__ import annotations
