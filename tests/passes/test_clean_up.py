@@ -19,6 +19,11 @@ from fuseline.passes.cse import Cse
 from fuseline.passes.dce import Dce
 from fuseline.passes.fold_constants import FoldConstants
 from fuseline.passes.manager import PassManager
+from fuseline.passes.raise_gated_mlp import RaiseGatedMlp
+from fuseline.passes.raise_layer_norm import RaiseLayerNorm
+from fuseline.passes.raise_rms_norm import RaiseRmsNorm
+from fuseline.passes.raise_rope import RaiseRope
+from fuseline.passes.restore_mutations import RestoreMutations
 from fuseline.passes.rewrite import Pass
 from fuseline.testing import assert_same_values, run_passes
 
@@ -120,6 +125,21 @@ def test_random_programs_keep_every_bit(func: Func) -> None:
     again = cleaned.clone()
     run_passes(clean_up(), again)
     assert print_func(again) == print_func(cleaned), "a second clean-up finds more to do"
+
+
+@given(programs())
+@settings(
+    max_examples=200,
+    deadline=None,
+    derandomize=True,
+    suppress_health_check=[HealthCheck.too_slow],
+)
+def test_raising_takes_any_program(func: Func) -> None:
+    """Whatever it finds, or nothing: no pass fails on valid IR."""
+    raised = func.clone()
+    norms: list[Pass] = [RaiseLayerNorm(), RaiseRmsNorm(), RaiseRope(), RaiseGatedMlp()]
+    run_passes([*norms, RestoreMutations()], raised)
+    assert_same_values(func, raised, exact=True)
 
 
 def _layer(func: Func, x: Value, weight: Value) -> Value:
