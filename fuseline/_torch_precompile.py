@@ -173,6 +173,7 @@ class Precompiled:
         key = guards.output_graph.name_of_builtins_dict_key_in_fglobals
         if key:
             names[key] = vars(builtins)
+            _reserve(key)
         if not _same(state.identities, scope, names):
             return False
         for name, backend in backends.items():
@@ -182,6 +183,14 @@ class Precompiled:
         code = _package().SerializedCode.to_code_object(state.code)
         native._load_precompile_entry(self.entry.__code__, manager, code)
         return True
+
+
+def _reserve(name: str) -> None:
+    """Keep Dynamo from making up a name of another process again: it counts from 0 in each."""
+    made_up = importlib.import_module("torch._dynamo.bytecode_transformation").unique_id
+    number = int(name.rpartition("_")[2])
+    while int(made_up("").rpartition("_")[2]) < number:
+        pass
 
 
 def _package() -> Any:
