@@ -1,0 +1,213 @@
+"""Tables of results: the same rows for the terminal and for the page in the docs."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+
+from rich.table import Table as RichTable
+
+from benchmarks.common import Json
+
+TITLES = {"smollm2": "SmolLM2-135M", "qwen3": "Qwen3, 4 layers", "tiny": "tiny Qwen3"}
+SHORT = {"float32": "f32", "bfloat16": "bf16"}
+CASES = {
+    "decode-1": "decode, batch 1",
+    "decode-8": "decode, batch 8",
+    "prefill-128": "prefill, 1 x 128",
+}
+
+
+@dataclass(frozen=True)
+class Table:
+    """A title, a line that says what is in it, and rows of texts."""
+
+    title: str
+    about: str
+    header: tuple[str, ...]
+    rows: tuple[tuple[str, ...], ...]
+
+    def markdown(self) -> str:
+        """The table as a section of a page."""
+        lines = [self.header, ["---", *["---:"] * (len(self.header) - 1)], *self.rows]
+        body = "\n".join(f"| {' | '.join(line)} |" for line in lines)
+        return f"## {self.title}\n\n{self.about}\n\n{body}\n"
+
+    def rich(self) -> RichTable:
+        """The table for a terminal."""
+        table = RichTable(title=self.title, title_justify="left")
+        for number, name in enumerate(self.header):
+            table.add_column(name, justify="right" if number else "left", overflow="fold")
+        for row in self.rows:
+            table.add_row(*row)
+        return table
+
+
+def tables(results: Json) -> list[Table]:
+    """All tables that there are results for."""
+    makers = (_speed, _bandwidth, _compile, _stages, _memory, _qk_norm)
+    return [table for make in makers if (table := make(results)).rows]
+
+
+def of_kind(results: Json, kind: str) -> Iterator[Json]:
+    """The parts of a kind, in their order."""
+    return (part for part in results["parts"].values() if part["kind"] == kind)
+
+
+def _speed(results: Json) -> Table:
+    rows: list[tuple[str, ...]] = []
+    for part in of_kind(results, "speed"):
+        for case, found in part["cases"].items():
+            middle, ratio = found["median_s"], found["speedup"]
+            rows.append(
+                (
+                    f"{_what(part)}, {CASES.get(case, case)}",
+                    str(part["threads"]),
+                    *(_ms(middle.get(name)) for name in ("fuseline", "torch.compile", "eager")),
+                    *(_times(ratio.get(name)) for name in ("torch.compile", "eager")),
+                )
+            )
+    return Table(
+        "Decode and prefill",
+        "Milliseconds of one call, the median; and how many times as long the others take.",
+        ("", "threads", "fuseline", "torch.compile", "eager", "x torch.compile", "x eager"),
+        tuple(rows),
+    )
+
+
+def _bandwidth(results: Json) -> Table:
+    rows: list[tuple[str, ...]] = []
+    for part in of_kind(results, "speed"):
+        for case, found in part["cases"].items():
+            middle, size = found["median_s"], found["weight_bytes"]
+            if case != "decode-1" or "read" not in middle:
+                continue
+            rows.append(
+                (
+                    _what(part),
+                    str(part["threads"]),
+                    f"{size / 1e6:.0f} MB",
+                    f"{size / middle['read'] / 1e9:.1f}",
+                    *(
+                        f"{size / middle[name] / 1e9:.1f} ({middle['read'] / middle[name]:.0%})"
+                        if name in middle
+                        else ""
+                        for name in ("fuseline", "torch.compile", "eager")
+                    ),
+                )
+            )
+    return Table(
+        "Weights streamed",
+        "A decode step at batch 1 reads every weight once. Gigabytes of weights a second, beside a "
+        "loop that does nothing but read as many bytes, sampled by turns with the others; in "
+        "brackets the share of that.",
+        ("", "threads", "weights", "reading alone", "fuseline", "torch.compile", "eager"),
+        tuple(rows),
+    )
+
+
+def _compile(results: Json) -> Table:
+    rows: list[tuple[str, ...]] = []
+    for part in of_kind(results, "compile"):
+        ours, theirs = part["fuseline"], part["torch.compile"]
+        cells: list[str] = [_what(part)]
+        for state in ("cold", "warm"):
+            mine, other = ours[state]["seconds"], theirs[state]["seconds"]
+            cells += [f"{mine:.1f}", f"{other:.1f}", f"{mine / other:.0%}"]
+        rows.append(tuple(cells))
+    cold, warm = ("cold", "torch.compile", "share"), ("warm", "torch.compile", "share")
+    return Table(
+        "Compilation",
+        "Seconds of the first decode step in a fresh process, less a later one: with empty caches "
+        "(cold), and once more with the same caches (warm).",
+        ("", *cold, *warm),
+        tuple(rows),
+    )
+
+
+def _stages(results: Json) -> Table:
+    rows: list[tuple[str, ...]] = []
+    names: list[str] = []
+    for part in of_kind(results, "compile"):
+        for state in ("cold", "warm"):
+            stages = part["fuseline"][state]["stages_s"]
+            names = list(dict.fromkeys([*names, *stages]))
+            rows.append((f"{_what(part)}, {state}", *(f"{stages[n]:.2f}" for n in stages)))
+    return Table(
+        "Where compilation goes",
+        "Seconds of each stage of fuseline's; `trace` is what torch's Dynamo takes to trace the "
+        "model and to set up its guards, and starting what is imported late.",
+        ("", *names),
+        tuple(rows),
+    )
+
+
+def _memory(results: Json) -> Table:
+    rows: list[tuple[str, ...]] = []
+    for part in of_kind(results, "memory"):
+        for name in ("fuseline", "eager", "torch.compile"):
+            found = part[name]
+            rows.append(
+                (
+                    f"{_what(part)}, {name}",
+                    *(_mb(found.get(key)) for key in ("weights", "peak", "running_peak")),
+                    _mb(found.get("planned")),
+                )
+            )
+    return Table(
+        "Memory",
+        "Resident megabytes of a process at its peak, over everything (compilation included) and "
+        "while it runs a prefill and steps; `planned` are the buffers that fuseline's plans hold.",
+        ("", "weights", "peak", "peak of running", "planned"),
+        tuple(rows),
+    )
+
+
+def _qk_norm(results: Json) -> Table:
+    rows: list[tuple[str, ...]] = []
+    for part in of_kind(results, "qk_norm"):
+        for tokens, found in part["tokens"].items():
+            middle, ratio = found["median_s"], found["speedup"]
+            names = ("fuseline inner", "torch.compile inner", "fuseline outer")
+            rows.append(
+                (
+                    f"{SHORT[part['dtype']]}, {tokens} tokens",
+                    str(part["threads"]),
+                    *(_us(middle[n]) for n in (*names, "torch.compile outer", "eager")),
+                    *(_times(ratio[n]) for n in ("inner", "outer", "eager")),
+                )
+            )
+    inner, outer = ("inner", "torch.compile"), ("outer", "torch.compile")
+    return Table(
+        "QK norm with RoPE",
+        "Microseconds for 16 query and 8 key heads of 128. Inner: what each compiler made, called "
+        "directly; outer: the whole compiled function, Dynamo's guards included.",
+        ("", "threads", *inner, *outer, "eager", "x inner", "x outer", "x eager"),
+        tuple(rows),
+    )
+
+
+def _what(part: Json) -> str:
+    layers = f", {part['layers']} of its layers" if "layers" in part else ""
+    return f"{TITLES[part['model']]}{layers}, {SHORT[part['dtype']]}"
+
+
+def _ms(value: float | None) -> str:
+    return "" if value is None else f"{1e3 * value:.2f}"
+
+
+def _us(value: float) -> str:
+    return f"{1e6 * value:.1f}"
+
+
+def _mb(value: int | None) -> str:
+    return "" if value is None else f"{value / 1e6:.1f}"
+
+
+def _times(value: float | None) -> str:
+    return "" if value is None else f"{value:.2f}"
+
+
+def paragraphs(lines: Iterable[str]) -> str:
+    """Lines with an empty one between each."""
+    return "\n\n".join(lines)
