@@ -36,14 +36,14 @@ class Family:
             "bos_token_id": 1,
             "eos_token_id": 2,
         }
-        return AutoConfig.for_model(self.model_type, **(sizes | self.settings))
+        return cast("Any", AutoConfig).for_model(self.model_type, **(sizes | self.settings))
 
     def build(self, dtype: torch.dtype) -> nn.Module:
         """A seeded model whose norms have weights that differ from one another."""
         from transformers import AutoModelForCausalLM
 
-        torch.manual_seed(0)
-        model = cast("nn.Module", AutoModelForCausalLM.from_config(self.config()))
+        cast("Any", torch).manual_seed(0)
+        model = cast("nn.Module", cast("Any", AutoModelForCausalLM).from_config(self.config()))
         with torch.no_grad():
             for name, parameter in model.named_parameters():
                 if parameter.dim() == 1 or "norm" in name:
