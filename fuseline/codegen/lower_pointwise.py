@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from fuseline.codegen.lower import Launch, Lowered, Refusal, lowers, work
-from fuseline.codegen.pointwise import plan
+from fuseline.codegen.region_plan import plan
 from fuseline.ir.core import OPS, Func, Op, Trait, Value
 from fuseline.ir.layout import Layout, LayoutMap, dense
 from fuseline.ir.ops.buffer import SliceWrite, Write

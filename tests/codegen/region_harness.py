@@ -7,7 +7,8 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from fuseline.codegen.pointwise import Planned, plan
+from fuseline.codegen.pointwise import Planned
+from fuseline.codegen.region_plan import plan
 from fuseline.ir.core import Func, Value
 from fuseline.ir.evaluate import bind, evaluate
 from fuseline.ir.layout import Layout, dense

@@ -8,7 +8,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from fuseline.codegen.pointwise import plan
+from fuseline.codegen.region_plan import plan
 from fuseline.ir.evaluate import evaluate
 from fuseline.ir.layout import Layout, dense
 from fuseline.ir.text import parse_func
@@ -421,6 +421,36 @@ def test_reductions_over_any_axes(axes: str) -> None:
         assert result == "the reduced axes cannot be walked as one"
         return
     check(body("%x: f32[A, B, 37]", [f"sum %x {{axes = {axes}}}"]), [x], atol=1e-5)
+
+
+@pytest.mark.parametrize("dtype", ["f32", "bf16", "f64", "i32", "bool"])
+@pytest.mark.parametrize("count", [1, 2, 8, 33])
+def test_reduction_of_a_few_elements_that_lie_apart(dtype: str, count: int) -> None:
+    """The sum over the experts of a token: written out where there are few, else a loop."""
+    names = ["sum", "amax", "amin", "any", "all"] + (["mean"] if DType(dtype).is_float else [])
+    lines = [f"{name} %x {{axes = (1,)}}" for name in names]
+    text = body(f"%x: {dtype}[T, {count}, 37]", lines)
+    x = sample(DType(dtype), 5, count, 37)
+    exact = not DType(dtype).is_float
+    check(text, [x], exact=exact, ulps=16, atol=1e-5, workers=(1, 2, 3))
+    func = parse_func(text)
+    made = plan(func, [dense(func.args[0].shape)], [dense(v.shape) for v in func.returns])
+    assert not isinstance(made, str)
+    assert made.kernel.by_row == (count == 33)
+
+
+def test_weighted_sum_over_a_few_elements_with_what_follows() -> None:
+    text = """func @f(%x: bf16[T, 4, 37], %w: f32[T, 4], %r: bf16[T, 37]) {
+      %u = reshape %w {shape = (T, 4, 1)}
+      %c = cast %u {dtype = bf16}
+      %p = mul %x, %c
+      %s = sum %p {axes = (1,)}
+      %y = add %r, %s
+      %t = tanh %y
+      return %t, %s
+    }"""
+    tensors = [torch.randn(5, 4, 37).bfloat16(), torch.rand(5, 4), torch.randn(5, 37).bfloat16()]
+    check(text, tensors, atol=1e-2, workers=(1, 2, 3))
 
 
 def test_reduction_of_strided_rows() -> None:
