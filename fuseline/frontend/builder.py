@@ -38,6 +38,10 @@ IMPORTERS: dict[str, Importer] = {}
 FunctionT = TypeVar("FunctionT", bound=Importer)
 
 
+class UnsupportedError(Exception):
+    """Something in a program that the IR has no type or op for, not even a call kept whole."""
+
+
 def imports(*overloads: str) -> Callable[[FunctionT], FunctionT]:
     """Register an importer function for overloads such as ``aten.add.Tensor``."""
 
@@ -51,8 +55,17 @@ def imports(*overloads: str) -> Callable[[FunctionT], FunctionT]:
 
 
 def tensor_type_of(fake: Tensor) -> TensorType:
-    """The IR type of a traced tensor; KeyError where the IR does not have its element type."""
-    return TensorType(DType.from_torch(fake.dtype), tuple(import_dim(s) for s in fake.shape))
+    """The IR type of a traced tensor.
+
+    Raises:
+        UnsupportedError: the IR does not have its element type.
+
+    """
+    try:
+        dtype = DType.from_torch(fake.dtype)
+    except KeyError as error:
+        raise UnsupportedError(f"the element type {fake.dtype}") from error
+    return TensorType(dtype, tuple(import_dim(s) for s in fake.shape))
 
 
 @dataclass

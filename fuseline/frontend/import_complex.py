@@ -13,7 +13,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from fuseline.frontend.builder import IMPORTERS, Builder
+from fuseline.frontend.builder import IMPORTERS, Builder, UnsupportedError
 from fuseline.frontend.dims import import_dim
 from fuseline.ir.core import Value
 from fuseline.ir.ops import pointwise as p
@@ -60,7 +60,7 @@ def import_pair(b: Builder, name: str, fake: object, args: Sequence[Any], kwargs
     """What a call gives that takes or gives complex tensors.
 
     Raises:
-        KeyError: the call is not known for complex tensors.
+        UnsupportedError: the call is not known for complex tensors.
 
     """
     build = _PAIRS.get(name)
@@ -72,7 +72,7 @@ def import_pair(b: Builder, name: str, fake: object, args: Sequence[Any], kwargs
         parts = [IMPORTERS[name](b, x, *args[1:], **kwargs) for x in (args[0].re, args[0].im)]
         if not any(x is NotImplemented for x in parts):
             return Pair(*parts)
-    raise KeyError(f"{name} of complex numbers")
+    raise UnsupportedError(f"{name} of complex numbers")
 
 
 def _pairs(name: str) -> Callable[[PairImporter], PairImporter]:
@@ -130,7 +130,7 @@ def _to_copy(b: Builder, x: Pair, dtype: torch.dtype | None = None, **place: Any
     device = place.get("device")
     same = dtype is None or _PARTS.get(dtype) is x.re.dtype
     if not same or (device is not None and torch.device(device).type != "cpu"):
-        raise KeyError(f"a cast to {dtype} of complex numbers")
+        raise UnsupportedError(f"a cast to {dtype} of complex numbers")
     return x
 
 

@@ -20,7 +20,7 @@ import torch
 from torch import Tensor, fx
 
 from fuseline import _torch
-from fuseline.frontend.builder import IMPORTERS, Builder, Importer, tensor_type_of
+from fuseline.frontend.builder import IMPORTERS, Builder, Importer, UnsupportedError, tensor_type_of
 from fuseline.frontend.captured import Captured, Input, InputKind
 from fuseline.frontend.dims import UnknownSize, import_dim
 from fuseline.frontend.import_complex import Pair, import_pair, is_complex
@@ -85,7 +85,7 @@ class _Import:
                     self._node(node)
                 elif node.op == "output":
                     self._output(cast("Sequence[fx.Node]", node.args[0]))
-        except (KeyError, UnknownSize) as error:
+        except (UnsupportedError, UnknownSize) as error:
             raise CannotImport(f"{error} in {self.builder.loc}") from error
         return self.func
 
@@ -112,7 +112,7 @@ class _Import:
             self.builder.add(Write(buffer, value))
         returned = [self.values[n] for n in outputs[len(self.captured.writes) :]]
         if any(isinstance(v, Pair) for v in returned):
-            raise KeyError("a complex tensor that is returned")
+            raise UnsupportedError("a complex tensor that is returned")
         self.func.set_returns(returned)
 
     # -- calls ------------------------------------------------------------------------------
@@ -183,7 +183,7 @@ class _Import:
             return _carried(value)
 
         if not _torch.is_overload(node.target):
-            raise KeyError(f"the call of {name}")
+            raise UnsupportedError(f"the call of {name}")
         args = map_tree(self._resolve(node.args), leaf)
         kwargs = {k: map_tree(self._resolve(v), leaf) for k, v in node.kwargs.items()}
         pairs = tuple(kwargs.items())

@@ -243,7 +243,7 @@ def test_a_type_that_the_ir_lacks_leaves_the_program_to_aten() -> None:
         assert torch.equal(compiled(x), program(x))
     assert not recording.funcs
     (reason,) = [v for k, v in compiled.report().stats.items() if k.startswith("plain ATen")]
-    assert "complex64" in str(reason)
+    assert "complex" in str(reason)
 
 
 def test_no_importer_is_registered_for_an_overload_that_torch_lacks() -> None:
