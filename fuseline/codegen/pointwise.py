@@ -43,7 +43,7 @@ class Loop:
 
     ``before`` are statements of the row, ``carried`` what a reduction sets up for a row and
     ``partial`` for a part of it; ``reduction`` the clauses of the loop, ``body`` its statements,
-    ``join`` adds a part to the row, ``after`` gives the result.
+    ``join`` adds a part to the row.
     """
 
     before: tuple[str, ...] = ()
@@ -52,7 +52,6 @@ class Loop:
     partial: tuple[str, ...] = ()
     reduction: str = ""
     join: tuple[str, ...] = ()
-    after: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)

@@ -8,7 +8,7 @@ from __future__ import annotations
 import logging
 import time
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any, Protocol, cast
 
 from fuseline.ir.core import Cost, Func, IRError, Loc, Op, Trait, Value
@@ -380,8 +380,18 @@ def _record(
             record.swallowed.append(owner)
     run.owners |= dict.fromkeys(new, record)
     run.applied.append(record)
+    if not rewrite.pattern and new:
+        _carry_misses(run, removed, new[-1])
     if not record.pattern and len(record.swallowed) == 1:
         _inherit(record)
+
+
+def _carry_misses(run: Run, removed: Sequence[Op], op: Op) -> None:
+    """What was missed stays missed where a clean-up or a lowering puts other ops in its place."""
+    for old in removed:
+        for key in [key for key in run.missed if key[1] is old]:
+            miss = run.missed.pop(key)
+            run.missed.setdefault((miss.pattern, op), replace(miss, op=op))
 
 
 def _works(run: Run, record: Applied) -> bool:

@@ -15,6 +15,7 @@ from fuseline.passes.fuse_qk_norm import FuseQkNorm
 from fuseline.passes.fuse_qk_rope import FuseQkRope
 from fuseline.passes.fuse_rms_norm_add import FuseRmsNormAdd
 from fuseline.passes.fuse_sandwich_norm import FuseSandwichNorm
+from fuseline.passes.lower_gated_mlp import LowerGatedMlp
 from fuseline.passes.merge_linears import MergeLinears
 from fuseline.passes.plan import ProtectReads
 from fuseline.passes.raise_attention import RaiseAttention
@@ -46,6 +47,7 @@ def default_pipeline() -> list[Pass]:
         Dce(),
         # fuse: what one kernel does
         FuseGatedMlp(),
+        LowerGatedMlp(),
         MergeLinears(),
         FuseLinearAdd(),
         FuseAddRmsNorm(),
