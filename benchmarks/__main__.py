@@ -21,7 +21,7 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 
 from benchmarks import page
-from benchmarks.common import RESULTS, Json, machine, read_json, versions, write_json
+from benchmarks.common import RESULTS, Json, machine, read_json, say, versions, write_json
 from benchmarks.parts import Part, parts, run
 
 DEFAULT = RESULTS / "cpu.json"
@@ -44,7 +44,13 @@ def main(argv: Sequence[str] | None = None) -> int:
         print("\n".join(part.name for part in chosen))
         return 0
     results = kept(args.output, args.only) | about(argv)
-    failed = measure(chosen, results, args.output)
+    try:
+        failed = measure(chosen, results, args.output)
+    except KeyboardInterrupt:
+        say(f"stopped; what was measured is in {args.output}")
+        return 130
+    results["complete"] = {part.name for part in parts(quick=args.quick)} <= set(results["parts"])
+    write_json(args.output, results)
     page.show(results, Console())
     if args.output == DEFAULT:
         page.write(results)
@@ -89,8 +95,6 @@ def measure(chosen: Sequence[Part], results: Json, output: Path) -> list[str]:
                 failed.append(part.name)
             write_json(output, results)
             progress.advance(task)
-    results["complete"] = not failed
-    write_json(output, results)
     return failed
 
 

@@ -1,6 +1,6 @@
 """Writes `docs/benchmarks.md` and its plot from a file of results; every number is from there.
 
-    python -m benchmarks.page            # from benchmarks/results/cpu.json
+python -m benchmarks.page            # from benchmarks/results/cpu.json
 """
 
 from __future__ import annotations

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 from pathlib import Path
 from typing import Any
 
@@ -13,14 +14,12 @@ COLORS = {"fuseline": "#1b7f5c", "torch.compile": "#d98032", "eager": "#8a8f98"}
 
 def draw(results: Json, path: Path) -> None:
     """Write the plot; the same results give the same bytes."""
-    import matplotlib as mpl
-
+    mpl: Any = importlib.import_module("matplotlib")
     mpl.use("svg")
-    import matplotlib.pyplot as plt
-
-    pyplot: Any = plt
-    settings = {"svg.hashsalt": "fuseline", "font.size": 8, "axes.spines.top": False}
-    with mpl.rc_context(settings | {"axes.spines.right": False}):
+    pyplot: Any = importlib.import_module("matplotlib.pyplot")
+    settings: Json = {"svg.hashsalt": "fuseline", "font.size": 8}
+    settings |= {"axes.spines.top": False, "axes.spines.right": False}
+    with mpl.rc_context(settings):
         figure, (left, right) = pyplot.subplots(
             1, 2, figsize=(11, 5.5), width_ratios=(3, 2), layout="constrained"
         )

@@ -126,19 +126,22 @@ def _compile(results: Json) -> Table:
 
 
 def _stages(results: Json) -> Table:
-    rows: list[tuple[str, ...]] = []
-    names: list[str] = []
-    for part in of_kind(results, "compile"):
-        for state in ("cold", "warm"):
-            stages = part["fuseline"][state]["stages_s"]
-            names = list(dict.fromkeys([*names, *stages]))
-            rows.append((f"{_what(part)}, {state}", *(f"{stages[n]:.2f}" for n in stages)))
+    found = [
+        (f"{_what(part)}, {state}", part["fuseline"][state]["stages_s"])
+        for part in of_kind(results, "compile")
+        for state in ("cold", "warm")
+    ]
+    names = tuple(dict.fromkeys(name for _, stages in found for name in stages))
+    rows = tuple(
+        (what, *(f"{stages[name]:.2f}" if name in stages else "" for name in names))
+        for what, stages in found
+    )
     return Table(
         "Where compilation goes",
         "Seconds of each stage of fuseline's; `trace` is what torch's Dynamo takes to trace the "
         "model and to set up its guards, and starting what is imported late.",
         ("", *names),
-        tuple(rows),
+        rows,
     )
 
 
