@@ -63,6 +63,8 @@ def convert(
 ) -> Captured:
     """The functional program of a traced graph, whose placeholders are ``sources`` in order.
 
+    The inputs keep that order, but for constants, which go last.
+
     ``known`` gives nodes that are not traced but have a value: floats that are constants in truth.
     ``ranges`` are the symbols' where the tracer states them; else the shape environment's count.
 
@@ -102,9 +104,11 @@ class _Converter:
     def run(self, name: str, road: str) -> Captured:
         """Convert node by node."""
         nodes = list(self.module.graph.nodes)
-        for node, source in zip(
-            [n for n in nodes if n.op == "placeholder"], self.sources, strict=True
-        ):
+        placeholders = [n for n in nodes if n.op == "placeholder"]
+        pairs = list(zip(placeholders, self.sources, strict=True))
+        pairs.sort(key=lambda pair: pair[1].kind is InputKind.CONSTANT)  # constants go last
+        self.sources = [source for _, source in pairs]
+        for node, source in pairs:
             self._input(node, source)
         self._constants(nodes)
         self._symbol_sources()
