@@ -243,7 +243,7 @@ class CompileWatch:
 
     def __enter__(self) -> None:
         _listen()
-        self._outer.append(getattr(_watching, "now", None))
+        self._outer.append(_watching.now)
         _watching.now = self
 
     def __exit__(self, *error: object) -> None:
@@ -288,9 +288,14 @@ def _on_end(*args: object) -> None:
         _open.pop().ended()
 
 
+@lru_cache(maxsize=1)
+def _callback_handler() -> Any:
+    return cast("Any", importlib.import_module("torch._dynamo")).callback_handler
+
+
 def _listen() -> None:
     """Have Dynamo call us; ``torch.compiler.reset()`` makes it forget."""
-    handler = cast("Any", importlib.import_module("torch._dynamo")).callback_handler
+    handler = _callback_handler()
     if _on_start not in handler.start_callbacks:
         handler.register_start_callback(_on_start)
         handler.register_end_callback(_on_end)

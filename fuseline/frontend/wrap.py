@@ -15,6 +15,7 @@ import re
 import types
 import weakref
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import nullcontext
 from dataclasses import dataclass
 from typing import Any, ClassVar, Protocol, TypeVar, cast
 
@@ -76,7 +77,7 @@ class Program:
         self.engine = engine
         self.backend = Backend(engine.step, re.sub(r"\W+", "_", name).strip("_") or "main")
         self._watch = watch(self.backend)
-        self._outside = Outside(target, engine.eager)
+        self._outside = Outside(target, engine.eager) if engine.eager else nullcontext()
         entry = _entry_of(target)
         self._warm = self._warm_start(entry, target)
         package = None if self._warm is None else self._warm.precompiled.package
