@@ -11,7 +11,7 @@ from torch import Tensor
 from fuseline.codegen import lowerings
 from fuseline.codegen.lower import Emitted, Scratch, emit
 from fuseline.ir.core import Func, Value
-from fuseline.ir.evaluate import bind, evaluate
+from fuseline.ir.evaluate import Argument, bind, evaluate
 from fuseline.ir.layout import LayoutMap, extent_of
 from fuseline.ir.text import parse_func
 from fuseline.ir.types import BufferType, substitute
@@ -24,10 +24,14 @@ assert lowerings.__all__, "importing them registers them"
 class Machine:
     """Runs emitted launches on memory of its own, one block for each root value."""
 
-    def __init__(self, func: Func, arguments: Sequence[Tensor]) -> None:
+    def __init__(self, func: Func, arguments: Sequence[Argument]) -> None:
         self.binding = bind(func, arguments)
         self.layouts = LayoutMap(func)
-        self.memory = {a: t.clone().contiguous() for a, t in zip(func.args, arguments, strict=True)}
+        self.memory = {
+            value: given.clone().contiguous()
+            for value, given in zip(func.args, arguments, strict=True)
+            if isinstance(given, Tensor)
+        }
         self.steps = emit(func, self.layouts)
 
     def buffer(self, value: Value) -> Tensor:
