@@ -12,12 +12,14 @@ from __future__ import annotations
 import argparse
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Generator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from statistics import median
 from typing import Any, cast
 
 import torch
+from rich.console import Console
 from torch import Tensor, nn
 
 import fuseline
@@ -65,6 +67,12 @@ class Contender:
         """Tokens per second."""
         return 1 / median(self.steps)
 
+    def line(self, ours: Contender) -> str:
+        """Its rate, what ours is beside it, and what its first calls took."""
+        beside = "" if self is ours else f"fuseline is {ours.rate / self.rate:.2f} times as fast"
+        first = f"first calls {self.compile_seconds:.1f} s"
+        return f"{self.name:14} {self.rate:7.1f} tokens/s   {first:22} {beside}".rstrip()
+
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the demo; 0 if tokens and numbers are right."""
@@ -78,8 +86,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("--no-torch-compile", action="store_true", help="leave torch.compile out")
     arguments = parser.parse_args(argv)
 
-    say(f"loading {arguments.model} (the first time, its weights are converted and kept)")
-    loaded = models.load(arguments.model, Config())
+    with waiting(f"loading {arguments.model} (the first time, its weights are converted and kept)"):
+        loaded = models.load(arguments.model, Config())
     model: Any = loaded.model
     assert loaded.tokenizer is not None, "a language model comes with its tokenizer"
     prompt = loaded.tokenizer.encode(arguments.prompt)
@@ -91,15 +99,18 @@ def main(argv: Sequence[str] | None = None) -> int:
         Contender("eager", Session(model, length)),
     ]
     if not arguments.no_torch_compile:
-        say("torch.compile takes a minute or so")
         theirs = cast("nn.Module", cast("Any", torch).compile(model))
-        contenders.append(Contender("torch.compile", Session(theirs, length, plain=model)))
+        session = Session(theirs, length, plain=model, prefill=model)
+        contenders.append(Contender("torch.compile", session))
     for contender in contenders:
-        contender.compile(prompt)
-        say(f"{contender.name}: first prefill and step took {contender.compile_seconds:.1f} s")
-    for _ in range(arguments.rounds):
-        for contender in contenders:
-            contender.run(prompt, arguments.tokens)
+        if contender.name == "torch.compile":
+            say("torch.compile compiles the decode step, which takes a minute or more")
+        with waiting(f"{contender.name}: first prefill and step"):
+            contender.compile(prompt)
+    for number in range(arguments.rounds):
+        with waiting(f"generating {arguments.tokens} tokens, round {number + 1}"):
+            for contender in contenders:
+                contender.run(prompt, arguments.tokens)
 
     ours, eager = contenders[:2]
     text = loaded.tokenizer.decode(ours.tokens, skip_special_tokens=True)
@@ -107,7 +118,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     print(compiled.report().sites_table())
     right = same_tokens(ours, eager) & same_numbers(ours, eager, model, prompt)
     for contender in contenders:
-        print(f"{contender.name:14} {contender.rate:7.1f} tokens/s")
+        print(contender.line(ours))
     print(f"\n{whereabouts(compiled.report())}")
     return 0 if right else 1
 
@@ -125,9 +136,9 @@ def same_tokens(ours: Contender, eager: Contender) -> bool:
 
 def same_numbers(ours: Contender, eager: Contender, model: Any, prompt: Sequence[int]) -> bool:
     """Whether the numbers rule holds for the logits of all tokens."""
-    say("computing the same logits in float64")
     ids = torch.tensor([[*prompt, *eager.tokens[:-1]]])
-    exact = oracle(model, input_ids=ids, use_cache=False).logits[0, len(prompt) - 1 :]
+    with waiting("computing the same logits in float64"):
+        exact = oracle(model, input_ids=ids, use_cache=False).logits[0, len(prompt) - 1 :]
     errors = [[torch.stack(c.logits), exact] for c in (ours, eager)]
     relative = [relative_error(found, expected) for found, expected in errors]
     largest = [float((found - expected).abs().max()) for found, expected in errors]
@@ -143,6 +154,15 @@ def whereabouts(report: fuseline.Report) -> str:
     cache = Cache.open(Config().cache_dir)
     sources = [entry.file("kernel.cpp") for entry in cache.entries() if entry.name in used]
     return f"{len(used)} kernels lie in {cache.root}, one of them in\n{sources[0]}"
+
+
+@contextmanager
+def waiting(text: str) -> Generator[None]:
+    """Say what goes on, turn something on a terminal, and say how long it took."""
+    started = time.perf_counter()
+    with Console(stderr=True).status(text):
+        yield
+    say(f"{text}: {time.perf_counter() - started:.1f} s")
 
 
 def say(text: str) -> None:

@@ -68,16 +68,19 @@ class Session:
         model: a causal language model of transformers, compiled or not.
         length: the most tokens that will be seen.
         plain: the model uncompiled, to lay out the cache with; `model` if not given.
+        prefill: the model that is shown several tokens at once; `model` if not given.
     """
 
-    def __init__(self, model: Any, length: int, *, plain: Any = None) -> None:
+    def __init__(self, model: Any, length: int, *, plain: Any = None, prefill: Any = None) -> None:
         self._model = model
+        self._prefill = prefill or model
         self._cache = static_cache(plain or model, length)
 
     def advance(self, ids: Sequence[int]) -> Tensor:
         """Show the model more tokens; logits [vocabulary] of what follows the last of them."""
         with torch.no_grad():
-            return _last_logits(self._model, ids, self._cache)
+            model = self._prefill if len(ids) > 1 else self._model
+            return _last_logits(model, ids, self._cache)
 
     def warm_up(self, prompt: Sequence[int]) -> None:
         """Run a prefill and a step, which compiles both where the model is compiled."""
