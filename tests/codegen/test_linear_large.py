@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -125,3 +126,22 @@ def test_wrong_contexts_are_refused() -> None:
         LinearLargeKernel(8, (8,), "f32", strip=32)
     with pytest.raises(ValueError, match="float32"):
         LinearLargeKernel(8, (8,), "bf16", library_tokens=1)
+
+
+@pytest.mark.parametrize("lanes", [4, 8, 16])
+def test_any_vector_width(lanes: int) -> None:
+    """Blocks of K may hold an odd number of chunks, with none left over at the end."""
+    for dtype in DTYPES:
+        kernel = small_blocks(17 * 64, (20,), dtype, k_block=17 * 32, min_tokens=16)
+        case = Case.make(kernel, 33)
+        check(kernel, case, run(kernel, case, built=build(kernel, [f"-DFL_VL={lanes}"])))
+
+
+@pytest.mark.skipif(not sgemm_address(), reason="libtorch_cpu has no sgemm here")
+def test_rows_that_repeat_are_not_left_to_the_library() -> None:
+    """Its rows must lie apart; those of an expanded tensor are one and the same."""
+    kernel = small_blocks(60, (31,), "f32", library_tokens=1)
+    case = Case.make(kernel, 50)
+    repeated = replace(case, x=case.x[:1].expand(50, 60))
+    assert repeated.x.stride(0) == 0
+    check(kernel, repeated, run(kernel, repeated))
