@@ -100,7 +100,10 @@ def build(
     sources = {symbol: kernel.render() for symbol, kernel in kernels.items()}
     addresses: dict[str, int] = {}
     if tools.toolchain is not None and sources:
-        units = [KernelSource(symbol, text) for symbol, text in sorted(sources.items())]
+        units = [
+            KernelSource(symbol, text, flags=kernels[symbol].flags)
+            for symbol, text in sorted(sources.items())
+        ]
         failed = _compile(tools.cache, tools.toolchain, units, strict, progress)
         emitted = [_without(item, failed) for item in emitted]
         good = [unit for unit in units if unit.symbol not in failed]

@@ -39,6 +39,8 @@ class KernelTemplate:
 
     template: ClassVar[str]
     family: ClassVar[str]
+    flags: ClassVar[tuple[str, ...]] = ()
+    """Options of the C++ compiler for this family, behind those that all kernels have."""
 
     def __init_subclass__(cls, *, template: str | None = None) -> None:
         """Bind a concrete subclass to its template; the family is the template's file name."""

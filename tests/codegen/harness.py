@@ -148,7 +148,8 @@ def build(
     kernel: KernelTemplate, flags: Sequence[str] = (), *, symbol: str | None = None
 ) -> Kernel:
     """Render, compile and load a kernel; ``symbol`` picks a function of its source."""
-    entry = getattr(compile_source(kernel.render(), flags), symbol or kernel.symbol)
+    source = compile_source(kernel.render(), (*kernel.flags, *flags))
+    entry = getattr(source, symbol or kernel.symbol)
     entry.argtypes = [ctypes.c_void_p]
     entry.restype = None
     return Kernel(entry)

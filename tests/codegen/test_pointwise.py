@@ -489,3 +489,19 @@ def test_refusals_say_why(text: str, reason: str) -> None:
     made = plan(func, [dense(a.shape) for a in func.args], [dense(v.shape) for v in func.returns])
     assert isinstance(made, str)
     assert reason in made
+
+
+def test_a_rounded_product_is_what_is_subtracted() -> None:
+    """An fma would keep more of one product than of the other, and the root of that be NaN."""
+    a = torch.linspace(0.1, 7, 1000)
+    check(
+        """func @f(%a: f32[N], %b: f32[N]) {
+          %p = mul %a, %a
+          %q = mul %b, %b
+          %d = sub %p, %q
+          %y = sqrt %d
+          return %y
+        }""",
+        [a, a.clone()],
+        exact=True,
+    )
