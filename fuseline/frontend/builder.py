@@ -26,7 +26,7 @@ from fuseline.ir.core import Func, Loc, Op, Value
 from fuseline.ir.ops.create import Full
 from fuseline.ir.ops.pointwise import Cast
 from fuseline.ir.ops.view import Expand, Permute, Reshape, Slice
-from fuseline.ir.types import Dim, DType, TensorType
+from fuseline.ir.types import Dim, DType, Range, TensorType, free_symbols, symbol
 
 OpT = TypeVar("OpT", bound=Op)
 Importer: TypeAlias = Callable[..., Any]
@@ -150,6 +150,14 @@ class Builder:
             return extent
         found = self.func.symbols.get(str(extent))
         return 0 if found is None else found.lo
+
+    def is_nonnegative(self, value: Dim) -> bool:
+        """Whether a dim can be shown not to be negative for any sizes."""
+        if isinstance(value, int):
+            return value >= 0
+        lows = {name: self.func.symbols.get(name, Range()).lo for name in free_symbols(value)}
+        from_low: Any = value.subs({symbol(name): symbol(name) + lo for name, lo in lows.items()})
+        return bool(from_low.expand().is_nonnegative)
 
 
 def axis_of(axis: int, rank: int) -> int:

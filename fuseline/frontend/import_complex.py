@@ -141,6 +141,8 @@ def _mul(b: Builder, lhs: Any, rhs: Any) -> Pair:
 
     if not isinstance(lhs, Pair):
         lhs, rhs = rhs, lhs
+    if not isinstance(lhs, Pair) or isinstance(rhs, complex):
+        raise UnsupportedError("a product with a complex number of Python")
     if not isinstance(rhs, Pair):
         return Pair(times(lhs.re, rhs), times(lhs.im, rhs))
     re = p.Sub(times(lhs.re, rhs.re), times(lhs.im, rhs.im))

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from fuseline.frontend.builder import Builder, Scalar, axis_of, imports
+from fuseline.frontend.import_view import place_in, slice_start
 from fuseline.ir.core import Value
 from fuseline.ir.ops import index as i
 from fuseline.ir.types import DType, dim
@@ -85,10 +86,8 @@ def _slice_scatter(
 ) -> Any:
     axis = axis_of(axis, x.tensor.rank)
     extent, size = x.shape[axis], src.shape[axis]
-    first = start or 0
-    if isinstance(first, int) and first < 0:
-        first = dim(extent + first)
-    if step != 1 and not isinstance(size, int):
+    first = slice_start(b, start, stop, extent, size, step)
+    if first is None or (step != 1 and not isinstance(size, int)):
         return NotImplemented
     last = dim(first + (size - 1) * step + 1)
     src = b.cast(src, x.dtype)
@@ -98,9 +97,10 @@ def _slice_scatter(
 
 
 @imports("aten.select_scatter.default")
-def _select_scatter(b: Builder, x: Value, src: Value, axis: int, index: Any) -> Value:
+def _select_scatter(b: Builder, x: Value, src: Value, axis: int, index: Any) -> Any:
     axis = axis_of(axis, x.tensor.rank)
-    if isinstance(index, int) and index < 0:
-        index = dim(x.shape[axis] + index)
+    place = place_in(b, index, x.shape[axis])
+    if place is None:
+        return NotImplemented
     row = b.reshape(b.cast(src, x.dtype), (*x.shape[:axis], 1, *x.shape[axis + 1 :]))
-    return b.add(i.SliceScatter(x, row, axis=axis, start=index, stop=dim(index + 1))).y
+    return b.add(i.SliceScatter(x, row, axis=axis, start=place, stop=dim(place + 1))).y

@@ -154,13 +154,19 @@ def _softplus(b: Builder, x: Value, beta: float = 1, threshold: float = 20) -> A
     return b.add(p.Softplus(x)).y if (beta, threshold) == (1, 20) else NotImplemented
 
 
-@imports("aten.clamp.default", "aten.clamp.Tensor", "aten.hardtanh.default")
+@imports("aten.clamp.default", "aten.clamp.Tensor")
 def _clamp(b: Builder, x: Value, low: Any = None, high: Any = None) -> Value:
     if low is not None:
         x = b.add(p.Maximum(x, b.operand(low, x))).y
     if high is not None:
         x = b.add(p.Minimum(x, b.operand(high, x))).y
     return x
+
+
+@imports("aten.hardtanh.default")
+def _hardtanh(b: Builder, x: Value, low: Any = -1, high: Any = 1) -> Value:
+    """Traced without the bounds that are the schema's own."""
+    return _clamp(b, x, low, high)
 
 
 @imports("aten.clamp_min.default", "aten.clamp_min.Tensor")

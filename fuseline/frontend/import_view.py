@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Sequence
 from typing import Any
 
@@ -51,13 +52,34 @@ def _expand(b: Builder, x: Value, size: Sequence[Dim], implicit: bool = False) -
     return b.expand(x, b.expected[0].shape)
 
 
-def _end(bound: Any, extent: Dim) -> Dim:
-    """A slice bound as torch reads it: from the end where negative, at most the extent."""
-    if not isinstance(bound, int):
+def place_in(b: Builder, bound: Any, extent: Dim) -> Dim | None:
+    """An index or slice bound as torch reads it: from the end where it is negative, and within the
+    extent. None for one of which it cannot be told whether it is negative.
+    """
+    if isinstance(bound, int):
+        if bound >= 0:
+            return min(bound, extent) if isinstance(extent, int) else bound
+        place = dim(extent + bound)
+        return max(place, 0) if isinstance(place, int) else place
+    if b.is_nonnegative(bound):
         return bound
-    if bound < 0:
-        return dim(extent + bound)
-    return min(bound, extent) if isinstance(extent, int) else bound
+    return dim(extent + bound) if b.is_nonnegative(dim(-bound - 1)) else None
+
+
+def slice_start(
+    b: Builder, start: Any, stop: Any, extent: Dim, size: Dim, step: int = 1
+) -> Dim | None:
+    """Where a slice that tracing found to have ``size`` elements starts; None where that is not
+    known: tracing does not tell whether a bound from the end was clamped.
+    """
+    first = place_in(b, 0 if start is None else start, extent)
+    if first is None or b.is_nonnegative(first):
+        return first
+    from_end = stop is None or (isinstance(stop, int) and stop < 0) or stop == sys.maxsize
+    if step != 1 or not from_end:
+        return None
+    end = dim(extent + stop) if isinstance(stop, int) and stop < 0 else extent
+    return dim(end - size)
 
 
 @imports("aten.slice.Tensor")
@@ -67,7 +89,9 @@ def _slice(
     axis = axis_of(axis, x.tensor.rank)
     extent = x.shape[axis]
     size = b.expected[0].shape[axis]
-    first = _end(start or 0, extent)
+    first = slice_start(b, start, stop, extent, size, step)
+    if first is None:
+        return NotImplemented
     if step == 1:  # tracing has worked out the extent, clamped bounds included
         if size == extent:
             return x
@@ -78,9 +102,11 @@ def _slice(
 
 
 @imports("aten.select.int")
-def _select(b: Builder, x: Value, axis: int, index: Any) -> Value:
+def _select(b: Builder, x: Value, axis: int, index: Any) -> Any:
     axis = axis_of(axis, x.tensor.rank)
-    place = dim(x.shape[axis] + index) if isinstance(index, int) and index < 0 else index
+    place = place_in(b, index, x.shape[axis])
+    if place is None:
+        return NotImplemented
     part = b.slice(x, axis, place, dim(place + 1))
     return b.reshape(part, (*x.shape[:axis], *x.shape[axis + 1 :]))
 
@@ -99,7 +125,7 @@ def _split(b: Builder, x: Value, sizes: Any, axis: int = 0) -> tuple[Value, ...]
 
 
 @imports("aten.unbind.int")
-def _unbind(b: Builder, x: Value, axis: int = 0) -> tuple[Value, ...]:
+def _unbind(b: Builder, x: Value, axis: int = 0) -> tuple[Any, ...]:
     return tuple(_select(b, x, axis, i) for i in range(len(b.expected)))
 
 

@@ -98,23 +98,34 @@ def drop_double_negation(op: Neg) -> Value | None:
 @RULES.rule(Abs)
 def drop_sign_under_abs(op: Abs) -> Value | None:
     """``|-x|`` is ``|x|``."""
-    return Abs(op.x.owner.x).y if isinstance(op.x.owner, Neg) else None
+    inner = _negated(op.x, op.y)
+    return None if inner is None else Abs(inner).y
 
 
 @RULES.rule(Add)
 def spell_subtraction(op: Add) -> Value | None:
     """``x + -y`` and ``-y + x`` are ``x - y``."""
-    if isinstance(op.rhs.owner, Neg):
-        return Sub(op.lhs, op.rhs.owner.x).y
-    if isinstance(op.lhs.owner, Neg):
-        return Sub(op.rhs, op.lhs.owner.x).y
+    for value, other in ((op.rhs, op.lhs), (op.lhs, op.rhs)):
+        if (inner := _negated(value, op.y)) is not None:
+            return Sub(other, inner).y
     return None
 
 
 @RULES.rule(Sub)
 def spell_addition(op: Sub) -> Value | None:
     """``x - -y`` is ``x + y``."""
-    return Add(op.lhs, op.rhs.owner.x).y if isinstance(op.rhs.owner, Neg) else None
+    inner = _negated(op.rhs, op.y)
+    return None if inner is None else Add(op.lhs, inner).y
+
+
+def _negated(value: Value, result: Value) -> Value | None:
+    """What a value is the negation of, where a result may take that in: a negative of an unsigned
+    number, or of a narrow one in a wider sum, wraps around first.
+    """
+    if not isinstance(value.owner, Neg) or value.dtype is DType.U8:
+        return None
+    wraps = not value.dtype.is_float and value.dtype is not result.dtype
+    return None if wraps else value.owner.x
 
 
 @RULES.rule(Pow)

@@ -122,7 +122,9 @@ def join_slice_scatters(op: SliceScatter) -> Value | None:
     slices: dict[Dim, SliceScatter] = {}
     inner: Op | None = op
     while isinstance(inner, SliceScatter) and inner.axis == op.axis and inner.step == 1:
-        slices.setdefault(inner.start, inner)  # a later one covers an earlier one
+        later = slices.setdefault(inner.start, inner)
+        if later.stop != inner.stop:
+            return None  # covered by a later one in part, if at all
         inner = inner.x.owner
     place: Dim = 0
     parts: list[Value] = []

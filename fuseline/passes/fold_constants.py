@@ -73,6 +73,7 @@ def fold_concat_of_full(op: Concat) -> Value | None:
     """Equal uniform tensors behind one another are one."""
     values = [number(x) for x in op.xs]
     same = all(repr(v) == repr(values[0]) for v in values)
+    same = same and all(x.dtype is op.y.dtype for x in op.xs)
     return _full(values[0], op.y.tensor) if values[0] is not None and same else None
 
 

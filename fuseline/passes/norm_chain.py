@@ -59,7 +59,8 @@ def centre(value: Value) -> Value | None:
     """x, where the value is ``x - mean(x)`` over the last dim."""
     match value.owner:
         case Sub(lhs, rhs) if isinstance(rhs.owner, Mean) and rhs.owner.x is lhs:
-            return lhs if rhs.owner.axes == (lhs.tensor.rank - 1,) else None
+            lines_up = rhs.owner.keepdim or lhs.tensor.rank == 1
+            return lhs if lines_up and rhs.owner.axes == (lhs.tensor.rank - 1,) else None
         case _:
             return None
 

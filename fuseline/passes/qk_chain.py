@@ -124,7 +124,7 @@ def trace(out: Value) -> Chain:
     current, order, passed = out, chain.order, list[Value]()
     while True:
         match current.owner:
-            case Permute(dims=dims) as op if dims == SWAP:
+            case Permute(dims=dims) as op if dims == SWAP and _is_in(out, order, current):
                 order = "bshd" if order == "bhsd" else "bhsd"
             case Reshape() as op:
                 pass
@@ -141,6 +141,14 @@ def trace(out: Value) -> Chain:
             chain.source, chain.order = current, order
             chain.between += passed
             passed = []
+
+
+def _is_in(out: Value, order: Order, value: Value) -> bool:
+    """Whether a value has the dims of ``out`` in this order: others may be swapped, too."""
+    if out.tensor.rank != 4:
+        return False
+    b, h, s, d = out.shape
+    return value.shape == ((b, h, s, d) if order == "bhsd" else (b, s, h, d))
 
 
 def _ended(chain: Chain, last: Value, order: Order) -> Chain:

@@ -14,6 +14,7 @@ from fuseline.ir.types import Dim
 from fuseline.passes.attention_forms import Form, match_sdpa
 from fuseline.passes.attention_softmax import match_softmax
 from fuseline.passes.masks.elements import Elements
+from fuseline.passes.masks.integers import Unknown
 from fuseline.passes.masks.prove import Meaning, Refused, Scores, prove
 from fuseline.passes.masks.terms import Applied
 from fuseline.passes.rewrite import NoMatch, Replace, Rewrite
@@ -70,15 +71,18 @@ class RaiseAttention(Rewrite[Op], root=(Sdpa, Matmul), pattern="attention"):
         known = _KNOWN.get(func)
         if known is None:
             known = _KNOWN[func] = _Known(Elements(func))
-        if isinstance(op, Sdpa):
-            form = match_sdpa(op, known.elements)
-        elif isinstance(op, Matmul):
-            form = match_softmax(op, func, known.elements)
-        else:
-            return None
-        if not isinstance(form, Form):
-            return form
-        return _raised(op, func, form, known)
+        try:
+            form = _form(op, func, known)
+            return _raised(op, func, form, known) if isinstance(form, Form) else form
+        except Unknown as size:
+            return NoMatch(f"nothing can be proven of a size: {size}")
+
+
+def _form(op: Op, func: Func, known: _Known) -> Form | NoMatch | None:
+    """The op as a form of attention; None for a product that is no part of one."""
+    if isinstance(op, Sdpa):
+        return match_sdpa(op, known.elements)
+    return match_softmax(op, func, known.elements) if isinstance(op, Matmul) else None
 
 
 def _raised(op: Op, func: Func, form: Form, known: _Known) -> Replace | NoMatch:

@@ -140,6 +140,8 @@ def _refusal(op: Mul, gated: Value, gate: Side, up: Side, func: Func) -> str:
     if activation_of(gated) is None:
         name = gated.owner.name if gated.owner else ""
         return f"the gate's activation is {name}, none of silu, gelu, relu and relu2"
+    if gate.y.shape != up.y.shape:
+        return f"gate is {gate.y.type}, the other side {up.y.type}"
     readers = [op, gated.owner, *_inside(gated)]
     for value in (gated, gate.y, up.y):
         if func.is_returned(value) or any(u not in readers for u in func.users(value)):

@@ -8,6 +8,7 @@ from fuseline.ir.core import Func, Op, Value
 from fuseline.ir.ops.pointwise import Add, Cast, Sub
 from fuseline.ir.ops.raised import Rope, RopeStyle, RopeTable
 from fuseline.ir.ops.view import Concat, Reshape, Slice
+from fuseline.ir.types import DType
 from fuseline.passes.match import Part, last_dim_part, narrow, only_user
 from fuseline.passes.rewrite import NoMatch, Replace, Rewrite
 from fuseline.passes.rotation import (
@@ -175,7 +176,10 @@ def _halves(
         every = (*signs, straight.sign, crossed.sign)
         if every not in ((1, -1, 1, 1), (1, 1, 1, -1)):
             return NoMatch(f"the signs of the four products are {every}: not a rotation")
-        tables = _one_table(cosine, others[0]), _one_table(sine, others[1])
+        tables = tuple(
+            _one_table(mine, other, written)
+            for mine, other in ((cosine, others[0]), (sine, others[1]))
+        )
         if tables[0] is None or tables[1] is None:
             return NoMatch("the halves of the result read different tables")
         if row.pairing == "halves" and written == "strided":
@@ -184,13 +188,15 @@ def _halves(
     return NoMatch("the halves of the result do not read the same pairs")
 
 
-def _one_table(upper: Value, lower: Value) -> Value | None:
-    """The table that both halves of the result read: the same, or its own halves."""
+def _one_table(upper: Value, lower: Value, written: Pairing) -> Value | None:
+    """The table that both halves of the result read: the same, or its own elements, paired as
+    those of the result are.
+    """
     if upper is lower:
         return upper
     row = paired(upper, lower)
     whole = row is not None and (row.start, row.width) == (0, row.root.shape[-1])
-    return row.root if row is not None and whole and row.pairing == "halves" else None
+    return row.root if row is not None and whole and row.pairing == written else None
 
 
 # -- the op ---------------------------------------------------------------------------------
@@ -264,7 +270,7 @@ def _in_float32(op: Cast, func: Func) -> Replace | None:
     if not isinstance(rope, Rope) or only_user(func, rope.y) is not op:
         return None
     x = narrow(rope.x)
-    if x is rope.x or x.dtype is not op.dtype:
+    if x is rope.x or x.dtype is not op.dtype or rope.x.dtype is not DType.F32:
         return None
     whole = Rope(x, rope.cos, rope.sin, **dict(rope.attributes, round=False))
     return Replace({op.y: whole.y}, held=("the rotation is computed in float32",))

@@ -97,6 +97,11 @@ class MaskBuilder:
         value = atom.value
         shape = self._lined_up_shape(value.shape, atom.at)
         fits = shape is not None and same_dim(product(shape), value.tensor.numel)
+        wanted = (self.batch, self.queries)
+        fits = fits and all(
+            same_dim(e, 1) or same_dim(e, want)
+            for e, want in zip(reversed(shape or ()), reversed(wanted), strict=False)
+        )
         if shape is None or not fits or value.dtype is not DType.I64:
             raise Unbuildable(f"no value holds {of_atom(atom)}")
         return value if value.shape == shape else view.Reshape(value, shape=shape).y

@@ -62,6 +62,10 @@ class Refused:
     reason: str
 
 
+_ABSORBS = -1e30
+"""Added to a score, a fill from here down leaves nothing of it in float32."""
+
+
 @dataclass
 class _Limits:
     """``k <= upper`` and ``k >= lower`` by row, and the conditions that are neither."""
@@ -242,6 +246,9 @@ class _Proof:
         finite = [m for m in masks if any(t.fill > -math.inf for t in self._split(m))]
         if len(finite) > 1:
             return Refused(f"{len(finite)} masks with a finite fill, and {doubt}")
+        replaced = [m.fill for m in finite if m.how != "add" and m.fill > _ABSORBS]
+        if replaced:
+            return Refused(f"scores are replaced by {replaced[0]:g}, and {doubt}")
         reasons = [f"{c}: {why}" for c, why in unproven.items()]
         because = f" ({', '.join(reasons)})" if kept and reasons else ""
         details = {"mask": f"kept whole: {doubt}{because}"}
