@@ -107,9 +107,12 @@ def _read_path(value: object) -> Path | None:
         return None
     if not isinstance(value, str | Path):
         raise TypeError
-    path = Path(value).expanduser()
-    if "\0" in str(path) or not str(value):
+    if "\0" in str(value) or not str(value):
         raise ValueError
+    try:
+        path = Path(value).expanduser()
+    except RuntimeError as error:  # no such user
+        raise ValueError from error
     return path.absolute()
 
 

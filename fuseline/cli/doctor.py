@@ -149,6 +149,10 @@ def _cache_directory(cache: Cache) -> Directory:
 
 
 def _directory(use: str, path: Path) -> Directory:
+    from fuseline.runtime.cache.location import unreachable
+
+    if reason := unreachable(path):
+        return Directory(use, path, f"cannot be looked at ({reason})", good=False)
     if path.exists() and not path.is_dir():
         return Directory(use, path, "not a directory", good=False)
     nearest = next(folder for folder in (path, *path.parents) if folder.exists())

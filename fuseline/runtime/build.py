@@ -291,7 +291,8 @@ def _run(command: Sequence[str], folder: Path) -> subprocess.CompletedProcess[st
     """Run the compiler in `folder`, its temporary files there too.
 
     Raises:
-        OSError: ENOSPC, if it failed for a full disk: then the cache goes on elsewhere.
+        OSError: ENOSPC, if it failed for a full disk: then the cache goes on elsewhere; ENOENT, if
+            the folder was deleted meanwhile: then it begins again.
         BuildError: FL0702, if it does not run.
     """
     scratch = folder / "tmp"
@@ -314,8 +315,12 @@ def _run(command: Sequence[str], folder: Path) -> subprocess.CompletedProcess[st
             command, 1, "", f"error: no end after {COMPILE_SECONDS:.0f} s"
         )
     except OSError as error:
+        if not folder.is_dir():
+            raise
         raise errors.COMPILER_UNUSABLE.error(command[0], found=str(error)) from error
     shutil.rmtree(scratch, ignore_errors=True)
+    if done.returncode != 0 and not folder.is_dir():
+        raise FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT), str(folder))
     if done.returncode != 0 and os.strerror(errno.ENOSPC) in done.stderr:
         raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
     return done

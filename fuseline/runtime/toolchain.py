@@ -84,13 +84,24 @@ def find_toolchain(cache: Cache, cxx: str | None = None) -> Toolchain:
         BuildError: FL0701 if there is none, FL0702 if the one that was named does not work.
     """
     named = cxx or config.host_compiler()
-    for command in [shlex.split(named)] if named else [[name] for name in CANDIDATES]:
+    for command in [_words(named)] if named else [[name] for name in CANDIDATES]:
         program = shutil.which(command[0])
         if program is not None:
             return _toolchain(cache, (program, *command[1:]))
     if named:
         raise errors.COMPILER_UNUSABLE.error(named, found="no such program")
     return _absent_toolchain(cache)
+
+
+def _words(named: str) -> list[str]:
+    """A command line as words, at least one."""
+    try:
+        words = shlex.split(named)
+    except ValueError as error:
+        raise errors.COMPILER_UNUSABLE.error(named, found=str(error)) from error
+    if not words:
+        raise errors.COMPILER_UNUSABLE.error(repr(named), found="no program's name")
+    return words
 
 
 def python_include() -> Path | None:
@@ -141,11 +152,14 @@ def _described(command: tuple[str, ...], identity: str, entry: Entry) -> Toolcha
 
 
 def _identity(command: Sequence[str]) -> str:
-    """The compiler's version line, without the name that it was called by, and its target."""
+    """The compiler's version line, without the name that it was called by, its target, and the
+    options that it is always called with.
+    """
     lines = _run(command, "--version").stdout.splitlines()
     target = [line for line in lines if line.startswith("Target:")]
     version = lines[0].split(maxsplit=1)[-1] if lines else ""
-    return " ".join([version, *target, platform.machine(), sys.platform])
+    options = itertools.dropwhile(lambda word: not word.startswith("-"), command[1:])
+    return " ".join([version, *target, platform.machine(), sys.platform, *options])
 
 
 def _processor() -> str:

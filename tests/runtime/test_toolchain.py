@@ -97,3 +97,12 @@ def test_headers_of_python_are_found_only_where_they_are(monkeypatch: pytest.Mon
     assert python_include() == found or found is None
     monkeypatch.setattr(module.sysconfig, "get_path", lambda name: "/nowhere")  # pyright: ignore[reportUnknownLambdaType, reportUnknownArgumentType]
     assert python_include() is None
+
+
+def test_options_in_the_command_are_part_of_the_key(toolchain: Toolchain, built: Cache) -> None:
+    """They change what is built; a wrapper in front of the compiler does not."""
+    plain = " ".join(toolchain.command)
+    other = find_toolchain(built, f"{plain} -Ofast -fno-inline")
+    assert other.identity == f"{toolchain.identity} -Ofast -fno-inline"
+    wrapped = find_toolchain(built, f"env {plain}")
+    assert wrapped.identity == toolchain.identity

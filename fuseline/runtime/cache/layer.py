@@ -33,10 +33,15 @@ logger = logging.getLogger(__name__)
 Build = Callable[[Path], None]
 
 VERSION = f"v{entries.SCHEMA}"
+_VANISHED = (errno.ENOENT, errno.ESTALE)
 KEPT_ASIDE = 8
 ABANDONED_SECONDS = 60.0
 """A staging directory that nobody holds is removed from this age on: one that was made a moment
 ago may not be held yet."""
+
+
+class VanishedError(OSError):
+    """Somebody has deleted the directory of an entry while it was built."""
 
 
 class Layer:
@@ -69,8 +74,8 @@ class Layer:
             return None
         if not self.frozen:
             self._seen.remember(found)
-        with suppress(OSError):
-            os.utime(path)
+            with suppress(OSError):
+                os.utime(path)
         return found
 
     def verify(self, kind: str, key: str) -> Entry:
@@ -90,6 +95,7 @@ class Layer:
             The entry, and whether it was built here.
 
         Raises:
+            VanishedError: it was deleted meanwhile.
             OSError: this directory cannot be written; whatever `build` raises.
         """
         for name in ("locks", "staging"):
@@ -100,28 +106,40 @@ class Layer:
             if found is not None:
                 return found, False
             with self._staging(kind) as folder:
-                build(folder)
-                entries.seal(folder, kind, factors)
-                return self._publish(folder, kind, key)
+                try:
+                    build(folder)
+                    entries.seal(folder, kind, factors)
+                    return self._publish(folder, kind, key)
+                except OSError as error:
+                    if error.errno in _VANISHED and not folder.is_dir():
+                        raise VanishedError(*error.args) from error
+                    raise
 
     def stored(self) -> Iterator[tuple[str, str, Path]]:
         """Kind, key and path of all that is published, without looking inside."""
         for path in sorted((self._base / "entries").glob("*/??/*")):
             yield path.parent.parent.name, path.name, path
 
-    def remove(self, path: Path) -> None:
-        """Take an entry out at once, so that nobody sees half of it, then delete it."""
+    def remove(self, path: Path) -> bool:
+        """Take an entry out at once, so that nobody sees half of it, then delete it; whether it is
+        gone.
+        """
         gone = self._move_aside(path)
         if gone is not None:
             shutil.rmtree(gone, ignore_errors=True)
+        return not path.exists()
 
-    def clear(self) -> None:
-        """Delete everything here but locks and what is being built right now."""
-        self._move_aside(self._base / "entries")
+    def clear(self) -> bool:
+        """Delete everything here but locks and what is being built right now; whether the entries
+        are gone.
+        """
+        entries = self._base / "entries"
+        moved = self._move_aside(entries) is not None or not entries.exists()
         for name in ("aside", "seen"):
             shutil.rmtree(self._base / name, ignore_errors=True)
         self._swept = False
         self._sweep(older_than=0.0)
+        return moved
 
     def kept_aside(self) -> list[Path]:
         """Damaged entries that were kept, oldest first."""

@@ -25,7 +25,6 @@ CANNOT_WRITE = frozenset(
     {errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES, errno.EPERM, errno.EIO, errno.ENOTDIR}
 )
 """Errors of the operating system that mean: nothing more can be written here."""
-
 TEMPORARY_PARENTS = (None, "/dev/shm")
 """Where a temporary cache may be: the platform's place, and where that is full, shared memory."""
 
@@ -45,14 +44,14 @@ def check(root: Path) -> None:
         CacheError: FL0601 for something else than a directory, FL0602 where another user can write,
             FL0603 below the installed package.
     """
-    if root.resolve().is_relative_to(_PACKAGE):
+    if Path(os.path.realpath(root)).is_relative_to(_PACKAGE):
         raise errors.CACHE_IN_PACKAGE.error(where=str(root))
     try:
         status = root.stat()
-    except (FileNotFoundError, PermissionError):
-        return
     except NotADirectoryError:
         raise errors.CACHE_NOT_A_DIRECTORY.error(where=str(root)) from None
+    except OSError:
+        return  # not there yet, or `unreachable`
     if not stat.S_ISDIR(status.st_mode):
         raise errors.CACHE_NOT_A_DIRECTORY.error(where=str(root))
     if writable_by_others(status):
@@ -60,6 +59,17 @@ def check(root: Path) -> None:
         found = f"mode {mode:04o}, owner uid {status.st_uid}"
         expected = f"mode 0700, owner uid {os.getuid()}"
         raise errors.CACHE_INSECURE.error(where=str(root), found=found, expected=expected)
+
+
+def unreachable(root: Path) -> str:
+    """Why the system does not let us look at a directory, if there is one; empty where it does."""
+    try:
+        root.stat()
+    except FileNotFoundError:
+        return ""
+    except OSError as error:
+        return error.strerror or str(error)
+    return ""
 
 
 def is_read_only(root: Path) -> bool:

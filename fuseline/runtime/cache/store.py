@@ -13,6 +13,7 @@ from __future__ import annotations
 import logging
 import threading
 import time
+from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -21,14 +22,19 @@ from fuseline import errors
 from fuseline.runtime.cache import location
 from fuseline.runtime.cache.entry import DamagedEntryError, Entry, Factors, key_of
 from fuseline.runtime.cache.entry import load as load_entry
-from fuseline.runtime.cache.layer import Build, Layer, damage_of
+from fuseline.runtime.cache.layer import Build, Layer, VanishedError, damage_of
 from fuseline.runtime.cache.seen import trust_all
 from fuseline.runtime.cache.why import Why, differences, nearest
+from fuseline.runtime.fork import renew_in_children
 
 logger = logging.getLogger(__name__)
 
 LOCK_SECONDS = 120.0
 """How long another process is given to build an entry before it is built here as well."""
+
+
+TRIES = 3
+"""How often an entry is begun in a directory that is deleted meanwhile."""
 
 
 @dataclass
@@ -63,6 +69,11 @@ class Cache:
         self._reason = "it cannot be written"
         self._mutex = threading.Lock()
         self.stats = Stats()
+        renew_in_children(self)
+
+    def renew(self) -> None:
+        """In a forked child: nobody else holds the lock there."""
+        self._mutex = threading.Lock()
 
     @classmethod
     def open(cls, root: Path | None = None, bases: Sequence[Path] = ()) -> Cache:
@@ -139,24 +150,36 @@ class Cache:
     def prune(self, *, max_bytes: int | None = None, older_than: float | None = None) -> Pruned:
         """Remove entries that were not used for `older_than` seconds, and of the others the longest
         unused ones, until at most `max_bytes` are left. Read-only layers are left alone.
+
+        Raises:
+            CacheError: FL0608, where some of them cannot be removed; the others are.
         """
         now, total = time.time(), 0
-        removed: list[Entry] = []
+        removed, stuck = list[Entry](), list[Path]()
         for entry, layer in sorted(self._mine(), key=lambda item: item[0].used, reverse=True):
             unused = older_than is not None and now - entry.used > older_than
             if unused or (max_bytes is not None and total + entry.size > max_bytes):
-                self._remove(layer, entry)
-                removed.append(entry)
+                if self._remove(layer, entry):
+                    removed.append(entry)
+                else:
+                    stuck.append(entry.path)
             else:
                 total += entry.size
+        if stuck:
+            raise errors.CACHE_CANNOT_REMOVE.error(where=str(stuck[0]), found=_count(len(stuck)))
         return Pruned(len(removed), sum(entry.size for entry in removed))
 
     def clear(self) -> Pruned:
-        """Remove everything from the layers that can be written."""
+        """Remove everything from the layers that can be written.
+
+        Raises:
+            CacheError: FL0608, where that cannot be.
+        """
         sizes = [entry.size for entry, _ in self._mine()]
         for layer in self.layers:
-            if not layer.frozen:
-                layer.clear()
+            if not layer.frozen and not layer.clear():
+                found = _count(len(sizes))
+                raise errors.CACHE_CANNOT_REMOVE.error(where=str(layer.root), found=found)
         self._loaded.clear()
         return Pruned(len(sizes), sum(sizes))
 
@@ -203,12 +226,17 @@ class Cache:
         self, kind: str, key: str, factors: Factors, build: Build, lock_timeout: float
     ) -> tuple[Entry, bool]:
         _ = self.layers  # resolved before one is chosen
+        tries: Counter[Path] = Counter()
         while True:
             layer = self._writable()
+            tries[layer.root] += 1
             try:
                 return layer.build(kind, key, factors, build, lock_timeout)
             except OSError as error:
-                if error.errno not in location.CANNOT_WRITE:
+                vanished = isinstance(error, VanishedError)
+                if vanished and tries[layer.root] < TRIES:
+                    continue
+                if not vanished and error.errno not in location.CANNOT_WRITE:
                     raise
                 self._give_up(layer, error)
 
@@ -246,6 +274,9 @@ class Cache:
             except errors.CacheError as problem:  # nobody asked for this one: do without
                 self._reason = str(problem.diagnostic)
                 return layers
+        if reason := location.unreachable(self.root):
+            self._reason = reason
+            return layers
         if location.is_read_only(self.root):
             self._reason = "it is read-only"
             return [Layer(self.root, frozen=True), *layers]
@@ -266,6 +297,10 @@ class Cache:
     def _mine(self) -> list[tuple[Entry, Layer]]:
         return [(entry, layer) for entry, layer in self._described() if not layer.frozen]
 
-    def _remove(self, layer: Layer, entry: Entry) -> None:
-        layer.remove(entry.path)
+    def _remove(self, layer: Layer, entry: Entry) -> bool:
         self._loaded.pop(entry.key, None)
+        return layer.remove(entry.path)
+
+
+def _count(entries: int) -> str:
+    return f"{entries} {'entry' if entries == 1 else 'entries'} left"

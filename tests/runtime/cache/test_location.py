@@ -217,3 +217,39 @@ def test_the_temporary_cache_is_gone_when_the_process_ends(tmp_path: Path) -> No
     )
     assert Path(done.stdout.strip()).is_relative_to(tmp_path / "tmp")
     assert list((tmp_path / "tmp").iterdir()) == []
+
+
+def test_a_place_that_cannot_be_looked_at_is_replaced(tmp_path: Path) -> None:
+    loop = tmp_path / "loop"
+    loop.symlink_to(loop)
+    with pytest.warns(FuselineWarning, match="FL0604.*symbolic links"):
+        entry = Cache.open(loop / "cache").get_or_build("kernel", {}, build)
+    assert not entry.path.is_relative_to(tmp_path)
+
+
+@pytest.mark.parametrize("times", [1, 99])
+def test_a_cache_that_is_deleted_during_a_build(tmp_path: Path, times: int) -> None:
+    """It is begun again, and if that goes on, elsewhere."""
+    root, deleted = tmp_path / "cache", list[Path]()
+
+    def build_in_what_is_deleted(folder: Path) -> None:
+        if folder.is_relative_to(root) and len(deleted) < times:
+            deleted.append(folder)
+            shutil.rmtree(root)
+        build(folder)
+
+    cache = Cache.open(root)
+    if times == 1:
+        assert cache.get_or_build("kernel", {}, build_in_what_is_deleted).path.is_relative_to(root)
+        return
+    with pytest.warns(FuselineWarning, match="FL0604.*No such file"):
+        entry = cache.get_or_build("kernel", {}, build_in_what_is_deleted)
+    assert not entry.path.is_relative_to(root)
+
+
+def test_a_base_is_never_changed(tmp_path: Path) -> None:
+    entry = Cache.open(tmp_path / "base").get_or_build("kernel", {}, build)
+    os.utime(entry.path, (1e9, 1e9))
+    layered = Cache.open(tmp_path / "own", [tmp_path / "base"])
+    assert layered.get("kernel", {}) is not None
+    assert entry.path.stat().st_mtime == 1e9
