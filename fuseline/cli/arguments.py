@@ -66,6 +66,11 @@ def count(text: str) -> int:
     return _checked(text, int, lambda number: number > 0, "a whole number above 0")
 
 
+def seed(text: str) -> int:
+    """A number that torch's generators take; for argparse."""
+    return _checked(text, int, lambda number: 0 <= number < 2**63, "a whole number below 2**63")
+
+
 def positive(text: str) -> float:
     """A finite number, zero or more; for argparse."""
     return _checked(text, float, lambda number: 0 <= number < float("inf"), "a number, 0 or more")

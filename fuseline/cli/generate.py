@@ -14,6 +14,7 @@ from fuseline.cli.arguments import (
     count,
     options,
     positive,
+    seed,
     share,
 )
 from fuseline.cli.timing import Timing
@@ -42,7 +43,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument("--top-k", type=count, help="pick among so many of the likeliest tokens")
     parser.add_argument("--top-p", type=share, default=1.0, help="... that sum up to so much")
-    parser.add_argument("--seed", type=int, default=0, help="of the random numbers (default: 0)")
+    parser.add_argument("--seed", type=seed, default=0, help="of the random numbers (default: 0)")
     parser.add_argument("--eager", action="store_true", help="do not compile; for comparison")
     add_json(parser)
 
@@ -159,8 +160,16 @@ def _require_text_model(loaded: LoadedModel) -> Tokenizer:
     return loaded.tokenizer
 
 
+def _standard_input() -> str:
+    try:
+        return sys.stdin.read().rstrip("\n")
+    except UnicodeDecodeError as error:
+        found = f"bytes on standard input that are not {error.encoding}"
+        raise BAD_ARGUMENT.error("--prompt", found=found, expected="text") from error
+
+
 def _prompt(arguments: argparse.Namespace, name: str, tokenizer: Tokenizer) -> str:
-    text: str = arguments.prompt if arguments.prompt is not None else sys.stdin.read().rstrip("\n")
+    text: str = arguments.prompt if arguments.prompt is not None else _standard_input()
     if not text:
         raise BAD_ARGUMENT.error("--prompt", found="an empty text", expected="at least one token")
     if not arguments.chat:

@@ -53,7 +53,8 @@ class Picker:
         """The next token, from logits [vocabulary] of any floating type."""
         if self._sampling.temperature == 0:
             return int(logits.argmax())
-        scaled, order = (logits.float() / self._sampling.temperature).sort(descending=True)
+        ordered, order = logits.float().sort(descending=True)
+        scaled = (ordered - ordered[0]) / self._sampling.temperature  # none above 0: none overflows
         probabilities = scaled[: self._sampling.top_k].softmax(0)
         # The token that crosses top_p is kept, so the likeliest one always is.
         before = probabilities.cumsum(0) - probabilities

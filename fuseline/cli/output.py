@@ -6,10 +6,12 @@ On a terminal long work shows rich's progress; elsewhere it is one plain line pe
 from __future__ import annotations
 
 import json
+import math
 import sys
-from collections.abc import Callable, Generator, Mapping
+from collections.abc import Callable, Generator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from typing import cast
 
 from fuseline.errors import Diagnostic
 
@@ -24,7 +26,7 @@ class Output:
 
     def result(self, data: Mapping[str, object], text: str) -> None:
         """The answer: as one JSON object, or as text."""
-        print(json.dumps(data, indent=2) if self.json else text)
+        print(json.dumps(_finite(data), indent=2, allow_nan=False) if self.json else text)
 
     def stream(self, text: str) -> None:
         """A part of an answer that comes bit by bit; JSON gets the whole at the end."""
@@ -56,6 +58,20 @@ class Output:
 
         with Console(file=sys.stderr).status(escape(text)) as status:
             yield lambda detail: status.update(escape(f"{text}: {detail}"))
+
+
+def _finite(value: object) -> object:
+    """The same with what JSON has no numbers for (NaN and infinities) as text."""
+    match value:
+        case float():
+            return value if math.isfinite(value) else str(value)
+        case Mapping():
+            items = cast("Mapping[object, object]", value).items()
+            return {key: _finite(item) for key, item in items}
+        case list() | tuple():
+            return [_finite(item) for item in cast("Sequence[object]", value)]
+        case _:
+            return value
 
 
 def _show_nothing(detail: str) -> None:

@@ -144,3 +144,8 @@ def test_half_a_character_at_the_end_is_shown_as_such() -> None:
     decoder = Decoder(ByteTokenizer(), [])
     assert [decoder.push(byte) for byte in b"ok\xe6\x97"] == ["o", "k", "", ""]
     assert decoder.finish() == "\N{REPLACEMENT CHARACTER}"
+
+
+def test_a_temperature_next_to_nothing_is_greedy() -> None:
+    logits = torch.tensor([1.0, 90.0, -2.0])
+    assert Picker(Sampling(temperature=1e-40)).pick(logits) == 1

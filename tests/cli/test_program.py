@@ -12,6 +12,7 @@ from typing import Any
 import pytest
 
 from fuseline.cli import doctor, main
+from fuseline.cli.output import Output
 from fuseline.cli.program import COMMANDS
 from fuseline.errors import CACHE_FALLBACK, INVALID_OPTION, UNKNOWN_MODEL, InternalError
 
@@ -194,3 +195,9 @@ def test_a_reader_that_leaves_is_no_traceback() -> None:
     )
     assert "Traceback" not in done.stderr
     assert done.stdout.strip() in {"0", "1"}
+
+
+def test_json_has_no_infinities(capsys: Print) -> None:
+    """Parsers refuse them; an error is infinite where a NaN came out."""
+    Output(json=True).result({"error": float("inf"), "times": [1.5, float("nan")]}, "")
+    assert json.loads(capsys.readouterr().out) == {"error": "inf", "times": [1.5, "nan"]}
