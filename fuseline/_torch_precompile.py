@@ -153,11 +153,15 @@ class Precompiled:
         return Trace(pickle.dumps(state), tuple(backends))
 
     def install(
-        self, trace: Trace, scope: Mapping[str, object], backends: Mapping[str, Callable[..., Any]]
+        self,
+        trace: Trace,
+        scope: Mapping[str, object],
+        restore: Callable[[], Mapping[str, Callable[..., Any]]],
     ) -> bool:
         """Use a trace from another process; False where it does not hold here.
 
-        ``scope`` are the arguments of the call at hand by parameter name.
+        ``scope`` are the arguments of the call at hand by parameter name. ``restore`` gives the
+        compiled graphs by name; it is called only where the trace holds.
 
         Raises:
             Exception: of any kind, for a trace that this torch cannot read.
@@ -176,7 +180,7 @@ class Precompiled:
             _reserve(key)
         if not _same(state.identities, scope, names):
             return False
-        for name, backend in backends.items():
+        for name, backend in restore().items():
             names[name] = cast("Any", importlib.import_module("torch")).compiler.disable(backend)
         manager = _package().load_guard_manager(guards, self.entry.__code__, names)
         native = cast("Any", importlib.import_module("torch._C._dynamo.eval_frame"))
@@ -248,7 +252,7 @@ def _package_class() -> Any:
 
         def add_inlined_source(self, sources: Any) -> None:
             try:
-                base.add_inlined_source(self, sources)
+                base.add_inlined_source(self, list(dict.fromkeys(sources)))  # once a function
             except Exception as error:
                 self.current.failure = f"a source that cannot be found: {error}"
 

@@ -15,7 +15,7 @@ from fuseline.ir.core import Func, Op, Value
 from fuseline.ir.evaluate import as_results, bind_attribute
 from fuseline.ir.layout import Layout, LayoutMap
 from fuseline.ir.ops.fused import GatedLinear, MergedLinear
-from fuseline.ir.types import Dim, IntType, dim, format_dim
+from fuseline.ir.types import BufferType, Dim, IntType, dim, format_dim
 from fuseline.passes.plan import live_ranges, share_memory
 from fuseline.report import KernelRecord
 from fuseline.runtime.plan import (
@@ -52,7 +52,7 @@ class _Assembler:
         self.emitted = emitted
         self.buffers: list[Buffer] = []
         self.of: dict[Value, int] = {}
-        self.scratch: dict[tuple[str, Dim], int] = {}
+        self.scratch = -1
         self.kernels: dict[str, KernelTemplate] = {}
 
     def run(self) -> Assembled:
@@ -88,7 +88,8 @@ class _Assembler:
                     arg.dtype.torch,
                     tuple(map(expr, arg.shape)),
                     tuple(map(expr, layout.strides)),
-                    written=_is_written(self.func, arg),
+                    written=_is_written(arg),
+                    fixed=arg.origin is not None and arg.origin.kind in ("param", "const"),
                 )
             )
             self.of[arg] = self._buffer(
@@ -140,11 +141,13 @@ class _Assembler:
         launch = item.launches[index]
         self.kernels[launch.kernel.symbol] = launch.kernel
         buffers: list[tuple[int, Expr]] = []
+        scratch: Expr = 0
         for operand in launch.buffers:
             if operand is None:
                 buffers.append((-1, 0))
             elif isinstance(operand, Scratch):
-                buffers.append((self._scratch(operand), 0))
+                buffers.append((self._scratch(), 0))
+                scratch = expr(operand.nbytes)
             else:
                 placed = self.layouts[operand]
                 offset = expr(_byte_offset(operand, placed.layout))
@@ -157,16 +160,14 @@ class _Assembler:
             expr(launch.work),
             label=item.op.name,
             when=None if when is None else (expr(when[0]), when[1], when[2]),
+            scratch=scratch,
         )
 
-    def _scratch(self, scratch: Scratch) -> int:
-        """Scratch of one size is shared by all steps: it is dead as soon as its op is done."""
-        key = (scratch.name, scratch.nbytes)
-        if key not in self.scratch:
-            self.scratch[key] = self._buffer(
-                Buffer("temp", expr(scratch.nbytes), name=scratch.name)
-            )
-        return self.scratch[key]
+    def _scratch(self) -> int:
+        """The one buffer of scratch."""
+        if self.scratch < 0:
+            self.scratch = self._buffer(Buffer("scratch", name="scratch"))
+        return self.scratch
 
     def _records(self) -> list[KernelRecord]:
         found: dict[tuple[str, str], KernelRecord] = {}
@@ -202,8 +203,8 @@ def _byte_offset(value: Value, layout: Layout) -> Dim:
     return dim(layout.offset * value.dtype.itemsize)
 
 
-def _is_written(func: Func, arg: Value) -> bool:
-    return str(arg.type).startswith("buffer")
+def _is_written(arg: Value) -> bool:
+    return isinstance(arg.type, BufferType)
 
 
 def _symbol_sources(func: Func) -> dict[str, tuple[int, int]]:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import functools
 import logging
+import threading
 import time
 import weakref
 from collections.abc import Callable, Generator, Mapping, Sequence
@@ -26,8 +27,8 @@ from fuseline.debug.dump import Dump
 from fuseline.debug.reproducer import internal_error
 from fuseline.frontend.backend import Backend
 from fuseline.frontend.captured import Argument, Captured, Input
-from fuseline.frontend.execute import Compiled, CompileStep, interpret
-from fuseline.frontend.importer import import_captured, import_dim
+from fuseline.frontend.execute import Compiled, CompileStep
+from fuseline.frontend.importer import CannotImport, import_captured, import_dim
 from fuseline.frontend.wrap import wrap
 from fuseline.ir.core import Func, Value
 from fuseline.ir.evaluate import evaluate
@@ -36,6 +37,7 @@ from fuseline.ir.text import print_func
 from fuseline.logs import apply_config
 from fuseline.passes.manager import PassManager, Run
 from fuseline.passes.pipeline import default_pipeline
+from fuseline.passes.plan import Owed, own_results
 from fuseline.passes.rewrite import PASSES, Pass
 from fuseline.report import PassRecord, Report, Site, Stat
 from fuseline.runtime import packing
@@ -100,13 +102,11 @@ class Compiler:
         config: the options.
         progress: told of every kernel that is there, while a program is built.
         done: the compilations so far.
-        notes: programs that run through plain ATen, with the reason.
     """
 
     config: Config
     progress: OnProgress | None = None
     done: list[Compilation] = field(default_factory=list[Compilation])
-    notes: dict[str, str] = field(default_factory=dict[str, str])
     _tools: Tools | None = None
 
     @property
@@ -119,9 +119,7 @@ class Compiler:
     def __call__(self, captured: Captured) -> Compiled:
         """Compile a captured program for the inputs that it was captured with."""
         if reason := unsupported(captured):
-            self.notes[captured.name] = reason
-            log.warning("%s runs through plain ATen: %s", captured.name, reason)
-            return interpret(captured)
+            raise CannotImport(reason)
         compilation = self.compile(captured)
         runnable = self._runnable(compilation)
         if self.keeps_forms:
@@ -183,6 +181,7 @@ class Compiler:
             run = self._optimise(func, captured, dump)
         with clock("build"):
             layouts = argument_layouts(func, captured.inputs)
+            own_results(func, layouts, [Owed(r.group, r.strides) for r in captured.results])
             built = build(
                 func, layouts, self.tools, strict=self.config.strict, progress=self.progress
             )
@@ -231,8 +230,7 @@ class Compiler:
         total = Report()
         for compilation in self.done:
             total = total + compilation.report()
-        stats = dict(total.stats) | {f"plain ATen: {n}": r for n, r in self.notes.items()}
-        return replace(total, stats=stats)
+        return total
 
 
 class _Packed:
@@ -253,28 +251,39 @@ class _Packed:
         self.pointers: list[int] = []
 
     def __call__(self, arguments: Sequence[Argument]) -> Sequence[Tensor]:
-        pointers = [cast("Tensor", arguments[i]).data_ptr() for i in self.indices]
-        if pointers != self.pointers:
-            if self.plain is not None and not self._can_pack(arguments):
-                return evaluate(self.plain, arguments)
-            _pack([[cast("Tensor", arguments[i]) for i in group] for group in self.groups])
-            self.pointers = [cast("Tensor", arguments[i]).data_ptr() for i in self.indices]
+        if self._pointers(arguments) != self.pointers and not self._pack(arguments):
+            assert self.plain is not None, "it was raised otherwise"
+            return evaluate(self.plain, arguments)
         return self.program(arguments)
 
-    def _can_pack(self, arguments: Sequence[Argument]) -> bool:
-        """Whether the parameters of a program from the cache can be packed here as they were there.
+    def _pointers(self, arguments: Sequence[Argument]) -> list[int]:
+        return [cast("Tensor", arguments[i]).data_ptr() for i in self.indices]
 
-        What pins a parameter is part of what the cache looks for, but may change later.
+    def _pack(self, arguments: Sequence[Argument]) -> bool:
+        """Bring the parameters to where the program reads them; whether that could be done.
+
+        Those of a program from the cache need not be such as can be packed: what pins a parameter
+        is part of what the cache looks for, but may change later.
         """
-        groups = [[cast("Tensor", arguments[i]) for i in group] for group in self.groups]
-        reasons = [reason for reason in packing.pack(groups) if reason]
-        for reason in reasons[:1]:
-            log.warning("a program from the cache runs op by op: %s", reason)
-        return not reasons
+        try:
+            _pack([[cast("Tensor", arguments[i]) for i in group] for group in self.groups])
+        except errors.FuselineError as error:
+            if self.plain is None:
+                raise
+            log.warning("a program from the cache runs op by op: %s", error)
+            return False
+        self.pointers = self._pointers(arguments)
+        return True
+
+
+_PACKING = threading.Lock()
+"""Held while parameters move: two programs, or two threads in one, may share some of them."""
 
 
 def _pack(groups: Sequence[Sequence[Tensor]]) -> None:
-    for group, reason in zip(groups, packing.pack(groups), strict=True):
+    with _PACKING:
+        outcomes = packing.pack(groups)
+    for group, reason in zip(groups, outcomes, strict=True):
         if reason:
             shapes = ", ".join(str(list(p.shape)) for p in group)
             raise errors.CANNOT_PACK.error(f"parameters {shapes}", found=reason)

@@ -271,6 +271,13 @@ CACHE_UNKNOWN_ENTRY = Code(
     CacheError,
     hint="`fuseline cache list` shows what there is",
 )
+CACHE_CANNOT_REMOVE = Code(
+    "FL0608",
+    "cache entries cannot be removed",
+    "The system does not let this user delete them: perhaps they were built by another.",
+    CacheError,
+    hint="remove them as the user that owns them",
+)
 
 # ------------------------------------------------------------- FL07xx: compilers and native code
 
@@ -380,6 +387,14 @@ ARGUMENT_MISMATCH = Code(
     "dynamic size lies outside the range compiled for.",
     InputError,
     hint="compile for these inputs, or with dynamic shapes",
+)
+ARGUMENTS_OVERLAP = Code(
+    "FL0904",
+    "arguments share memory",
+    "An argument that the program writes shares memory with another one, and did not when the "
+    "program was compiled, so the order of reads and writes is not the one it was compiled for.",
+    InputError,
+    hint="pass a copy of one of them",
 )
 CANNOT_PACK = Code(
     "FL0903",

@@ -21,9 +21,11 @@ OpT = TypeVar("OpT", bound=Op)
 
 @dataclass(frozen=True)
 class Scratch:
-    """Memory that only this op's launches use; equal names are the same memory."""
+    """Memory that only this op's launches use, the same memory for all of them.
 
-    name: str
+    It is dead behind the op, so one block serves all ops.
+    """
+
     nbytes: Dim
 
 

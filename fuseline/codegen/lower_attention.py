@@ -105,7 +105,7 @@ def _launch(
     if kernel.max_splits > 1:
         rows = product((batch, heads, queries))
         size = SCRATCH_HEADER + kernel.max_splits * rows * kernel.partial_row * 4
-        buffers.append(Scratch("attention", dim(size)))
+        buffers.append(Scratch(dim(size)))
     return [Launch(k, tuple(buffers), tuple(dims), work(op), when) for k in kernel.launches()]
 
 

@@ -126,7 +126,7 @@ def lower_argmax(op: Argmax, layouts: LayoutMap) -> Lowered:
     if step is None:
         return NeedDense((op.x,))
     rows = product(op.x.shape[:-1])
-    scratch = Scratch("argmax", dim(argmax_scratch_bytes(0, 0) + 16 * rows * WORKERS))
+    scratch = Scratch(dim(argmax_scratch_bytes(0, 0) + 16 * rows * WORKERS))
     kernel = ArgmaxKernel(op.x.dtype.value)
     dims = (rows, op.x.shape[-1], step)
     return [Launch(k, (op.x, op.y, scratch), dims, work(op)) for k in kernel.launches()]

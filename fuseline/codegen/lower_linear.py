@@ -144,7 +144,7 @@ def _launch(
 ) -> Launch:
     rows = [item.x, *_present(item.residual), *item.ys]
     strides = [layouts.layout(v).row_stride(v.shape) for v in rows]
-    scratch = Scratch("linear", kernel.scratch_bytes(tokens, WORKERS))
+    scratch = Scratch(kernel.scratch_bytes(tokens, WORKERS))
     return Launch(
         kernel,
         (

@@ -11,9 +11,9 @@ import torch
 from torch import Tensor, fx
 
 from fuseline import _torch
-from fuseline.frontend.captured import Captured
+from fuseline.errors import ARGUMENTS_OVERLAP, InputError
 from fuseline.frontend.dynamo import capture_dynamo
-from fuseline.frontend.execute import CompileStep, finish, interpret
+from fuseline.frontend.execute import CompileStep, finish
 from fuseline.frontend.floats import float_inputs
 from fuseline.frontend.importer import CannotImport
 from fuseline.frontend.record import NotSimple
@@ -64,17 +64,15 @@ class Backend:
             captured = capture_dynamo(module, inputs, name=name, known=known)
         except NotSimple as reason:
             return self._run_plain(module, name, str(reason))
-        compiled = self._built(captured)
+        try:
+            compiled = self.step(captured)
+        except CannotImport as reason:
+            return self._run_plain(module, name, str(reason))
         run = finish(captured.owed, compiled)
+        if captured.writes:
+            run = _or_in_order(run, module)
         keep(run, captured.owed, compiled)
         return run
-
-    def _built(self, captured: Captured) -> Any:
-        try:
-            return self.step(captured)
-        except CannotImport as reason:
-            self._note(captured.name, str(reason))
-            return interpret(captured)
 
     def _run_plain(self, module: fx.GraphModule, name: str, reason: str) -> Runnable:
         self._note(name, reason)
@@ -123,6 +121,23 @@ class _ByFloats:
             run = self.backend.compile(self.module, arguments, name, known)
             self.variants[values] = run
         return run(*arguments)
+
+
+def _or_in_order(run: Runnable, module: fx.GraphModule) -> Runnable:
+    """A compiled program, but the graph as it came for arguments that overlap: reads and writes
+    then happen in the program's order.
+    """
+
+    def call(*arguments: Any) -> Any:
+        try:
+            return run(*arguments)
+        except InputError as error:
+            if error.diagnostic.code != ARGUMENTS_OVERLAP.code:
+                raise
+            with torch.no_grad():
+                return module(*arguments)
+
+    return call
 
 
 def _wants_gradient(value: object) -> bool:

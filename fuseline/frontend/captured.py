@@ -58,7 +58,11 @@ class FromGraph:
 
 @dataclass(frozen=True)
 class FromInput:
-    """A returned value that is an input, or a view of one, after its new contents are in place."""
+    """A returned value that is an input, or a view of one, after its new contents are in place.
+
+    ``offset`` counts from the input's own first element: the next call's may lie elsewhere in its
+    storage.
+    """
 
     index: int
     size: tuple[Dim, ...]
@@ -78,6 +82,19 @@ class FromNothing:
     """A returned value that is a plain constant, such as None."""
 
     value: bool | int | float | str | None
+
+
+@dataclass(frozen=True)
+class Result:
+    """What a caller may expect of the memory of a value that the graph computes.
+
+    Attributes:
+        group: results of one group may share memory, those of different groups may not.
+        strides: as eager has them, in elements.
+    """
+
+    group: int
+    strides: tuple[Dim, ...]
 
 
 Return: TypeAlias = "FromGraph | FromInput | FromSymbols | FromNothing"
@@ -139,6 +156,7 @@ class Captured:
         returns: what the caller is owed, in order.
         symbols: the symbols of the shapes.
         name: of the program, for dumps.
+        results: of the values computed for the caller, in order.
         road: how it was captured: ``export`` or ``dynamo``, and ``aot`` where the graph needed
             tracing again.
     """
@@ -148,6 +166,7 @@ class Captured:
     writes: tuple[int, ...]
     returns: tuple[Return, ...]
     symbols: tuple[Symbol, ...]
+    results: tuple[Result, ...] = ()
     name: str = "main"
     road: str = "dynamo"
 

@@ -24,6 +24,7 @@ from fuseline.frontend.captured import (
     FromSymbols,
     Input,
     InputKind,
+    Result,
     Return,
     Symbol,
 )
@@ -267,17 +268,19 @@ class _Converter:
             if handle is not None and handle.node is not placeholder
         ]
         self._check_alone(written)
-        results: list[fx.Node] = []
+        results: list[Handle] = []
         returns = tuple(self._return(v, results) for v in _flat(output.args[0], self.values))
         contents = [cast("Handle", self.arguments[i]).node for i in written]
-        self.graph.output((*contents, *results))
+        computed = [self.emitter.current(value) for value in results]
+        self.graph.output((*contents, *computed))
         inputs = tuple(
             Input(s.name, s.kind, p, s.value, s.actual, i in written)
             for i, (s, p) in enumerate(zip(self.sources, self.placeholders, strict=True))
         )
         self._sweep()
         symbols = self._symbols()
-        return Captured(self.graph, inputs, tuple(written), returns, symbols, name, road)
+        forms = _forms(results)
+        return Captured(self.graph, inputs, tuple(written), returns, symbols, forms, name, road)
 
     def _check_alone(self, written: Sequence[int]) -> None:
         """A written input must share no memory with another; the functional form cannot say so."""
@@ -290,18 +293,19 @@ class _Converter:
                 names = " and ".join(self.sources[index].name for index in sharing)
                 raise NotSimple(f"a written input shares memory with another: {names}")
 
-    def _return(self, value: Any, results: list[fx.Node]) -> Return:
+    def _return(self, value: Any, results: list[Handle]) -> Return:
         if isinstance(value, Handle):
             root = value.root
             index = next((i for i, h in enumerate(self.arguments) if h is root), None)
             if index is None:
-                results.append(self.emitter.current(value))
+                results.append(value)
                 return FromGraph(len(results) - 1)
+            start, base = (cast("int", h.fake.storage_offset()) for h in (value, root))
             return FromInput(
                 index,
                 tuple(import_dim(s) for s in value.fake.shape),
                 tuple(import_dim(s) for s in value.fake.stride()),
-                import_dim(cast("int", value.fake.storage_offset())),
+                import_dim(start - base),
             )
         expr = _torch.scalar_expression(value)
         if isinstance(expr, sympy.Expr):
@@ -335,6 +339,18 @@ class _Converter:
                         raise NotSimple(f"the size {expr}, which may be negative")
                     found[str(expr)] = Symbol(str(expr), low, high, (index, axis))
         return tuple(found.values())
+
+
+def _forms(results: Sequence[Handle]) -> tuple[Result, ...]:
+    """The memory that each computed result has in eager: its owner by number, and its strides."""
+    owners: dict[Handle, int] = {}
+    return tuple(
+        Result(
+            owners.setdefault(value.root, len(owners)),
+            tuple(import_dim(s) for s in value.fake.stride()),
+        )
+        for value in results
+    )
 
 
 def _is_node(value: object) -> bool:

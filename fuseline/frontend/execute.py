@@ -8,6 +8,7 @@ from typing import Any, TypeAlias, cast
 import torch
 from torch import Tensor
 
+from fuseline import _torch
 from fuseline.frontend.captured import (
     Argument,
     Captured,
@@ -32,10 +33,13 @@ def interpret(captured: Captured) -> Compiled:
     count = len(captured.writes)
 
     def run(arguments: Sequence[Argument]) -> Sequence[Tensor]:
+        targets = [cast("Tensor", arguments[index]) for index in captured.writes]
+        written = {_torch.storage_of(target) for target in targets}
         with torch.no_grad():
             outputs = cast("Any", captured.module)(*arguments)
-            for index, contents in zip(captured.writes, outputs[:count], strict=True):
-                cast("Tensor", arguments[index]).copy_(contents)
+            new = [c.clone() if _torch.storage_of(c) in written else c for c in outputs[:count]]
+            for target, contents in zip(targets, new, strict=True):
+                target.copy_(contents)
         return outputs[count:]
 
     return run
@@ -70,9 +74,10 @@ def _collect(
             shape = [substitute(s, bound) for s in size]
             strides = [substitute(s, bound) for s in stride]
             base = cast("Tensor", given[index])
-            if list(base.shape) == shape and list(base.stride()) == strides:
+            start = substitute(offset, bound)
+            if not start and list(base.shape) == shape and list(base.stride()) == strides:
                 return base
-            return base.as_strided(shape, strides, substitute(offset, bound))
+            return base.as_strided(shape, strides, int(base.storage_offset()) + start)
         case FromSymbols(value):
             return substitute(value, bound)
         case FromNothing(value):

@@ -86,16 +86,17 @@ class WarmStart:
         data, graphs = form
         try:
             saved: dict[str, Json] = json.loads(graphs)
-            trace = Trace(data, tuple(saved))
-            lazily = {name: _Lazy(self.restorer, graph) for name, graph in saved.items()}
-            if not self.precompiled.install(trace, scope, lazily):
-                return False
-            for graph in lazily.values():
-                graph.restore()
+            return self.precompiled.install(
+                Trace(data, tuple(saved)),
+                scope,
+                lambda: {name: self._restore(graph) for name, graph in saved.items()},
+            )
         except Exception as error:  # whatever torch makes of bytes from another day
             log.debug("a saved form cannot be used: %s", error)
             return False
-        return True
+
+    def _restore(self, graph: Json) -> Callable[..., Any]:
+        return finish(owed_from(graph["owed"]), self.restorer.restore(graph["program"]))
 
     def save(self) -> None:
         """Keep the forms that were compiled since last asked."""
@@ -103,24 +104,6 @@ class WarmStart:
         for trace in self.precompiled.new_traces(lambda name: saved_of(graphs[name]) is not None):
             saved = {name: saved_of(graphs[name]) for name in trace.backends}
             self.store.save(self.factors, trace.data, json.dumps(saved))
-
-
-class _Lazy:
-    """A graph that is restored once its trace is known to hold."""
-
-    def __init__(self, restorer: Restorer, saved: Json) -> None:
-        self.restorer = restorer
-        self.saved = saved
-        self.call: Callable[..., Any] | None = None
-
-    def restore(self) -> None:
-        """Bring the compiled code back."""
-        compiled = self.restorer.restore(self.saved["program"])
-        self.call = finish(owed_from(self.saved["owed"]), compiled)
-
-    def __call__(self, *arguments: Any) -> Any:
-        assert self.call is not None, "a form is in use only once it is restored"
-        return self.call(*arguments)
 
 
 def keep(call: Callable[..., Any], owed: Owed, compiled: object) -> None:

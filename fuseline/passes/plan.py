@@ -6,14 +6,16 @@ one plan serves all values of the symbols, and the layers of a model reuse the s
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+import itertools
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 
 from fuseline.ir.core import Func, Op, Trait, Value
-from fuseline.ir.layout import LayoutMap
+from fuseline.ir.layout import Layout, LayoutMap, dense
 from fuseline.ir.ops.buffer import Read
 from fuseline.ir.ops.fused import Copy
-from fuseline.ir.types import Dim
+from fuseline.ir.ops.view import Permute
+from fuseline.ir.types import Dim, same
 from fuseline.passes.rewrite import FuncPass
 
 
@@ -125,7 +127,7 @@ class ProtectReads(FuncPass):
             if not isinstance(op, Read):
                 continue
             written = _next_write(func, op, number)
-            if written is None or _last_use(func, op, number) <= number[written]:
+            if written is None or _last_use(func, op, number) < number[written]:
                 continue
             readers = [user for user in func.users(op.y) if not isinstance(user, Copy)]
             copy = Copy(op.y)
@@ -161,3 +163,69 @@ def _last_use(func: Func, op: Op, number: dict[Op, int]) -> int:
                 if user.has(Trait.VIEW):
                     stack.append(user)
     return last
+
+
+@dataclass(frozen=True)
+class Owed:
+    """The memory that a caller may expect of a returned value.
+
+    Attributes:
+        group: values of one group may share memory, those of different groups may not.
+        strides: in elements.
+    """
+
+    group: int
+    strides: tuple[Dim, ...]
+
+
+def own_results(func: Func, args: Mapping[Value, Layout], owed: Sequence[Owed]) -> None:
+    """Copy the returned values that lie where the caller does not expect them.
+
+    Copies that a program makes are dropped when it is imported, equal values become one, and a
+    kernel lays out its result as it likes. A caller must not see any of that: a returned value
+    never is an argument's memory (views of arguments are not returned values of a func), nor that
+    of a value that was another tensor, and it has eager's strides.
+    """
+    layouts = LayoutMap(func, args)
+    taken: dict[Value, int] = {}
+    returns: list[Value] = []
+    for value, form in zip(func.returns, owed, strict=True):
+        placed = layouts[value]
+        is_argument = placed.root.owner is None
+        shared = is_argument or taken.setdefault(placed.root, form.group) != form.group
+        order = _dense_order(value.shape, form.strides)
+        strange = order is not None and not _equal(value.shape, placed.layout.strides, form.strides)
+        returns.append(_copied(func, value, order) if shared or strange else value)
+    func.set_returns(returns)
+
+
+def _equal(shape: Sequence[Dim], one: Sequence[Dim], other: Sequence[Dim]) -> bool:
+    """Whether strides are the same, but for dims of extent 1."""
+    return all(same(e, 1) or same(a, b) for e, a, b in zip(shape, one, other, strict=True))
+
+
+def _dense_order(shape: Sequence[Dim], strides: Sequence[Dim]) -> tuple[int, ...] | None:
+    """The dims from the outermost to the innermost, where the strides are those of a dense tensor
+    with its dims permuted; None where they are not (repeated rows, or gaps).
+    """
+    for order in itertools.permutations(range(len(shape))):
+        permuted = [shape[d] for d in order]
+        if _equal(permuted, dense(permuted).strides, [strides[d] for d in order]):
+            return order
+    return None
+
+
+def _copied(func: Func, value: Value, order: tuple[int, ...] | None) -> Value:
+    """A copy of a value behind all other ops, its dims in this order in memory."""
+    back = None
+    ops: list[Op] = []
+    if order is not None and order != tuple(range(len(order))):
+        ops.append(Permute(value, dims=order))
+        back = tuple(sorted(range(len(order)), key=order.__getitem__))
+    ops.append(Copy(ops[-1].results[0] if ops else value))
+    if back is not None:
+        ops.append(Permute(ops[-1].results[0], dims=back))
+    for op in ops:
+        op.loc = value.owner.loc if value.owner is not None else None
+        func.append(op)
+    return ops[-1].results[0]

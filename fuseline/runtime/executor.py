@@ -12,7 +12,8 @@ import torch
 from torch import Tensor
 
 from fuseline import errors
-from fuseline.runtime.native import ArgumentSpec, Launch, Piece, Runner, Signature
+from fuseline.runtime.fork import renew_in_children
+from fuseline.runtime.native import MOST_SHARES, ArgumentSpec, Launch, Piece, Runner, Signature
 from fuseline.runtime.plan import (
     WORKERS,
     ArgSpec,
@@ -119,6 +120,13 @@ class Program:
         self._arena = torch.empty(0, dtype=torch.uint8)
         self._arena_slot = len(plan.buffers)
         self._args = tuple((i, b.arg) for i, b in enumerate(plan.buffers) if b.kind == "arg")
+        renew_in_children(self)
+
+    def renew(self) -> None:
+        """In a forked child: what another thread was running there will not end."""
+        if self._lock.locked():
+            self._lock = threading.Lock()
+            self._bound.clear()
 
     @property
     def arena_bytes(self) -> int:
@@ -129,7 +137,7 @@ class Program:
         """Run the plan; arguments in the plan's order, buffers written in place.
 
         Raises:
-            InputError: FL0901 or FL0902, for arguments that the plan was not made for.
+            InputError: FL0901, FL0902 or FL0904, for arguments that the plan was not made for.
 
         """
         given: list[object] = list(arguments)
@@ -138,12 +146,16 @@ class Program:
             raise self._mismatch(given, key)
         with self._lock:
             bound = self._bound.get(key) or self._bind(key)
+            self._bound.move_to_end(key)
             if bound.native:
                 return self._run(bound, given)
             with torch.no_grad():
                 return self._run(bound, given)
 
     def _mismatch(self, given: Sequence[object], number: int) -> errors.FuselineError:
+        if number < 0:
+            one, other = self.signature.overlap(given)
+            return errors.ARGUMENTS_OVERLAP.error(one, found=f"memory of {other}")
         if len(given) != len(self.plan.args):
             found, expected = str(len(given)), str(len(self.plan.args))
             return errors.ARGUMENT_COUNT.error(found=found, expected=expected)
@@ -156,7 +168,7 @@ class Program:
 
     def _bind(self, key: tuple[int, ...]) -> _Bound:
         binding = dict(zip(self.plan.symbols, key, strict=True))
-        value = self._evaluate(binding | {WORKERS: self.threads})
+        value = self._evaluate(binding | {WORKERS: min(self.threads, MOST_SHARES)})
         places, arena = self._lay_out(value)
         views = [_bind_view(view, value) for view in self.plan.returns]
         outputs = [
@@ -181,13 +193,16 @@ class Program:
         return bound
 
     def _lay_out(self, value: Callable[[Expr], int]) -> tuple[dict[int, int], int]:
-        """The arena offset of each temporary, and the bytes of the arena."""
+        """The arena offset of each temporary and of scratch, and the bytes of the arena."""
+        needs = [s for s in self.plan.steps if isinstance(s, NativeStep) and _applies(s, value)]
+        scratch = max((value(step.scratch) for step in needs), default=0)
         places: dict[int, int] = {}
         end = 0
         for number, buffer in enumerate(self.plan.buffers):
-            if buffer.kind == "temp":
+            if buffer.kind in ("temp", "scratch"):
+                nbytes = scratch if buffer.kind == "scratch" else value(buffer.nbytes)
                 places[number] = end
-                end += -(-value(buffer.nbytes) // ARENA_ALIGNMENT) * ARENA_ALIGNMENT
+                end += -(-nbytes // ARENA_ALIGNMENT) * ARENA_ALIGNMENT
         return places, end
 
     def _segments(
@@ -342,6 +357,7 @@ def _argument(spec: ArgSpec, known: set[str]) -> ArgumentSpec:
         spec.dtype,
         tuple(map(size, spec.shape)),
         tuple(map(size, spec.strides)),
+        memory="fixed" if spec.fixed else "written" if spec.written else "read",
     )
 
 

@@ -21,7 +21,7 @@ Expr: TypeAlias = "int | str"
 WORKERS = "num_workers"
 """A symbol that every plan may use: the most workers that a step may have."""
 
-BufferKind: TypeAlias = Literal["arg", "temp", "output", "host"]
+BufferKind: TypeAlias = Literal["arg", "temp", "scratch", "output", "host"]
 
 
 @dataclass(frozen=True)
@@ -29,8 +29,9 @@ class Buffer:
     """Memory that steps read and write.
 
     Attributes:
-        kind: ``arg`` (a tensor of the caller), ``temp`` (in the arena), ``output`` (new memory that
-            is handed out), ``host`` (a tensor that a host step makes).
+        kind: ``arg`` (a tensor of the caller), ``temp`` (in the arena), ``scratch`` (in the arena,
+            as large as the step that needs most of it), ``output`` (new memory that is handed
+            out), ``host`` (a tensor that a host step makes).
         nbytes: size, for ``temp`` and ``output``.
         arg: number of the argument, for ``arg``.
         dtype: element type.
@@ -60,7 +61,8 @@ class NativeStep:
     """One launch of a kernel: buffers with byte offsets, run-time integers, and its work.
 
     ``work`` is four times the bytes moved plus the flops: below a threshold, one worker does it
-    all. ``when`` bounds one symbol expression: the step runs for ``lo <= value <= hi``.
+    all. ``when`` bounds one symbol expression: the step runs for ``lo <= value <= hi``. ``scratch``
+    is the bytes of scratch that it needs where it runs.
     """
 
     symbol: str
@@ -69,6 +71,7 @@ class NativeStep:
     work: Expr
     label: str = ""
     when: tuple[Expr, int, int | None] | None = None
+    scratch: Expr = 0
 
 
 HostCall: TypeAlias = Callable[[Mapping[str, int], Sequence[Tensor]], Sequence[Tensor]]
@@ -93,7 +96,10 @@ Step: TypeAlias = "NativeStep | HostStep"
 
 @dataclass(frozen=True)
 class ArgSpec:
-    """What a plan expects of one argument; ints carry an expression, tensors dims and strides."""
+    """What a plan expects of one argument; ints carry an expression, tensors dims and strides.
+
+    A ``fixed`` one is a weight, which shares its memory with no other argument.
+    """
 
     name: str
     kind: Literal["tensor", "int"]
@@ -102,6 +108,7 @@ class ArgSpec:
     strides: tuple[Expr, ...] = ()
     value: Expr = 0
     written: bool = False
+    fixed: bool = False
 
 
 @dataclass(frozen=True)
@@ -148,7 +155,7 @@ def _step_exprs(step: Step) -> list[Expr]:
     if isinstance(step, HostStep):
         return [e for view in (*step.operands, *step.results) for e in _view_exprs(view)]
     when: tuple[Expr, ...] = () if step.when is None else (step.when[0],)
-    return [*(offset for _, offset in step.buffers), *step.dims, step.work, *when]
+    return [*(offset for _, offset in step.buffers), *step.dims, step.work, *when, step.scratch]
 
 
 class Evaluator:

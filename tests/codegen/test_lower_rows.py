@@ -51,7 +51,7 @@ class Machine:
         return torch.full((substitute(scratch.nbytes, self.binding),), 255, dtype=torch.uint8)
 
     def _launch(self, step: Emitted) -> None:
-        shared: dict[str, Tensor] = {}
+        shared: list[Tensor] = []
         for launch in step.launches:
             if launch.when is not None:
                 value, low, high = launch.when
@@ -61,7 +61,8 @@ class Machine:
             buffers: list[Tensor | None] = []
             for b in launch.buffers:
                 if isinstance(b, Scratch):
-                    buffers.append(shared.setdefault(b.name, self._scratch(b)))
+                    shared = shared or [self._scratch(b)]
+                    buffers.append(shared[0])
                 else:
                     buffers.append(None if b is None else self._buffer(b))
             dims = [substitute(d, self.binding) for d in launch.dims]

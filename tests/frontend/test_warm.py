@@ -302,3 +302,17 @@ def test_what_is_owed_is_plain_data() -> None:
     )
     owed = Owed(returns, (Symbol("s0", 2, None, (0, 1)), Symbol("s1", 0, 9, (3, None))))
     assert owed_from(owed_to(owed)) == owed
+
+
+def test_a_form_that_cannot_be_restored_is_compiled_anew(monkeypatch: pytest.MonkeyPatch) -> None:
+    """It must not be in force before it can run."""
+    store = Memory()
+    start(net(), store)[0](randn(3, 5))
+
+    def fails(self: Recording, saved: str) -> Any:
+        raise RuntimeError("no compiler")
+
+    monkeypatch.setattr(Recording, "restore", fails)
+    compiled, warm = start(net(), store)
+    assert torch.equal(compiled(randn(3, 5)), net()(randn(3, 5)))
+    assert len(warm.captured) == 1

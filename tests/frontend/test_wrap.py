@@ -211,3 +211,17 @@ def test_other_things_cannot_be_compiled() -> None:
     for thing in (3, "model", dict):
         with pytest.raises(TypeError, match="cannot compile"):
             wrap(thing, Recording)
+
+
+def test_a_returned_view_starts_where_the_input_does() -> None:
+    """The next call's input may lie elsewhere in its storage."""
+
+    def rest(x: Tensor) -> tuple[Tensor, Tensor]:
+        return x[1:], x.sum()
+
+    compiled = wrap(rest, Recording)
+    base = torch.arange(20.0).reshape(10, 2)
+    for part in (base[:5], base[5:], base[2:7]):
+        tail, _ = compiled(part)
+        assert torch.equal(tail, part[1:])
+        assert tail.data_ptr() == part[1:].data_ptr()

@@ -22,5 +22,15 @@ Both exist twice: in C++ (`binding.cpp`, which reads tensors through DLPack), an
 from fuseline.runtime.native.piece import Launch, Piece, StepTime
 from fuseline.runtime.native.runner import Runner
 from fuseline.runtime.native.signature import ArgumentSpec, Mismatch, Signature
+from fuseline.runtime.native.structures import MOST_SHARES
 
-__all__ = ["ArgumentSpec", "Launch", "Mismatch", "Piece", "Runner", "Signature", "StepTime"]
+__all__ = [
+    "MOST_SHARES",
+    "ArgumentSpec",
+    "Launch",
+    "Mismatch",
+    "Piece",
+    "Runner",
+    "Signature",
+    "StepTime",
+]

@@ -103,6 +103,13 @@ struct Expected {
   int32_t dtype;   // DLPack code * 256 + bits
   int32_t ndim;
   int32_t layout;  // 0 any strides, 1 contiguous, 2 the strides given
+  int32_t memory;  // 0 not looked at, 1 read, 2 written
+};
+
+// From the first element of a tensor to the last one, by address.
+struct Span {
+  uintptr_t first, last;
+  int32_t memory;
 };
 
 // A word stands for a dim, a stride or an integer: a value, or one of these.
@@ -115,8 +122,29 @@ struct Signature {
   int64_t *words;   // of each argument in order: dims, then strides; of an integer its value
   int64_t *ranges;  // of each symbol: least, greatest
   int64_t *values;  // of each symbol, in the call at hand
+  Span *spans;      // of the tensors that are looked at, in the call at hand
+  int32_t n_spans;
   PyObject *last;   // the tuple of the values of the last call
 };
+
+// Notes a tensor's memory; false if it shares some with an earlier one, and either is written.
+bool apart(Signature *s, const Expected &e, const DLTensor &t) {
+  Span span{reinterpret_cast<uintptr_t>(t.data) + t.byte_offset, 0, e.memory};
+  int64_t reach = 0;
+  for (int32_t d = 0; d < t.ndim; ++d) {
+    if (t.shape[d] == 0) return true;
+    reach += (t.shape[d] - 1) * t.strides[d];
+  }
+  span.last = span.first + reach * (t.dtype.bits / 8);
+  for (int32_t i = 0; i < s->n_spans; ++i) {
+    const Span &other = s->spans[i];
+    if ((span.memory == 2 || other.memory == 2) && other.first <= span.last &&
+        span.first <= other.last)
+      return false;
+  }
+  s->spans[s->n_spans++] = span;
+  return true;
+}
 
 bool agree(Signature *s, int64_t word, int64_t value) {
   if (word == kAny) return true;
@@ -139,7 +167,9 @@ bool contiguous(const DLTensor &t) {
   return dense;
 }
 
-bool agrees(Signature *s, const Expected &e, const int64_t *words, PyObject *object) {
+// `overlaps` is set for a tensor that shares memory with an earlier one.
+bool agrees(Signature *s, const Expected &e, const int64_t *words, PyObject *object,
+            bool *overlaps) {
   if (e.kind == 1) {
     if (!PyLong_Check(object)) return false;
     int64_t value = PyLong_AsLongLong(object);
@@ -154,6 +184,7 @@ bool agrees(Signature *s, const Expected &e, const int64_t *words, PyObject *obj
   if (t.dtype.lanes != 1 || t.dtype.code * 256 + t.dtype.bits != e.dtype) return false;
   for (int32_t d = 0; d < t.ndim; ++d)
     if (!agree(s, words[d], t.shape[d])) return false;
+  if (e.memory && !apart(s, e, t)) *overlaps = true;
   if (e.layout == 1) return contiguous(t);
   if (e.layout == 2)
     for (int32_t d = 0; d < t.ndim; ++d)
@@ -181,20 +212,26 @@ PyObject *values_of(Signature *s) {
   return fresh;
 }
 
-// The symbols' values as a tuple, or the number of the first argument that does not agree.
+// The symbols' values as a tuple, or the number of the first argument that does not agree; if all
+// do, -1 less the number of the first one that shares memory with an earlier one.
 PyObject *match(PyObject *self, PyObject *arguments) {
   Signature *s = reinterpret_cast<Signature *>(self);
   if (!is_list_or_tuple(arguments)) return nullptr;
   const Py_ssize_t count = PySequence_Fast_GET_SIZE(arguments);
   PyObject *const *items = PySequence_Fast_ITEMS(arguments);
   for (int32_t i = 0; i < s->n_symbols; ++i) s->values[i] = kUnknown;
+  s->n_spans = 0;
+  int32_t overlapping = -1;
   const int64_t *words = s->words;
   for (int32_t i = 0; i < s->n_args; ++i) {
     const Expected &e = s->expected[i];
-    if (i >= count || !agrees(s, e, words, items[i])) return PyLong_FromLong(i);
+    bool overlaps = false;
+    if (i >= count || !agrees(s, e, words, items[i], &overlaps)) return PyLong_FromLong(i);
+    if (overlaps && overlapping < 0) overlapping = i;
     words += e.kind == 1 ? 1 : 2 * e.ndim;
   }
   if (count > s->n_args) return PyLong_FromLong(s->n_args);
+  if (overlapping >= 0) return PyLong_FromLong(-1 - overlapping);
   for (int32_t i = 0; i < s->n_symbols; ++i)  // a stride of an extent of 1 tells nothing
     if (s->values[i] == kUnknown) s->values[i] = s->ranges[2 * i];
   return values_of(s);
@@ -207,6 +244,7 @@ void signature_dealloc(PyObject *self) {
   PyMem_Free(s->words);
   PyMem_Free(s->ranges);
   PyMem_Free(s->values);
+  PyMem_Free(s->spans);
   Py_XDECREF(s->last);
   type->tp_free(self);
   Py_DECREF(type);
@@ -232,8 +270,9 @@ PyObject *signature_new(PyTypeObject *type, PyObject *args, PyObject *) {
     s->n_args = static_cast<int32_t>(expected.len / sizeof(Expected));
     s->n_symbols = static_cast<int32_t>(ranges.len / (2 * sizeof(int64_t)));
     s->values = static_cast<int64_t *>(PyMem_Malloc((s->n_symbols + 1) * sizeof(int64_t)));
-    if (!s->values) PyErr_NoMemory();
-    if (!s->values || !copy(s->expected, expected) || !copy(s->words, words) ||
+    s->spans = static_cast<Span *>(PyMem_Malloc((s->n_args + 1) * sizeof(Span)));
+    if (!s->values || !s->spans) PyErr_NoMemory();
+    if (!s->values || !s->spans || !copy(s->expected, expected) || !copy(s->words, words) ||
         !copy(s->ranges, ranges)) {
       Py_DECREF(s);
       s = nullptr;

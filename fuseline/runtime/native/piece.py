@@ -82,7 +82,8 @@ class Piece:
         self._refs = [ref for launch in launches for ref in launch.buffers]
         self._dims = [dim for launch in launches for dim in launch.dims]
         self._address = self._new(sgemm)
-        weakref.finalize(self, functions.piece_free, self._address)
+        # Not when the interpreter ends: a daemon thread may still be in the middle of the piece.
+        weakref.finalize(self, functions.piece_free, self._address).atexit = False
 
     def __call__(self, tensors: Sequence[Tensor | None]) -> None:
         """Run all launches; slots after the last tensor keep what they have.

@@ -89,6 +89,10 @@ struct fl_piece {
 
 namespace {
 
+int32_t clamped(int32_t threads) {
+  return threads < 1 ? 1 : threads > FL_MAX_THREADS ? FL_MAX_THREADS : threads;
+}
+
 void add_group(fl_piece *p) { p->group_first[p->n_groups++] = p->n_units; }
 
 void add_unit(fl_piece *p, int32_t step, int32_t width) { p->units[p->n_units++] = Unit{step, 1, width}; }
@@ -310,7 +314,9 @@ fl_piece *fl_piece_new(const fl_step *steps, int32_t n_steps, const fl_ref *refs
   for (int32_t s = 0; s < n_slots; ++s) p->slot_first[s + 2] += p->slot_first[s + 1];
   for (int32_t i = 0; i < n_refs; ++i)
     if (refs[i].slot >= 0) p->slot_refs[p->slot_first[refs[i].slot + 1]++] = i;
-  fl_piece_rebind(p, nullptr, nullptr, nullptr, threads);
+  p->threads = clamped(threads);
+  arrange(p);
+  for (int32_t slot = 0; slot < n_slots; ++slot) resolve(p, slot);
   return p;
 }
 
@@ -341,7 +347,7 @@ void fl_piece_rebind(fl_piece *p, const int64_t *dims, const int32_t *widths,
   if (widths && p->n_steps) memcpy(p->widths, widths, p->n_steps * sizeof(int32_t));
   if (offsets)
     for (int32_t i = 0; i < p->n_refs; ++i) p->refs[i].offset = offsets[i];
-  p->threads = threads < 1 ? 1 : threads > FL_MAX_THREADS ? FL_MAX_THREADS : threads;
+  p->threads = clamped(threads);
   arrange(p);
   for (int32_t slot = 0; slot < p->n_slots; ++slot) resolve(p, slot);
 }

@@ -43,6 +43,7 @@ DLPACK_CODES = {
 
 _ANY, _GREATEST = -(2**63), 2**63 - 1
 _LAYOUTS = {"any": 0, "contiguous": 1}
+_MEMORY = {"fixed": 0, "read": 1, "written": 2}
 
 Match: TypeAlias = Callable[["list[object] | tuple[object, ...]"], "tuple[int, ...] | int"]
 
@@ -58,6 +59,8 @@ class ArgumentSpec:
         strides: in elements, one per dimension (that of an extent of 0 or 1 may be anything);
             or ``"contiguous"``, or ``"any"``.
         value: of an integer.
+        memory: whether the program reads or writes it; what is ``"fixed"`` (a weight) is taken to
+            share memory with no other argument, which is not looked at.
     """
 
     name: str
@@ -65,6 +68,7 @@ class ArgumentSpec:
     shape: tuple[Size, ...] = ()
     strides: tuple[Size, ...] | Literal["any", "contiguous"] = "contiguous"
     value: Size = None
+    memory: Literal["fixed", "read", "written"] = "fixed"
 
 
 @dataclass(frozen=True)
@@ -95,7 +99,8 @@ class Signature:
 
     match: Match
     """``match(arguments)`` gives the symbols' values, or the number of the first argument that is
-    wrong (the number of arguments, if there are too many)."""
+    wrong (the number of arguments, if there are too many), or ``-1 - number`` of one that shares
+    memory with an earlier one, where either of the two is written."""
 
     def __init__(
         self,
@@ -126,8 +131,35 @@ class Signature:
                 return number
         if len(arguments) > len(self.arguments):
             return len(self.arguments)
+        if overlap := self._overlap(arguments):
+            return -1 - overlap[1]
         # A stride of an extent of 1 tells nothing: any value will do.
         return tuple(known.get(name, least) for name, (least, _) in self.symbols.items())
+
+    def overlap(self, arguments: Sequence[object]) -> tuple[str, str]:
+        """The names of the argument that `match` gave as sharing memory, and of the other one."""
+        found = self._overlap(arguments)
+        assert found is not None, "match has found it"
+        return self.arguments[found[1]].name, self.arguments[found[0]].name
+
+    def _overlap(self, arguments: Sequence[object]) -> tuple[int, int] | None:
+        """The first argument that shares memory with an earlier one, and that, as (that, it).
+
+        What lies between the elements of a tensor counts as its memory.
+        """
+        seen: list[tuple[int, int, int, str]] = []
+        for number, (spec, tensor) in enumerate(zip(self.arguments, arguments, strict=False)):
+            if spec.memory == "fixed" or not isinstance(tensor, Tensor) or not tensor.numel():
+                continue
+            reach = sum((n - 1) * s for n, s in zip(tensor.shape, tensor.stride(), strict=True))
+            first = tensor.data_ptr()
+            last = first + reach * tensor.element_size()
+            for earlier, begin, end, memory in seen:
+                written = "written" in (memory, spec.memory)
+                if written and begin <= last and first <= end:
+                    return earlier, number
+            seen.append((number, first, last, spec.memory))
+        return None
 
     def _agrees(self, spec: ArgumentSpec, actual: object, known: dict[str, int]) -> bool:
         if spec.dtype is None:
@@ -196,7 +228,7 @@ def _compiled_match(matcher: NativeSignature, signature: Signature) -> Match | N
     numbers = {name: number for number, name in enumerate(signature.symbols)}
     for spec in signature.arguments:
         if spec.dtype is None:
-            expected += [1, 0, 0, 0]
+            expected += [1, 0, 0, 0, 0]
             words.append(_word(spec.value, numbers))
             continue
         code = DLPACK_CODES.get(spec.dtype)
@@ -205,6 +237,7 @@ def _compiled_match(matcher: NativeSignature, signature: Signature) -> Match | N
         layout = _LAYOUTS.get(spec.strides, 2) if isinstance(spec.strides, str) else 2
         strides = (None,) * len(spec.shape) if isinstance(spec.strides, str) else spec.strides
         expected += [0, code * 256 + spec.dtype.itemsize * 8, len(spec.shape), layout]
+        expected.append(_MEMORY[spec.memory])
         words += [_word(size, numbers) for size in (*spec.shape, *strides)]
     ranges = [
         bound

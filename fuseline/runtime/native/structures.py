@@ -9,6 +9,9 @@ from dataclasses import dataclass
 
 from fuseline.runtime.build import Library
 
+MOST_SHARES = 128
+"""``FL_MAX_SHARES``: into how many shares a step is cut at the most."""
+
 
 class HostStructure(ctypes.Structure):
     """``fl_host``: the functions that kernels may call."""
@@ -54,17 +57,18 @@ class LimitsStructure(ctypes.Structure):
 
 _INT, _POINTER, _LONG = ctypes.c_int32, ctypes.c_void_p, ctypes.c_uint64
 
-# Only `piece_go` takes long enough to be worth giving up the interpreter lock for.
+# `piece_go` takes long, and two others may wait for helpers that are inside of another piece: those
+# give up the interpreter lock.
 _PROTOTYPES = {
     "use_limits": ctypes.PYFUNCTYPE(None, _POINTER),
     "piece_new": ctypes.PYFUNCTYPE(
         *(_POINTER, _POINTER, _INT, _POINTER, _INT, _POINTER, _INT),
         *(_INT, _POINTER, _INT),
     ),
-    "piece_free": ctypes.PYFUNCTYPE(None, _POINTER),
+    "piece_free": ctypes.CFUNCTYPE(None, _POINTER),
     "piece_set": ctypes.PYFUNCTYPE(None, _POINTER, _INT, _POINTER),
     "piece_uses": ctypes.PYFUNCTYPE(_INT, _POINTER, _INT),
-    "piece_rebind": ctypes.PYFUNCTYPE(None, _POINTER, _POINTER, _POINTER, _POINTER, _INT),
+    "piece_rebind": ctypes.CFUNCTYPE(None, _POINTER, _POINTER, _POINTER, _POINTER, _INT),
     "piece_begin": ctypes.PYFUNCTYPE(_INT, _POINTER),
     "piece_go": ctypes.CFUNCTYPE(None, _POINTER),
     "piece_end": ctypes.PYFUNCTYPE(None, _POINTER),
