@@ -1,0 +1,104 @@
+"""Every way to compile a model gives eager's results: the backend, decorators, `generate`."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any, cast
+
+import pytest
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+import fuseline
+from tests.cli.helpers import tiny_llama
+from tests.e2e.families import FAMILIES, tokens
+
+ROWS = torch.linspace(-2, 2, 3 * 5 * 20).reshape(3, 5, 20)
+
+
+@pytest.fixture(autouse=True)
+def _fresh_dynamo() -> Iterator[None]:
+    torch.compiler.reset()
+    yield
+    torch.compiler.reset()
+
+
+def test_the_backend_is_found_by_name() -> None:
+    family = next(f for f in FAMILIES if f.model_type == "qwen3")
+    model: Any = family.build(torch.float32)
+    compiled: Any = cast("Any", torch).compile(model, backend="fuseline")
+    ids = tokens(2, 7)
+    with torch.no_grad():
+        expected = model(ids, use_cache=False).logits
+        torch.testing.assert_close(compiled(ids, use_cache=False).logits, expected)
+        longer = tokens(3, 11)
+        expected = model(longer, use_cache=False).logits
+        torch.testing.assert_close(compiled(longer, use_cache=False).logits, expected)
+
+
+def test_a_decorated_function() -> None:
+    weights = [torch.randn(n, k, generator=torch.Generator().manual_seed(n)) for n, k in SHAPES]
+
+    def mlp(x: Tensor, gate: Tensor, up: Tensor, down: Tensor) -> Tensor:
+        return F.linear(F.silu(F.linear(x, gate)) * F.linear(x, up), down)
+
+    compiled: Any = fuseline.compile(mlp)
+    with torch.no_grad():
+        expected = mlp(ROWS, *weights)
+        torch.testing.assert_close(compiled(ROWS, *weights), expected, atol=1e-3, rtol=1e-5)
+    assert compiled.report().count("gated_mlp", None) == 1
+
+
+SHAPES = ((28, 20), (28, 20), (20, 28))
+
+
+@fuseline.compile(dynamic=True)
+class Decorated(nn.Module):
+    """A norm and a product."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.norm = nn.RMSNorm(20, eps=1e-6)
+        self.out = nn.Linear(20, 7)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.out(self.norm(x))
+
+
+def test_a_decorated_class() -> None:
+    model: Any = Decorated().eval()
+    with torch.no_grad():
+        for x in (ROWS, ROWS[:1], ROWS[:, :2]):
+            expected = F.linear(
+                F.rms_norm(x, (20,), model.norm.weight, 1e-6), model.out.weight, model.out.bias
+            )
+            torch.testing.assert_close(model(x), expected)
+    assert {k.status for k in model.report().kernels} == {"native"}
+
+
+@pytest.mark.parametrize(
+    "settings",
+    [
+        {},
+        {"cache_implementation": "static"},
+        {"num_beams": 3},
+        {"use_cache": False},
+    ],
+    ids=lambda s: next(iter(s), "dynamic cache"),
+)
+def test_generate_of_transformers(settings: dict[str, Any]) -> None:
+    """A batch of texts of unequal length, padded on the left."""
+    ids = torch.tensor([[5, 200, 31, 8, 77], [258, 258, 9, 40, 3]])
+    options: dict[str, Any] = {
+        "attention_mask": (ids != 258).long(),
+        "max_new_tokens": 12,
+        "do_sample": False,
+        "eos_token_id": None,
+    }
+    model: Any = tiny_llama()
+    compiled: Any = fuseline.compile(model)
+    expected = model.generate(ids, **options, **settings)
+    assert torch.equal(compiled.generate(ids, **options, **settings), expected)
+    assert len(set(expected[:, 5:].flatten().tolist())) > 5
+    assert compiled.report().count("attention", None) > 0
