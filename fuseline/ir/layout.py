@@ -143,16 +143,22 @@ class Placed:
 
 
 class LayoutMap:
-    """The places of all values of a func; views share their source's root where they can."""
+    """The places of all values of a func; views share their source's root where they can.
 
-    def __init__(self, func: Func, args: Mapping[Value, Layout] | None = None) -> None:
+    Args:
+        func: the func.
+        given: layouts of arguments, dense if not given; and of results of ops that own their
+            memory, where those are to differ from what `result_layout` says.
+    """
+
+    def __init__(self, func: Func, given: Mapping[Value, Layout] | None = None) -> None:
         self.func = func
         self.places: dict[Value, Placed] = {}
-        given = args or {}
+        self.given = given or {}
         for arg in func.args:
             if hasattr(arg.type, "value"):
                 continue
-            self.places[arg] = Placed(arg, given.get(arg, dense(arg.shape)))
+            self.places[arg] = Placed(arg, self.given.get(arg, dense(arg.shape)))
         for op in func.ops:
             self.add(op)
 
@@ -175,7 +181,8 @@ class LayoutMap:
         """Place the results of one more op."""
         aliased = self._alias(op)
         for value in op.results:
-            self.places[value] = aliased or Placed(value, result_layout(op, value))
+            own = self.given.get(value) or result_layout(op, value)
+            self.places[value] = aliased or Placed(value, own)
 
     def _alias(self, op: Op) -> Placed | None:
         match op:

@@ -13,7 +13,8 @@ from dataclasses import dataclass, field
 from fuseline.ir.core import Func, Op, Trait, Value
 from fuseline.ir.layout import Layout, LayoutMap, dense
 from fuseline.ir.ops.buffer import Read
-from fuseline.ir.ops.fused import Copy
+from fuseline.ir.ops.fused import Copy, Pointwise, QkNormRope
+from fuseline.ir.ops.raised import Rope
 from fuseline.ir.ops.view import Permute
 from fuseline.ir.types import Dim, same
 from fuseline.passes.rewrite import FuncPass
@@ -178,25 +179,44 @@ class Owed:
     strides: tuple[Dim, ...]
 
 
-def own_results(func: Func, args: Mapping[Value, Layout], owed: Sequence[Owed]) -> None:
-    """Copy the returned values that lie where the caller does not expect them.
+def own_results(
+    func: Func, args: Mapping[Value, Layout], owed: Sequence[Owed]
+) -> dict[Value, Layout]:
+    """Give returned values memory where the caller expects them, by a copy where need be.
 
     Copies that a program makes are dropped when it is imported, equal values become one, and a
     kernel lays out its result as it likes. A caller must not see any of that: a returned value
     never is an argument's memory (views of arguments are not returned values of a func), nor that
     of a value that was another tensor, and it has eager's strides.
+
+    Returns:
+        The layouts of the values that their kernels are to write in that form, without a copy.
     """
     layouts = LayoutMap(func, args)
     taken: dict[Value, int] = {}
     returns: list[Value] = []
+    found: dict[Value, Layout] = {}
     for value, form in zip(func.returns, owed, strict=True):
         placed = layouts[value]
         is_argument = placed.root.owner is None
         shared = is_argument or taken.setdefault(placed.root, form.group) != form.group
         order = _dense_order(value.shape, form.strides)
         strange = order is not None and not _equal(value.shape, placed.layout.strides, form.strides)
-        returns.append(_copied(func, value, order) if shared or strange else value)
+        if strange and not shared and _may_lie_anywhere(func, value):
+            found[value] = Layout(0, form.strides)
+        elif strange or shared:
+            value = _copied(func, value, order)
+        returns.append(value)
     func.set_returns(returns)
+    return found
+
+
+def _may_lie_anywhere(func: Func, value: Value) -> bool:
+    """Whether a value is only returned, and made by an op whose kernels write any strides."""
+    op = value.owner
+    if op is None or func.users(value) or func.use_count(value) != 1:
+        return False
+    return isinstance(op, (QkNormRope, Rope, Pointwise)) or op.has(Trait.POINTWISE)
 
 
 def _equal(shape: Sequence[Dim], one: Sequence[Dim], other: Sequence[Dim]) -> bool:
