@@ -3,9 +3,10 @@
     OMP_NUM_THREADS=1 python -m benchmarks.qk_norm --threads 1
 
 16 query and 8 key heads of 128 out of one merged projection, compiled for each number of tokens.
-Each side is called in two ways: ``inner`` is what its compiler made, called as directly as it can
-be (fuseline's program with its argument checks; inductor's ``call`` with its own), and ``outer``
-the whole function, with Dynamo's guards around both.
+Each side is called in three ways: ``kernel`` is the generated kernels alone, on buffers that are
+there; ``inner`` what the compiler made of the function, called as directly as it can be (fuseline's
+program with its argument checks, inductor's ``call`` with its own), which allocates results; and
+``outer`` the whole function, with Dynamo's guards around both.
 """
 
 from __future__ import annotations
@@ -17,16 +18,19 @@ import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, cast
+from unittest import mock
 
 import torch
 from torch import Tensor, nn
 
 from benchmarks.common import Json, by_turns, load, medians, say, write_json
+from benchmarks.micro_rows import inductor_kernels
 from benchmarks.models import DTYPES
 from fuseline import Config, _torch
 from fuseline.compiler import Compiler
 from fuseline.debug.oracle import relative_error
 from fuseline.frontend.backend import Backend
+from fuseline.runtime.native import Piece
 
 HEADS, KEY_HEADS, WIDTH = 16, 8, 128
 TOKENS = (1, 2, 4, 8, 32, 128, 512)
@@ -95,7 +99,30 @@ def ours(model: nn.Module, given: tuple[Tensor, ...]) -> dict[str, Run]:
     recording(*given)
     torch.compiler.reset()
     compiled = _torch.optimize(model, Backend(Compiler(Config())), dynamic=False)
-    return {"fuseline inner": kept[0], "fuseline outer": lambda: compiled(*given)}
+    return {
+        "fuseline kernel": kernels_of(kept[0]),
+        "fuseline inner": kept[0],
+        "fuseline outer": lambda: compiled(*given),
+    }
+
+
+def kernels_of(run: Run) -> Run:
+    """What a run of a program calls natively, on the buffers of that run."""
+    calls: list[tuple[Piece, Sequence[Tensor | None]]] = []
+    original = Piece.__call__
+
+    def record(piece: Piece, tensors: Sequence[Tensor | None]) -> None:
+        calls.append((piece, list(tensors)))
+        original(piece, tensors)
+
+    with mock.patch.object(Piece, "__call__", record):
+        run()
+
+    def again() -> None:
+        for piece, tensors in calls:
+            piece(tensors)
+
+    return again
 
 
 def theirs(model: nn.Module, given: tuple[Tensor, ...]) -> dict[str, Run]:
@@ -106,7 +133,10 @@ def theirs(model: nn.Module, given: tuple[Tensor, ...]) -> dict[str, Run]:
     module = next(m for m in reversed(cache.modules) if hasattr(m, "call"))
     arguments: list[Any] = module.get_args()  # seeded by nobody, but of the right sizes
     # The list is emptied by the call, as it is when the compiled function makes it.
+    kernels = inductor_kernels(compiled, given)
+    assert kernels is not None, "inductor has generated some"
     return {
+        "torch.compile kernel": kernels,
         "torch.compile inner": lambda: module.call(list(arguments)),
         "torch.compile outer": lambda: compiled(*given),
     }
@@ -116,7 +146,7 @@ def measure(tokens: int, dtype: str, seconds: float) -> Json:
     """Samples and figures for one number of tokens."""
     model, given = QkNorm(DTYPES[dtype]), inputs(tokens, DTYPES[dtype])
     runs = ours(model, given) | theirs(model, given) | {"eager": lambda: model(*given)}
-    checked = [name for name in runs if name not in ("eager", "torch.compile inner")]
+    checked = ("fuseline inner", "fuseline outer", "torch.compile outer")
     differences = {name: relative_error(runs[name](), runs["eager"]()) for name in checked}
     repeats = {name: repeats_of(run) for name, run in runs.items()}
     samples = by_turns(
@@ -130,6 +160,7 @@ def measure(tokens: int, dtype: str, seconds: float) -> Json:
     return {
         "median_s": middle,
         "speedup": {
+            "kernel": middle["torch.compile kernel"] / middle["fuseline kernel"],
             "inner": middle["torch.compile inner"] / middle["fuseline inner"],
             "outer": middle["torch.compile outer"] / middle["fuseline outer"],
             "eager": middle["eager"] / middle["fuseline outer"],

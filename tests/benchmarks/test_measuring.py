@@ -70,6 +70,7 @@ def test_embedding_of_its_own_is_not_read_whole() -> None:
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(900)
 def test_quick_run_is_complete(tmp_path: Path) -> None:
     output = tmp_path / "results.json"
     assert main(["--quick", "--output", str(output)]) == 0
