@@ -54,12 +54,14 @@ class Trace:
     """One compiled form of an entry function: guards and bytecode, and the graphs that it calls.
 
     Attributes:
-        data: what `Precompiled.install` needs.
+        data: what `Precompiled.install` needs; not the same bytes for the same trace.
         backends: the names by which the bytecode calls its compiled graphs.
+        digest: of the sources and guards, the same in every process.
     """
 
     data: bytes
     backends: tuple[str, ...]
+    digest: str = ""
 
 
 @dataclass
@@ -80,6 +82,7 @@ class _Recording:
     """What is noted while one form is compiled."""
 
     identities: list[tuple[str, Identity]] = field(default_factory=list[tuple[str, Identity]])
+    guards: list[tuple[str, str]] = field(default_factory=list[tuple[str, str]])
     failure: str = ""
 
 
@@ -150,7 +153,13 @@ class Precompiled:
             _package().SystemInfo.current(),
             tuple(backends),
         )
-        return Trace(pickle.dumps(state), tuple(backends))
+        sources = sorted(
+            (s.module, s.firstlineno, s.lastlineno, s.checksum)
+            for s in state.sources.inlined_sources
+        )
+        known = repr((sources, recording.identities, recording.guards, form.dynamo_code.co_code))
+        digest = hashlib.sha256(known.encode()).hexdigest()
+        return Trace(pickle.dumps(state), tuple(backends), digest)
 
     def install(
         self,
@@ -279,6 +288,7 @@ def _patch_serialisation() -> None:
                 (_name(g), identity_of(_value(builder, g))) for g in by_identity
             ]
             kept = [_bare(g) for g in sorted_guards if not _is_by_identity(g)]
+            recording.guards = sorted((_name(g), str(g.create_fn_name())) for g in kept)
             return original(self, builder, kept, output_graph)
         except Exception as error:
             recording.failure = f"guards that cannot be kept: {error}"
@@ -288,8 +298,10 @@ def _patch_serialisation() -> None:
 
 
 def _bare(guard: Any) -> Any:
-    """A guard without the stack that it was made on: paths of this machine, and much text."""
-    return dataclasses.replace(guard, stack=None, user_stack=None)
+    """A guard without the stack that it was made on (paths of this machine, and much text), and
+    without its text, which has addresses.
+    """
+    return dataclasses.replace(guard, stack=None, user_stack=None, code_list=None)
 
 
 def _is_by_identity(guard: Any) -> bool:

@@ -39,8 +39,8 @@ class FormStore(Protocol):
         """The forms saved under these factors: Dynamo's part, and the graphs as text."""
         ...
 
-    def save(self, factors: Factors, trace: bytes, graphs: str) -> None:
-        """Add a form; failing to is no error."""
+    def save(self, factors: Factors, form: str, trace: bytes, graphs: str) -> None:
+        """Add a form, unless it is there; failing to is no error. ``form`` tells it from others."""
         ...
 
 
@@ -103,7 +103,9 @@ class WarmStart:
         graphs: dict[str, Any] = self.precompiled.package.cached_backends
         for trace in self.precompiled.new_traces(lambda name: saved_of(graphs[name]) is not None):
             saved = {name: saved_of(graphs[name]) for name in trace.backends}
-            self.store.save(self.factors, trace.data, json.dumps(saved))
+            known = json.dumps([trace.digest, *saved.values()])
+            form = hashlib.sha256(known.encode()).hexdigest()
+            self.store.save(self.factors, form, trace.data, json.dumps(saved))
 
 
 def keep(call: Callable[..., Any], owed: Owed, compiled: object) -> None:

@@ -34,11 +34,13 @@ class Memory:
 
     def __init__(self) -> None:
         self.forms: list[tuple[str, bytes, str]] = []
+        self.names: list[str] = []
 
     def load(self, factors: Mapping[str, Any]) -> Iterable[tuple[bytes, str]]:
         return [(t, g) for key, t, g in self.forms if key == repr(dict(factors))]
 
-    def save(self, factors: Mapping[str, Any], trace: bytes, graphs: str) -> None:
+    def save(self, factors: Mapping[str, Any], form: str, trace: bytes, graphs: str) -> None:
+        self.names.append(form)
         self.forms.append((repr(dict(factors)), trace, graphs))
 
 
@@ -316,3 +318,15 @@ def test_a_form_that_cannot_be_restored_is_compiled_anew(monkeypatch: pytest.Mon
     compiled, warm = start(net(), store)
     assert torch.equal(compiled(randn(3, 5)), net()(randn(3, 5)))
     assert len(warm.captured) == 1
+
+
+def test_the_same_form_has_the_same_name_in_every_process() -> None:
+    names: list[str] = []
+    for change in ("", "", "float"):
+        torch.compiler.reset()
+        store, model = Memory(), net()
+        if change:
+            CHANGES[change](model)
+        start(model, store)[0](randn(3, 5))
+        names += store.names
+    assert names[0] == names[1] != names[2]
