@@ -7,10 +7,12 @@ number. The rest of the package calls what this module exports and keeps to torc
 from __future__ import annotations
 
 import ctypes
+import gc
 import importlib
+import logging
 import threading
-from collections.abc import Callable, Mapping, Sequence
-from contextlib import AbstractContextManager
+from collections.abc import Callable, Generator, Mapping, Sequence
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
@@ -240,6 +242,7 @@ class CompileWatch:
         self._outer: list[CompileWatch | None] = []
         self._breaks: dict[str, int] = {}
         self._setting = False
+        self._hurry: AbstractContextManager[None] = nullcontext()
 
     def __enter__(self) -> None:
         _listen()
@@ -255,14 +258,46 @@ class CompileWatch:
         self._setting = config.specialize_float
         self._breaks = dict(_lib._dynamo.utils.counters["graph_break"])
         config.specialize_float = True
+        self._hurry = _hurry()
+        self._hurry.__enter__()
 
     def ended(self) -> None:
         """Dynamo has compiled, or has given up."""
+        self._hurry.__exit__(None, None, None)
         _lib._dynamo.config.specialize_float = self._setting
         now = _lib._dynamo.utils.counters["graph_break"]
         new = {r: n - self._breaks.get(r, 0) for r, n in now.items()}
         if any(new.values()):
             self.on_breaks({r: n for r, n in new.items() if n})
+
+
+@contextmanager
+def _hurry() -> Generator[None]:
+    """Leave out of a compilation what takes long and serves no purpose of ours.
+
+    Tracing makes millions of objects and hardly any cycles: collecting garbage meanwhile takes a
+    sixth of the time. And Dynamo tokenises each source file that it meets, to name functions in a
+    log that is off.
+    """
+    tracing = importlib.import_module("torch._dynamo.symbolic_convert")
+    names = getattr(tracing, "get_funcname", None)
+    calls = getattr(importlib.import_module("torch._dynamo.output_graph"), "trace_call_log", None)
+    logged = calls is None or calls.isEnabledFor(logging.DEBUG)
+    collecting = gc.isenabled()
+    gc.disable()
+    if names is not None and not logged:
+        cast("Any", tracing).get_funcname = _no_name
+    try:
+        yield
+    finally:
+        if names is not None:
+            cast("Any", tracing).get_funcname = names
+        if collecting:
+            gc.enable()
+
+
+def _no_name(filename: str, line: int) -> None:
+    """The name of no function."""
 
 
 class _Watching(threading.local):

@@ -40,7 +40,7 @@ from fuseline.passes.pipeline import default_pipeline
 from fuseline.passes.plan import Owed, own_results
 from fuseline.passes.rewrite import PASSES, Pass
 from fuseline.report import PassRecord, Report, Site, Stat
-from fuseline.runtime import packing
+from fuseline.runtime import packing, resident
 from fuseline.runtime.executor import Program
 from fuseline.runtime.native import Runner
 from fuseline.runtime.plan import NativeStep
@@ -52,28 +52,25 @@ log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
-class Restored:
-    """What stands for the passes' run where a program comes back from the cache."""
+class Outcome:
+    """What is kept of what the passes did to a func: their run holds every op that there was."""
 
-    found: tuple[Site, ...]
-    applied: tuple[object, ...] = ()
+    sites: tuple[Site, ...]
+    rewrites: int = 0
     passes: tuple[PassRecord, ...] = ()
-
-    def sites(self) -> Sequence[Site]:
-        """The sites that were found when the program was compiled."""
-        return self.found
 
 
 @dataclass
 class Compilation:
-    """One compiled func, and what the report says of it."""
+    """One compiled func, and what the report says of it; `restored` if it is from the cache."""
 
     name: str
-    run: Run | Restored
+    outcome: Outcome
     built: Built
     seconds: Mapping[str, float]
     func: Func
     layouts: Mapping[Value, Layout]
+    restored: bool = False
     program: weakref.ref[Program] | None = None
 
     def report(self) -> Report:
@@ -85,13 +82,11 @@ class Compilation:
             "programs": 1,
             "native steps": native,
             "host steps": len(steps) - native,
-            "rewrites": len(self.run.applied),
+            "rewrites": self.outcome.rewrites,
             "bytes of planned buffers": program.arena_bytes if program else 0,
         }
         stats |= {f"seconds to {stage}": value for stage, value in self.seconds.items()}
-        return Report(
-            tuple(self.run.sites()), self.built.assembled.records, tuple(self.run.passes), stats
-        )
+        return Report(self.outcome.sites, self.built.assembled.records, self.outcome.passes, stats)
 
 
 @dataclass
@@ -123,7 +118,7 @@ class Compiler:
         compilation = self.compile(captured)
         runnable = self._runnable(compilation)
         if self.keeps_forms:
-            sites = tuple(compilation.run.sites())
+            sites = compilation.outcome.sites
             saved = SavedProgram(captured.name, compilation.func, compilation.layouts, sites)
             runnable.saved = saved.to_text()
         return runnable
@@ -147,8 +142,10 @@ class Compiler:
                 strict=self.config.strict,
                 progress=self.progress,
             )
-        run = Restored(saved.sites)
-        compilation = Compilation(saved.name, run, built, clock.seconds, saved.func, saved.layouts)
+        outcome = Outcome(saved.sites)
+        compilation = Compilation(
+            *(saved.name, outcome, built, clock.seconds, saved.func, saved.layouts), restored=True
+        )
         self.done.append(compilation)
         log.info("%s", _summary(compilation))
         return self._runnable(compilation)
@@ -165,7 +162,7 @@ class Compiler:
         compilation.program = weakref.ref(program)
         if not plan.packed:
             return program
-        plain = compilation.func if isinstance(compilation.run, Restored) else None
+        plain = compilation.func if compilation.restored else None
         return _Packed(program, plan.packed, plain)
 
     def compile(self, captured: Captured) -> Compilation:
@@ -179,9 +176,11 @@ class Compiler:
             dump.start(func)
         with clock("optimise"):
             run = self._optimise(func, captured, dump)
+            sites = tuple(run.sites())
+            outcome = Outcome(sites, len(run.applied), tuple(run.passes))
         with clock("build"):
             layouts = argument_layouts(func, captured.inputs)
-            own_results(func, layouts, [Owed(r.group, r.strides) for r in captured.results])
+            layouts |= own_results(func, layouts, _owed(captured))
             built = build(
                 func, layouts, self.tools, strict=self.config.strict, progress=self.progress
             )
@@ -191,10 +190,11 @@ class Compiler:
         if dump:
             dump.kernels(built.sources)
             dump.plan(built.assembled.plan)
-            dump.sites(run.sites())
-        compilation = Compilation(captured.name, run, built, clock.seconds, func, layouts)
+            dump.sites(sites)
+        compilation = Compilation(captured.name, outcome, built, clock.seconds, func, layouts)
         self.done.append(compilation)
         log.info("%s", _summary(compilation))
+        resident.give_back()
         return compilation
 
     def _optimise(self, func: Func, captured: Captured, dump: Dump | None) -> Run:
@@ -335,6 +335,10 @@ def argument_layouts(func: Func, inputs: Sequence[Input]) -> dict[Value, Layout]
             strides = tuple(import_dim(s) for s in item.value.stride())
             layouts[arg] = Layout(0, strides)
     return layouts
+
+
+def _owed(captured: Captured) -> list[Owed]:
+    return [Owed(result.group, result.strides) for result in captured.results]
 
 
 def _summary(compilation: Compilation) -> str:

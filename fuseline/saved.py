@@ -32,14 +32,16 @@ from fuseline.runtime.cache import Cache
 log = logging.getLogger(__name__)
 
 KIND = "trace"
-TRACE, GRAPHS = "trace.pickle", "graphs.json"
+TRACE, GRAPHS, FORM = "trace.pickle", "graphs.json", "form.txt"
 MOST = 64
 """More forms of one program than this are not kept."""
 
 
 @dataclass(frozen=True)
 class SavedProgram:
-    """A compiled program: its name, the func after all passes, its arguments' strides, sites."""
+    """A compiled program: its name, the func after all passes, its sites, and the layouts of its
+    arguments and of those results that have one of their own.
+    """
 
     name: str
     func: Func
@@ -52,11 +54,18 @@ class SavedProgram:
             [format_dim(s) for s in self.layouts[arg].strides] if arg in self.layouts else None
             for arg in self.func.args
         ]
+        results = [
+            [number, index, [format_dim(s) for s in self.layouts[value].strides]]
+            for number, op in enumerate(self.func.ops)
+            for index, value in enumerate(op.results)
+            if value in self.layouts
+        ]
         return json.dumps(
             {
                 "name": self.name,
                 "func": print_func(self.func, locations=True),
                 "strides": strides,
+                "results": results,
                 "sites": [asdict(site) for site in self.sites],
             }
         )
@@ -71,6 +80,10 @@ class SavedProgram:
             for arg, strides in zip(func.args, data["strides"], strict=True)
             if strides is not None
         }
+        results: list[tuple[int, int, list[str]]] = data["results"]
+        for number, index, strides in results:
+            value = func.ops[number].results[index]
+            layouts[value] = Layout(0, tuple(parse_dim(s) for s in strides))
         return cls(data["name"], func, layouts, tuple(Site(**site) for site in data["sites"]))
 
 
@@ -97,18 +110,18 @@ class SavedForms:
                 log.debug("saved forms cannot be read: %s", error)
                 return
 
-    def save(self, factors: Mapping[str, Any], trace: bytes, graphs: str) -> None:
-        """Add a form under the first free number."""
+    def save(self, factors: Mapping[str, Any], form: str, trace: bytes, graphs: str) -> None:
+        """Add a form under the first free number, unless another process has added it."""
 
         def fill(folder: Path) -> None:
             (folder / TRACE).write_bytes(trace)
             (folder / GRAPHS).write_text(graphs)
+            (folder / FORM).write_text(form)
 
         try:
             for number in range(MOST):
-                wanted = self._factors(factors, number)
-                if self.cache.get(KIND, wanted) is None:
-                    self.cache.get_or_build(KIND, wanted, fill)
+                entry = self.cache.get_or_build(KIND, self._factors(factors, number), fill)
+                if entry.file(FORM).read_text() == form:
                     return
         except (errors.CacheError, OSError) as error:
             log.debug("a form cannot be saved: %s", error)

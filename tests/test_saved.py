@@ -18,6 +18,7 @@ from fuseline import _torch_precompile as precompile
 from fuseline.config import Config
 from fuseline.ir.layout import Layout
 from fuseline.ir.text import parse_func, print_func
+from fuseline.ir.types import symbol
 from fuseline.report import Site
 from fuseline.runtime.cache import Cache
 from fuseline.saved import SavedForms, SavedProgram, placement, sources_digest
@@ -32,19 +33,22 @@ def test_a_program_round_trips_as_text() -> None:
     func = parse_func(TEXT)
     site = Site("rms_norm", "norm (net.py:3)", "fused", kernel="k", details={"rows": "B"})
     layouts = {func.args[0]: Layout(0, (64, 1)), func.args[2]: Layout(0, (1,))}
+    layouts[func.ops[0].results[0]] = Layout(0, (1, symbol("B")))
     saved = SavedProgram("f", func, layouts, (site,))
     back = SavedProgram.of_text(saved.to_text())
     assert print_func(back.func) == print_func(func)
     assert [back.layouts[a].strides for a in back.func.args if a in back.layouts] == [(64, 1), (1,)]
+    assert back.layouts[back.func.ops[0].results[0]].strides == (1, symbol("B"))
     assert (back.name, back.sites) == ("f", (site,))
     assert back.to_text() == saved.to_text()
 
 
 def test_forms_are_numbered_and_told_apart_by_factors(tmp_path: Path) -> None:
     forms = SavedForms(Cache.open(tmp_path / "cache"), Config())
-    forms.save({"class": "A"}, b"one", "{}")
-    forms.save({"class": "A"}, b"two", "{}")
-    forms.save({"class": "B"}, b"three", "{}")
+    forms.save({"class": "A"}, "1", b"one", "{}")
+    forms.save({"class": "A"}, "2", b"two", "{}")
+    forms.save({"class": "A"}, "1", b"one again", "{}")
+    forms.save({"class": "B"}, "1", b"three", "{}")
     assert [trace for trace, _ in forms.load({"class": "A"})] == [b"one", b"two"]
     assert [trace for trace, _ in forms.load({"class": "B"})] == [b"three"]
     other = SavedForms(forms.cache, Config(disable=("cse",)))
@@ -55,7 +59,7 @@ def test_a_cache_that_cannot_be_written_keeps_nothing(tmp_path: Path) -> None:
     path = tmp_path / "file"
     path.write_text("not a directory")
     forms = SavedForms(Cache.open(path), Config())
-    forms.save({"class": "A"}, b"one", "{}")
+    forms.save({"class": "A"}, "1", b"one", "{}")
     assert not list(forms.load({"class": "A"}))
 
 

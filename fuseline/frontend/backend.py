@@ -70,7 +70,7 @@ class Backend:
             return self._run_plain(module, name, str(reason))
         run = finish(captured.owed, compiled)
         if captured.writes:
-            run = _or_in_order(run, module)
+            run = _or_in_order(run, _without_notes(module))
         keep(run, captured.owed, compiled)
         return run
 
@@ -138,6 +138,14 @@ def _or_in_order(run: Runnable, module: fx.GraphModule) -> Runnable:
                 return module(*arguments)
 
     return call
+
+
+def _without_notes(module: fx.GraphModule) -> fx.GraphModule:
+    """A graph that is kept to be run: what tracing has noted of its calls takes most memory."""
+    for node in module.graph.nodes:
+        if node.op != "placeholder":  # Dynamo still looks at those
+            node.meta.clear()
+    return module
 
 
 def _wants_gradient(value: object) -> bool:

@@ -14,7 +14,7 @@ import torch
 from torch import Tensor, nn
 
 from fuseline import _torch
-from fuseline.runtime import mapped
+from fuseline.runtime import resident
 
 
 def pack(groups: Iterable[Sequence[Tensor]]) -> list[str]:
@@ -74,7 +74,7 @@ def _pack(group: tuple[Tensor, ...]) -> str:
         for p in group:
             part = buffer[start : start + p.numel()].view(p.shape)
             part.copy_(p.detach())
-            mapped.forget(p.detach())  # memory of a file would stay with us as long as the file
+            resident.forget(p.detach())  # memory of a file would stay with us as long as the file
             p.data = part  # other old memory is free from here on
             start += p.numel()
     return ""

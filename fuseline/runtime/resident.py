@@ -1,4 +1,4 @@
-"""Memory that is mapped from a file: what nobody reads any more need not stay resident.
+"""Memory that nobody reads any more, and that need not stay resident: of files, and of the heap.
 
 Weights are usually mapped from the file that they were saved to. Once a copy of them is in use, the
 pages of the original only count: they belong to this process until the whole file is unmapped.
@@ -40,6 +40,16 @@ def forget(tensor: Tensor) -> bool:
         return False
     start, length = ctypes.c_void_p(first * page), ctypes.c_size_t(count * page)
     return _madvise()(start, length, mmap.MADV_DONTNEED) == 0
+
+
+def give_back() -> None:
+    """Return what was freed of the heap to the system, where the C library can.
+
+    Compiling takes memory in many small pieces, and what is freed of it stays resident otherwise.
+    """
+    trim = getattr(ctypes.CDLL(None), "malloc_trim", None)
+    if trim is not None:
+        trim(ctypes.c_size_t(0))
 
 
 def _is_clean(first: int, count: int) -> bool:

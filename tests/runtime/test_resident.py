@@ -8,7 +8,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from fuseline.runtime.mapped import forget
+from fuseline.runtime.resident import forget
 
 pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="Linux tells about pages")
 
