@@ -20,6 +20,7 @@ import hashlib
 import importlib
 import logging
 import pickle
+import re
 import types
 from collections.abc import Callable, Generator, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -288,7 +289,9 @@ def _patch_serialisation() -> None:
                 (_name(g), identity_of(_value(builder, g))) for g in by_identity
             ]
             kept = [_bare(g) for g in sorted_guards if not _is_by_identity(g)]
-            recording.guards = sorted((_name(g), str(g.create_fn_name())) for g in kept)
+            recording.guards = sorted(
+                (_everywhere(_name(g)), str(g.create_fn_name())) for g in kept
+            )
             return original(self, builder, kept, output_graph)
         except Exception as error:
             recording.failure = f"guards that cannot be kept: {error}"
@@ -313,6 +316,11 @@ def _is_by_identity(guard: Any) -> bool:
 def _name(guard: Any) -> str:
     name = guard.name  # a method in some versions, a property in others
     return str(name() if callable(name) else name)
+
+
+def _everywhere(name: str) -> str:
+    """A guard's name without the addresses that Dynamo makes names of globals of."""
+    return re.sub(r"\d{9,}", "#", name)
 
 
 def _value(builder: Any, guard: Any) -> Any:
