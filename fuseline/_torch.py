@@ -313,6 +313,8 @@ _open: list[CompileWatch] = []
 
 
 def _on_start(*args: object) -> None:
+    while _open:  # a compilation whose end Dynamo has not told us of
+        _open.pop().ended()
     if _watching.now is not None:
         _watching.now.started()
         _open.append(_watching.now)

@@ -46,6 +46,12 @@ _UNSAVED = frozenset(
 """Guards by identity, which torch does not serialise."""
 
 
+_RANDOM = re.compile(
+    r"\d{9,}|0x[0-9a-f]{6,}|[0-9a-f]{8}(_[0-9a-f]{4}){3}_[0-9a-f]{12}|(?<=_)\d+(?![\w.])|(?<=_)\d+(?=_)"
+)
+"""Addresses, and the numbers in names that torch makes up: different in every process."""
+
+
 class CannotSaveError(Exception):
     """A trace that holds something with no meaning outside this process."""
 
@@ -83,7 +89,7 @@ class _Recording:
     """What is noted while one form is compiled."""
 
     identities: list[tuple[str, Identity]] = field(default_factory=list[tuple[str, Identity]])
-    guards: list[tuple[str, str]] = field(default_factory=list[tuple[str, str]])
+    guards: list[str] = field(default_factory=list[str])
     failure: str = ""
 
 
@@ -158,7 +164,9 @@ class Precompiled:
             (s.module, s.firstlineno, s.lastlineno, s.checksum)
             for s in state.sources.inlined_sources
         )
-        known = repr((sources, recording.identities, recording.guards, form.dynamo_code.co_code))
+        code = form.dynamo_code
+        generated = _everywhere(repr((code.co_code, code.co_names, code.co_consts)))
+        known = repr((sources, recording.identities, recording.guards, generated))
         digest = hashlib.sha256(known.encode()).hexdigest()
         return Trace(pickle.dumps(state), tuple(backends), digest)
 
@@ -285,13 +293,13 @@ def _patch_serialisation() -> None:
             return original(self, builder, sorted_guards, output_graph)
         try:
             by_identity = [g for g in sorted_guards if _is_by_identity(g)]
+            by_value = [g for g in sorted_guards if not _is_by_identity(g)]
             recording.identities = [
                 (_name(g), identity_of(_value(builder, g))) for g in by_identity
             ]
-            kept = [_bare(g) for g in sorted_guards if not _is_by_identity(g)]
-            recording.guards = sorted(
-                (_everywhere(_name(g)), str(g.create_fn_name())) for g in kept
-            )
+            recording.guards = sorted(map(_meaning, by_value))
+            recording.guards.append(_global_state(output_graph))
+            kept = [_bare(g) for g in by_value]
             return original(self, builder, kept, output_graph)
         except Exception as error:
             recording.failure = f"guards that cannot be kept: {error}"
@@ -318,9 +326,22 @@ def _name(guard: Any) -> str:
     return str(name() if callable(name) else name)
 
 
-def _everywhere(name: str) -> str:
-    """A guard's name without the addresses that Dynamo makes names of globals of."""
-    return re.sub(r"\d{9,}", "#", name)
+def _meaning(guard: Any) -> str:
+    """What a guard demands, in the same words in every process."""
+    parts = (_name(guard), guard.create_fn_name(), *(guard.code_list or ()))
+    return _everywhere(" ".join(map(str, parts)))
+
+
+def _global_state(output_graph: Any) -> str:
+    """The modes and settings that a trace holds under."""
+    state = getattr(output_graph, "global_state_guard", None)
+    describe = getattr(state, "__getstate__", None)
+    return "" if describe is None else repr(describe())
+
+
+def _everywhere(text: str) -> str:
+    """A text without addresses, and without the numbers of names that torch makes up."""
+    return _RANDOM.sub("#", text)
 
 
 def _value(builder: Any, guard: Any) -> Any:

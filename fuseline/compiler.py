@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import functools
 import logging
-import threading
 import time
 import weakref
 from collections.abc import Callable, Generator, Mapping, Sequence
@@ -276,13 +275,8 @@ class _Packed:
         return True
 
 
-_PACKING = threading.Lock()
-"""Held while parameters move: two programs, or two threads in one, may share some of them."""
-
-
 def _pack(groups: Sequence[Sequence[Tensor]]) -> None:
-    with _PACKING:
-        outcomes = packing.pack(groups)
+    outcomes = packing.pack(groups)
     for group, reason in zip(groups, outcomes, strict=True):
         if reason:
             shapes = ", ".join(str(list(p.shape)) for p in group)

@@ -70,13 +70,30 @@ class Backend:
             return self._run_plain(module, name, str(reason))
         run = finish(captured.owed, compiled)
         if captured.writes:
-            run = _or_in_order(run, _without_notes(module))
+            run = self._or_in_order(run, module if known else _without_notes(module), name)
         keep(run, captured.owed, compiled)
         return run
 
     def _run_plain(self, module: fx.GraphModule, name: str, reason: str) -> Runnable:
         self._note(name, reason)
         return module
+
+    def _or_in_order(self, run: Runnable, module: fx.GraphModule, name: str) -> Runnable:
+        """A compiled program, but the graph as it came for arguments that overlap: reads and writes
+        then happen in the program's order.
+        """
+
+        def call(*arguments: Any) -> Any:
+            try:
+                return run(*arguments)
+            except InputError as error:
+                if error.diagnostic.code != ARGUMENTS_OVERLAP.code:
+                    raise
+                self._note(name, str(error))
+                with torch.no_grad():
+                    return module(*arguments)
+
+        return call
 
     def _note(self, name: str, reason: str) -> None:
         if reason not in self.plain.values():  # said once, however many graphs it concerns
@@ -121,23 +138,6 @@ class _ByFloats:
             run = self.backend.compile(self.module, arguments, name, known)
             self.variants[values] = run
         return run(*arguments)
-
-
-def _or_in_order(run: Runnable, module: fx.GraphModule) -> Runnable:
-    """A compiled program, but the graph as it came for arguments that overlap: reads and writes
-    then happen in the program's order.
-    """
-
-    def call(*arguments: Any) -> Any:
-        try:
-            return run(*arguments)
-        except InputError as error:
-            if error.diagnostic.code != ARGUMENTS_OVERLAP.code:
-                raise
-            with torch.no_grad():
-                return module(*arguments)
-
-    return call
 
 
 def _without_notes(module: fx.GraphModule) -> fx.GraphModule:

@@ -79,7 +79,7 @@ def slice_start(
     if step != 1 or not from_end:
         return None
     end = dim(extent + stop) if isinstance(stop, int) and stop < 0 else extent
-    return dim(end - size)
+    return dim(end - size) if b.is_nonnegative(end) else None
 
 
 @imports("aten.slice.Tensor")

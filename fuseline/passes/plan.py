@@ -199,24 +199,28 @@ def own_results(
     for value, form in zip(func.returns, owed, strict=True):
         placed = layouts[value]
         is_argument = placed.root.owner is None
-        shared = is_argument or taken.setdefault(placed.root, form.group) != form.group
+        shared = is_argument or taken.get(placed.root, form.group) != form.group
         order = _dense_order(value.shape, form.strides)
         strange = order is not None and not _equal(value.shape, placed.layout.strides, form.strides)
-        if strange and not shared and _may_lie_anywhere(func, value):
+        if strange and not shared and _may_lie_so(func, value, form.strides):
             found[value] = Layout(0, form.strides)
         elif strange or shared:
             value = _copied(func, value, order)
+        else:
+            taken[placed.root] = form.group
         returns.append(value)
     func.set_returns(returns)
     return found
 
 
-def _may_lie_anywhere(func: Func, value: Value) -> bool:
-    """Whether a value is only returned, and made by an op whose kernels write any strides."""
+def _may_lie_so(func: Func, value: Value, strides: Sequence[Dim]) -> bool:
+    """Whether a value is only returned, and made by an op whose kernels write these strides."""
     op = value.owner
     if op is None or func.users(value) or func.use_count(value) != 1:
         return False
-    return isinstance(op, (QkNormRope, Rope, Pointwise)) or op.has(Trait.POINTWISE)
+    if isinstance(op, (QkNormRope, Rope)):  # which write a head's elements side by side
+        return same(strides[-1], 1) or same(value.shape[-1], 1)
+    return isinstance(op, Pointwise) or op.has(Trait.POINTWISE)
 
 
 def _equal(shape: Sequence[Dim], one: Sequence[Dim], other: Sequence[Dim]) -> bool:

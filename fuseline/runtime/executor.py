@@ -357,7 +357,7 @@ def _argument(spec: ArgSpec, known: set[str]) -> ArgumentSpec:
         spec.dtype,
         tuple(map(size, spec.shape)),
         tuple(map(size, spec.strides)),
-        memory="fixed" if spec.fixed else "written" if spec.written else "read",
+        memory="written" if spec.written else "fixed" if spec.fixed else "read",
     )
 
 

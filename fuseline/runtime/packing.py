@@ -8,6 +8,7 @@ undoes the packing; `is_packed` tells.
 from __future__ import annotations
 
 import gc
+import threading
 from collections.abc import Iterable, Mapping, Sequence
 
 import torch
@@ -15,18 +16,38 @@ from torch import Tensor, nn
 
 from fuseline import _torch
 from fuseline.runtime import resident
+from fuseline.runtime.fork import renew_in_children
 
 
 def pack(groups: Iterable[Sequence[Tensor]]) -> list[str]:
     """Pack each group of parameters into one buffer, in order.
 
     At most one group exists twice at a time. A group that lies side by side already is left as it
-    is, so packing again does nothing.
+    is, so packing again does nothing. One thread packs at a time: programs may share parameters.
 
     Returns:
         For each group, why it could not be packed; empty where it is packed now.
     """
-    return [_pack(tuple(group)) for group in groups]
+    with _one_at_a_time():
+        return [_pack(tuple(group)) for group in groups]
+
+
+class _OneAtATime:
+    """A lock that a forked child has for itself."""
+
+    def __init__(self) -> None:
+        self.renew()
+        renew_in_children(self)
+
+    def renew(self) -> None:
+        """In a forked child: nobody else packs there."""
+        self.lock = threading.Lock()
+
+    def __call__(self) -> threading.Lock:
+        return self.lock
+
+
+_one_at_a_time = _OneAtATime()
 
 
 def is_packed(group: Sequence[Tensor]) -> bool:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from typing import Any
+from typing import Any, cast
 
 import pytest
 import torch
@@ -148,3 +148,30 @@ def test_interpreted_programs_write_what_was_there_before() -> None:
     assert torch.equal(a, numbers(4, seed=1))
     assert not b.any()
     assert any(name.startswith("plain ATen") for name in compiled.report().stats)
+
+
+def test_a_rotation_whose_result_has_its_heads_apart() -> None:
+    """Eager keeps the strides of what is rotated; the kernel writes a head side by side."""
+
+    def rotated(x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
+        k = (x * 2).view(2, 3, 8, 5).transpose(2, 3)
+        return k * cos + torch.cat((-k[..., 4:], k[..., :4]), -1) * sin
+
+    given = numbers(2, 3, 40), numbers(5, 8, seed=1), numbers(5, 8, seed=2)
+    compiled: Any = fuseline.compile(rotated)
+    found, expected = compiled(*given), rotated(*given)
+    torch.testing.assert_close(found, expected)
+    assert found.stride() == expected.stride()
+
+
+def test_floats_that_vary_in_a_program_that_writes() -> None:
+    def program(x: Tensor, buffer: Tensor, scale: float) -> Tensor:
+        buffer.copy_(x * scale)
+        return buffer + 1
+
+    compiled: Any = cast("Any", torch).compile(program, backend="fuseline", dynamic=True)
+    for scale in (0.5, 1.5, 2.5):
+        mine, theirs = numbers(4), numbers(4)
+        found = compiled(numbers(4, seed=1), mine, scale)
+        assert torch.equal(found, program(numbers(4, seed=1), theirs, scale))
+        assert torch.equal(mine, theirs)
