@@ -41,6 +41,14 @@ def clean_options(monkeypatch: pytest.MonkeyPatch, session_cache: Path) -> None:
     monkeypatch.setenv("FUSELINE_CACHE_DIR", str(session_cache))
 
 
+@pytest.fixture(autouse=True)
+def seeded() -> None:
+    """Random inputs are the same in every run, whichever tests ran before."""
+    import torch
+
+    torch.manual_seed(0)  # pyright: ignore[reportUnknownMemberType]
+
+
 @pytest.fixture
 def golden(request: pytest.FixtureRequest) -> Golden:
     """Compare a text with a file; with ``--update-goldens``, write the file instead."""
