@@ -41,6 +41,7 @@ from fuseline.passes.rewrite import PASSES, Pass
 from fuseline.report import PassRecord, Report, Site, Stat
 from fuseline.runtime import packing, resident
 from fuseline.runtime.executor import Program
+from fuseline.runtime.later import Later
 from fuseline.runtime.native import Runner
 from fuseline.runtime.plan import NativeStep
 from fuseline.saved import SavedForms, SavedProgram, placement
@@ -66,7 +67,7 @@ class Compilation:
     name: str
     outcome: Outcome
     built: Built
-    seconds: Mapping[str, float]
+    seconds: dict[str, float]
     func: Func
     layouts: Mapping[Value, Layout]
     restored: bool = False
@@ -102,6 +103,8 @@ class Compiler:
     progress: OnProgress | None = None
     done: list[Compilation] = field(default_factory=list[Compilation])
     _tools: Tools | None = None
+    _runner: Later[Runner | None] | None = None
+    _builds: weakref.WeakSet[Later[Any]] = field(default_factory=weakref.WeakSet[Later[Any]])
 
     @property
     def tools(self) -> Tools:
@@ -110,15 +113,28 @@ class Compiler:
             self._tools = Tools.find(self.config)
         return self._tools
 
+    def begin(self) -> None:
+        """Have what every program needs made ready, while a model is still being traced."""
+        if self._runner is None and self.tools.toolchain is not None:
+            cache, toolchain = self.tools.cache, self.tools.toolchain
+            self._runner = Later(lambda: Runner.open(cache, toolchain))
+
     def __call__(self, captured: Captured) -> Compiled:
-        """Compile a captured program for the inputs that it was captured with."""
+        """Compile a captured program for the inputs that it was captured with.
+
+        Its kernels are still being built when this returns, and its first call waits for them:
+        Dynamo makes guards meanwhile.
+        """
         if reason := unsupported(captured):
             raise CannotImport(reason)
-        compilation = self.compile(captured)
-        runnable = self._runnable(compilation)
+        self.begin()
+        optimised = self._optimise(captured)
+        runnable = _Building(Later(lambda: self._runnable(self._build(optimised))))
+        self._builds.add(runnable.build)
         if self.keeps_forms:
-            sites = compilation.outcome.sites
-            saved = SavedProgram(captured.name, compilation.func, compilation.layouts, sites)
+            saved = SavedProgram(
+                captured.name, optimised.func, optimised.layouts, optimised.outcome.sites
+            )
             runnable.saved = saved.to_text()
         return runnable
 
@@ -134,38 +150,28 @@ class Compiler:
         clock = _Clock()
         with clock("restore"):
             saved = SavedProgram.of_text(text)
-            built = build(
-                saved.func,
-                saved.layouts,
-                self.tools,
-                strict=self.config.strict,
-                progress=self.progress,
-            )
+            self.begin()
+            built = self._built(saved.func, saved.layouts)
         outcome = Outcome(saved.sites)
         compilation = Compilation(
             *(saved.name, outcome, built, clock.seconds, saved.func, saved.layouts), restored=True
         )
-        self.done.append(compilation)
-        log.info("%s", _summary(compilation))
-        return self._runnable(compilation)
+        return self._runnable(self._noted(compilation))
 
     def _runnable(self, compilation: Compilation) -> Any:
         plan = compilation.built.assembled.plan
         threads = self.config.threads or torch.get_num_threads()
-        runner = None
-        if self.tools.toolchain is not None:
-            runner = Runner.open(self.tools.cache, self.tools.toolchain)
+        runner = self._runner.get() if self._runner else None
         pieces = self.config.graphs != "none"
         addresses = compilation.built.addresses
         program = Program(plan, runner, addresses, threads=threads, pieces=pieces)
         compilation.program = weakref.ref(program)
         if not plan.packed:
             return program
-        plain = compilation.func if compilation.restored else None
-        return _Packed(program, plan.packed, plain)
+        return _Packed(program, compilation)
 
-    def compile(self, captured: Captured) -> Compilation:
-        """Run all stages on a captured program, short of making it callable."""
+    def _optimise(self, captured: Captured) -> _Optimised:
+        """Import a captured program and run the pipeline on it."""
         clock = _Clock()
         dump = Dump(self.config.dump_dir, captured.name) if self.config.dump_dir else None
         with clock("import"):
@@ -174,29 +180,34 @@ class Compiler:
         if dump:
             dump.start(func)
         with clock("optimise"):
-            run = self._optimise(func, captured, dump)
-            sites = tuple(run.sites())
-            outcome = Outcome(sites, len(run.applied), tuple(run.passes))
-        with clock("build"):
+            run = self._run_passes(func, captured, dump)
+            outcome = Outcome(tuple(run.sites()), len(run.applied), tuple(run.passes))
             layouts = argument_layouts(func, captured.inputs)
             layouts |= own_results(func, layouts, _owed(captured))
-            built = build(
-                func, layouts, self.tools, strict=self.config.strict, progress=self.progress
-            )
-        with clock("pack weights"):
-            groups = built.assembled.plan.packed
-            _pack([[cast("Tensor", captured.inputs[i].actual) for i in g] for g in groups])
+        return _Optimised(captured.name, func, layouts, outcome, clock, dump)
+
+    def _build(self, optimised: _Optimised) -> Compilation:
+        """Emit and build the kernels of a func, and plan its run."""
+        name, func, layouts = optimised.name, optimised.func, optimised.layouts
+        outcome, clock, dump = optimised.outcome, optimised.clock, optimised.dump
+        with clock("build"):
+            built = self._built(func, layouts)
         if dump:
             dump.kernels(built.sources)
             dump.plan(built.assembled.plan)
-            dump.sites(sites)
-        compilation = Compilation(captured.name, outcome, built, clock.seconds, func, layouts)
+            dump.sites(outcome.sites)
+        return self._noted(Compilation(name, outcome, built, clock.seconds, func, layouts))
+
+    def _built(self, func: Func, layouts: Mapping[Value, Layout]) -> Built:
+        strict = self.config.strict
+        return build(func, layouts, self.tools, strict=strict, progress=self.progress)
+
+    def _noted(self, compilation: Compilation) -> Compilation:
         self.done.append(compilation)
         log.info("%s", _summary(compilation))
-        resident.give_back()
         return compilation
 
-    def _optimise(self, func: Func, captured: Captured, dump: Dump | None) -> Run:
+    def _run_passes(self, func: Func, captured: Captured, dump: Dump | None) -> Run:
         """Run the pipeline.
 
         Raises:
@@ -226,27 +237,56 @@ class Compiler:
 
     def report(self) -> Report:
         """Everything that was compiled so far, as one report."""
+        for unfinished in list(self._builds):
+            unfinished.settle()
         total = Report()
         for compilation in self.done:
             total = total + compilation.report()
         return total
 
 
+@dataclass(frozen=True)
+class _Optimised:
+    """A func after all passes, with what is needed to build it."""
+
+    name: str
+    func: Func
+    layouts: Mapping[Value, Layout]
+    outcome: Outcome
+    clock: _Clock
+    dump: Dump | None
+
+
+class _Building:
+    """A program whose kernels are being built; ``saved`` is what brings it back from the cache."""
+
+    def __init__(self, build: Later[Compiled]) -> None:
+        self.build = build
+        self.saved: str | None = None
+        self._run: Compiled = self._first
+
+    def __call__(self, arguments: Sequence[Argument]) -> Sequence[Tensor]:
+        return self._run(arguments)
+
+    def _first(self, arguments: Sequence[Argument]) -> Sequence[Tensor]:
+        self._run = self.build.get()
+        resident.give_back()
+        return self._run(arguments)
+
+
 class _Packed:
     """A program whose merged products need weights that lie one behind the other.
 
-    They were packed when the program was built; assigning new memory to a parameter undoes that,
-    so it is looked at before every call, and mended.
+    They are packed by the first call; assigning new memory to a parameter undoes that, so it is
+    looked at before every call, and mended.
     """
 
-    def __init__(
-        self, program: Program, groups: Sequence[Sequence[int]], plain: Func | None
-    ) -> None:
+    def __init__(self, program: Program, compilation: Compilation) -> None:
         self.program = program
-        self.plain = plain
-        self.saved: str | None = None
-        self.groups = groups
-        self.indices = [i for group in groups for i in group]
+        self.plain = compilation.func if compilation.restored else None
+        self.seconds = compilation.seconds
+        self.groups = program.plan.packed
+        self.indices = [i for group in self.groups for i in group]
         self.pointers: list[int] = []
 
     def __call__(self, arguments: Sequence[Argument]) -> Sequence[Tensor]:
@@ -264,8 +304,10 @@ class _Packed:
         Those of a program from the cache need not be such as can be packed: what pins a parameter
         is part of what the cache looks for, but may change later.
         """
+        clock = _Clock(self.seconds)
         try:
-            _pack([[cast("Tensor", arguments[i]) for i in group] for group in self.groups])
+            with clock("pack weights"):
+                _pack([[cast("Tensor", arguments[i]) for i in group] for group in self.groups])
         except errors.FuselineError as error:
             if self.plain is None:
                 raise
@@ -286,8 +328,8 @@ def _pack(groups: Sequence[Sequence[Tensor]]) -> None:
 class _Clock:
     """Adds up the seconds of named stages."""
 
-    def __init__(self) -> None:
-        self.seconds: dict[str, float] = {}
+    def __init__(self, seconds: dict[str, float] | None = None) -> None:
+        self.seconds = {} if seconds is None else seconds
 
     @contextmanager
     def __call__(self, stage: str) -> Generator[None]:
@@ -408,7 +450,13 @@ def compile(target: Any = None, /, *, progress: OnProgress | None = None, **opti
     config = _config(options)
     if target is None:
         return functools.partial(compile, progress=progress, config=config)
-    return wrap(target, lambda: _Engine(Compiler(config, progress)))
+
+    def engine() -> _Engine:
+        compiler = Compiler(config, progress)
+        compiler.begin()
+        return _Engine(compiler)
+
+    return wrap(target, engine)
 
 
 def explain(model: Callable[..., Any], /, *args: Any, **kwargs: Any) -> Report:

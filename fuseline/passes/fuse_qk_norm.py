@@ -7,10 +7,10 @@ from typing import Any
 
 from fuseline.ir.core import Func, Op, Value
 from fuseline.ir.ops.fused import QkNormRope
-from fuseline.ir.ops.matmul import Sdpa
-from fuseline.ir.ops.raised import Attention, RmsNorm, Rope
+from fuseline.ir.ops.raised import RmsNorm, Rope
 from fuseline.passes.dependence import depends
-from fuseline.passes.qk_chain import Chain, Norm, Table, table, trace, written_key
+from fuseline.passes.qk_chain import Chain, Norm, Table, table
+from fuseline.passes.qk_pair import ROOTS, chains
 from fuseline.passes.rewrite import NoMatch, Replace, Rewrite
 
 _ROPE_FIELDS = ("style", "table", "start", "width", "sign", "round")
@@ -18,12 +18,12 @@ _NORM_FIELDS = ("eps", "offset", "cast")
 
 
 @dataclass(frozen=True)
-class FuseQkNorm(Rewrite[Op], root=(Attention, Sdpa), pattern="qk_norm"):
+class FuseQkNorm(Rewrite[Op], root=ROOTS, pattern="qk_norm"):
     """Join the norms, and the rotations where there are any, of one attention's q and k.
 
     The norms may run over a head or over all heads of a token, before or after the rotation; q
     and k may differ in width. Both must be treated alike, and nothing else may read what lies
-    between.
+    between. Where the attention is no op of the func, rotations by the same tables are a pair.
 
     Before:
         func @f(%q: bf16[2, S, 4, 8], %k: bf16[2, S, 2, 8], %v: bf16[2, 2, S, 8], %qw: bf16[8],
@@ -49,18 +49,15 @@ class FuseQkNorm(Rewrite[Op], root=(Attention, Sdpa), pattern="qk_norm"):
     """
 
     def rewrite(self, op: Op, func: Func) -> Replace | NoMatch | None:
-        q, k = chains(op, func)
+        pair = chains(op, func)
+        if pair is None:
+            return None
+        q, k = pair
         if q.norm is None and k.norm is None:
             modules = [f"each of the {n} heads of {x}" for x, c in (("q", q), ("k", k))
                        if (n := c.separate_norms())]  # fmt: skip
             return NoMatch(f"{' and '.join(modules)} has a norm of its own") if modules else None
         return join(func, q, k)
-
-
-def chains(op: Op, func: Func) -> tuple[Chain, Chain]:
-    """What makes the q and k operands of an attention op; a cached k by what is written for it."""
-    assert isinstance(op, (Attention, Sdpa)), "the root is an attention op"
-    return trace(op.q), trace(written_key(func, op.k))
 
 
 def join(func: Func, q: Chain, k: Chain) -> Replace | NoMatch:
@@ -96,7 +93,7 @@ def join(func: Func, q: Chain, k: Chain) -> Replace | NoMatch:
 def attributes(q: Chain) -> dict[str, Any]:
     """The attributes of the fused op; those of k are the same."""
     norm, rope = q.norm, q.rope
-    found: dict[str, Any] = {"norm": "none"}
+    found: dict[str, Any] = {"norm": "none", "out": q.layout}
     if norm is not None:
         found["norm"] = "rms" if isinstance(norm, RmsNorm) else "layer"
         found |= {k: v for k, v in norm.attributes.items() if k in _NORM_FIELDS}
@@ -137,7 +134,7 @@ def _unlike(q: Chain, k: Chain) -> str:
 def _unlike_shapes(q: Chain, k: Chain) -> str:
     if q.out.tensor.rank != 4 or k.out.tensor.rank != 4:
         return f"q is {q.out.type}, k is {k.out.type}: not both four dims"
-    if (q.out.shape[0], q.out.shape[2]) != (k.out.shape[0], k.out.shape[2]):
+    if q.layout != k.layout or (q.bhsd[0], q.bhsd[2]) != (k.bhsd[0], k.bhsd[2]):
         return f"q is {q.out.type}, k is {k.out.type}: not the same tokens"
     if q.scope != k.scope and None not in (q.scope, k.scope):
         return f"the norm of q runs over a {q.scope}, that of k over a {k.scope}"
@@ -152,7 +149,7 @@ def _unfit(chain: Chain, name: str) -> str:
             return f"{step.name} turns {name} from {step.x.dtype} into {step.y.dtype}"
     if norm is None:
         return ""
-    _, heads, _, width = chain.out.shape
+    _, heads, _, width = chain.bhsd
     if chain.scope is None:
         return (
             f"the norm of {name} runs over {norm.x.shape[-1]} elements, which is neither "

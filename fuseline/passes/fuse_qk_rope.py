@@ -5,14 +5,13 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from fuseline.ir.core import Func, Op
-from fuseline.ir.ops.matmul import Sdpa
-from fuseline.ir.ops.raised import Attention
-from fuseline.passes.fuse_qk_norm import chains, join
+from fuseline.passes.fuse_qk_norm import join
+from fuseline.passes.qk_pair import ROOTS, chains
 from fuseline.passes.rewrite import NoMatch, Replace, Rewrite
 
 
 @dataclass(frozen=True)
-class FuseQkRope(Rewrite[Op], root=(Attention, Sdpa), pattern="rope"):
+class FuseQkRope(Rewrite[Op], root=ROOTS, pattern="rope"):
     """Join the rotations of one attention's q and k; with norms it is ``fuse-qk-norm``'s.
 
     Before:
@@ -39,7 +38,10 @@ class FuseQkRope(Rewrite[Op], root=(Attention, Sdpa), pattern="rope"):
     """
 
     def rewrite(self, op: Op, func: Func) -> Replace | NoMatch | None:
-        q, k = chains(op, func)
+        pair = chains(op, func)
+        if pair is None:
+            return None
+        q, k = pair
         if q.norm is not None or k.norm is not None or not (q.steps or k.steps):
             return None
         return join(func, q, k)

@@ -27,7 +27,7 @@ SWAP = (0, 2, 1, 3)
 
 @dataclass
 class Chain:
-    """What lies between a projection and the attention operand ``out`` ``[B, H, S, D]``.
+    """What lies between a projection and an attention operand ``out``, in the order ``layout``.
 
     ``source`` is what the first of ``steps`` (norm and rope, in program order) reads, with its
     elements in ``order``; ``between`` are the values that would no longer exist if the chain were
@@ -37,9 +37,16 @@ class Chain:
     out: Value
     source: Value
     order: Order = "bhsd"
+    layout: Order = "bhsd"
     steps: list[Norm | Rope] = field(default_factory=list["Norm | Rope"])
     orders: dict[Op, Order] = field(default_factory=dict[Op, "Order"])
     between: list[Value] = field(default_factory=list[Value])
+
+    @property
+    def bhsd(self) -> tuple[Dim, Dim, Dim, Dim]:
+        """Batch, heads, tokens and head dim of an ``out`` with four dims."""
+        b, x, y, d = self.out.shape
+        return (b, x, y, d) if self.layout == "bhsd" else (b, y, x, d)
 
     @property
     def norm(self) -> Norm | None:
@@ -62,7 +69,7 @@ class Chain:
         norm = self.norm
         if norm is None:
             return None
-        _, heads, _, width = self.out.shape
+        _, heads, _, width = self.bhsd
         if norm.x.shape[-1] == width:
             return "head"
         by_token = self.orders[norm] == "bshd" or self.orders_coincide
@@ -85,7 +92,7 @@ class Chain:
 
     def by_token(self) -> Value:
         """The source as ``[B, S, H, D]``, by view ops that are not yet in the func."""
-        b, h, s, d = self.out.shape
+        b, h, s, d = self.bhsd
         if self.order == "bshd" or self.orders_coincide:
             return reshaped(_swapped_back(self.source, (b, s, h, d)), (b, s, h, d))
         source = reshaped(self.source, (b, h, s, d))
@@ -118,13 +125,13 @@ def _is_normed(value: Value) -> bool:
     return isinstance(value.owner, (RmsNorm, LayerNorm))
 
 
-def trace(out: Value) -> Chain:
+def trace(out: Value, layout: Order = "bhsd") -> Chain:
     """Walk back from an attention operand as far as norm, rotation and views go."""
-    chain = Chain(out, out)
-    current, order, passed = out, chain.order, list[Value]()
+    chain = Chain(out, out, layout, layout)
+    current, order, passed = out, layout, list[Value]()
     while True:
         match current.owner:
-            case Permute(dims=dims) as op if dims == SWAP and _is_in(out, order, current):
+            case Permute(dims=dims) as op if dims == SWAP and _is_in(chain, order, current):
                 order = "bshd" if order == "bhsd" else "bhsd"
             case Reshape() as op:
                 pass
@@ -143,11 +150,11 @@ def trace(out: Value) -> Chain:
             passed = []
 
 
-def _is_in(out: Value, order: Order, value: Value) -> bool:
+def _is_in(chain: Chain, order: Order, value: Value) -> bool:
     """Whether a value has the dims of ``out`` in this order: others may be swapped, too."""
-    if out.tensor.rank != 4:
+    if chain.out.tensor.rank != 4:
         return False
-    b, h, s, d = out.shape
+    b, h, s, d = chain.bhsd
     return value.shape == ((b, h, s, d) if order == "bhsd" else (b, s, h, d))
 
 
@@ -156,7 +163,7 @@ def _ended(chain: Chain, last: Value, order: Order) -> Chain:
     chain.between = [v for v in chain.between if v is not chain.out]
     if chain.out.tensor.rank != 4 or order != "bshd":
         return chain
-    b, h, s, d = chain.out.shape
+    b, h, s, d = chain.bhsd
     if last.shape == (b, s, h, d):
         chain.source, chain.order = last, order
     return chain
@@ -204,7 +211,7 @@ def table(chain: Chain, value: Value) -> Table | str:
     """Bring a table that broadcasts against what is rotated to ``[B|1, S, W]``, or say why not."""
     rope = chain.rope
     assert rope is not None, "only a rotation has tables"
-    b, h, s, d = chain.out.shape
+    b, h, s, d = chain.bhsd
     width = value.shape[-1]
     x, order = rope.x.shape, chain.orders[rope]
     flat = order == "bshd" and x == (dim(b * s), h, d)

@@ -38,7 +38,8 @@ def test_second_compilation_finds_what_the_first_left(tmp_path: Path) -> None:
     arguments = ("--model", "tiny", "--layers", "1", "--contender", "fuseline")
     arguments += ("--cache", str(tmp_path / "cache"))
     cold, warm = (run("compile_time", tmp_path / name, *arguments) for name in ("cold", "warm"))
-    assert "build" in cold["stages_s"]
+    built = cold["stages_s"].pop("build")  # beside the others
+    assert built > 0
     assert warm["processor_s"] < cold["processor_s"]
     assert sum(cold["stages_s"].values()) == pytest.approx(cold["seconds"], rel=1e-3)
 

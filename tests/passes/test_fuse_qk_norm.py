@@ -380,3 +380,88 @@ def test_no_fuse_of_a_norm_module_for_each_head() -> None:
 def test_no_site_where_neither_q_nor_k_is_touched() -> None:
     swaps = pair("\n%@z = permute %@ {dims = (0, 2, 1, 3)}")
     assert_no_rewrite(BOTH, head("f32") + swaps + END, None)
+
+
+ROTATED = """%q: f32[2, 4, S, 6], %k: f32[2, 2, S, 6], %qw: f32[6], %kw: f32[6],
+  %cos: f32[1, S, 4], %sin: f32[1, S, 4]"""
+NORMED_AND_ROTATED = pair(f"\n%@n = rms_norm %@, %@w\n%@z = rope %@n, %c, %s {ROPE}")
+
+
+def test_pair_whose_attention_is_no_op_of_the_func() -> None:
+    """The part of a block before a graph break, or before an attention operator of somebody's."""
+    end = "\n return %qz, %kz\n}"
+    run = assert_rewrites(
+        BOTH,
+        before=head("f32", ROTATED) + TABLES + NORMED_AND_ROTATED + end,
+        after=head("f32", ROTATED)
+        + f"""
+        %qp = permute %q {{dims = (0, 2, 1, 3)}}
+        %kp = permute %k {{dims = (0, 2, 1, 3)}}
+        %qz, %kz = qk_norm_rope %qp, %kp, %qw, %kw, _, _, %cos, %sin {ROPE}"""
+        + end,
+    )
+    assert [(s.pattern, s.status) for s in run.sites()] == [("qk_norm", "fused")]
+
+
+@pytest.mark.parametrize("norm_last", [False, True])
+def test_pair_with_tokens_before_heads(norm_last: bool) -> None:
+    """Flash attention takes ``[B, S, H, D]``."""
+    body = f"%@n = rms_norm %@, %@w\n%@z = rope %@n, %c, %s {ROPE}"
+    if norm_last:
+        body = f"%@n = rope %@, %c, %s {ROPE}\n%@z = rms_norm %@n, %@w"
+    body = pair(f"\n{body}")
+    tables = TABLES.replace("(1, 1, S, 4)", "(1, S, 1, 4)")
+    end = "\n return %qz, %kz\n}"
+    order = 'order = "rope_norm", ' if norm_last else ""
+    assert_rewrites(
+        BOTH,
+        before=head("bf16") + tables + body + end,
+        after=head("bf16")
+        + f"""
+        %qz, %kz = qk_norm_rope %q, %k, %qw, %kw, _, _, %cos, %sin {{
+          out = "bshd", {order}{ROPE[1:-1]}}}"""
+        + end,
+    )
+
+
+def test_pairs_of_several_layers_by_what_they_come_from() -> None:
+    """All layers share the tables of the rotation."""
+    args = """%x: f32[1, S, 12], %y: f32[1, S, 12], %w: f32[6], %cos: f32[S, 6], %sin: f32[S, 6]"""
+    body = ""
+    for layer in "xy":
+        for part, start in (("q", 0), ("k", 6)):
+            body += f"""
+              %{layer}{part} = slice %{layer} {{axis = 2, start = {start}, stop = {start + 6}}}
+              %{layer}{part}h = reshape %{layer}{part} {{shape = (1, 1, S, 6)}}
+              %{layer}{part}n = rms_norm %{layer}{part}h, %w
+              %{layer}{part}z = rope %{layer}{part}n, %cos, %sin {{width = 6}}"""
+    after = ""
+    for layer in "xy":
+        after += f"""
+          %{layer}q = slice %{layer} {{axis = 2, start = 0, stop = 6}}
+          %{layer}k = slice %{layer} {{axis = 2, start = 6, stop = 12}}
+          %{layer}qh = reshape %{layer}q {{shape = (1, S, 1, 6)}}
+          %{layer}kh = reshape %{layer}k {{shape = (1, S, 1, 6)}}
+          %{layer}c = reshape %cos {{shape = (1, S, 6)}}
+          %{layer}s = reshape %sin {{shape = (1, S, 6)}}
+          %{layer}qz, %{layer}kz = qk_norm_rope %{layer}qh, %{layer}kh, %w, %w, _, _, %{layer}c,
+            %{layer}s {{width = 6}}"""
+    end = "\n return %xqz, %xkz, %yqz, %ykz\n}"
+    assert_rewrites(
+        BOTH, before=head("f32", args) + body + end, after=head("f32", args) + after + end
+    )
+
+
+def test_no_pair_of_rotations_that_an_attention_reads_with_others() -> None:
+    """MLA: the rotated parts are concatenated to others first, and are not all of q and k."""
+    body = """
+      %qz = rope %q, %c, %s {width = 4, start = 0}
+      %kz = rope %k, %c, %s {width = 4, start = 0}
+      %qj = concat [%qz, %q] {axis = 3}
+      %kj = concat [%kz, %k] {axis = 3}
+      %y = attention %qj, %kj, %v {scale = 0.4, causal = true}
+      return %y
+    }"""
+    args = ROTATED + ", %v: f32[2, 2, S, 6]"
+    run = assert_no_rewrite(FuseQkNorm(), head("f32", args) + TABLES + body, None)
+    assert not run.sites()
