@@ -29,7 +29,11 @@ DEFAULT = RESULTS / "cpu.json"
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the parts; 0 if all of them have ended well."""
-    parser = argparse.ArgumentParser(prog="python -m benchmarks", description=__doc__)
+    parser = argparse.ArgumentParser(
+        prog="python -m benchmarks",
+        description=__doc__,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
     parser.add_argument("--only", nargs="+", default=["*"], metavar="PATTERN", help="of part names")
     parser.add_argument("--quick", action="store_true", help="a tiny model: does it work at all?")
     parser.add_argument("--list", action="store_true", help="print the names of the parts")

@@ -139,8 +139,8 @@ def _stages(results: Json) -> Table:
     return Table(
         "Where compilation goes",
         "Seconds of each stage of fuseline's; `trace` is what torch's Dynamo takes to trace the "
-        "model and to set up its guards, and starting what is imported late. Kernels are built while "
-        "guards are set up.",
+        "model and to set up its guards, and starting what is imported late; kernels are built "
+        "while the guards are.",
         ("", *names),
         rows,
     )

@@ -229,19 +229,24 @@ def functional_graph(module: fx.GraphModule, inputs: Sequence[object]) -> tuple[
     return graph, [written[n.name] for n in outputs[: len(written)]]
 
 
+_SETTINGS = {"specialize_float": True, "record_runtime_overhead": False}
+"""Dynamo's settings for our compilations."""
+
+
 class CompileWatch:
     """A context for calls of one program: settings while Dynamo compiles, and its graph breaks.
 
     Inside, float attributes stay literal constants (with torch's default under ``dynamic=True``
-    an epsilon becomes an input), and the graph breaks of each compilation are handed over. Costs
-    next to nothing where nothing is compiled. May be entered again while it is in force.
+    an epsilon becomes an input), compiled code does not tell a profiler when it begins, and the
+    graph breaks of each compilation are handed over. Costs next to nothing where nothing is
+    compiled. May be entered again while it is in force.
     """
 
     def __init__(self, on_breaks: Callable[[dict[str, int]], None]) -> None:
         self.on_breaks = on_breaks
         self._outer: list[CompileWatch | None] = []
         self._breaks: dict[str, int] = {}
-        self._setting = False
+        self._before: dict[str, bool] = {}
         self._hurry: AbstractContextManager[None] = nullcontext()
 
     def __enter__(self) -> None:
@@ -255,16 +260,19 @@ class CompileWatch:
     def started(self) -> None:
         """Dynamo starts to compile."""
         config = _lib._dynamo.config
-        self._setting = config.specialize_float
+        settings = {n: v for n, v in _SETTINGS.items() if hasattr(config, n)}
+        self._before = {name: getattr(config, name) for name in settings}
+        for name, value in settings.items():
+            setattr(config, name, value)
         self._breaks = dict(_lib._dynamo.utils.counters["graph_break"])
-        config.specialize_float = True
         self._hurry = _hurry()
         self._hurry.__enter__()
 
     def ended(self) -> None:
         """Dynamo has compiled, or has given up."""
         self._hurry.__exit__(None, None, None)
-        _lib._dynamo.config.specialize_float = self._setting
+        for name, value in self._before.items():
+            setattr(_lib._dynamo.config, name, value)
         now = _lib._dynamo.utils.counters["graph_break"]
         new = {r: n - self._breaks.get(r, 0) for r, n in now.items()}
         if any(new.values()):
@@ -391,6 +399,19 @@ def has_hooks(tensor: Tensor) -> bool:
     """Whether hooks were registered on the tensor itself."""
     names = ("_backward_hooks", "_post_accumulate_grad_hooks")
     return any(getattr(tensor, name, None) for name in names)
+
+
+# -- memory ---------------------------------------------------------------------------------------
+
+
+def _empty_strided(shape: Sequence[int], strides: Sequence[int], dtype: torch.dtype) -> Tensor:
+    return torch.empty_strided(shape, strides, dtype=dtype)
+
+
+empty_strided: Callable[[Sequence[int], Sequence[int], torch.dtype], Tensor] = getattr(
+    getattr(_lib._C._dynamo, "guards", None), "_empty_strided_cpu", _empty_strided
+)
+"""Uninitialised memory on the CPU: ``torch.empty_strided``, in half its time where torch can."""
 
 
 # -- dispatch -------------------------------------------------------------------------------------

@@ -11,7 +11,7 @@ from typing import Any, TypeAlias, cast
 import torch
 from torch import Tensor
 
-from fuseline import errors
+from fuseline import _torch, errors
 from fuseline.runtime.fork import renew_in_children
 from fuseline.runtime.native import MOST_SHARES, ArgumentSpec, Launch, Piece, Runner, Signature
 from fuseline.runtime.plan import (
@@ -119,7 +119,10 @@ class Program:
         self._lock = threading.Lock()
         self._arena = torch.empty(0, dtype=torch.uint8)
         self._arena_slot = len(plan.buffers)
-        self._args = tuple((i, b.arg) for i, b in enumerate(plan.buffers) if b.kind == "arg")
+        self._tensors = [b.arg for b in plan.buffers if b.kind == "arg"]
+        assert all(b.kind == "arg" for b in plan.buffers[: len(self._tensors)]), "they come first"
+        self._all_tensors = self._tensors == list(range(len(plan.args)))
+        self._others = len(plan.buffers) - len(self._tensors)
         renew_in_children(self)
 
     def renew(self) -> None:
@@ -140,8 +143,8 @@ class Program:
             InputError: FL0901, FL0902 or FL0904, for arguments that the plan was not made for.
 
         """
-        given: list[object] = list(arguments)
-        key = self.signature.match(given)
+        given = arguments if isinstance(arguments, (list, tuple)) else list(arguments)
+        key = self.signature.match(cast("tuple[object, ...]", given))
         if isinstance(key, int):
             raise self._mismatch(given, key)
         with self._lock:
@@ -260,12 +263,12 @@ class Program:
     def _run(self, bound: _Bound, arguments: Sequence[Any]) -> list[Tensor]:
         if self._arena.numel() < bound.arena:
             self._arena = _aligned(bound.arena)
-        slots: list[Tensor | None] = [None] * (self._arena_slot + 1)
-        slots[self._arena_slot] = self._arena
-        for number, arg in self._args:
-            slots[number] = arguments[arg]
+        slots: list[Tensor | None]
+        slots = [*arguments] if self._all_tensors else [arguments[i] for i in self._tensors]
+        slots += [None] * self._others
+        slots.append(self._arena)
         for out in bound.outputs:
-            slots[out.slot] = torch.empty_strided(out.shape, out.strides, dtype=out.dtype)
+            slots[out.slot] = _torch.empty_strided(out.shape, out.strides, out.dtype)
         for segment in bound.segments:
             if isinstance(segment, Piece):
                 segment(slots)
