@@ -292,6 +292,7 @@ class _Packed:
     def __call__(self, arguments: Sequence[Argument]) -> Sequence[Tensor]:
         if self._pointers(arguments) != self.pointers and not self._pack(arguments):
             assert self.plain is not None, "it was raised otherwise"
+            self.program.check(arguments)
             return evaluate(self.plain, arguments)
         return self.program(arguments)
 

@@ -42,7 +42,7 @@ class MergeLinears(Rewrite[Linear], root=Linear, pattern="merged_linear"):
     """Turn the products that read the same x into one, over weights that lie side by side.
 
     The weights must be parameters that nothing else reads, of one element type, with biases for
-    all of them or for none: they are packed into one buffer when the program is built.
+    all of them or for none: the first call packs them into one buffer.
 
     Before:
         func @f(%x: bf16[B, 8], %q: bf16[6, 8] = param "q", %k: bf16[3, 8] = param "k") {

@@ -144,9 +144,7 @@ class Program:
 
         """
         given = arguments if isinstance(arguments, (list, tuple)) else list(arguments)
-        key = self.signature.match(cast("tuple[object, ...]", given))
-        if isinstance(key, int):
-            raise self._mismatch(given, key)
+        key = self.check(given)
         with self._lock:
             bound = self._bound.get(key) or self._bind(key)
             self._bound.move_to_end(key)
@@ -154,6 +152,18 @@ class Program:
                 return self._run(bound, given)
             with torch.no_grad():
                 return self._run(bound, given)
+
+    def check(self, given: Sequence[Argument]) -> tuple[int, ...]:
+        """The values of the plan's symbols in a call with these arguments, a list or tuple.
+
+        Raises:
+            InputError: FL0901, FL0902 or FL0904, for arguments that the plan was not made for.
+
+        """
+        key = self.signature.match(cast("tuple[object, ...]", given))
+        if isinstance(key, int):
+            raise self._mismatch(given, key)
+        return key
 
     def _mismatch(self, given: Sequence[object], number: int) -> errors.FuselineError:
         if number < 0:

@@ -1,0 +1,113 @@
+"""The driver: what happens while kernels are built, and with programs that come from the cache."""
+
+from __future__ import annotations
+
+import logging
+import threading
+from pathlib import Path
+from typing import Any, cast
+
+import pytest
+import torch
+from torch import Tensor
+
+import fuseline
+from fuseline import compiler as driver
+from fuseline.compiler import Compiler
+from fuseline.config import Config
+from fuseline.errors import COMPILE_FAILED, BuildError, InputError
+from fuseline.frontend.backend import Backend
+from fuseline.ir.text import parse_func
+from fuseline.saved import SavedProgram
+
+MERGED = SavedProgram(
+    "f",
+    parse_func(
+        """func @f(%x: f32[2, 4] = input "x", %a: f32[3, 4] = param "a", %b: f32[5, 4] = param "b",
+                %z: buffer<f32[2, 3]> = input "z") {
+          %p, %q = merged_linear %x, [%a, %b], []
+          write %z, %p
+          return %q
+        }"""
+    ),
+    {},
+    (),
+)
+
+
+def doubled(x: Tensor) -> Tensor:
+    return x * 2 + 1
+
+
+def test_kernels_are_built_while_the_caller_goes_on(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The backend returns before the build has ended; the first call waits for it."""
+    returned, threads = threading.Event(), list[threading.Thread]()
+    build = driver.build
+
+    def build_later(*args: Any, **kwargs: Any) -> Any:
+        threads.append(threading.current_thread())
+        assert returned.wait(60), "the compiler waited for its build"
+        return build(*args, **kwargs)
+
+    compile_step = Compiler.__call__
+
+    def step(self: Compiler, captured: Any) -> Any:
+        made = compile_step(self, captured)
+        returned.set()
+        return made
+
+    monkeypatch.setattr(driver, "build", build_later)
+    monkeypatch.setattr(Compiler, "__call__", step)
+    compiled: Any = fuseline.compile(doubled, cache_dir=tmp_path, reuse=False)
+    with torch.no_grad():
+        found = compiled(torch.arange(3.0))
+    assert found.tolist() == [1, 3, 5]
+    assert [t is threading.main_thread() for t in threads] == [False]
+
+
+def test_a_report_waits_for_what_is_being_built(tmp_path: Path) -> None:
+    step = Compiler(Config(cache_dir=tmp_path))
+
+    def backend(graph: Any, inputs: Any) -> Any:
+        run = Backend(step)(graph, inputs)
+        assert step.report().stats["native steps"] == 1
+        return run
+
+    compiled = cast("Any", torch.compile)(doubled, backend=backend)
+    with torch.no_grad():
+        compiled(torch.arange(3.0))
+    assert step.report().stats["programs"] == 1
+
+
+def test_what_goes_wrong_in_a_build_comes_out_of_the_call(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fail(*args: Any, **kwargs: Any) -> Any:
+        raise COMPILE_FAILED.error("a_kernel", found="no such register")
+
+    monkeypatch.setattr(driver, "build", fail)
+    compiled: Any = fuseline.compile(doubled, cache_dir=tmp_path, strict=True, reuse=False)
+    for _ in range(2):
+        with torch.no_grad(), pytest.raises(BuildError, match="no such register"):
+            compiled(torch.arange(3.0))
+    assert compiled.report().stats["graphs"] == 1
+
+
+def test_parameters_that_cannot_be_packed_run_op_by_op(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    """A program from the cache may meet parameters that are parts of something else."""
+    run = Compiler(Config(cache_dir=tmp_path)).restore(MERGED.to_text())
+    generator = torch.Generator().manual_seed(0)
+    both, x = torch.randn(8, 4, generator=generator), torch.randn(2, 4, generator=generator)
+    a, b, z = both[5:], both[:5], torch.zeros(2, 3)
+    with caplog.at_level(logging.WARNING), torch.no_grad():
+        (q,) = run((x, a, b, z))
+    assert "op by op" in caplog.text
+    torch.testing.assert_close((z, q), (x @ a.T, x @ b.T))
+    with pytest.raises(InputError, match="FL0904"):
+        run((x, a, b, x.flatten()[:6].view(2, 3)))
+    with pytest.raises(InputError, match="FL0902"):
+        run((x[:1], a, b, z))
