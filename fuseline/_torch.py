@@ -242,7 +242,10 @@ class CompileWatch:
     compiled. May be entered again while it is in force.
     """
 
-    def __init__(self, on_breaks: Callable[[dict[str, int]], None]) -> None:
+    def __init__(
+        self, on_start: Callable[[], None], on_breaks: Callable[[dict[str, int]], None]
+    ) -> None:
+        self.on_start = on_start
         self.on_breaks = on_breaks
         self._outer: list[CompileWatch | None] = []
         self._breaks: dict[str, int] = {}
@@ -259,6 +262,7 @@ class CompileWatch:
 
     def started(self) -> None:
         """Dynamo starts to compile."""
+        self.on_start()
         config = _lib._dynamo.config
         settings = {n: v for n, v in _SETTINGS.items() if hasattr(config, n)}
         self._before = {name: getattr(config, name) for name in settings}

@@ -129,13 +129,9 @@ class Compiler:
             raise CannotImport(reason)
         self.begin()
         optimised = self._optimise(captured)
-        runnable = _Building(Later(lambda: self._runnable(self._build(optimised))))
+        saved = optimised.saved() if self.keeps_forms else None  # before a thread edits the func
+        runnable = _Building(Later(lambda: self._runnable(self._build(optimised))), saved)
         self._builds.add(runnable.build)
-        if self.keeps_forms:
-            saved = SavedProgram(
-                captured.name, optimised.func, optimised.layouts, optimised.outcome.sites
-            )
-            runnable.saved = saved.to_text()
         return runnable
 
     @property
@@ -256,13 +252,17 @@ class _Optimised:
     clock: _Clock
     dump: Dump | None
 
+    def saved(self) -> str:
+        """What brings the program back in another process."""
+        return SavedProgram(self.name, self.func, self.layouts, self.outcome.sites).to_text()
+
 
 class _Building:
     """A program whose kernels are being built; ``saved`` is what brings it back from the cache."""
 
-    def __init__(self, build: Later[Compiled]) -> None:
+    def __init__(self, build: Later[Compiled], saved: str | None) -> None:
         self.build = build
-        self.saved: str | None = None
+        self.saved = saved
         self._run: Compiled = self._first
 
     def __call__(self, arguments: Sequence[Argument]) -> Sequence[Tensor]:
@@ -411,6 +411,9 @@ class _Engine:
         compiler = self.compiler
         return SavedForms(compiler.tools.cache, compiler.config) if compiler.keeps_forms else None
 
+    def begin(self) -> None:
+        self.compiler.begin()
+
     def factors(self, target: object) -> Mapping[str, Any]:
         return {"placement": placement(target)}
 
@@ -440,7 +443,7 @@ def compile(target: Any = None, /, *, progress: OnProgress | None = None, **opti
 
     Args:
         target: what to compile.
-        progress: called as kernels are built.
+        progress: called as kernels are built, in the thread that builds them.
         options: fields of `fuseline.Config` by name, or ``config`` with a whole one.
 
     Raises:
@@ -451,13 +454,7 @@ def compile(target: Any = None, /, *, progress: OnProgress | None = None, **opti
     config = _config(options)
     if target is None:
         return functools.partial(compile, progress=progress, config=config)
-
-    def engine() -> _Engine:
-        compiler = Compiler(config, progress)
-        compiler.begin()
-        return _Engine(compiler)
-
-    return wrap(target, engine)
+    return wrap(target, lambda: _Engine(Compiler(config, progress)))
 
 
 def explain(model: Callable[..., Any], /, *args: Any, **kwargs: Any) -> Report:

@@ -81,18 +81,60 @@ def test_a_report_waits_for_what_is_being_built(tmp_path: Path) -> None:
     assert step.report().stats["programs"] == 1
 
 
+def test_progress_may_ask_for_the_report(tmp_path: Path) -> None:
+    seen: list[tuple[int, int]] = []
+
+    def on_progress(progress: Any) -> None:
+        seen.append((progress.done, len(compiled.report().kernels)))
+
+    compiled: Any = fuseline.compile(doubled, cache_dir=tmp_path, progress=on_progress)
+    with torch.no_grad():
+        compiled(torch.arange(3.0))
+    assert seen == [(1, 0)]
+
+
 def test_what_goes_wrong_in_a_build_comes_out_of_the_call(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    """And the next call builds again."""
+    build, failures = driver.build, [1, 2]
+
     def fail(*args: Any, **kwargs: Any) -> Any:
-        raise COMPILE_FAILED.error("a_kernel", found="no such register")
+        if failures:
+            raise COMPILE_FAILED.error("a_kernel", found=f"failure {failures.pop(0)}")
+        return build(*args, **kwargs)
 
     monkeypatch.setattr(driver, "build", fail)
-    compiled: Any = fuseline.compile(doubled, cache_dir=tmp_path, strict=True, reuse=False)
-    for _ in range(2):
-        with torch.no_grad(), pytest.raises(BuildError, match="no such register"):
-            compiled(torch.arange(3.0))
+    compiled: Any = fuseline.compile(doubled, cache_dir=tmp_path, reuse=False)
+    with torch.no_grad():
+        for number in (1, 2):
+            with pytest.raises(BuildError, match=f"failure {number}"):
+                compiled(torch.arange(3.0))
+        assert compiled(torch.arange(3.0)).tolist() == [1, 3, 5]
     assert compiled.report().stats["graphs"] == 1
+
+
+def test_a_program_is_saved_as_it_was_before_a_thread_plans_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Planning inserts copies; what is saved in the middle of that is no program."""
+    order: list[str] = []
+    to_text, build = SavedProgram.to_text, driver.build
+
+    def text(self: SavedProgram) -> str:
+        order.append("saved")
+        return to_text(self)
+
+    def built(*args: Any, **kwargs: Any) -> Any:
+        order.append("built")
+        return build(*args, **kwargs)
+
+    monkeypatch.setattr(SavedProgram, "to_text", text)
+    monkeypatch.setattr(driver, "build", built)
+    compiled: Any = fuseline.compile(doubled, cache_dir=tmp_path)
+    with torch.no_grad():
+        compiled(torch.arange(3.0))
+    assert order == ["saved", "built"]
 
 
 def test_parameters_that_cannot_be_packed_run_op_by_op(

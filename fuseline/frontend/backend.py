@@ -156,6 +156,6 @@ def _first_line(reason: str) -> str:
     return reason.strip().split("\n", 1)[0]
 
 
-def watch(backend: Backend) -> _torch.CompileWatch:
+def watch(backend: Backend, on_start: Callable[[], None]) -> _torch.CompileWatch:
     """A context for calls of a program: what Dynamo compiles inside is accounted to its backend."""
-    return _torch.CompileWatch(backend.note_breaks)
+    return _torch.CompileWatch(on_start, backend.note_breaks)

@@ -53,6 +53,10 @@ class Engine(Protocol):
         """Where compiled forms are kept for other processes; None to keep none."""
         ...
 
+    def begin(self) -> None:
+        """A program is about to be traced: make ready meanwhile what compiling it needs."""
+        ...
+
     def factors(self, target: object) -> Mapping[str, Any]:
         """What compiled code depends on that tracing does not guard."""
         ...
@@ -76,7 +80,7 @@ class Program:
     def __init__(self, target: Callable[..., Any], engine: Engine, name: str) -> None:
         self.engine = engine
         self.backend = Backend(engine.step, re.sub(r"\W+", "_", name).strip("_") or "main")
-        self._watch = watch(self.backend)
+        self._watch = watch(self.backend, engine.begin)
         self._outside = Outside(target, engine.eager) if engine.eager else nullcontext()
         entry = _entry_of(target)
         self._warm = self._warm_start(entry, target)

@@ -13,6 +13,7 @@ from fuseline.ir.ops.fused import GatedLinear, LinearAdd, MergedLinear
 from fuseline.ir.ops.matmul import Linear, Matmul, Sdpa
 from fuseline.ir.ops.raised import Attention, LayerNorm, RmsNorm, Rope
 from fuseline.ir.ops.view import Permute, Reshape, Slice
+from fuseline.passes.dependence import depends
 from fuseline.passes.qk_chain import Chain, Order, trace, written_key
 
 ROOTS = (Attention, Sdpa, Rope)
@@ -60,7 +61,7 @@ def _order(rope: Rope) -> Order:
 def _partner(rope: Rope, func: Func) -> Rope | None:
     """The one later rotation by the same tables; of several, the one of the same origin."""
     found = [o for o in func.ops if isinstance(o, Rope) and (o.cos, o.sin) == (rope.cos, rope.sin)]
-    found = [o for o in found if not _attended(o, func)]
+    found = [o for o in found if not _attended(o, func) and not depends(func, [o.x], [rope])]
     if len(found) > 2:
         found = [o for o in found if _origin(o) is _origin(rope)]
     return found[1] if len(found) == 2 and found[0] is rope else None

@@ -293,7 +293,7 @@ def _run(command: Sequence[str], folder: Path) -> subprocess.CompletedProcess[st
     Raises:
         OSError: ENOSPC, if it failed for a full disk: then the cache goes on elsewhere; ENOENT, if
             the folder was deleted meanwhile: then it begins again.
-        BuildError: FL0702, if it does not run.
+        BuildError: FL0702, if it does not run, or was ended by a signal.
     """
     scratch = folder / "tmp"
     scratch.mkdir()
@@ -319,6 +319,9 @@ def _run(command: Sequence[str], folder: Path) -> subprocess.CompletedProcess[st
             raise
         raise errors.COMPILER_UNUSABLE.error(command[0], found=str(error)) from error
     shutil.rmtree(scratch, ignore_errors=True)
+    if done.returncode < 0:  # by the keyboard, say: that tells nothing about the source
+        found = f"it was ended by signal {-done.returncode}"
+        raise errors.COMPILER_UNUSABLE.error(command[0], found=found)
     if done.returncode != 0 and not folder.is_dir():
         raise FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT), str(folder))
     if done.returncode != 0 and os.strerror(errno.ENOSPC) in done.stderr:

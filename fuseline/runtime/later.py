@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Callable
-from concurrent.futures import Future
+from concurrent.futures import Future, wait
 from typing import Generic, TypeVar
 
 from fuseline.runtime.fork import renew_in_children
@@ -19,7 +19,8 @@ class Later(Generic[T]):
         self._make: Callable[[], T] | None = make
         self._made: Future[T] | None = Future()
         renew_in_children(self)
-        threading.Thread(target=self._run, args=(self._made,), name="fuseline-build").start()
+        self._thread = threading.Thread(target=self._run, args=(self._made,), name="fuseline-build")
+        self._thread.start()
 
     def renew(self) -> None:
         """In a forked child: nobody is at work any more."""
@@ -27,28 +28,33 @@ class Later(Generic[T]):
             self._made = None
 
     def get(self) -> T:
-        """The value, once it is there.
+        """The value, once it is there. After an error or an interrupt the next call makes it anew.
 
         Raises:
-            Exception: what making it raised, at every call.
+            Exception: what making it raised.
         """
-        if self._made is None:
-            self._made = Future()
-            self._run(self._made)
-        return self._made.result()
-
-    def settle(self) -> bool:
-        """Wait until making it has ended; whether there is a value."""
+        made = self._made
         try:
-            self.get()
-        except Exception:
-            return False
-        return True
+            if made is None:
+                made = self._made = Future()
+                self._run(made)
+            value = made.result()
+        except BaseException:
+            if self._made is made:
+                self._made = None
+            raise
+        self._make = None  # it holds what was compiled
+        return value
+
+    def settle(self) -> None:
+        """Wait until nobody is at work, unless that is the caller."""
+        if self._made is not None and threading.current_thread() is not self._thread:
+            wait([self._made])
 
     def _run(self, made: Future[T]) -> None:
-        assert self._make is not None, "it is made once"
+        make = self._make
+        assert make is not None, "it is made once"
         try:
-            made.set_result(self._make())
+            made.set_result(make())
         except BaseException as error:
             made.set_exception(error)
-        self._make = None  # it holds what was compiled

@@ -56,6 +56,9 @@ class Recording:
 
         return Evaluated(func, text)
 
+    def begin(self) -> None:
+        pass
+
     def factors(self, target: object) -> Mapping[str, Any]:
         return {}
 

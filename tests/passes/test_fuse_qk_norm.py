@@ -465,3 +465,15 @@ def test_no_pair_of_rotations_that_an_attention_reads_with_others() -> None:
     args = ROTATED + ", %v: f32[2, 2, S, 6]"
     run = assert_no_rewrite(FuseQkNorm(), head("f32", args) + TABLES + body, None)
     assert not run.sites()
+
+
+def test_no_pair_of_rotations_of_which_one_is_made_from_the_other() -> None:
+    """Layers whose attention is unknown share the tables of the rotation."""
+    text = """func @f(%x: f32[1, 5, 2, 8], %c: f32[5, 1, 8], %s: f32[5, 1, 8]) {
+      %q = rope %x, %c, %s {width = 8}
+      %n = mul %q, %x
+      %r = rope %n, %c, %s {width = 8}
+      return %q, %r
+    }"""
+    for rewrite in BOTH:
+        assert_no_rewrite(rewrite, text, None)

@@ -256,6 +256,19 @@ def test_a_compiler_that_hangs_is_ended(
         build_piece(Cache.open(tmp_path / "cache"), tool, [times(2)])
 
 
+def test_a_compiler_ended_by_a_signal_says_nothing_of_the_source(
+    tmp_path: Path, toolchain: Toolchain
+) -> None:
+    """As the keyboard's interrupt does: the kernel is not one that cannot be compiled."""
+    script = tmp_path / "cxx"
+    script.write_text("#!/bin/sh\nkill -TERM $$\n")
+    script.chmod(0o755)
+    tool = Toolchain((str(script),), "ended", toolchain.cpu, toolchain.features)
+    with pytest.raises(BuildError, match="FL0702 .* ended by signal 15") as caught:
+        compile_kernels(Cache.open(tmp_path / "cache"), tool, [times(2)])
+    assert not isinstance(caught.value, CompileError)
+
+
 def test_without_a_compiler_what_is_in_the_cache_still_serves(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, toolchain: Toolchain
 ) -> None:

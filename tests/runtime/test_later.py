@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import threading
+from concurrent.futures import Future
 
 import pytest
 
@@ -22,18 +23,63 @@ def test_the_caller_goes_on_and_waits_only_when_it_asks() -> None:
     made_by = later.get()
     assert made_by != threading.get_ident()
     assert later.get() == made_by, "it is made once"
-    assert later.settle()
 
 
-def test_an_error_comes_out_of_every_get() -> None:
-    def fail() -> int:
-        raise ValueError("no kernel")
+def test_what_failed_is_made_anew_by_the_next_call() -> None:
+    """Disks fill and compilers are killed: that need not be so for ever."""
+    tries: list[int] = []
 
-    later = Later(fail)
-    assert not later.settle()
-    for _ in range(2):
-        with pytest.raises(ValueError, match="no kernel"):
+    def make() -> int:
+        tries.append(threading.get_ident())
+        if len(tries) < 3:
+            raise OSError(f"try {len(tries)}")
+        return 7
+
+    later = Later(make)
+    for number in (1, 2):
+        with pytest.raises(OSError, match=f"try {number}"):
             later.get()
+    assert later.get() == later.get() == 7
+    assert [t == threading.get_ident() for t in tries] == [False, True, True]
+
+
+def test_an_interrupted_wait_is_not_waited_for_again(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The keyboard's interrupt ends compilers, too: what they had begun is of no use."""
+    may_end, made_by = threading.Event(), list[int]()
+
+    def make() -> int:
+        made_by.append(threading.get_ident())
+        assert threading.get_ident() == here or may_end.wait(30)
+        return len(made_by)
+
+    def interrupted(self: Future[int], timeout: float | None = None) -> int:
+        monkeypatch.undo()
+        raise KeyboardInterrupt
+
+    here = threading.get_ident()
+    later = Later(make)
+    monkeypatch.setattr(Future, "result", interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        later.get()
+    assert later.get() == 2
+    may_end.set()
+    assert later.get() == 2
+
+
+def test_settling_waits_for_others_only() -> None:
+    """A report may be asked for by a build that reports its progress."""
+    asked = threading.Event()
+    laters: list[Later[int]] = []
+
+    def make() -> int:
+        assert asked.wait(30)
+        laters[0].settle()
+        return 1
+
+    laters.append(Later(make))
+    asked.set()
+    laters[0].settle()
+    assert laters[0].get() == 1
 
 
 @pytest.mark.filterwarnings("ignore:This process .* is multi-threaded:DeprecationWarning")
