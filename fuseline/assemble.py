@@ -11,7 +11,7 @@ from torch import Tensor
 
 from fuseline.codegen.kernel import KernelTemplate
 from fuseline.codegen.lower import Emitted, Scratch
-from fuseline.ir.core import Func, Op, Value
+from fuseline.ir.core import Func, Loc, Op, Value
 from fuseline.ir.evaluate import as_results, bind_attribute
 from fuseline.ir.layout import Layout, LayoutMap
 from fuseline.ir.ops.fused import GatedLinear, MergedLinear
@@ -161,6 +161,7 @@ class _Assembler:
             label=item.op.name,
             when=None if when is None else (expr(when[0]), when[1], when[2]),
             scratch=scratch,
+            where="" if item.op.loc in (None, Loc()) else str(item.op.loc),
         )
 
     def _scratch(self) -> int:

@@ -22,7 +22,7 @@ from torch import Tensor, fx
 from fuseline import errors
 from fuseline.build import Built, OnProgress, Tools, build
 from fuseline.config import Config
-from fuseline.debug.dump import Dump
+from fuseline.debug.dump import Dump, check_folder
 from fuseline.debug.reproducer import internal_error
 from fuseline.frontend.backend import Backend
 from fuseline.frontend.captured import Argument, Captured, Input
@@ -72,6 +72,12 @@ class Compilation:
     layouts: Mapping[Value, Layout]
     restored: bool = False
     program: weakref.ref[Program] | None = None
+
+    @property
+    def waits(self) -> bool:
+        """Whether it is from the cache, and this process has not called for it."""
+        program = self.program() if self.program else None
+        return self.restored and program is not None and not program.used
 
     def report(self) -> Report:
         """Sites, kernels, passes and numbers."""
@@ -232,12 +238,14 @@ class Compiler:
         )
 
     def report(self) -> Report:
-        """Everything that was compiled so far, as one report."""
+        """Everything that was compiled so far, as one report; of what an earlier process left in
+        the cache, that which was called.
+        """
         for unfinished in list(self._builds):
             unfinished.settle()
         total = Report()
         for compilation in self.done:
-            total = total + compilation.report()
+            total = total if compilation.waits else total + compilation.report()
         return total
 
 
@@ -486,6 +494,8 @@ def _config(options: Mapping[str, Any]) -> Config:
     elif not isinstance(config, Config) or len(options) > 1:
         raise TypeError("give either config=Config(...) or single options")
     apply_config(config)
+    if config.dump_dir is not None:
+        check_folder(config.dump_dir)
     for name in config.disable:
         if name not in PASSES:
             near = get_close_matches(name, PASSES, n=1)

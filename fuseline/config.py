@@ -56,6 +56,7 @@ class Source:
 def _read_bool(value: object) -> bool:
     if isinstance(value, bool):
         return value
+    value = str(value) if isinstance(value, int) else value
     words = {"1": True, "true": True, "yes": True, "on": True}
     words |= {"0": False, "false": False, "no": False, "off": False}
     return words[_text(value).lower()]

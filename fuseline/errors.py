@@ -85,6 +85,10 @@ class InputError(FuselineError):
     """A call of a compiled program with inputs that it does not take."""
 
 
+class IndexInputError(InputError, IndexError):
+    """An index among the inputs that is outside of what it is an index into."""
+
+
 class LoadError(FuselineError):
     """A model, or a file of one, that cannot be read."""
 
@@ -372,6 +376,14 @@ TOO_LONG = Code(
     UsageError,
 )
 
+BAD_INPUTS = Code(
+    "FL0809",
+    "the model does not run on its inputs",
+    "The model as it was given, not compiled, raises an error when it is called with its inputs.",
+    LoadError,
+    hint="call the model in Python to see the whole traceback",
+)
+
 # -------------------------------------------------------------------- FL09xx: arguments at run time
 
 ARGUMENT_COUNT = Code(
@@ -395,6 +407,14 @@ ARGUMENTS_OVERLAP = Code(
     "program was compiled, so the order of reads and writes is not the one it was compiled for.",
     InputError,
     hint="pass a copy of one of them",
+)
+INDEX_OUTSIDE = Code(
+    "FL0905",
+    "index out of range",
+    "A token id, a cache position or another index is negative or not below the size of what it is "
+    "an index into. What else the call writes in place may have been written.",
+    IndexInputError,
+    hint="check the token ids against the vocabulary, and the length against that of the cache",
 )
 CANNOT_PACK = Code(
     "FL0903",

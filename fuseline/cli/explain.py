@@ -58,5 +58,9 @@ def report_of(loaded: LoadedModel, config: Config, show: Show) -> Report:
 
     compiled = compile_program(loaded.model, config, show)
     with torch.no_grad():
-        compiled(*loaded.args, **loaded.kwargs)
+        try:
+            compiled(*loaded.args, **loaded.kwargs)
+        except Exception:
+            loaded.run()  # where the model itself fails, that is what to say
+            raise
     return compiled.report()

@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeAlias, cast
 
-from fuseline.errors import BAD_ARGUMENT, UNKNOWN_MODEL
+from fuseline.errors import BAD_ARGUMENT, BAD_INPUTS, UNKNOWN_MODEL
 
 if TYPE_CHECKING:
     from torch import nn
@@ -30,6 +30,18 @@ class LoadedModel:
     args: tuple[Any, ...] = ()
     kwargs: Mapping[str, Any] = field(default_factory=dict[str, Any])
     tokenizer: Tokenizer | None = None
+
+    def run(self) -> Any:
+        """What the model gives for its inputs, not compiled.
+
+        Raises:
+            LoadError: FL0809, for an error of the model's own.
+        """
+        try:
+            return self.model(*self.args, **self.kwargs)
+        except Exception as error:
+            found = f"{type(error).__name__}: {error}"
+            raise BAD_INPUTS.error(self.name, found=found) from error
 
 
 def load(

@@ -90,8 +90,8 @@ def compare(
 
     with torch.no_grad():
         with out.step("running it eager, and in float64"):
+            expected = loaded.run()
             exact = oracle(loaded.model, *loaded.args, **loaded.kwargs)
-            expected = loaded.model(*loaded.args, **loaded.kwargs)
         with out.step("compiling") as show:
             compiled = compile_program(loaded.model, config, show)
             found, compile_seconds = _timed(compiled, loaded)

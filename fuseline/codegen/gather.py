@@ -12,8 +12,8 @@ from fuseline.codegen.kernel import KernelTemplate
 class EmbeddingKernel(KernelTemplate, template="cpp/embedding.cpp.jinja"):
     """``y[i] = table[index[i]]``: rows of ``width`` elements of any ``dtype``.
 
-    The index is ``i64`` or ``i32``; one outside the table gives a row of NaN (-1 in integers),
-    where eager raises. Rows begin at multiples of their strides; their elements lie side by side.
+    The index is ``i64`` or ``i32``; one outside the table is a fault of the call. Rows begin at
+    multiples of their strides; their elements lie side by side.
     """
 
     dtype: str
@@ -52,8 +52,7 @@ class IndexWriteKernel(KernelTemplate, template="cpp/index_write.cpp.jinja"):
 
     ``[outer, inner, slices, width]`` covers a cache ``[B, Hk, Smax, D]`` written along Smax, and
     ``[B, 1, Smax, H * D]`` written along the second axis. Strides are in elements; those of
-    ``width`` are 1. ``rows`` is the extent of the axis; an index outside is not written, where
-    eager raises.
+    ``width`` are 1. ``rows`` is the extent of the axis; an index outside is a fault of the call.
     """
 
     dtype: str

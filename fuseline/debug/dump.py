@@ -15,11 +15,13 @@ Every file is written and flushed as soon as it is known, so that a crash keeps 
 from __future__ import annotations
 
 import difflib
+import errno
 import html
 import os
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 
+from fuseline.errors import INVALID_OPTION
 from fuseline.ir.core import Func
 from fuseline.ir.text import print_func
 from fuseline.passes.manager import Run
@@ -93,6 +95,23 @@ class Dump:
         lines += [f"step {i}: {_describe(s)}" for i, s in enumerate(plan.steps)]
         lines += [f"return {i}: {r}" for i, r in enumerate(plan.returns)]
         _write(self.root / "plan.txt", "\n".join(lines) + "\n")
+
+
+def check_folder(directory: Path) -> None:
+    """Make the directory for dumps, where it is not there.
+
+    Raises:
+        UsageError: FL0101, for what is no directory or cannot be written to.
+    """
+    try:
+        directory.mkdir(parents=True, exist_ok=True)
+        refusal = "" if os.access(directory, os.W_OK | os.X_OK) else os.strerror(errno.EACCES)
+    except OSError as error:
+        refusal = error.strerror or str(error)
+    if refusal:
+        raise INVALID_OPTION.error(
+            "dump_dir", found=f"{directory} ({refusal})", expected="a directory to write to"
+        )
 
 
 def _new_folder(directory: Path, name: str) -> Path:

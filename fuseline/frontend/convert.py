@@ -36,6 +36,11 @@ from fuseline.frontend.symbols import SymbolNodes
 
 _lib: Any = torch
 
+_ATTENTION: set[object] = {
+    _lib._C._nn.scaled_dot_product_attention,
+    torch.ops.aten.scaled_dot_product_attention.default,
+}
+
 _IGNORED: set[object] = {
     _lib._C._log_api_usage_once,
     torch.ops.aten._assert_tensor_metadata.default,
@@ -73,10 +78,26 @@ def convert(
         NotSimple: the graph has something that this road does not express.
 
     """
+    for node in module.graph.nodes:
+        if node.op == "call_function" and node.target in _ATTENTION:
+            _hold_lengths_equal(node)
     try:
         return _Converter(module, sources, known or {}, ranges or {}).run(name, road)
     except UnknownSize as error:
         raise NotSimple(str(error)) from error
+
+
+def _hold_lengths_equal(attention: fx.Node) -> None:
+    """Have the tracer hold that there are as many keys as values, and guard it.
+
+    In a cache that grows each has a symbol of its own for its length, and nothing but attention
+    says that they are equal.
+    """
+    given = (*attention.args[1:3], *(attention.kwargs.get(name) for name in ("key", "value")))
+    fakes = [value_of(node) for node in given if isinstance(node, fx.Node)]
+    lengths = [fake.shape[-2] for fake in fakes if isinstance(fake, Tensor) and fake.ndim > 1]
+    if len(lengths) == 2 and not lengths[0] == lengths[1]:
+        raise NotSimple(f"attention over {lengths[0]} keys and {lengths[1]} values")
 
 
 class _Converter:

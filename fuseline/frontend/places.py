@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import re
 from functools import lru_cache
+from pathlib import Path
 from typing import Any
 
 from torch import fx
 
 from fuseline.ir.core import Loc
 
+_ENTRY = str(Path(__file__).with_name("wrap.py"))
 _FRAME = re.compile(r'File "([^"]+)", line (\d+)')
 _SUBSCRIPT = re.compile(r"\._(?:modules|parameters|buffers)\['([^']+)'\]")
 _ROOT = re.compile(r"^[LG]\['(\w+)'\]")
@@ -34,7 +36,7 @@ def place_of(node: fx.Node) -> Loc:
 
 @lru_cache(maxsize=65536)
 def _place(module: str, trace: str) -> Loc:
-    frames = _FRAME.findall(trace)
+    frames = [frame for frame in _FRAME.findall(trace) if frame[0] != _ENTRY]
     source = f"{frames[-1][0].rpartition('/')[2]}:{frames[-1][1]}" if frames else ""
     return Loc(tidy(module), source)
 

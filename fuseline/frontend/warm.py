@@ -6,14 +6,16 @@ graph that the bytecode calls, what the engine needs to run it again and what th
 
 from __future__ import annotations
 
+import base64
 import hashlib
 import json
 import logging
 import types
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any, Protocol, TypeAlias, cast
 
-from torch import nn
+import torch
+from torch import Tensor, nn
 
 from fuseline import _torch
 from fuseline import _torch_precompile as precompile
@@ -30,6 +32,10 @@ Factors: TypeAlias = Mapping[str, Json]
 
 ATTEMPTS = 8
 """After so many calls, saved forms that still do not fit are forgotten."""
+
+
+MOST_CONSTANTS = 1 << 16
+"""Programs with more bytes of constants are not kept."""
 
 
 class FormStore(Protocol):
@@ -111,7 +117,7 @@ class WarmStart:
 def keep(call: Callable[..., Any], owed: Owed, compiled: object) -> None:
     """Note on the function of a graph what it takes to bring it back, where that can be."""
     program = getattr(compiled, "saved", None)
-    if isinstance(program, str) and not owed.constants:
+    if isinstance(program, str) and sum(c.nbytes for c in owed.constants) <= MOST_CONSTANTS:
         cast("Any", call).fuseline_saved = {"owed": owed_to(owed), "program": program}
 
 
@@ -155,8 +161,9 @@ def _factors_of_module(module: nn.Module) -> dict[str, Json]:
 
 
 def owed_to(owed: Owed) -> Json:
-    """`Owed` as plain data; constants are not part of it."""
+    """`Owed` as plain data."""
     return {
+        "constants": [_constant_to(c) for c in owed.constants],
         "returns": [_return_to(r) for r in owed.returns],
         "symbols": [[s.name, s.low, s.high, list(s.source)] for s in owed.symbols],
     }
@@ -168,7 +175,29 @@ def owed_from(data: Json) -> Owed:
         SizeSymbol(name, low, high, (source[0], source[1]))
         for name, low, high, source in data["symbols"]
     ]
-    return Owed(tuple(_return_from(r) for r in data["returns"]), tuple(symbols))
+    returns = tuple(_return_from(r) for r in data["returns"])
+    return Owed(returns, tuple(symbols), tuple(_constant_from(*c) for c in data["constants"]))
+
+
+def _constant_to(tensor: Tensor) -> Json:
+    """Type, extents, strides, and the elements in the order of their addresses."""
+    flat = torch.as_strided(tensor, (_reach(tensor.shape, tensor.stride()),), (1,))
+    data = cast("Any", flat.view(torch.uint8)).numpy().tobytes()
+    kind = str(tensor.dtype).removeprefix("torch.")
+    return [kind, [*tensor.shape], [*tensor.stride()], base64.b64encode(data).decode()]
+
+
+def _constant_from(kind: str, shape: list[int], strides: list[int], data: str) -> Tensor:
+    flat = torch.empty(_reach(shape, strides), dtype=getattr(torch, kind))
+    cast("Any", flat.view(torch.uint8)).numpy()[:] = bytearray(base64.b64decode(data))
+    return flat.as_strided(shape, strides)
+
+
+def _reach(shape: Sequence[int], strides: Sequence[int]) -> int:
+    """How many elements lie between the first and the last one, both included."""
+    if 0 in shape:
+        return 0
+    return 1 + sum((n - 1) * s for n, s in zip(shape, strides, strict=True))
 
 
 def _return_to(item: Return) -> Json:

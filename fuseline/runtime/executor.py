@@ -88,7 +88,8 @@ class _Bound:
 
 
 class Program:
-    """A plan that can be called with flat arguments; safe to call from several threads.
+    """A plan that can be called with flat arguments; safe to call from several threads. ``used``
+    tells whether it was.
 
     Args:
         plan: what to run.
@@ -116,6 +117,7 @@ class Program:
         self._addresses = addresses or {}
         self._evaluate = Evaluator(plan)
         self._bound: OrderedDict[tuple[int, ...], _Bound] = OrderedDict()
+        self.used = False
         self._lock = threading.Lock()
         self._arena = torch.empty(0, dtype=torch.uint8)
         self._arena_slot = len(plan.buffers)
@@ -145,6 +147,7 @@ class Program:
         """
         given = arguments if isinstance(arguments, (list, tuple)) else list(arguments)
         key = self.check(given)
+        self.used = True
         with self._lock:
             bound = self._bound.get(key) or self._bind(key)
             self._bound.move_to_end(key)
@@ -266,6 +269,7 @@ class Program:
             tuple(map(value, step.dims)),
             width,
             label=f"{step.label} {step.symbol}",
+            where=step.where,
         )
 
     # -- running ------------------------------------------------------------------------------

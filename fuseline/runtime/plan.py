@@ -62,7 +62,8 @@ class NativeStep:
 
     ``work`` is four times the bytes moved plus the flops: below a threshold, one worker does it
     all. ``when`` bounds one symbol expression: the step runs for ``lo <= value <= hi``. ``scratch``
-    is the bytes of scratch that it needs where it runs.
+    is the bytes of scratch that it needs where it runs; ``where`` is its place in the user's
+    program.
     """
 
     symbol: str
@@ -72,6 +73,7 @@ class NativeStep:
     label: str = ""
     when: tuple[Expr, int, int | None] | None = None
     scratch: Expr = 0
+    where: str = ""
 
 
 HostCall: TypeAlias = Callable[[Mapping[str, int], Sequence[Tensor]], Sequence[Tensor]]

@@ -47,6 +47,7 @@ class Call(ctypes.Structure):
         ("host", ctypes.c_void_p),
         ("tid", ctypes.c_int32),
         ("nth", ctypes.c_int32),
+        ("fault", ctypes.c_void_p),
     ]
 
 
@@ -81,14 +82,18 @@ class Kernel:
         threads: bool = False,
         sgemm: bool = True,
     ) -> None:
-        calls = self.prepare(bufs, dims, nth=nth, sgemm=sgemm)
-        if not threads:
-            for call in calls:
-                call()
-            return
-        with ThreadPoolExecutor(nth) as pool:
+        """Run all workers.
+
+        Raises:
+            IndexError: the kernel says that it was given an index that is outside.
+        """
+        fault = ctypes.c_int32()
+        calls = self.prepare(bufs, dims, nth=nth, sgemm=sgemm, fault=fault)
+        with ThreadPoolExecutor(nth if threads else 1) as pool:
             for future in [pool.submit(call) for call in calls]:
                 future.result()
+        if fault.value:
+            raise IndexError
 
     def prepare(
         self,
@@ -97,17 +102,17 @@ class Kernel:
         *,
         nth: int = 1,
         sgemm: bool = True,
+        fault: ctypes.c_int32 | None = None,
     ) -> list[Callable[[], None]]:
         """One callable per worker, with the arguments built beforehand (for timing)."""
         pointers = [0 if buf is None else buf.data_ptr() for buf in bufs]
         buf = (ctypes.c_void_p * max(len(bufs), 1))(*pointers)
         dim = (ctypes.c_int64 * max(len(dims), 1))(*dims)
         host = Host(sgemm_address() if sgemm else None)
-        keep = (buf, dim, host, tuple(bufs))
-        return [
-            self._worker(Call(*map(ctypes.addressof, keep[:3]), tid, nth), keep)
-            for tid in range(nth)
-        ]
+        given = ctypes.c_int32() if fault is None else fault
+        keep = (buf, dim, host, given, tuple(bufs))
+        arrays = [*map(ctypes.addressof, keep[:4])]
+        return [self._worker(Call(*arrays[:3], tid, nth, arrays[3]), keep) for tid in range(nth)]
 
     def _worker(self, call: Call, keep: object) -> Callable[[], None]:
         entry, pointer = self.entry, ctypes.byref(call)

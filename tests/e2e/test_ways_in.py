@@ -102,3 +102,59 @@ def test_generate_of_transformers(settings: dict[str, Any]) -> None:
     assert torch.equal(compiled.generate(ids, **options, **settings), expected)
     assert len(set(expected[:, 5:].flatten().tolist())) > 5
     assert compiled.report().count("attention", None) > 0
+
+
+def test_generate_with_a_cache_that_grows() -> None:
+    """The lengths of keys and values are two symbols, until attention reads both."""
+    model: Any = tiny_llama()
+    compiled: Any = fuseline.compile(model)
+    ids = torch.tensor([[5, 200, 31, 8, 77]])
+    options: dict[str, Any] = {"max_new_tokens": 12, "do_sample": False, "eos_token_id": None}
+    assert torch.equal(compiled.generate(ids, **options), model.generate(ids, **options))
+    report = compiled.report()
+    assert report.count("attention", "missed") == 0
+    assert report.count("attention") > 0
+    assert report.stats["host steps"] == 0
+
+
+def test_token_ids_beyond_the_vocabulary_are_refused() -> None:
+    """As eager refuses them, and the next call is none the worse for it."""
+    model: Any = tiny_llama()
+    compiled: Any = fuseline.compile(model)
+    good = torch.tensor([[5, 200, 31, 8, 77]])
+    with torch.no_grad():
+        expected = model(good).logits
+        for bad in (-1, model.config.vocab_size, 2**40):
+            with pytest.raises(IndexError, match="FL0905 .* embedding"):
+                compiled(torch.tensor([[5, 200, bad, 8, 77]]))
+        torch.testing.assert_close(compiled(good).logits, expected)
+
+
+def test_a_static_cache_that_is_full_is_refused() -> None:
+    """Eager raises, too: what does not fit is not left out."""
+    from transformers import StaticCache
+
+    model: Any = tiny_llama()
+    compiled: Any = fuseline.compile(model, dynamic=False)
+    cache = StaticCache(config=model.config, max_cache_len=6)
+    with torch.no_grad():
+        compiled(torch.tensor([[5, 200, 31, 8]]), past_key_values=cache)
+        for _ in range(2):
+            compiled(torch.tensor([[5]]), past_key_values=cache)
+        with pytest.raises(IndexError, match="FL0905"):
+            compiled(torch.tensor([[5]]), past_key_values=cache)
+
+
+def test_a_report_is_of_this_process(tmp_path: Any) -> None:
+    """What an earlier one left in the cache counts once it is called for."""
+    model: Any = tiny_llama()
+    with torch.no_grad():
+        before: Any = fuseline.compile(model, dynamic=False, cache_dir=tmp_path)
+        for rows in (1, 2, 3):
+            before(torch.full((rows, 4), 7))
+        assert before.report().stats["programs"] == 3
+        torch.compiler.reset()
+        after: Any = fuseline.compile(tiny_llama(), dynamic=False, cache_dir=tmp_path)
+        after(torch.full((2, 4), 7))
+    assert after.report().stats["programs"] == 1
+    assert after.report().stats["graphs"] == 0

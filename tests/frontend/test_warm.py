@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import Any
 
@@ -330,3 +331,19 @@ def test_the_same_form_has_the_same_name_in_every_process() -> None:
         start(model, store)[0](randn(3, 5))
         names += store.names
     assert names[0] == names[1] != names[2]
+
+
+def test_constants_are_kept_with_what_is_owed() -> None:
+    """Of any type, strides and number of elements, none included."""
+    constants = (
+        torch.tensor([]),
+        torch.tensor(True),
+        torch.arange(6, dtype=torch.int64).reshape(2, 3).t(),
+        torch.randn(3, 4).bfloat16()[1:, 1],
+    )
+    owed = Owed((), (), constants)
+    again = owed_from(json.loads(json.dumps(owed_to(owed)))).constants
+    assert len(again) == len(constants)
+    for found, constant in zip(again, constants, strict=True):
+        assert (found.dtype, found.stride()) == (constant.dtype, constant.stride())
+        assert torch.equal(found, constant)

@@ -43,6 +43,7 @@ struct Runner {
   int32_t (*uses)(const fl_piece *, int32_t);
   int32_t (*begin)(fl_piece *);
   void (*go)(fl_piece *);
+  int32_t (*fault)(fl_piece *);
   void (*end)(fl_piece *);
 } runner;
 
@@ -65,7 +66,8 @@ bool is_list_or_tuple(PyObject *object) {
 
 // -- run(piece, tensors) --------------------------------------------------------------------------
 
-// args: the address of the piece, the tensor or None of each of its slots. True; False if busy.
+// args: the address of the piece, the tensor or None of each of its slots. True; False if busy; or
+// the number of the step at fault, from 1 on.
 PyObject *run(PyObject *, PyObject *const *args, Py_ssize_t n_args) {
   if (n_args != 2) {
     PyErr_SetString(PyExc_TypeError, "run takes a piece and its tensors");
@@ -91,7 +93,9 @@ PyObject *run(PyObject *, PyObject *const *args, Py_ssize_t n_args) {
   Py_BEGIN_ALLOW_THREADS;
   runner.go(piece);
   Py_END_ALLOW_THREADS;
+  const int32_t fault = runner.fault(piece);
   runner.end(piece);
+  if (fault) return PyLong_FromLong(fault);
   Py_RETURN_TRUE;
 }
 
@@ -298,13 +302,13 @@ PyType_Spec signature_spec = {"fuseline_binding.Signature", sizeof(Signature), 0
 
 // -- the module -----------------------------------------------------------------------------------
 
-// connect(tensor type, exchange capsule, addresses of fl_piece_{set,uses,begin,go,end}).
+// connect(tensor type, exchange capsule, addresses of fl_piece_{set,uses,begin,go,fault,end}).
 // False if the table is one that this code does not know.
 PyObject *connect(PyObject *, PyObject *args) {
   PyObject *type, *capsule;
-  Py_ssize_t set, uses, begin, go, end;
-  if (!PyArg_ParseTuple(args, "O!Onnnnn", &PyType_Type, &type, &capsule, &set, &uses, &begin, &go,
-                        &end))
+  Py_ssize_t set, uses, begin, go, fault, end;
+  if (!PyArg_ParseTuple(args, "O!Onnnnnn", &PyType_Type, &type, &capsule, &set, &uses, &begin, &go,
+                        &fault, &end))
     return nullptr;
   void *table = PyCapsule_GetPointer(capsule, "dlpack_exchange_api");
   if (!table) return nullptr;
@@ -319,6 +323,7 @@ PyObject *connect(PyObject *, PyObject *args) {
   runner.uses = reinterpret_cast<decltype(runner.uses)>(uses);
   runner.begin = reinterpret_cast<decltype(runner.begin)>(begin);
   runner.go = reinterpret_cast<decltype(runner.go)>(go);
+  runner.fault = reinterpret_cast<decltype(runner.fault)>(fault);
   runner.end = reinterpret_cast<decltype(runner.end)>(end);
   Py_RETURN_TRUE;
 }

@@ -13,7 +13,7 @@ from fuseline.runtime.native.structures import Functions
 def run_by_ctypes(functions: Functions) -> Run:
     """The `Run` that reads tensors with ``data_ptr``."""
 
-    def run(address: int, tensors: Sequence[Tensor | None]) -> bool:
+    def run(address: int, tensors: Sequence[Tensor | None]) -> bool | int:
         _refuse_other_sequences(tensors)
         if functions.piece_begin(address):
             return False
@@ -22,9 +22,9 @@ def run_by_ctypes(functions: Functions) -> Run:
                 if tensor is not None and functions.piece_uses(address, slot):
                     functions.piece_set(address, slot, _memory(tensor, slot))
             functions.piece_go(address)
+            return functions.piece_fault(address) or True
         finally:
             functions.piece_end(address)
-        return True
 
     return run
 

@@ -17,6 +17,7 @@ struct fl_call {
   const int64_t *dim;   // run-time integers
   const fl_host *host;  // functions of the library that the kernel may call
   int32_t tid, nth;     // which share this is, and of how many
+  int32_t *fault;       // set to other than 0 by a share that was given an index that is outside
 };
 
 typedef void (*fl_kernel)(const fl_call *call);
@@ -72,8 +73,9 @@ void fl_piece_rebind(fl_piece *piece, const int64_t *dims, const int32_t *widths
                      const int64_t *offsets, int32_t threads);
 // Runs all steps. 0; or 1 if another thread is running or changing this piece: nothing was done.
 int32_t fl_piece_run(fl_piece *piece);
-int32_t fl_piece_begin(fl_piece *piece);  // the same in three parts: take the piece (0 or 1),
+int32_t fl_piece_begin(fl_piece *piece);  // the same in parts: take the piece (0 or 1),
 void fl_piece_go(fl_piece *piece);        // run it, with the slots that were set meanwhile,
+int32_t fl_piece_fault(fl_piece *piece);  // 1 + the first step at fault in this run; else 0
 void fl_piece_end(fl_piece *piece);       // give it back
 // Timing costs some 60 ns a share. `times` has one element per step.
 void fl_piece_profile(fl_piece *piece, int32_t on);

@@ -6,10 +6,11 @@ import ctypes
 import weakref
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from typing import NoReturn
 
 from torch import Tensor
 
-from fuseline.errors import InternalError
+from fuseline.errors import INDEX_OUTSIDE, InternalError
 from fuseline.runtime.native.structures import (
     DIM,
     REF,
@@ -21,8 +22,9 @@ from fuseline.runtime.native.structures import (
     TimeStructure,
 )
 
-Run = Callable[[int, Sequence["Tensor | None"]], bool]
-"""Runs the piece at an address on the tensors of its slots; False if it is running already."""
+Run = Callable[[int, Sequence["Tensor | None"]], "bool | int"]
+"""Runs the piece at an address on the tensors of its slots. True; False if it is running already;
+or the number, from 1 on, of a launch that was given an index that is outside."""
 
 
 @dataclass(frozen=True)
@@ -39,6 +41,7 @@ class Launch:
         independent: it reads and writes nothing that a launch since the last dependent one writes,
             and writes nothing that one reads, so it may run at the same time.
         label: for timings.
+        where: the place in the user's program.
     """
 
     function: int
@@ -47,6 +50,7 @@ class Launch:
     width: int = 1
     independent: bool = False
     label: str = ""
+    where: str = ""
 
 
 @dataclass(frozen=True)
@@ -89,13 +93,22 @@ class Piece:
         """Run all launches; slots after the last tensor keep what they have.
 
         Raises:
+            IndexInputError: FL0905, for an index outside what it is an index into.
             TypeError: something is neither a CPU tensor nor None; or it is no list or tuple.
             ValueError: there are more tensors than slots.
         """
         if len(tensors) > self.slots:
             raise ValueError(f"{len(tensors)} tensors for {self.slots} slots")
-        if not self._run(self._address, tensors):
+        done = self._run(self._address, tensors)
+        if done is not True:
+            self._failed(done)
+
+    def _failed(self, fault: int) -> NoReturn:
+        if not fault:
             raise InternalError("a piece was called while it was running", stage="run")
+        launch = self.launches[fault - 1]
+        found = f"one of {launch.label.split(' ')[0]} that is negative or too large"
+        raise INDEX_OUTSIDE.error(where=launch.where or None, found=found)
 
     def bind(self, slot: int, memory: int | Tensor) -> None:
         """Give a slot memory of its own, by address or tensor, which the caller keeps alive."""

@@ -82,6 +82,7 @@ struct fl_piece {
   GroupState *group_states;
   fl_time *times;
   uint64_t *longest;  // of each step, in the run at hand
+  int32_t *faults;    // of each step, since last asked
   uint64_t runs;
   alignas(64) uint64_t current;   // high half: the run; low half: its groups that are done
   alignas(64) uint32_t sleepers;  // threads that may be asleep on the low half of `current`
@@ -147,7 +148,7 @@ void resolve(fl_piece *p, int32_t slot) {
 
 inline void call(fl_piece *p, int32_t s, int32_t tid, int32_t nth) {
   const fl_step &step = p->steps[s];
-  fl_call c{p->bufs + step.buf, p->dims + step.dim, &p->host, tid, nth};
+  fl_call c{p->bufs + step.buf, p->dims + step.dim, &p->host, tid, nth, p->faults + s};
   if (!p->profiling) {
     step.fn(&c);
     return;
@@ -295,9 +296,10 @@ fl_piece *fl_piece_new(const fl_step *steps, int32_t n_steps, const fl_ref *refs
   p->group_states = array<GroupState>(n_steps);
   p->times = array<fl_time>(n_steps);
   p->longest = array<uint64_t>(n_steps);
+  p->faults = array<int32_t>(n_steps);
   void *parts[] = {p->steps, p->widths, p->dims, p->refs, p->bufs, p->slot_first, p->slot_refs,
                    p->slots, p->units, p->group_first, p->group_shares, p->unit_states,
-                   p->group_states, p->times, p->longest};
+                   p->group_states, p->times, p->longest, p->faults};
   for (void *part : parts) {
     if (!part) {
       fl_piece_free(p);
@@ -325,7 +327,7 @@ void fl_piece_free(fl_piece *p) {
   fl::team.settle();
   void *parts[] = {p->steps, p->widths, p->dims, p->refs, p->bufs, p->slot_first, p->slot_refs,
                    p->slots, p->units, p->group_first, p->group_shares, p->unit_states,
-                   p->group_states, p->times, p->longest};
+                   p->group_states, p->times, p->longest, p->faults};
   for (void *part : parts) free(part);
   free(p);
 }
@@ -367,6 +369,15 @@ void fl_piece_go(fl_piece *p) {
     p->times[s].wall += p->longest[s];
     p->longest[s] = 0;
   }
+}
+
+int32_t fl_piece_fault(fl_piece *p) {
+  for (int32_t s = 0; s < p->n_steps; ++s) {
+    if (!p->faults[s]) continue;
+    memset(p->faults, 0, p->n_steps * sizeof(int32_t));
+    return s + 1;
+  }
+  return 0;
 }
 
 int32_t fl_piece_run(fl_piece *p) {

@@ -118,7 +118,7 @@ def _binding(cache: Cache, toolchain: Toolchain, functions: Functions) -> _Bindi
     spec = spec_from_loader(BINDING, loader)
     assert spec is not None, "a loader was given"
     binding = cast("_Binding", module_from_spec(spec))
-    names = ("piece_set", "piece_uses", "piece_begin", "piece_go", "piece_end")
+    names = ("piece_set", "piece_uses", "piece_begin", "piece_go", "piece_fault", "piece_end")
     addresses = [functions.addresses[name] for name in names]
     if not binding.connect(torch.Tensor, exchange, *addresses):
         logger.info("unknown DLPack exchange table: native code is entered through ctypes")

@@ -71,6 +71,7 @@ _PROTOTYPES = {
     "piece_rebind": ctypes.CFUNCTYPE(None, _POINTER, _POINTER, _POINTER, _POINTER, _INT),
     "piece_begin": ctypes.PYFUNCTYPE(_INT, _POINTER),
     "piece_go": ctypes.CFUNCTYPE(None, _POINTER),
+    "piece_fault": ctypes.PYFUNCTYPE(_INT, _POINTER),
     "piece_end": ctypes.PYFUNCTYPE(None, _POINTER),
     "piece_profile": ctypes.PYFUNCTYPE(None, _POINTER, _INT),
     "piece_times": ctypes.PYFUNCTYPE(_LONG, _POINTER, _POINTER),
@@ -90,6 +91,7 @@ class Functions:
     piece_rebind: Callable[[int, object, object, object, int], None]
     piece_begin: Callable[[int], int]
     piece_go: Callable[[int], None]
+    piece_fault: Callable[[int], int]
     piece_end: Callable[[int], None]
     piece_profile: Callable[[int, int], None]
     piece_times: Callable[[int, object], int]
