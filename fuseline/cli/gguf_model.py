@@ -87,11 +87,11 @@ def check(path: Path) -> None:
             head = file.read(_HEADER.size)
     except OSError as error:
         raise UNKNOWN_MODEL.error(str(path), found=error.strerror or str(error)) from None
-    if head[:4] != _MAGIC:
+    if head[:4] != _MAGIC[: len(head)]:
         found = f"it starts with {head[:4]!r}"
         raise NOT_GGUF.error(where=str(path), found=found, expected=f"it starts with {_MAGIC!r}")
     if len(head) < _HEADER.size:
-        expected = f"a header of {_HEADER.size}"
+        expected = f"a header of {_HEADER.size}, beginning with {_MAGIC!r}"
         raise NOT_GGUF.error(where=str(path), found=f"{len(head)} bytes", expected=expected)
     _, version, tensors, _ = _HEADER.unpack(head)
     if version not in _VERSIONS:
