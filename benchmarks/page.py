@@ -51,9 +51,21 @@ def _models(results: Json) -> list[str]:
     return ["\n".join(f"* {SUBJECTS[name]}" for name in names)] if names else []
 
 
+def _versions(results: Json) -> dict[str, str]:
+    """The version of each package; all that there were, where parts were measured at several."""
+    found: dict[str, dict[str, None]] = {name: {} for name in results["versions"]}
+    for part in results["parts"].values():
+        for name, version in part.get("versions", results["versions"]).items():
+            found.setdefault(name, {})[version] = None
+    return {
+        name: " and ".join(versions or [results["versions"][name]])
+        for name, versions in found.items()
+    }
+
+
 def _machine(results: Json) -> str:
-    machine, versions = results["machine"], results["versions"]
-    packages = ", ".join(f"{name} {version}" for name, version in versions.items())
+    machine = results["machine"]
+    packages = ", ".join(f"{name} {version}" for name, version in _versions(results).items())
     text = (
         f"Machine: {machine['cpu']}, {machine['cores']} cores, "
         f"{machine['memory_bytes'] / 2**30:.0f} GiB, {machine['system']}, {machine['compiler']}. "
