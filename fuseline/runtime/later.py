@@ -18,6 +18,7 @@ class Later(Generic[T]):
     def __init__(self, make: Callable[[], T]) -> None:
         self._make: Callable[[], T] | None = make
         self._made: Future[T] | None = Future()
+        self._doubtful = False
         renew_in_children(self)
         self._thread = threading.Thread(target=self._run, args=(self._made,), name="fuseline-build")
         self._thread.start()
@@ -28,21 +29,27 @@ class Later(Generic[T]):
             self._made = None
 
     def get(self) -> T:
-        """The value, once it is there. After an error or an interrupt the next call makes it anew.
+        """The value, once it is there. After an error the next call makes it anew.
 
         Raises:
             Exception: what making it raised.
         """
         made = self._made
+        if made is None:
+            made = self._made = Future()
+            self._run(made)
         try:
-            if made is None:
-                made = self._made = Future()
-                self._run(made)
             value = made.result()
         except BaseException:
+            if not made.done():  # the wait was interrupted, and so may be what it was for
+                self._doubtful = True
+                raise
             if self._made is made:
                 self._made = None
-            raise
+            if not self._doubtful:
+                raise
+            self._doubtful = False
+            return self.get()
         self._make = None  # it holds what was compiled
         return value
 
