@@ -141,7 +141,9 @@ def test_parameters_that_cannot_be_packed_run_op_by_op(
     tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     """A program from the cache may meet parameters that are parts of something else."""
-    run = Compiler(Config(cache_dir=tmp_path)).restore(MERGED.to_text())
+    step = Compiler(Config(cache_dir=tmp_path))
+    run = step.restore(MERGED.to_text())
+    assert "programs" not in step.report().stats, "it was not called yet"
     generator = torch.Generator().manual_seed(0)
     both, x = torch.randn(8, 4, generator=generator), torch.randn(2, 4, generator=generator)
     a, b, z = both[5:], both[:5], torch.zeros(2, 3)
@@ -149,6 +151,7 @@ def test_parameters_that_cannot_be_packed_run_op_by_op(
         (q,) = run((x, a, b, z))
     assert "op by op" in caplog.text
     torch.testing.assert_close((z, q), (x @ a.T, x @ b.T))
+    assert step.report().stats["programs"] == 1
     with pytest.raises(InputError, match="FL0904"):
         run((x, a, b, x.flatten()[:6].view(2, 3)))
     with pytest.raises(InputError, match="FL0902"):

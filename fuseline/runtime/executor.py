@@ -147,7 +147,6 @@ class Program:
         """
         given = arguments if isinstance(arguments, (list, tuple)) else list(arguments)
         key = self.check(given)
-        self.used = True
         with self._lock:
             bound = self._bound.get(key) or self._bind(key)
             self._bound.move_to_end(key)
@@ -166,6 +165,7 @@ class Program:
         key = self.signature.match(cast("tuple[object, ...]", given))
         if isinstance(key, int):
             raise self._mismatch(given, key)
+        self.used = True
         return key
 
     def _mismatch(self, given: Sequence[object], number: int) -> errors.FuselineError:
