@@ -54,7 +54,7 @@ class Stream:
 
     ``weight`` and ``bias`` are dtypes or ``None``. With ``per_head`` each head has its own row of
     them (``[heads, width]``); a norm across the heads always does (``[heads * width]``). With
-    ``cached``, token t is written to row ``positions[t]``; a position outside the cache is not.
+    ``cached``, token t is written to row ``positions[t]``; one outside is a fault of the call.
     """
 
     name: str

@@ -397,10 +397,8 @@ def test_reductions(dtype: str, keepdim: str) -> None:
     exact = tensor.double().sum(2, keepdim=keepdim == "true")
     finite = exact.isfinite()
     error = (run(text, [tensor])[0].double() - exact)[finite].abs()
-    unit, magnitudes = (
-        torch.finfo(tensor.dtype).eps,
-        tensor.double().abs().sum(2, keepdim=keepdim == "true"),
-    )
+    unit = torch.finfo(tensor.dtype).eps
+    magnitudes = tensor.double().abs().sum(2, keepdim=keepdim == "true")
     assert (error <= unit * exact[finite].abs() + 2**-23 * magnitudes[finite]).all()
 
 

@@ -16,7 +16,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from fuseline.errors import InternalError
+from fuseline.errors import IndexInputError, InternalError
 from fuseline.runtime.build import KernelSource, Library, build_piece
 from fuseline.runtime.cache import Cache
 from fuseline.runtime.native import Launch, Piece, Runner
@@ -31,7 +31,9 @@ struct fl_host {
                 const float *, const int *, const float *, const int *, const float *, float *,
                 const int *);
 };
-struct fl_call { void *const *buf; const int64_t *dim; const fl_host *host; int32_t tid, nth; };
+struct fl_call {
+  void *const *buf; const int64_t *dim; const fl_host *host; int32_t tid, nth; int32_t *fault;
+};
 
 static void share(const fl_call *c, int64_t n, int64_t *begin, int64_t *end) {
   *begin = n * c->tid / c->nth;
@@ -57,6 +59,8 @@ extern "C" void fold(const fl_call *c) {
 extern "C" void count(const fl_call *c) {
   __atomic_fetch_add((int64_t *)c->buf[0] + c->nth, 1, __ATOMIC_RELAXED);
 }
+// is at fault where the number in buffer 0 is negative
+extern "C" void refuse(const fl_call *c) { if (*(const int64_t *)c->buf[0] < 0) *c->fault = 1; }
 // notes whether buffer 0 is null
 extern "C" void is_null(const fl_call *c) { *(int64_t *)c->buf[1] = c->buf[0] == nullptr; }
 extern "C" void nap(const fl_call *c) { usleep(c->dim[0]); }
@@ -153,6 +157,22 @@ def test_null_slots_and_empty_tensors(runner: Runner, launch: Make) -> None:
     assert out.item() == 1
     runner.piece([launch("axb", 0, 1, dims=[0, 1, 0])], slots=2)([torch.empty(0), torch.empty(0)])
     runner.piece([], slots=0)([])
+
+
+@pytest.mark.parametrize("threads", [1, 2])
+def test_a_launch_at_fault_is_named_and_the_next_run_is_not(
+    runner: Runner, launch: Make, threads: int
+) -> None:
+    steps = [launch("refuse", i, width=2, where=f"layers.{i}") for i in range(3)]
+    piece = runner.piece(steps, slots=3, threads=threads)
+    good, bad = torch.tensor([3]), torch.tensor([-3])
+    piece([good, good, good])
+    for _ in range(2):
+        with pytest.raises(
+            IndexInputError, match=r"FL0905 .* layers\.1: found one given to refuse"
+        ):
+            piece([good, bad, bad])
+        piece([good, good, good])
 
 
 def test_only_lists_and_tuples_of_tensors(runner: Runner) -> None:

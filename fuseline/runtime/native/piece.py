@@ -107,7 +107,7 @@ class Piece:
         if not fault:
             raise InternalError("a piece was called while it was running", stage="run")
         launch = self.launches[fault - 1]
-        found = f"one of {launch.label.split(' ')[0]} that is negative or too large"
+        found = f"one given to {launch.label.split(' ')[0]} that is negative or too large"
         raise INDEX_OUTSIDE.error(where=launch.where or None, found=found)
 
     def bind(self, slot: int, memory: int | Tensor) -> None:
