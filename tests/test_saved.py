@@ -153,3 +153,32 @@ def test_packing_that_is_refused_later_runs_op_by_op(
         model.gate.weight.data = torch.linspace(-1, 1, 80 * 24).reshape(80, 24)[:40]
         torch.testing.assert_close(compiled(x), model(x))
     assert "op by op" in caplog.text
+
+
+def shift(x: Tensor, kept: Tensor) -> Tensor:
+    """Writes one argument between two readings of another, which may share its memory."""
+    y = x * 2
+    kept.add_(1)
+    return y + x
+
+
+@pytest.mark.skipif(not precompile.available(), reason="this torch cannot serialise guards")
+def test_overlapping_arguments_are_traced_where_the_program_is_from_the_cache(
+    tmp_path: Path,
+) -> None:
+    def apart() -> tuple[Tensor, Tensor]:
+        return torch.linspace(-1, 1, 6), torch.linspace(1, 2, 6)
+
+    def overlapping() -> tuple[Tensor, Tensor]:
+        whole = torch.linspace(-1, 1, 8)
+        return whole[:6], whole[2:]
+
+    with torch.no_grad():
+        fuseline.compile(shift, cache_dir=tmp_path, dynamic=False)(*apart())
+        compiled: Any = fuseline.compile(shift, cache_dir=tmp_path, dynamic=False)
+        for given in (apart, overlapping, apart, overlapping):
+            mine, theirs = given(), given()
+            torch.testing.assert_close(compiled(*mine), shift(*theirs))
+            torch.testing.assert_close(mine, theirs)
+    stats = compiled.report().stats
+    assert (stats["graphs from the cache"], stats["graphs"]) == (1, 1)

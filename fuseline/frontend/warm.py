@@ -88,6 +88,11 @@ class WarmStart:
         self.used += used
         return used
 
+    def leave(self) -> None:
+        """Use no forms any more: what comes is traced here."""
+        self.precompiled.remove()
+        self._waiting = []
+
     def _use(self, form: tuple[bytes, str], scope: Mapping[str, object]) -> bool:
         data, graphs = form
         try:

@@ -23,6 +23,7 @@ from torch import nn
 
 from fuseline import _torch
 from fuseline import _torch_precompile as precompile
+from fuseline.errors import ARGUMENTS_OVERLAP, InputError
 from fuseline.frontend.backend import Backend, watch
 from fuseline.frontend.execute import Compiled, CompileStep
 from fuseline.frontend.outside import Outside
@@ -105,7 +106,15 @@ class Program:
             self._warm.use({"self": self._target, "args": args, "kwargs": kwargs})
         before = self.backend.graphs
         with self._watch, self._outside:
-            result = self._call(self._target, args, kwargs)
+            try:
+                result = self._call(self._target, args, kwargs)
+            except InputError as error:
+                if error.diagnostic.code != ARGUMENTS_OVERLAP.code or not self._warm.used:
+                    raise
+                # Such a call runs in the order of the traced graph, which a saved form lacks. Its
+                # only graph has refused before anything was done, so the call may begin again.
+                self._warm.leave()
+                result = self._call(self._target, args, kwargs)
         if self.backend.graphs != before:
             self._warm.save()
         return result
