@@ -53,6 +53,8 @@ struct Team {
   fl_piece *piece;
   uint32_t taken;
   int32_t helpers;
+  pthread_t threads[FL_MAX_THREADS];  // of the helpers
+  int left_alone = -1;                // the core that they keep off
   fl_limits limits;
 
   // Runs the piece on the caller and up to `threads - 1` helpers; false if another piece has them.
@@ -66,7 +68,10 @@ struct Team {
     __atomic_store_n(&piece, p, __ATOMIC_RELEASE);
     __atomic_fetch_or(&gate, kOpen, __ATOMIC_SEQ_CST);
     __atomic_fetch_add(&ticket, 1, __ATOMIC_SEQ_CST);
-    if (__atomic_load_n(&parked, __ATOMIC_SEQ_CST)) futex_wake_all(&ticket);
+    if (__atomic_load_n(&parked, __ATOMIC_SEQ_CST)) {
+      keep_apart();
+      futex_wake_all(&ticket);
+    }
     take_part(p, 0);
     __atomic_fetch_and(&gate, ~kOpen, __ATOMIC_SEQ_CST);
     __atomic_store_n(&piece, nullptr, __ATOMIC_RELEASE);
@@ -74,6 +79,19 @@ struct Team {
     if (limits.omp_set) limits.omp_set(omp);
     __atomic_store_n(&taken, 0, __ATOMIC_RELEASE);
     return true;
+  }
+
+  // Keeps helpers off the caller's core. To wake few cores a system may put a thread that it wakes
+  // beside the one that wakes it, to run when that one's slice ends: long after its share was done.
+  void keep_apart() {
+    const int core = sched_getcpu();
+    cpu_set_t others;
+    if (core < 0 || core == left_alone || sched_getaffinity(0, sizeof others, &others)) return;
+    CPU_CLR(core, &others);
+    if (CPU_COUNT(&others) == 0) return;
+    for (int32_t i = 0; i < helpers; ++i)
+      pthread_setaffinity_np(threads[i], sizeof others, &others);
+    left_alone = core;
   }
 
   // Waits until no helper is inside a piece: what it reads there may then be changed or freed.
@@ -153,7 +171,8 @@ inline bool Team::start_helper() {
   pthread_sigmask(SIG_SETMASK, &before, nullptr);
   if (failed) return false;
   pthread_detach(thread);
-  ++helpers;
+  threads[helpers++] = thread;
+  left_alone = -1;
   return true;
 }
 
