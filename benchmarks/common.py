@@ -28,8 +28,9 @@ Samples: TypeAlias = "dict[str, list[float]]"
 _NUMBERS = re.compile(r"\[[-+.e\d\s,]*\]")
 """A list of numbers, which is written in one line."""
 
-PAUSE = 0.005
-"""Seconds between contenders, in which the helper threads of the last one go to sleep."""
+PAUSE = 0.02
+"""Seconds between contenders, in which the helper threads of the last one go to sleep: OpenMP's spin
+for some milliseconds first."""
 
 
 def machine() -> Json:
@@ -84,6 +85,7 @@ def by_turns(
     least: int = 5,
     most: int = 60,
     calls: int = 1,
+    untimed: int = 0,
     before: Callable[[str], object] = lambda name: None,
 ) -> Samples:
     """Seconds of single calls of each contender; the order changes from round to round.
@@ -93,7 +95,8 @@ def by_turns(
         seconds: about how long this may take; a first, untimed round tells how many rounds fit.
         least: rounds there are at least.
         most: rounds there are at most.
-        calls: consecutive calls of a contender in a round.
+        calls: consecutive calls of a contender in a round that are timed.
+        untimed: calls of it before those: helper threads that slept take a while to come.
         before: called with the contender's name before each call, outside of the time.
     """
     names = list(contenders)
@@ -102,6 +105,9 @@ def by_turns(
     def take_turns(order: Sequence[str], count: int, into: Samples) -> None:
         for name in order:
             time.sleep(PAUSE)
+            for _ in range(untimed):
+                before(name)
+                contenders[name]()
             for _ in range(count):
                 before(name)
                 started = time.perf_counter()
@@ -110,7 +116,8 @@ def by_turns(
 
     started = time.perf_counter()
     take_turns(names, 1, {name: [] for name in names})
-    rounds = int(seconds / ((time.perf_counter() - started) * calls))
+    one = (time.perf_counter() - started) / (1 + untimed)
+    rounds = int(seconds / (one * (calls + untimed)))
     for number in range(min(max(rounds, least), most)):
         first = number % len(names)
         take_turns(names[first:] + names[:first], calls, samples)

@@ -154,6 +154,7 @@ def measure(tokens: int, dtype: str, seconds: float) -> Json:
         seconds=seconds,
         most=40,
         calls=3,
+        untimed=6,
     )
     samples = {name: [s / repeats[name] for s in taken] for name, taken in samples.items()}
     middle = medians(samples)
