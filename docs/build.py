@@ -1,4 +1,4 @@
-"""Builds the pages that are generated: diagnostics, the command line, and the passes.
+"""Builds the pages that are generated: diagnostics, commands, passes, and the Python interface.
 
     python -m docs.build
 
@@ -7,6 +7,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import inspect
 import os
 from collections.abc import Callable
@@ -54,6 +55,61 @@ Results go to standard output, everything else to standard error. `--json` print
 instead of text. The exit code is 0 when the work is done, 1 when it failed or the numbers differ,
 and 2 for wrong usage. Every option of `fuseline.Config` can be given with `--set`, and has an
 environment variable; `fuseline doctor` shows them all.
+"""
+
+PYTHON = """\
+# From Python
+
+Everything public is a name in `fuseline`. Importing it loads neither torch nor a compiler.
+
+```python
+import torch
+from torch import Tensor, nn
+
+import fuseline
+
+
+@fuseline.compile  # a function of tensors
+def scaled(x: Tensor, weight: Tensor) -> Tensor:
+    return x * torch.rsqrt(x.pow(2).mean(-1, keepdim=True) + 1e-6) * weight
+
+
+@fuseline.compile(dynamic=True)  # a class of modules, with options
+class Block(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.up, self.down = nn.Linear(16, 40), nn.Linear(40, 16)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return x + self.down(nn.functional.silu(self.up(x)))
+
+
+block = Block()
+model = fuseline.compile(nn.Sequential(nn.RMSNorm(16), nn.Linear(16, 16)))  # one module
+with torch.inference_mode():
+    for rows in (1, 3, 7):  # sizes that change are compiled once more, and then for all sizes
+        x = torch.linspace(-1, 1, rows * 16).view(rows, 16)
+        model(block(scaled(x, torch.ones(16))))
+
+print(block.report())  # fused, and missed with the reason
+print(model.report().count("rms_norm"), model.report().stats["programs"])
+```
+
+* The first call compiles, and so does a later one that does not fit what was compiled: another dtype, a
+  size that was fixed, another branch of Python. These are the rules of `torch.compile`, graph breaks
+  included; the report counts them.
+* Compile under `torch.no_grad()` or `torch.inference_mode()`. With gradients on, the graph runs through
+  plain ATen, and the report says so.
+* A compiled module has the class and the parameters of the original. Sibling projections may be packed
+  into one buffer; `state_dict`, `load_state_dict` and changes in place work as before.
+* A step of a model also takes the time in which torch checks its guards, some thousands for a large model.
+* Whatever cannot be done natively is done by torch, and the report says why; `strict=True` raises instead.
+
+## Options
+
+Keyword arguments of `fuseline.compile`, fields of `fuseline.Config`, and `options={...}` of
+`torch.compile(model, backend="fuseline")`. An argument wins over the variable.
+
 """
 
 PASSES = """\
@@ -109,10 +165,43 @@ def passes_page() -> str:
     return "\n".join(parts)
 
 
+def python_page() -> str:
+    """How to use it from Python, every option, and every public name."""
+    import fuseline
+
+    rows = ["| option | variable | default | |", "| --- | --- | --- | --- |"]
+    for field in dataclasses.fields(fuseline.Config):
+        if variable := field.metadata.get("variable"):
+            default = field.metadata["default"]
+            shown = "" if default in (None, ()) else f"`{default}`"
+            rows.append(f"| `{field.name}` | `{variable}` | {shown} | {field.metadata['help']} |")
+    parts = [PYTHON, "\n".join(rows), "\n\n## Names\n"]
+    for name in fuseline.__all__:
+        value = getattr(fuseline, name)
+        if callable(value):
+            parts.append(f"\n### {name}\n\n```text\n{inspect.getdoc(value)}\n```\n")
+            parts += ["\n" * bool(_methods(value)), *map(_method, _methods(value))]
+    return "".join(parts)
+
+
+def _methods(kind: object) -> list[Callable[..., object]]:
+    """The public methods that a class itself defines."""
+    own = vars(kind) if inspect.isclass(kind) else {}
+    plain = {n: getattr(m, "__func__", m) for n, m in own.items() if not n.startswith("_")}
+    return [method for method in plain.values() if inspect.isfunction(method)]
+
+
+def _method(method: Callable[..., object]) -> str:
+    summary = (inspect.getdoc(method) or "").partition("\n\n")[0].replace("\n", " ")
+    names = [n for n in inspect.signature(method).parameters if n not in ("self", "cls")]
+    return f"* `{method.__qualname__}({', '.join(names)})`: {summary}\n"
+
+
 PAGES: dict[str, Callable[[], str]] = {
     "errors.md": errors_page,
     "cli.md": cli_page,
     "passes.md": passes_page,
+    "python.md": python_page,
 }
 
 
