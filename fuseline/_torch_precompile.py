@@ -105,7 +105,6 @@ def available() -> bool:
             all(hasattr(package, name) for name in (*names, "load_guard_manager"))
             and hasattr(guards.CheckFunctionManager, "serialize_guards")
             and hasattr(native, "_load_precompile_entry")
-            and hasattr(native, "_reset_precompile_entries")
         )
     except ImportError:
         return False
@@ -206,11 +205,6 @@ class Precompiled:
         code = _package().SerializedCode.to_code_object(state.code)
         native._load_precompile_entry(self.entry.__code__, manager, code)
         return True
-
-    def remove(self) -> None:
-        """Take back all that was installed."""
-        native = cast("Any", importlib.import_module("torch._C._dynamo.eval_frame"))
-        native._reset_precompile_entries(self.entry.__code__)
 
 
 def _reserve(name: str) -> None:

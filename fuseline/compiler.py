@@ -75,9 +75,11 @@ class Compilation:
 
     @property
     def waits(self) -> bool:
-        """Whether it is from the cache, and this process has not called for it."""
-        program = self.program() if self.program else None
-        return self.restored and program is not None and not program.used
+        """Whether it is from the cache, and not in use: not called for yet, or given up since."""
+        if not self.restored or self.program is None:
+            return False
+        program = self.program()
+        return program is None or not program.used
 
     def report(self) -> Report:
         """Sites, kernels, passes and numbers."""

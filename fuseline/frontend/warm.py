@@ -20,6 +20,7 @@ from torch import Tensor, nn
 from fuseline import _torch
 from fuseline import _torch_precompile as precompile
 from fuseline._torch_precompile import Precompiled, Trace
+from fuseline.errors import ARGUMENTS_OVERLAP, InputError
 from fuseline.frontend.captured import FromGraph, FromInput, FromNothing, FromSymbols, Owed, Return
 from fuseline.frontend.captured import Symbol as SizeSymbol
 from fuseline.frontend.execute import Compiled, finish
@@ -36,6 +37,13 @@ ATTEMPTS = 8
 
 MOST_CONSTANTS = 1 << 16
 """Programs with more bytes of constants are not kept."""
+
+
+class NeedsTraceError(Exception):
+    """A saved form refuses a call, before it did anything, as the arguments overlap.
+
+    Such a call runs in the order of the traced graph, which the form does not have.
+    """
 
 
 class FormStore(Protocol):
@@ -88,11 +96,6 @@ class WarmStart:
         self.used += used
         return used
 
-    def leave(self) -> None:
-        """Use no forms any more: what comes is traced here."""
-        self.precompiled.remove()
-        self._waiting = []
-
     def _use(self, form: tuple[bytes, str], scope: Mapping[str, object]) -> bool:
         data, graphs = form
         try:
@@ -107,7 +110,17 @@ class WarmStart:
             return False
 
     def _restore(self, graph: Json) -> Callable[..., Any]:
-        return finish(owed_from(graph["owed"]), self.restorer.restore(graph["program"]))
+        run = finish(owed_from(graph["owed"]), self.restorer.restore(graph["program"]))
+
+        def call(*arguments: Any) -> Any:
+            try:
+                return run(*arguments)
+            except InputError as error:
+                if error.diagnostic.code != ARGUMENTS_OVERLAP.code:
+                    raise
+                raise NeedsTraceError from error
+
+        return call
 
     def save(self) -> None:
         """Keep the forms that were compiled since last asked."""

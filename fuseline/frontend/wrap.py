@@ -11,6 +11,7 @@ import builtins
 import copy
 import functools
 import inspect
+import logging
 import re
 import types
 import weakref
@@ -23,12 +24,13 @@ from torch import nn
 
 from fuseline import _torch
 from fuseline import _torch_precompile as precompile
-from fuseline.errors import ARGUMENTS_OVERLAP, InputError
 from fuseline.frontend.backend import Backend, watch
 from fuseline.frontend.execute import Compiled, CompileStep
 from fuseline.frontend.outside import Outside
-from fuseline.frontend.warm import FormStore, WarmStart, factors_of
+from fuseline.frontend.warm import FormStore, NeedsTraceError, WarmStart, factors_of
 from fuseline.report import Report
+
+log = logging.getLogger(__name__)
 
 
 class Engine(Protocol):
@@ -99,25 +101,32 @@ class Program:
 
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
         """Call the compiled program; compiles where no code fits the arguments."""
-        if self._warm is None:
+        warm, call = self._warm, self._call
+        if warm is None:
             with self._watch, self._outside:
-                return self._call(self._target, args, kwargs)
-        if self._warm.waiting:
-            self._warm.use({"self": self._target, "args": args, "kwargs": kwargs})
+                return call(self._target, args, kwargs)
+        if warm.waiting:
+            warm.use({"self": self._target, "args": args, "kwargs": kwargs})
         before = self.backend.graphs
         with self._watch, self._outside:
             try:
-                result = self._call(self._target, args, kwargs)
-            except InputError as error:
-                if error.diagnostic.code != ARGUMENTS_OVERLAP.code or not self._warm.used:
-                    raise
-                # Such a call runs in the order of the traced graph, which a saved form lacks. Its
-                # only graph has refused before anything was done, so the call may begin again.
-                self._warm.leave()
-                result = self._call(self._target, args, kwargs)
-        if self.backend.graphs != before:
-            self._warm.save()
-        return result
+                result = call(self._target, args, kwargs)
+            except NeedsTraceError:
+                pass
+            else:
+                if self.backend.graphs != before:
+                    warm.save()
+                return result
+            self._start_anew(call)
+            return self._call(self._target, args, kwargs)
+
+    def _start_anew(self, refused: Callable[..., Any]) -> None:
+        """Use no saved forms any more. What runs in other threads keeps the old entry alive."""
+        if self._call is refused:
+            log.info("a saved form met arguments that overlap: everything is traced from here on")
+            entry = _entry_of(self._target)
+            self._call = _torch.optimize(entry, self.backend, dynamic=self.engine.dynamic)
+            self._warm = None
 
     def report(self) -> Report:
         """What was compiled so far, and what was not."""

@@ -54,7 +54,8 @@ struct Team {
   uint32_t taken;
   int32_t helpers;
   pthread_t threads[FL_MAX_THREADS];  // of the helpers
-  int left_alone = -1;                // the core that they keep off
+  cpu_set_t born;                     // cores of the threads that started them
+  int left_alone = -1;                // the core that they keep off; -1 if one is new
   fl_limits limits;
 
   // Runs the piece on the caller and up to `threads - 1` helpers; false if another piece has them.
@@ -83,15 +84,20 @@ struct Team {
 
   // Keeps helpers off the caller's core. To wake few cores a system may put a thread that it wakes
   // beside the one that wakes it, to run when that one's slice ends: long after its share was done.
+  // What a caller is bound to does not count: helpers are there for all threads of the process.
   void keep_apart() {
     const int core = sched_getcpu();
-    cpu_set_t others;
-    if (core < 0 || core == left_alone || sched_getaffinity(0, sizeof others, &others)) return;
+    if (core < 0 || core == left_alone) return;
+    left_alone = core;
+    cpu_set_t others = born;
     CPU_CLR(core, &others);
     if (CPU_COUNT(&others) == 0) return;
-    for (int32_t i = 0; i < helpers; ++i)
-      pthread_setaffinity_np(threads[i], sizeof others, &others);
-    left_alone = core;
+    for (int32_t i = 0; i < helpers; ++i) {
+      if (pthread_setaffinity_np(threads[i], sizeof others, &others)) {
+        CPU_ZERO(&born);  // it is not allowed: never again
+        return;
+      }
+    }
   }
 
   // Waits until no helper is inside a piece: what it reads there may then be changed or freed.
@@ -172,6 +178,8 @@ inline bool Team::start_helper() {
   if (failed) return false;
   pthread_detach(thread);
   threads[helpers++] = thread;
+  cpu_set_t own;
+  if (sched_getaffinity(0, sizeof own, &own) == 0) CPU_OR(&born, &born, &own);
   left_alone = -1;
   return true;
 }
