@@ -25,6 +25,8 @@ from benchmarks.common import RESULTS, Json, machine, read_json, say, versions, 
 from benchmarks.parts import Part, parts, run
 
 DEFAULT = RESULTS / "cpu.json"
+WIDE = 200
+"""Columns of the tables where no terminal says how many there are."""
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -55,7 +57,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         return 130
     results["complete"] = {part.name for part in parts(quick=args.quick)} <= set(results["parts"])
     write_json(args.output, results)
-    page.show(results, Console())
+    page.show(results, Console(width=None if sys.stdout.isatty() else WIDE))
     if args.output == DEFAULT:
         page.write(results)
     return 1 if failed else 0

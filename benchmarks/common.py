@@ -29,8 +29,8 @@ _NUMBERS = re.compile(r"\[[-+.e\d\s,]*\]")
 """A list of numbers, which is written in one line."""
 
 PAUSE = 0.02
-"""Seconds between contenders, in which the helper threads of the last one go to sleep: OpenMP's spin
-for some milliseconds first."""
+"""Seconds between contenders, in which the helper threads of the last one go to sleep: OpenMP's
+spin for some milliseconds first."""
 
 
 def machine() -> Json:
@@ -116,8 +116,9 @@ def by_turns(
 
     started = time.perf_counter()
     take_turns(names, 1, {name: [] for name in names})
-    one = (time.perf_counter() - started) / (1 + untimed)
-    rounds = int(seconds / (one * (calls + untimed)))
+    asleep = PAUSE * len(names)
+    one = (time.perf_counter() - started - asleep) / (1 + untimed)
+    rounds = int(seconds / (asleep + one * (calls + untimed)))
     for number in range(min(max(rounds, least), most)):
         first = number % len(names)
         take_turns(names[first:] + names[:first], calls, samples)

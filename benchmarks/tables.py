@@ -189,8 +189,9 @@ def _qk_norm(results: Json) -> Table:
         "QK norm with RoPE",
         "Microseconds for 16 query and 8 key heads of 128. Kernel: what was generated, on buffers "
         "that are there; inner: what each compiler made, called directly; outer: the whole "
-        "compiled function, Dynamo's guards included. Call over kernel: torch.compile's function "
-        "over our kernel alone.",
+        "compiled function, Dynamo's guards included. Untimed calls before the timed ones see to "
+        "it that all threads are awake. Call over kernel: torch.compile's function over our kernel "
+        "alone.",
         ("", "threads", *columns, "eager", *ratios),
         tuple(rows),
     )

@@ -10,9 +10,9 @@ from __future__ import annotations
 import dataclasses
 import inspect
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, cast
 
 if TYPE_CHECKING:
     from fuseline.errors import Code
@@ -95,15 +95,17 @@ print(block.report())  # fused, and missed with the reason
 print(model.report().count("rms_norm"), model.report().stats["programs"])
 ```
 
-* The first call compiles, and so does a later one that does not fit what was compiled: another dtype, a
-  size that was fixed, another branch of Python. These are the rules of `torch.compile`, graph breaks
-  included; the report counts them.
-* Compile under `torch.no_grad()` or `torch.inference_mode()`. With gradients on, the graph runs through
-  plain ATen, and the report says so.
-* A compiled module has the class and the parameters of the original. Sibling projections may be packed
-  into one buffer; `state_dict`, `load_state_dict` and changes in place work as before.
-* A step of a model also takes the time in which torch checks its guards, some thousands for a large model.
-* Whatever cannot be done natively is done by torch, and the report says why; `strict=True` raises instead.
+* The first call compiles, and so does a later one that does not fit what was compiled: another
+  dtype, a size that was fixed, another branch of Python. These are the rules of
+  `torch.compile`, graph breaks included; the report counts them.
+* Compile under `torch.no_grad()` or `torch.inference_mode()`. With gradients on, the graph runs
+  through plain ATen, and the report says so.
+* A compiled module has the class and the parameters of the original. Sibling projections may be
+  packed into one buffer; `state_dict`, `load_state_dict` and changes in place work as before.
+* A step of a model also takes the time in which torch checks its guards, some thousands for a
+  large model.
+* Whatever cannot be done natively is done by torch, and the report says why; `strict=True`
+  raises instead.
 
 ## Options
 
@@ -186,9 +188,9 @@ def python_page() -> str:
 
 def _methods(kind: object) -> list[Callable[..., object]]:
     """The public methods that a class itself defines."""
-    own = vars(kind) if inspect.isclass(kind) else {}
-    plain = {n: getattr(m, "__func__", m) for n, m in own.items() if not n.startswith("_")}
-    return [method for method in plain.values() if inspect.isfunction(method)]
+    own: Mapping[str, object] = vars(cast("type", kind)) if inspect.isclass(kind) else {}
+    plain = [getattr(m, "__func__", m) for name, m in own.items() if not name.startswith("_")]
+    return [method for method in plain if inspect.isfunction(method)]
 
 
 def _method(method: Callable[..., object]) -> str:

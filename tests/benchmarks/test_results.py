@@ -84,6 +84,19 @@ def test_contenders_are_called_by_turns_and_every_call_is_kept() -> None:
     assert {name: len(values) for name, values in samples.items()} == {"a": 6, "b": 6}
 
 
+def test_untimed_calls_come_first_in_every_turn() -> None:
+    calls: list[str] = []
+    samples = by_turns(
+        {name: lambda name=name: calls.append(name) for name in "ab"},
+        seconds=0,
+        least=1,
+        untimed=2,
+        before=lambda name: calls.append(name.upper()),
+    )
+    assert calls == [*"AaAaAaBbBbBb"] * 2
+    assert {name: len(values) for name, values in samples.items()} == {"a": 1, "b": 1}
+
+
 def test_medians_leave_out_who_has_no_samples() -> None:
     assert medians({"a": [3.0, 1.0, 2.0], "b": []}) == {"a": 2.0}
 
