@@ -104,8 +104,9 @@ print(model.report().count("rms_norm"), model.report().stats["programs"])
   packed into one buffer; `state_dict`, `load_state_dict` and changes in place work as before.
 * A step of a model also takes the time in which torch checks its guards, some thousands for a
   large model.
-* Whatever cannot be done natively is done by torch, and the report says why; `strict=True`
-  raises instead.
+* Whatever cannot be done natively is done by torch, and the report says why. With `strict=True`
+  a kernel that cannot be built raises instead; ops that fuseline has no kernel for, gradients,
+  graph breaks and torch's limit on recompilations do not.
 
 ## Options
 
