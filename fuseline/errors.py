@@ -89,6 +89,10 @@ class IndexInputError(InputError, IndexError):
     """An index among the inputs that is outside of what it is an index into."""
 
 
+class OverlapError(InputError):
+    """Arguments that share memory where the program was compiled for some that do not."""
+
+
 class LoadError(FuselineError):
     """A model, or a file of one, that cannot be read."""
 
@@ -405,7 +409,7 @@ ARGUMENTS_OVERLAP = Code(
     "arguments share memory",
     "An argument that the program writes shares memory with another one, and did not when the "
     "program was compiled, so the order of reads and writes is not the one it was compiled for.",
-    InputError,
+    OverlapError,
     hint="pass a copy of one of them",
 )
 INDEX_OUTSIDE = Code(

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, fx
 
 from fuseline import _torch
-from fuseline.errors import ARGUMENTS_OVERLAP, InputError
+from fuseline.errors import OverlapError
 from fuseline.frontend.dynamo import capture_dynamo
 from fuseline.frontend.execute import CompileStep, finish
 from fuseline.frontend.floats import float_inputs
@@ -86,9 +86,7 @@ class Backend:
         def call(*arguments: Any) -> Any:
             try:
                 return run(*arguments)
-            except InputError as error:
-                if error.diagnostic.code != ARGUMENTS_OVERLAP.code:
-                    raise
+            except OverlapError as error:
                 self._note(name, str(error))
                 with torch.no_grad():
                     return module(*arguments)

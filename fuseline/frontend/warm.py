@@ -20,7 +20,7 @@ from torch import Tensor, nn
 from fuseline import _torch
 from fuseline import _torch_precompile as precompile
 from fuseline._torch_precompile import Precompiled, Trace
-from fuseline.errors import ARGUMENTS_OVERLAP, InputError
+from fuseline.errors import OverlapError
 from fuseline.frontend.captured import FromGraph, FromInput, FromNothing, FromSymbols, Owed, Return
 from fuseline.frontend.captured import Symbol as SizeSymbol
 from fuseline.frontend.execute import Compiled, finish
@@ -115,9 +115,7 @@ class WarmStart:
         def call(*arguments: Any) -> Any:
             try:
                 return run(*arguments)
-            except InputError as error:
-                if error.diagnostic.code != ARGUMENTS_OVERLAP.code:
-                    raise
+            except OverlapError as error:
                 raise NeedsTraceError from error
 
         return call
