@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import warnings
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
@@ -59,14 +60,14 @@ class Tools:
         except errors.BuildError as error:
             if config.strict:
                 raise
-            _warn(str(error.diagnostic))
+            _warn(error.diagnostic)
             return cls(cache, None, str(error.diagnostic.title))
 
 
 @lru_cache
-def _warn(text: str) -> None:
+def _warn(problem: errors.Diagnostic) -> None:
     """Say once a process that native code cannot be built."""
-    log.warning("%s", text)
+    warnings.warn(errors.FuselineWarning(problem), stacklevel=2)
 
 
 @dataclass(frozen=True)

@@ -158,3 +158,16 @@ def test_a_report_is_of_this_process(tmp_path: Any) -> None:
         after(torch.full((2, 4), 7))
     assert after.report().stats["programs"] == 1
     assert after.report().stats["graphs"] == 0
+
+
+def test_a_missing_compiler_is_said_once(tmp_path: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The model runs all the same, by the ops' references."""
+    monkeypatch.setenv("CXX", str(tmp_path / "none"))
+    x = torch.linspace(-1, 1, 15).view(3, 5)
+    with torch.no_grad(), pytest.warns(fuseline.FuselineWarning, match="FL0702") as said:
+        models = [fuseline.compile(nn.RMSNorm(5), cache_dir=tmp_path / "cache") for _ in range(2)]
+        for model in models:
+            torch.testing.assert_close(model(x), nn.RMSNorm(5)(x))
+    assert len(said) == 1
+    report = cast("Any", models[0]).report()
+    assert (report.stats["native steps"], report.stats["host steps"]) == (0, 1)
