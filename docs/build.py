@@ -101,7 +101,8 @@ print(model.report().count("rms_norm"), model.report().stats["programs"])
 * Compile under `torch.no_grad()` or `torch.inference_mode()`. With gradients on, the graph runs
   through plain ATen, and the report says so.
 * A compiled module is an instance of the original's class by `isinstance`, and has its
-  subclass), and has its parameters. Sibling projections may be packed into one buffer; `state_dict`, `load_state_dict` and changes in place work as before.
+  parameters. Sibling projections may be packed into one buffer; `state_dict`,
+  `load_state_dict` and changes in place work as before.
 * A step of a model also takes the time in which torch checks its guards, some thousands for a
   large model.
 * Whatever cannot be done natively is done by torch, and the report says why. With `strict=True`
