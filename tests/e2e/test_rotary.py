@@ -1,0 +1,61 @@
+"""Rotary embeddings whose angles are a matrix product, as transformers spelled them long."""
+
+from __future__ import annotations
+
+import copy
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+import fuseline
+
+
+class Rotated(nn.Module):
+    """Norm and rotation of queries and keys, whose angles are computed in every call."""
+
+    def __init__(self, heads: int, kv_heads: int, dim: int) -> None:
+        super().__init__()
+        self.heads = (heads, kv_heads)
+        self.half = dim // 2
+        self.q_norm, self.k_norm = nn.RMSNorm(dim), nn.RMSNorm(dim)
+        frequencies = 10000.0 ** -(torch.arange(0, dim, 2) / dim)
+        self.register_buffer("inv_freq", frequencies, persistent=False)
+
+    def forward(self, q: Tensor, k: Tensor, positions: Tensor) -> tuple[Tensor, Tensor]:
+        """Args: q and k, [B, S, heads * dim]; positions, [B, S]."""
+        with torch.autocast("cpu", enabled=False):
+            inv_freq = self.inv_freq[None, :, None].float().expand(positions.shape[0], -1, 1)
+            angles = (inv_freq @ positions[:, None, :].float()).transpose(1, 2)
+            table = torch.cat((angles, angles), -1)[:, None]
+        cos, sin = table.cos().to(q.dtype), table.sin().to(q.dtype)
+
+        def rotated(x: Tensor, heads: int, norm: nn.Module) -> Tensor:
+            x = norm(x.unflatten(-1, (heads, -1))).transpose(1, 2)
+            turned = torch.cat((-x[..., self.half :], x[..., : self.half]), -1)
+            return x * cos + turned * sin
+
+        heads, kv_heads = self.heads
+        return rotated(q, heads, self.q_norm), rotated(k, kv_heads, self.k_norm)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16])
+def test_the_angles_need_no_product(dtype: torch.dtype) -> None:
+    torch.manual_seed(0)
+    model = Rotated(5, 2, 80).to(dtype)
+    double = copy.deepcopy(model).double()
+    compiled = fuseline.compile(model)
+    with torch.inference_mode():
+        for tokens in (1, 7, 13):
+            q, k = (
+                torch.randn(3, tokens, 400, dtype=dtype),
+                torch.randn(3, tokens, 160, dtype=dtype),
+            )
+            positions = torch.arange(tokens)[None] + torch.tensor([[0], [5], [1000]])
+            exact, eager = double(q.double(), k.double(), positions), model(q, k, positions)
+            for got, own, true in zip(compiled(q, k, positions), eager, exact, strict=True):
+                error = (got.double() - true).norm() / true.norm()
+                assert error <= 1.5 * (own.double() - true).norm() / true.norm() + 1e-7
+    report = compiled.report()
+    assert report.stats["host steps"] == 0
+    assert report.count("qk_norm", "fused") == report.count("qk_norm") == 2
