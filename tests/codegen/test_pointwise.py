@@ -51,9 +51,14 @@ def test_every_unary_op(dtype: str) -> None:
 
 @pytest.mark.parametrize("dtype", FLOATS)
 def test_gelu(dtype: str) -> None:
-    """Cancels where it is near 0, in eager too: bounded absolutely."""
+    """Cancels where it is near 0, in eager too: bounded absolutely.
+
+    What eager gives for an infinity is up to the instructions that it uses.
+    """
+    x = sample(DType(dtype), 5, 37)
+    x[x.isinf()] = 1
     lines = [f'gelu %x {{approximate = "{kind}"}}' for kind in ("none", "tanh")]
-    check(body(f"%x: {dtype}[S, 37]", lines), [sample(DType(dtype), 5, 37)], ulps=8, atol=5e-7)
+    check(body(f"%x: {dtype}[S, 37]", lines), [x], ulps=8, atol=5e-7)
 
 
 @pytest.mark.parametrize("dtype", INTS)

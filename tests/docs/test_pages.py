@@ -40,8 +40,9 @@ def test_snippets_run(page: Path, tmp_path: Path) -> None:
     """A page's snippets run in order, in one process of their own: they register ops and passes."""
     script = tmp_path / "page.py"
     script.write_text("\n".join(snippets(page, "python")))
+    torchs_own = "ignore:`torch.jit.script_method` is deprecated:DeprecationWarning"  # in 2.11
     done = subprocess.run(
-        [sys.executable, "-W", "error", str(script)],
+        [sys.executable, "-W", "error", "-W", torchs_own, str(script)],
         cwd=tmp_path,
         env={**os.environ, "PYTHONPATH": str(ROOT)},
         capture_output=True,

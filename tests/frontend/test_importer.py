@@ -135,6 +135,9 @@ FAMILIES = {
 KEPT = {"index: scatter": ["aten.argsort.default"]}
 """Programs with a call that the IR has no op for, on purpose."""
 
+POWERS = {"pointwise: powers", "pointwise: other powers"}
+"""Torch rounds a power by how it was called, on some processors: a number or a tensor of one."""
+
 
 @pytest.mark.parametrize("name", FAMILIES)
 def test_imported_programs_have_eagers_values(name: str) -> None:
@@ -147,7 +150,8 @@ def test_imported_programs_have_eagers_values(name: str) -> None:
             expected, found = program(x, y), compiled(x, y)
         assert found.dtype == expected.dtype
         assert found.shape == expected.shape
-        assert torch.equal(found, expected), (found - expected).abs().max()
+        rounding = torch.finfo(dtype).eps if name in POWERS else 0.0
+        torch.testing.assert_close(found, expected, rtol=rounding, atol=0.0)
     assert len(recording.funcs) == 2, "one func for each element type, and for both sizes"
     for func in recording.funcs:
         assert set(calls(func)) <= set(KEPT.get(name, [])), calls(func)
