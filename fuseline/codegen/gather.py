@@ -9,31 +9,42 @@ from fuseline.codegen.kernel import KernelTemplate
 
 
 @dataclass(frozen=True)
-class EmbeddingKernel(KernelTemplate, template="cpp/embedding.cpp.jinja"):
-    """``y[i] = table[index[i]]``: rows of ``width`` elements of any ``dtype``.
+class GatherKernel(KernelTemplate, template="cpp/gather.cpp.jinja"):
+    """``y[p] = x[p x_strides + sum of wrapped(index_j[p index_strides_j]) * step_j]``, by rows.
 
-    The index is ``i64`` or ``i32``; one outside the table is a fault of the call. Rows begin at
-    multiples of their strides; their elements lie side by side.
+    p runs over the dims of the result, whose strides are 0 in whatever does not have the dim;
+    a row of ``width`` elements lies side by side in x and in y, which is dense. So this is
+    indexing by any number of tensors, `torch.index_select`, `torch.gather` and embedding alike.
+
+    Attributes:
+        dtype: of the elements, which are only moved.
+        indices: the type of each index, ``i64`` or ``i32``.
+        rank: how many dims p has, at least 1.
+        wraps: whether negative indices count from the end; other ones outside are a fault.
     """
 
     dtype: str
-    width: int
-    index: str = "i64"
+    indices: tuple[str, ...]
+    rank: int
+    wraps: bool
 
     @property
     def buffers(self) -> tuple[str, ...]:
         """The names of ``buf``, in order."""
-        return ("index", "table", "y")
+        return (*(f"index_{j}" for j in range(len(self.indices))), "x", "y")
 
     @property
     def dims(self) -> tuple[str, ...]:
-        """The names of ``dim``, in order: counts of indices and rows of the table, then strides."""
-        return ("count", "rows", "index_step", "table_step", "y_step")
+        """The names of ``dim``, in order."""
+        names = ["extent", "x", *(f"index_{j}" for j in range(len(self.indices)))]
+        walks = (f"{name}_{r}" for name in names for r in range(self.rank))
+        axes = (f"{name}_{j}" for j in range(len(self.indices)) for name in ("size", "step"))
+        return (*walks, *axes, "width")
 
     @property
     def title(self) -> str:
         """What the kernel does, for the head of its source."""
-        return f"Embedding: rows of {self.width} {self.dtype} by {self.index}"
+        return f"Rows of {self.dtype} by {' and '.join(self.indices)}"
 
     @property
     def x_type(self) -> str:
@@ -41,9 +52,9 @@ class EmbeddingKernel(KernelTemplate, template="cpp/embedding.cpp.jinja"):
         return CPP_TYPES[self.dtype]
 
     @property
-    def index_type(self) -> str:
-        """The C++ type of the index."""
-        return CPP_TYPES[self.index]
+    def index_types(self) -> list[str]:
+        """The C++ type of each index."""
+        return [CPP_TYPES[index] for index in self.indices]
 
 
 @dataclass(frozen=True)

@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+import itertools
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
 from fuseline.codegen.gather import (
     ArgmaxKernel,
-    EmbeddingKernel,
+    GatherKernel,
     IndexWriteKernel,
     argmax_scratch_bytes,
 )
@@ -21,12 +25,12 @@ from fuseline.codegen.lower import (
 )
 from fuseline.codegen.lower_rows import FLOATS
 from fuseline.codegen.shift_write import ShiftWriteKernel
-from fuseline.ir.core import Value
+from fuseline.ir.core import Op, Value
 from fuseline.ir.layout import Layout, LayoutMap
 from fuseline.ir.ops.buffer import IndexWrite, ShiftWrite
-from fuseline.ir.ops.index import Embedding
+from fuseline.ir.ops.index import Embedding, Gather, Index, IndexSelect
 from fuseline.ir.ops.reduce import Argmax
-from fuseline.ir.types import Dim, DType, dim, product
+from fuseline.ir.types import Dim, DType, dim, product, same
 
 INDEX_TYPES = (DType.I64, DType.I32)
 
@@ -34,20 +38,96 @@ INDEX_TYPES = (DType.I64, DType.I32)
 @lowers(Embedding)
 def lower_embedding(op: Embedding, layouts: LayoutMap) -> Lowered:
     """Rows of a table by index."""
-    width = op.weight.shape[1]
-    if not isinstance(width, int):
-        return Refusal(f"table {op.weight.type}; the kernel needs a known width")
-    if op.indices.dtype not in INDEX_TYPES:
-        return Refusal(f"indices {op.indices.type}; the kernel takes i64 and i32")
-    if need := not_dense([op.indices], layouts):
-        return need
-    table = layouts.layout(op.weight)
-    if not table.is_inner_dense(op.weight.shape):
-        return Refusal("the table's rows are not dense in memory")
-    kernel = EmbeddingKernel(op.weight.dtype.value, width, op.indices.dtype.value)
-    dims = (op.indices.tensor.numel, op.weight.shape[0], 1, table.strides[0], width)
-    moved = dim(8 * op.y.tensor.nbytes)
-    return [Launch(kernel, (op.indices, op.weight, op.y), dims, moved)]
+    return _gathered(op, op.weight, op.y, {0: op.indices}, 0, layouts, wraps=False)
+
+
+@lowers(Index)
+def lower_index(op: Index, layouts: LayoutMap) -> Lowered:
+    """Slices by indices along any axes; where those are not adjacent, the index dims come first."""
+    by_axis = dict(zip(op.axes, op.indices, strict=True))
+    return _gathered(op, op.x, op.y, by_axis, op.place, layouts, wraps=True)
+
+
+@lowers(IndexSelect)
+def lower_index_select(op: IndexSelect, layouts: LayoutMap) -> Lowered:
+    """Slices by one index."""
+    if not op.index.shape:
+        return Refusal("the index is a single number")
+    return _gathered(op, op.x, op.y, {op.axis: op.index}, op.axis, layouts, wraps=False)
+
+
+@lowers(Gather)
+def lower_gather(op: Gather, layouts: LayoutMap) -> Lowered:
+    """Elements by an index as wide as the result, which moves along the other axes of x too."""
+    strides = list(layouts.layout(op.x).strides)
+    step, strides[op.axis] = strides[op.axis], 0
+    axis = _Axis(op.index, layouts.layout(op.index).strides, op.x.shape[op.axis], step)
+    return _launch(op, op.x, op.y, strides, [axis], wraps=False)
+
+
+@dataclass(frozen=True)
+class _Axis:
+    """An axis of x that an index tells the place on; ``strides`` is one for each result dim."""
+
+    index: Value
+    strides: Sequence[Dim]
+    size: Dim
+    step: Dim
+
+
+def _gathered(
+    op: Op,
+    x: Value,
+    y: Value,
+    indices: Mapping[int, Value],
+    place: int,
+    layouts: LayoutMap,
+    *,
+    wraps: bool,
+) -> Lowered:
+    """Indices by axis, whose broadcast dims stand from ``place`` on in the result."""
+    layout = layouts.layout(x)
+    rank = y.tensor.rank
+    selected = rank - (x.tensor.rank - len(indices))
+    strides: list[Dim] = [s for a, s in enumerate(layout.strides) if a not in indices]
+    strides[place:place] = [0] * selected
+    axes: list[_Axis] = []
+    for axis, index in indices.items():
+        walk = list(layouts.layout(index).strides)
+        walk = [0 if e == 1 else s for e, s in zip(index.shape, walk, strict=True)]
+        walk = [0] * (place + selected - len(walk)) + walk
+        walk += [0] * (rank - len(walk))
+        axes.append(_Axis(index, walk, x.shape[axis], layout.strides[axis]))
+    return _launch(op, x, y, strides, axes, wraps=wraps)
+
+
+def _launch(
+    op: Op, x: Value, y: Value, strides: Sequence[Dim], axes: Sequence[_Axis], *, wraps: bool
+) -> Lowered:
+    for axis in axes:
+        if axis.index.dtype not in INDEX_TYPES:
+            return Refusal(f"index {axis.index.type}; the kernel takes i64 and i32")
+    # each dim as its extent, and its strides in x and in the indices
+    walks = list(zip(y.shape, strides, *(axis.strides for axis in axes), strict=True))
+    walks = [walk for walk in walks if walk[0] != 1]
+    width: Dim = 1
+    while walks and same(walks[-1][1], width) and all(s == 0 for s in walks[-1][2:]):
+        width = dim(width * walks.pop()[0])
+    merged: list[tuple[Dim, ...]] = []
+    for extent, *steps in walks:
+        outer = merged[-1] if merged else (0,)
+        if merged and all(same(dim(extent * s), o) for s, o in zip(steps, outer[1:], strict=True)):
+            merged[-1] = (dim(outer[0] * extent), *steps)
+        else:
+            merged.append((extent, *steps))
+    merged = merged or [(1, *[0] * (1 + len(axes)))]
+    kernel = GatherKernel(
+        x.dtype.value, tuple(a.index.dtype.value for a in axes), len(merged), wraps
+    )
+    ends = [d for axis in axes for d in (axis.size, axis.step)]
+    dims = (*itertools.chain.from_iterable(zip(*merged, strict=True)), *ends, width)
+    buffers = (*(axis.index for axis in axes), x, y)
+    return [Launch(kernel, buffers, dims, dim(8 * y.tensor.nbytes))]
 
 
 @lowers(IndexWrite)

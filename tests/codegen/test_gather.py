@@ -9,7 +9,7 @@ from torch import Tensor
 
 from fuseline.codegen.gather import (
     ArgmaxKernel,
-    EmbeddingKernel,
+    GatherKernel,
     IndexWriteKernel,
     argmax_scratch_bytes,
 )
@@ -21,27 +21,29 @@ INDICES = {"i64": torch.int64, "i32": torch.int32}
 
 @pytest.mark.parametrize("index", INDICES)
 @pytest.mark.parametrize("dtype", DTYPES)
-def test_embedding(dtype: str, index: str) -> None:
+def test_rows_of_a_table(dtype: str, index: str) -> None:
     width, rows = 37, 11
     table = seeded(rows, width + 4, dtype=DTYPES[dtype])[:, 2 : width + 2]
+    kernel = build(GatherKernel(dtype, (index,), 1, wraps=False))
     for count in (0, 1, 13):
         ids = torch.arange(count * 2).mul(7).remainder(rows).to(INDICES[index])[::2]
-        y = torch.full((count + 1, width + 1), 7.0).to(DTYPES[dtype])
-        dims = [count, rows, 2, table.stride(0), y.stride(0)]
-        build(EmbeddingKernel(dtype, width, index))([ids, table, y], dims, nth=3)
-        assert torch.equal(y[:count, :width], F.embedding(ids, table))
+        y = torch.full((count + 1, width), 7.0).to(DTYPES[dtype])
+        kernel([ids, table, y], [count, 0, 2, rows, table.stride(0), width], nth=3)
+        assert torch.equal(y[:count], F.embedding(ids, table))
         assert bool((y[count] == 7.0).all())
-        assert bool((y[:, width] == 7.0).all())
 
 
-def test_an_index_outside_the_table_is_not_read() -> None:
+@pytest.mark.parametrize("wraps", [False, True])
+def test_an_index_outside_the_table_is_not_read(wraps: bool) -> None:
     for dtype in DTYPES:
-        table = torch.ones(3, 8, dtype=DTYPES[dtype])
+        table = seeded(3, 8, dtype=DTYPES[dtype])
         y = torch.zeros(3, 8, dtype=DTYPES[dtype])
         ids = torch.tensor([-1, 1, 3])
         with pytest.raises(IndexError):
-            build(EmbeddingKernel(dtype, 8))([ids, table, y], [3, 3, 1, 8, 8])
+            build(GatherKernel(dtype, ("i64",), 1, wraps))([ids, table, y], [3, 0, 1, 3, 8, 8])
         assert torch.equal(y[1], table[1])
+        assert torch.equal(y[0], table[2] if wraps else torch.zeros_like(y[0]))
+        assert not y[2].any()
 
 
 @pytest.mark.parametrize("dtype", ["f32", "bf16", "i64", "bool"])

@@ -14,7 +14,7 @@ import pytest
 
 import fuseline.codegen
 from fuseline.codegen.attention import BlockedAttentionKernel, DecodeAttentionKernel
-from fuseline.codegen.gather import ArgmaxKernel, EmbeddingKernel, IndexWriteKernel
+from fuseline.codegen.gather import ArgmaxKernel, GatherKernel, IndexWriteKernel
 from fuseline.codegen.kernel import KernelTemplate, environment
 from fuseline.codegen.norm import NormKernel
 from fuseline.codegen.qk_norm_rope import QkNormRopeKernel, Rotation, qk_streams
@@ -75,7 +75,8 @@ SAMPLES: list[KernelTemplate] = [
     DecodeAttentionKernel("f32", 2, 64, 64, 0.125),
     DecodeAttentionKernel("f32", 2, 64, 64, 0.125, window=3),
     BlockedAttentionKernel("f32", 2, 64, 64, 0.125),
-    EmbeddingKernel("f32", 64),
+    GatherKernel("f32", ("i64",), 1, wraps=False),
+    GatherKernel("f32", ("i64", "i32"), 3, wraps=True),
     IndexWriteKernel("f32"),
     ShiftWriteKernel("f32"),
     ArgmaxKernel("f32"),

@@ -1,8 +1,9 @@
-"""Rotary embeddings whose angles are a matrix product, as transformers spelled them long."""
+"""Rotary embeddings whose tables are computed by a product in every call, or looked up."""
 
 from __future__ import annotations
 
 import copy
+from typing import Any
 
 import pytest
 import torch
@@ -16,19 +17,24 @@ class Rotated(nn.Module):
 
     def __init__(self, heads: int, kv_heads: int, dim: int) -> None:
         super().__init__()
+        self.inv_freq: Tensor
         self.heads = (heads, kv_heads)
         self.half = dim // 2
         self.q_norm, self.k_norm = nn.RMSNorm(dim), nn.RMSNorm(dim)
         frequencies = 10000.0 ** -(torch.arange(0, dim, 2) / dim)
         self.register_buffer("inv_freq", frequencies, persistent=False)
 
-    def forward(self, q: Tensor, k: Tensor, positions: Tensor) -> tuple[Tensor, Tensor]:
-        """Args: q and k, [B, S, heads * dim]; positions, [B, S]."""
+    def tables(self, positions: Tensor) -> tuple[Tensor, Tensor]:
+        """As transformers spelled it long: a product of frequencies and positions."""
         with torch.autocast("cpu", enabled=False):
             inv_freq = self.inv_freq[None, :, None].float().expand(positions.shape[0], -1, 1)
             angles = (inv_freq @ positions[:, None, :].float()).transpose(1, 2)
-            table = torch.cat((angles, angles), -1)[:, None]
-        cos, sin = table.cos().to(q.dtype), table.sin().to(q.dtype)
+            table = torch.cat((angles, angles), -1)
+        return table.cos(), table.sin()
+
+    def forward(self, q: Tensor, k: Tensor, positions: Tensor) -> tuple[Tensor, Tensor]:
+        """Args: q and k, [B, S, heads * dim]; positions, [B, S]."""
+        cos, sin = (table[:, None].to(q.dtype) for table in self.tables(positions))
 
         def rotated(x: Tensor, heads: int, norm: nn.Module) -> Tensor:
             x = norm(x.unflatten(-1, (heads, -1))).transpose(1, 2)
@@ -39,12 +45,28 @@ class Rotated(nn.Module):
         return rotated(q, heads, self.q_norm), rotated(k, kv_heads, self.k_norm)
 
 
+class LookedUp(Rotated):
+    """The tables of all positions are made once."""
+
+    def __init__(self, heads: int, kv_heads: int, dim: int) -> None:
+        super().__init__(heads, kv_heads, dim)
+        self.cos: Tensor
+        self.sin: Tensor
+        cos, sin = super().tables(torch.arange(1024)[None])
+        self.register_buffer("cos", cos[0], persistent=False)
+        self.register_buffer("sin", sin[0], persistent=False)
+
+    def tables(self, positions: Tensor) -> tuple[Tensor, Tensor]:
+        return self.cos[positions], self.sin[positions]
+
+
+@pytest.mark.parametrize("kind", [Rotated, LookedUp])
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16])
-def test_the_angles_need_no_product(dtype: torch.dtype) -> None:
+def test_every_step_is_native(kind: type[Rotated], dtype: torch.dtype) -> None:
     torch.manual_seed(0)
-    model = Rotated(5, 2, 80).to(dtype)
+    model = kind(5, 2, 80).to(dtype)
     double = copy.deepcopy(model).double()
-    compiled = fuseline.compile(model)
+    compiled: Any = fuseline.compile(model)
     with torch.inference_mode():
         for tokens in (1, 7, 13):
             q, k = (

@@ -53,9 +53,14 @@ class Index(Op, name="index", traits={Trait.PURE}):
             raise OpError(self, f"{len(self.indices)} indices for axes {self.axes}")
         selected = broadcast([i.shape for i in self.indices])
         rest: list[Dim] = [d for a, d in enumerate(self.x.shape) if a not in self.axes]
+        at = self.place
+        return self.x.tensor.with_shape((*rest[:at], *selected, *rest[at:]))
+
+    @property
+    def place(self) -> int:
+        """The axis of the result where the index dims begin."""
         adjacent = self.axes == tuple(range(self.axes[0], self.axes[0] + len(self.axes)))
-        place = self.axes[0] if adjacent else 0
-        return self.x.tensor.with_shape((*rest[:place], *selected, *rest[place:]))
+        return self.axes[0] if adjacent else 0
 
     @staticmethod
     def reference(x: Tensor, indices: tuple[Tensor, ...], *, axes: tuple[int, ...]) -> Tensor:
