@@ -6,6 +6,7 @@ import argparse
 from collections.abc import Callable
 from typing import TypeVar
 
+from fuseline.config import parse_option
 from fuseline.errors import BAD_ARGUMENT
 
 T = TypeVar("T")
@@ -46,18 +47,20 @@ def add_options(parser: argparse.ArgumentParser) -> None:
     )
 
 
-def options(arguments: argparse.Namespace) -> dict[str, str]:
-    """The options given by ``--set``.
+def options(arguments: argparse.Namespace) -> dict[str, object]:
+    """The options given by ``--set``, read here so that a mistake is reported as one of ``--set``.
 
     Raises:
-        UsageError: FL0103, for one without a name or a value.
+        UsageError: FL0103, for one without a name or a value; FL0102 for a name that is no option;
+            FL0101 for a wrong value.
     """
-    given: dict[str, str] = {}
+    given: dict[str, object] = {}
     for text in arguments.set:
         name, equals, value = text.partition("=")
         if not (name and equals):
             raise BAD_ARGUMENT.error("--set", found=repr(text), expected="NAME=VALUE")
-        given[name.strip().replace("-", "_")] = value
+        option = name.strip().replace("-", "_")
+        given[option] = parse_option(option, value, where=f"--set {name.strip()}=...")
     return given
 
 
