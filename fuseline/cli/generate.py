@@ -111,16 +111,16 @@ def _session(
     out: Output,
 ) -> Session:
     """The model ready to go: prefill and step are compiled here, and not while the text runs."""
-    from fuseline.cli.compiling import compile_program
+    from fuseline.cli import compiling
     from fuseline.cli.generation import Session
 
     plain: Any = loaded.model
     length = len(ids) + arguments.tokens
     if arguments.eager:
         return Session(plain, length)
-    with out.step("compiling") as show:
+    with compiling.step(out) as show:
         started = time.perf_counter()
-        session = Session(compile_program(plain, config, show), length, plain=plain)
+        session = Session(compiling.compile_program(plain, config, show), length, plain=plain)
         session.warm_up(ids)
         answer.compile_seconds = time.perf_counter() - started
     return session

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import io
 import json
+import logging
+import subprocess
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -13,6 +15,7 @@ import pytest
 
 from fuseline import KernelRecord, Report, Site
 from fuseline.cli import compiling, main
+from fuseline.cli.output import Output
 from tests.cli.helpers import save_directory
 
 Print = pytest.CaptureFixture[str]
@@ -114,6 +117,42 @@ def test_explain_lists_sites(folder: Path, capsys: Print) -> None:
         "model.layers.1.self_attn",
     ]
     assert ("merged_linear", "fused") not in {(s["pattern"], s["status"]) for s in sites}
+
+
+MISFIT = """
+import torch
+from torch import nn
+
+def misfit():
+    return nn.Linear(3, 5), torch.ones(2, 4)
+"""
+
+
+def test_explain_says_once_that_a_model_does_not_run(tmp_path: Path) -> None:
+    """In a process of its own: pytest takes the place of torch's handlers."""
+    (tmp_path / "misfits.py").write_text(MISFIT)
+    done = subprocess.run(
+        [sys.executable, "-m", "fuseline.cli", "explain", "misfits:misfit"],
+        capture_output=True,
+        text=True,
+        check=False,
+        cwd=tmp_path,
+    )
+    assert done.returncode == 1
+    assert "FL0809 the model does not run on its inputs misfits:misfit: found Ru" in done.stderr
+    assert "Traceback" not in done.stderr
+
+
+def test_what_torch_logs_of_an_error_is_there_at_the_debug_level(
+    caplog: pytest.LogCaptureFixture, capsys: Print
+) -> None:
+    theirs = logging.getLogger("torch._subclasses.fake_tensor")
+    with caplog.at_level(logging.DEBUG, "fuseline"), compiling.step(Output()):
+        theirs.error("failed to run %s", "aten.mm")
+    assert "compiling ..." in capsys.readouterr().err
+    assert [(r.levelname, r.getMessage()) for r in caplog.records] == [
+        ("DEBUG", "torch: failed to run aten.mm")
+    ]
 
 
 class Fake:
