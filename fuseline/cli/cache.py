@@ -79,16 +79,16 @@ def _list(cache: Cache, out: Output) -> None:
         for e in entries
     ]
     rows = [[e.key[:12], e.kind, e.name, bytes_text(e.size)] for e in entries]
-    total = f"{len(entries)} entries, {bytes_text(sum(e.size for e in entries))}"
+    total = f"{_entries(len(entries))}, {bytes_text(sum(e.size for e in entries))}"
     out.result({"path": str(cache.root), "entries": data}, "\n".join([*_lines(rows), total]))
 
 
 def _verify(cache: Cache, out: Output) -> int:
     with out.step(f"checking {cache.root}"):
-        count = sum(1 for _ in cache.entries())
-        damages = cache.verify()
-    data = {"entries": count, "damaged": [damage.to_dict() for damage in damages]}
-    text = f"{count} entries, {len(damages)} damaged"
+        checked = list(cache.check())
+    damages = [damage for damage in checked if damage is not None]
+    data = {"entries": len(checked), "damaged": [damage.to_dict() for damage in damages]}
+    text = f"checked {_entries(len(checked))} in {cache.root}: {len(damages) or 'none'} damaged"
     out.result(data, "\n".join([*map(str, damages), text]))
     return 1 if damages else 0
 
@@ -124,8 +124,12 @@ def _prune(cache: Cache, arguments: argparse.Namespace, out: Output) -> None:
 
 
 def _removed(pruned: Pruned, out: Output) -> None:
-    text = f"removed {pruned.entries} entries, {bytes_text(pruned.bytes)}"
+    text = f"removed {_entries(pruned.entries)}, {bytes_text(pruned.bytes)}"
     out.result({"entries": pruned.entries, "bytes": pruned.bytes}, text)
+
+
+def _entries(number: int) -> str:
+    return "1 entry" if number == 1 else f"{number} entries"
 
 
 def _lines(rows: list[list[str]]) -> list[str]:

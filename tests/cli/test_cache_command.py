@@ -62,12 +62,34 @@ def test_list(root: Path, capsys: Print) -> None:
 
 
 def test_verify(root: Path, capsys: Print) -> None:
-    entry = put(root, "gemv", "-O3")
+    """Counts what was checked, that which cannot be listed any more as well."""
+    put(root, "gemv", "-O3")
+    torn, undescribed = put(root, "gemv", "-O2"), put(root, "gemv", "-O1")
     assert main(["cache", "verify"]) == 0
-    assert capsys.readouterr().out == "1 entries, 0 damaged\n"
-    entry.file("kernel.o").write_bytes(b"evil")
+    assert capsys.readouterr().out == f"checked 3 entries in {root}: none damaged\n"
+    torn.file("kernel.o").write_bytes(b"evil")
+    (undescribed.path / "key.json").unlink()
+    assert main(["cache", "verify"]) == 1
+    said = capsys.readouterr().out
+    assert f"in {torn.path}: found kernel.o does not have the digest of its manifest. Hint" in said
+    assert f"in {undescribed.path}: found its description cannot be read" in said
+    assert "delete this directory, or the whole cache with `fuseline cache clear`." in said
+    assert said.endswith(f"checked 3 entries in {root}: 2 damaged\n")
     assert main(["cache", "verify", "--json"]) == 1
-    assert [d["code"] for d in answer(capsys)["damaged"]] == ["FL0606"]
+    found = answer(capsys)
+    assert found["entries"] == 3
+    assert {(d["code"], d["where"]) for d in found["damaged"]} == {
+        ("FL0606", str(torn.path)),
+        ("FL0606", str(undescribed.path)),
+    }
+
+
+def test_clear_removes_what_is_damaged(root: Path, capsys: Print) -> None:
+    """As the hint of `verify` says; `prune` cannot tell how long such an entry was not used."""
+    (put(root, "gemv", "-O3").path / "key.json").unlink()
+    assert main(["cache", "clear"]) == 0
+    assert main(["cache", "verify"]) == 0
+    assert capsys.readouterr().out.endswith(f"checked 0 entries in {root}: none damaged\n")
 
 
 def test_why(root: Path, capsys: Print) -> None:
@@ -93,7 +115,7 @@ def test_prune_by_age_and_by_size(root: Path, capsys: Print) -> None:
     then = time.time() - 3 * 86400
     os.utime(old.path, (then, then))
     assert main(["cache", "prune", "--older-than", "2d"]) == 0
-    assert capsys.readouterr().out == "removed 1 entries, 4 B\n"
+    assert capsys.readouterr().out == "removed 1 entry, 4 B\n"
     assert main(["cache", "prune", "--max-size", "1K", "--json"]) == 0
     assert answer(capsys) == {"entries": 1, "bytes": 1500}
 
@@ -107,7 +129,7 @@ def test_prune_needs_a_limit(root: Path, capsys: Print) -> None:
 def test_clear(root: Path, capsys: Print) -> None:
     put(root, "gemv", "-O3")
     assert main(["cache", "clear"]) == 0
-    assert capsys.readouterr().out == "removed 1 entries, 4 B\n"
+    assert capsys.readouterr().out == "removed 1 entry, 4 B\n"
     assert list(Cache.open(root).entries()) == []
 
 

@@ -36,6 +36,11 @@ LOCK_SECONDS = 120.0
 TRIES = 3
 """How often an entry is begun in a directory that is deleted meanwhile."""
 
+_DAMAGE_HINT = (
+    "it is built again when it is needed; to remove it now, delete this directory, or the whole "
+    "cache with `fuseline cache clear`"
+)
+
 
 @dataclass
 class Stats:
@@ -137,15 +142,19 @@ class Cache:
 
     def verify(self) -> list[errors.Diagnostic]:
         """Check every byte of every entry in every layer; FL0606 for each that is damaged."""
-        damages: list[errors.Diagnostic] = []
+        return [damage for damage in self.check() if damage is not None]
+
+    def check(self) -> Iterator[errors.Diagnostic | None]:
+        """`verify` entry by entry: None for each that is whole."""
         for layer, kind, key, path in self._stored():
             try:
                 layer.verify(kind, key)
             except FileNotFoundError:
                 continue  # removed meanwhile
             except DamagedEntryError as damage:
-                damages.append(damage_of(kind, path, damage))
-        return damages
+                yield damage_of(kind, path, damage, _DAMAGE_HINT)
+            else:
+                yield None
 
     def prune(self, *, max_bytes: int | None = None, older_than: float | None = None) -> Pruned:
         """Remove entries that were not used for `older_than` seconds, and of the others the longest
