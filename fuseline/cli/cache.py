@@ -30,7 +30,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "path": "print where the cache is",
         "list": "list the entries",
         "verify": "check every byte of every entry",
-        "why": "say which factor sets an entry apart from the one most like it",
+        "why": "say what tells an entry from others of its name, or what its key is made of",
         "prune": "remove entries that were not used for long, or do not fit a size",
         "clear": "remove everything",
     }.items():
@@ -97,21 +97,42 @@ def _why(answers: list[Why], out: Output) -> None:
     data = [
         {
             "key": why.entry.key,
+            "kind": why.entry.kind,
             "name": why.entry.name,
+            "factors": why.entry.factors,
             "nearest": why.nearest.key if why.nearest else None,
-            "differences": [str(difference) for difference in why.differences],
+            "differences": [vars(difference) for difference in why.differences],
         }
         for why in answers
     ]
-    out.result({"entries": data}, "\n".join(line for why in answers for line in _why_lines(why)))
+    lines = [line for why in _without_mirrored(answers) for line in _why_lines(why)]
+    out.result({"entries": data}, "\n".join(lines))
+
+
+def _without_mirrored(answers: list[Why]) -> list[Why]:
+    """Of two entries that are nearest to one another, only the first: the other says the same."""
+    told: dict[frozenset[str], Why] = {}
+    for why in answers:
+        told.setdefault(frozenset({why.entry.key, why.nearest.key if why.nearest else ""}), why)
+    return list(told.values())
 
 
 def _why_lines(why: Why) -> list[str]:
-    head = f"{why.entry.key[:12]} {why.entry.name}"
+    from fuseline.runtime.cache import brief, flatten
+
+    entry = why.entry
+    head = f"{entry.kind} {entry.name}, {entry.key[:12]}"
     if why.nearest is None:
-        return [f"{head}: the only one of its kind"]
-    nearest = f"{why.nearest.key[:12]} {why.nearest.name}"
-    return [f"{head} is not {nearest}:", *(f"  {difference}" for difference in why.differences)]
+        rows = [[name, brief(value)] for name, value in flatten(entry.factors).items()]
+        nothing = "the only one of its name, so there is nothing to compare. Its key is made of"
+        return [f"{head}: {nothing}", *columns(rows).splitlines()]
+    nearest = why.nearest.key[:12]
+    others = (
+        f"the only other one, {nearest},"
+        if why.others == 1
+        else (f"the nearest of {why.others} others, {nearest},")
+    )
+    return [f"{head}: {others} differs in", *(f"  {text}" for text in why.differences)]
 
 
 def _prune(cache: Cache, arguments: argparse.Namespace, out: Output) -> None:

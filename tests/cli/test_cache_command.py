@@ -94,19 +94,47 @@ def test_clear_removes_what_is_damaged(root: Path, capsys: Print) -> None:
 
 def test_why(root: Path, capsys: Print) -> None:
     one, two = put(root, "gemv", "-O3"), put(root, "gemv", "-O2")
+    put(root, "row_norm", "-O3")
     assert main(["cache", "why", one.key[:10]]) == 0
     assert capsys.readouterr().out == (
-        f"{one.key[:12]} gemv is not {two.key[:12]} gemv:\n  flags: '-O3' here, '-O2' there\n"
+        f"kernel gemv, {one.key[:12]}: the only other one, {two.key[:12]}, differs in\n"
+        "  flags: -O3 here, -O2 there\n"
     )
+    assert main(["cache", "why", one.key, "--json"]) == 0
+    (said,) = answer(capsys)["entries"]
+    assert said["nearest"] == two.key
+    assert said["differences"] == [{"factor": "flags", "here": "-O3", "there": "-O2"}]
     assert main(["cache", "why", "absent"]) == 1
     assert "FL0607" in capsys.readouterr().err
 
 
-def test_why_of_the_only_one(root: Path, capsys: Print) -> None:
+def test_why_says_of_a_pair_once_how_it_differs(root: Path, capsys: Print) -> None:
+    for flags in ("-O3", "-O2"):
+        put(root, "gemv", flags)
+    assert main(["cache", "why", "gemv"]) == 0
+    assert capsys.readouterr().out.count("differs in") == 1
+
+
+def test_why_of_several_names_the_nearest(root: Path, capsys: Print) -> None:
+    one, *_ = [put(root, "gemv", flags) for flags in ("-O3", "-O2", "-O1")]
+    assert main(["cache", "why", one.key]) == 0
+    assert "the nearest of 2 others, " in capsys.readouterr().out
+
+
+def test_why_of_the_only_one_says_what_its_key_is_made_of(root: Path, capsys: Print) -> None:
     one = put(root, "gemv", "-O3")
+    put(root, "row_norm", "-O3")
+    assert main(["cache", "why", "gemv"]) == 0
+    assert capsys.readouterr().out == (
+        f"kernel gemv, {one.key[:12]}: the only one of its name, so there is nothing to compare. "
+        "Its key is made of\n"
+        "  flags  -O3\n"
+        "  name   gemv\n"
+    )
     assert main(["cache", "why", "gemv", "--json"]) == 0
     (said,) = answer(capsys)["entries"]
     assert (said["key"], said["nearest"], said["differences"]) == (one.key, None, [])
+    assert said["factors"] == {"flags": "-O3", "name": "gemv"}
 
 
 def test_prune_by_age_and_by_size(root: Path, capsys: Print) -> None:
