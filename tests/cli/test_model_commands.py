@@ -16,6 +16,7 @@ import pytest
 from fuseline import KernelRecord, Report, Site
 from fuseline.cli import compiling, main
 from fuseline.cli.output import Output
+from fuseline.runtime.build import Progress
 from tests.cli.helpers import save_directory
 
 Print = pytest.CaptureFixture[str]
@@ -43,6 +44,30 @@ def test_generate_gives_eagers_tokens(folder: Path, capsys: Print) -> None:
     assert (ours["prompt_tokens"], len(ours["tokens"])) == (10, 12)
     assert ours["compile_seconds"] > eager["compile_seconds"] == 0
     assert ours["tokens_per_second"] > 0
+
+
+def test_generate_says_what_was_built_and_what_the_cache_held(
+    folder: Path, capsys: Print, tmp_path: Path
+) -> None:
+    argv = ["generate", str(folder), "--prompt", "The sea is", "--tokens", "2"]
+    argv += ["--set", f"cache-dir={tmp_path}", "--json"]
+    assert main(argv) == 0
+    first = answer(capsys)
+    assert main(argv) == 0
+    second = answer(capsys)
+    assert first["kernels_built"] > first["kernels_found"] == 0
+    assert (second["kernels_built"], second["kernels_found"]) == (0, first["kernels_built"])
+
+
+def test_a_kernel_counts_once_and_as_built_where_one_program_built_it() -> None:
+    tally = compiling.Tally()
+    tally.add(Progress(1, 1, "gemv", built=False))
+    assert str(tally) == "1 kernel from the cache, none built"
+    tally.add(Progress(1, 2, "row_norm", built=True))
+    tally.add(Progress(2, 2, "row_norm", built=False))
+    assert str(tally) == "2 kernels: 1 built, 1 from the cache"
+    tally.add(Progress(1, 1, "gemv", built=True))  # pruned meanwhile
+    assert str(tally) == "2 kernels built"
 
 
 def test_generate_streams_text_and_notes_the_rate(folder: Path, capsys: Print) -> None:
