@@ -115,12 +115,20 @@ def main(argv: Sequence[str] | None = None) -> int:
     ours, eager = contenders[:2]
     text = loaded.tokenizer.decode(ours.tokens, skip_special_tokens=True)
     print(f"\n{arguments.prompt}{text}\n")
+    print(what_counts(compiled.report()))
     print(compiled.report().sites_table())
     right = same_tokens(ours, eager) & same_numbers(ours, eager, model, prompt)
     for contender in contenders:
         print(contender.line(ours))
     print(f"\n{whereabouts(compiled.report())}")
     return 0 if right else 1
+
+
+def what_counts(report: fuseline.Report) -> str:
+    """What the table of sites adds up: it has every layer once for each program."""
+    number = report.stats["programs"]
+    which = " (the prefill and the decode step)" if number == 2 else ""
+    return f"sites of {number} programs{which} together: a layer counts once in each\n"
 
 
 def same_tokens(ours: Contender, eager: Contender) -> bool:

@@ -308,6 +308,26 @@ def _hurry() -> Generator[None]:
             gc.enable()
 
 
+@contextmanager
+def tracing_errors_to(log: logging.Logger) -> Generator[None]:
+    """Make debug records of `log` from the errors that torch logs of ops that refuse their inputs.
+
+    Torch raises the same error, so whoever reports that would have it said twice, once with the
+    traceback of torch's insides.
+    """
+    theirs = logging.getLogger("torch._subclasses.fake_tensor")
+
+    def demote(record: logging.LogRecord) -> bool:
+        log.debug("torch: %s", record.getMessage(), exc_info=record.exc_info)
+        return False
+
+    theirs.addFilter(demote)
+    try:
+        yield
+    finally:
+        theirs.removeFilter(demote)
+
+
 def _no_name(filename: str, line: int) -> None:
     """The name of no function."""
 

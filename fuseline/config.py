@@ -230,10 +230,8 @@ class Config:
         Raises:
             UsageError: FL0102, for a name that is no option; FL0101, for a wrong value.
         """
-        known = [option.name for option in _options()]
         for name in options:
-            if name not in known:
-                raise UNKNOWN_OPTION.error(name, expected=f"one of {_join(tuple(known))}")
+            _named(name)
         return cls(**cast("dict[str, Any]", dict(options)))
 
     def replace(self, **changes: object) -> Config:
@@ -261,6 +259,15 @@ def unknown_variables() -> tuple[str, ...]:
     return tuple(sorted(v for v in os.environ if v.startswith(PREFIX) and v not in known))
 
 
+def parse_option(name: str, value: object, *, where: str) -> object:
+    """The value of one option; a mistake is reported as one at `where`.
+
+    Raises:
+        UsageError: FL0102, for a name that is no option; FL0101, for a wrong value.
+    """
+    return _read(_named(name, where).metadata["parser"], value, name, where)
+
+
 def parse_level(level: str | int, *, where: str) -> str:
     """The canonical name of a log level.
 
@@ -272,6 +279,13 @@ def parse_level(level: str | int, *, where: str) -> str:
 
 def _options() -> tuple[dataclasses.Field[object], ...]:
     return tuple(f for f in dataclasses.fields(Config) if "variable" in f.metadata)
+
+
+def _named(name: str, where: str | None = None) -> dataclasses.Field[object]:
+    known = {option.name: option for option in _options()}
+    if name not in known:
+        raise UNKNOWN_OPTION.error(name, where=where, expected=f"one of {_join(tuple(known))}")
+    return known[name]
 
 
 def _resolve(option: dataclasses.Field[object], given: object) -> tuple[object, Origin]:

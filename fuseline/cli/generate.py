@@ -17,6 +17,7 @@ from fuseline.cli.arguments import (
     seed,
     share,
 )
+from fuseline.cli.compiling import Tally
 from fuseline.cli.timing import Timing
 from fuseline.config import Config
 from fuseline.errors import BAD_ARGUMENT, NOT_A_TEXT_MODEL, TOO_LONG
@@ -55,6 +56,7 @@ class Answer:
     prompt_tokens: int
     seed: int
     compile_seconds: float = 0.0
+    kernels: Tally = field(default_factory=Tally)
     text: str = ""
     tokens: list[int] = field(default_factory=list[int])
     timing: Timing = field(default_factory=Timing)
@@ -67,6 +69,8 @@ class Answer:
             "prompt_tokens": self.prompt_tokens,
             "seed": self.seed,
             "compile_seconds": self.compile_seconds,
+            "kernels_built": len(self.kernels.built),
+            "kernels_found": len(self.kernels.found),
             "prefill_seconds": self.timing.prefill,
             "decode_seconds": sum(self.timing.steps),
             "tokens_per_second": self.timing.tokens_per_second,
@@ -76,7 +80,7 @@ class Answer:
         """The times in one line."""
         parts = [f"{len(self.tokens)} tokens", f"prefill {self.timing.prefill:.2f} s"]
         if self.compile_seconds:
-            parts.insert(0, f"compiled in {self.compile_seconds:.1f} s")
+            parts.insert(0, f"compiled in {self.compile_seconds:.1f} s ({self.kernels})")
         if rate := self.timing.tokens_per_second:
             parts.append(f"then {rate:.1f} tokens/s")
         return ", ".join(parts)
@@ -111,16 +115,17 @@ def _session(
     out: Output,
 ) -> Session:
     """The model ready to go: prefill and step are compiled here, and not while the text runs."""
-    from fuseline.cli.compiling import compile_program
+    from fuseline.cli import compiling
     from fuseline.cli.generation import Session
 
     plain: Any = loaded.model
     length = len(ids) + arguments.tokens
     if arguments.eager:
         return Session(plain, length)
-    with out.step("compiling") as show:
+    with compiling.step(out) as show:
         started = time.perf_counter()
-        session = Session(compile_program(plain, config, show), length, plain=plain)
+        compiled = compiling.compile_program(plain, config, show, answer.kernels)
+        session = Session(compiled, length, plain=plain)
         session.warm_up(ids)
         answer.compile_seconds = time.perf_counter() - started
     return session

@@ -109,7 +109,9 @@ def convert(transformers: Any, path: Path, folder: Path) -> None:
     Raises:
         LoadError: FL0804 or FL0805.
     """
-    _read_whole(path)
+    from fuseline.cli.gguf_file import check_whole  # imports gguf, which not everybody has
+
+    check_whole(path)
     try:
         source = {"pretrained_model_name_or_path": path.parent, "gguf_file": path.name}
         # transformers shows tqdm bars of its own here, on a terminal or not.
@@ -120,18 +122,6 @@ def convert(transformers: Any, path: Path, folder: Path) -> None:
         raise UNSUPPORTED_GGUF.error(where=str(path), found=first_line(error)) from error
     _save(model, folder)
     tokenizer.save_pretrained(folder)
-
-
-def _read_whole(path: Path) -> None:
-    """Let the gguf package find what is wrong with the file, tensor by tensor."""
-    import gguf
-
-    try:
-        reader = gguf.GGUFReader(path)
-        for tensor in reader.tensors:
-            _ = tensor.data.shape
-    except (ValueError, KeyError, IndexError, TypeError, OSError, OverflowError) as error:
-        raise NOT_GGUF.error(where=str(path), found=first_line(error)) from error
 
 
 def _save(model: Any, folder: Path) -> None:

@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeAlias, cast
 
+from fuseline.cli.arguments import BATCH, LENGTH
 from fuseline.errors import BAD_ARGUMENT, BAD_INPUTS, UNKNOWN_MODEL
 
 if TYPE_CHECKING:
@@ -45,7 +46,12 @@ class LoadedModel:
 
 
 def load(
-    name: str, config: Config, *, dtype: str | None = None, batch: int = 1, length: int = 32
+    name: str,
+    config: Config,
+    *,
+    dtype: str | None = None,
+    batch: int | None = None,
+    length: int | None = None,
 ) -> LoadedModel:
     """Load a model and give it inputs; a language model gets seeded token ids [batch, length].
 
@@ -53,41 +59,44 @@ def load(
         name: what the user typed.
         config: says where converted weights are kept.
         dtype: dtype of the weights; None: float32, or what a model function made.
-        batch: sequences in the inputs of a language model.
-        length: tokens in each.
+        batch: sequences in the inputs of a language model; None: `BATCH`.
+        length: tokens in each; None: `LENGTH`.
 
     Raises:
         LoadError: FL0801 to FL0806, for what cannot be read.
-        UsageError: FL0103, for a dtype where the model function decides.
+        UsageError: FL0103, for a dtype or a shape where the model function decides.
     """
+    shape = (batch or BATCH, length or LENGTH)
     path = Path(os.path.expanduser(name))  # noqa: PTH111 -- leaves an unknown user's home as it is
     if name == "smollm2":
         from fuseline.cli import gguf_model
 
-        return _with_ids(name, gguf_model.load(gguf_model.smollm2(), config, dtype), batch, length)
+        return _with_ids(name, gguf_model.load(gguf_model.smollm2(), config, dtype), shape)
     if path.is_dir():
         from fuseline.cli import huggingface
 
-        return _with_ids(name, huggingface.load(path, dtype), batch, length)
+        return _with_ids(name, huggingface.load(path, dtype), shape)
     if path.is_file() or path.suffix == ".gguf":
         from fuseline.cli import gguf_model
 
-        return _with_ids(name, gguf_model.load(path, config, dtype), batch, length)
+        return _with_ids(name, gguf_model.load(path, config, dtype), shape)
     if ":" not in name:
         raise UNKNOWN_MODEL.error(name, expected=EXPECTED)
-    if dtype is not None:
-        raise BAD_ARGUMENT.error(
-            "--dtype", found=f"dtype {dtype} for {name}", expected="no dtype: the function decides"
-        )
+    for what, value in {"dtype": dtype, "batch": batch, "length": length}.items():
+        if value is not None:
+            found, expected = f"{what} {value} for {name}", f"no {what}: the function decides"
+            raise BAD_ARGUMENT.error(f"--{what}", found=found, expected=expected)
     from fuseline.cli import user_function
 
     return user_function.load(name)
 
 
-def _with_ids(name: str, pair: tuple[nn.Module, Tokenizer | None], b: int, s: int) -> LoadedModel:
+def _with_ids(
+    name: str, pair: tuple[nn.Module, Tokenizer | None], shape: tuple[int, int]
+) -> LoadedModel:
     import torch
 
     model, tokenizer = pair
     vocabulary = int(cast("Any", model).get_input_embeddings().weight.shape[0])
-    ids = torch.randint(1, vocabulary, (b, s), generator=torch.Generator().manual_seed(0))
+    ids = torch.randint(1, vocabulary, shape, generator=torch.Generator().manual_seed(0))
     return LoadedModel(name, model, (), {"input_ids": ids, "use_cache": False}, tokenizer)

@@ -85,15 +85,15 @@ def compare(
     """Run the model, its compiled form and the float64 oracle on the same inputs."""
     import torch
 
-    from fuseline.cli.compiling import compile_program
+    from fuseline.cli import compiling
     from fuseline.debug.oracle import oracle, relative_error
 
     with torch.no_grad():
         with out.step("running it eager, and in float64"):
             expected = loaded.run()
             exact = oracle(loaded.model, *loaded.args, **loaded.kwargs)
-        with out.step("compiling") as show:
-            compiled = compile_program(loaded.model, config, show)
+        with compiling.step(out) as show:
+            compiled = compiling.compile_program(loaded.model, config, show)
             found, compile_seconds = _timed(compiled, loaded)
         with out.step("timing"):
             ours, eager = _in_turns(compiled, loaded.model, loaded, runs)

@@ -147,7 +147,8 @@ def factors_of(target: object) -> dict[str, Json] | None:
     try:
         if isinstance(target, nn.Module):
             return _factors_of_module(target)
-        return {"function": list(precompile.identity_of(target))}
+        name = getattr(target, "__qualname__", type(target).__qualname__)
+        return {"name": name, "function": list(precompile.identity_of(target))}
     except precompile.CannotSaveError as reason:
         log.debug("forms of %s are not kept: %s", target, reason)
         return None
@@ -167,7 +168,7 @@ def _factors_of_module(module: nn.Module) -> dict[str, Json]:
         if _torch.hooks_of(part)
     ]
     return {
-        "class": f"{cls.__module__}.{cls.__qualname__}",
+        "name": f"{cls.__module__}.{cls.__qualname__}",
         "tensors": hashlib.sha256(json.dumps(tensors).encode()).hexdigest()[:16],
         "hooks": hooks,
     }

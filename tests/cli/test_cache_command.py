@@ -62,29 +62,79 @@ def test_list(root: Path, capsys: Print) -> None:
 
 
 def test_verify(root: Path, capsys: Print) -> None:
-    entry = put(root, "gemv", "-O3")
+    """Counts what was checked, that which cannot be listed any more as well."""
+    put(root, "gemv", "-O3")
+    torn, undescribed = put(root, "gemv", "-O2"), put(root, "gemv", "-O1")
     assert main(["cache", "verify"]) == 0
-    assert capsys.readouterr().out == "1 entries, 0 damaged\n"
-    entry.file("kernel.o").write_bytes(b"evil")
+    assert capsys.readouterr().out == f"checked 3 entries in {root}: none damaged\n"
+    torn.file("kernel.o").write_bytes(b"evil")
+    (undescribed.path / "key.json").unlink()
+    assert main(["cache", "verify"]) == 1
+    said = capsys.readouterr().out
+    assert f"in {torn.path}: found kernel.o does not have the digest of its manifest. Hint" in said
+    assert f"in {undescribed.path}: found its description cannot be read" in said
+    assert "delete this directory, or the whole cache with `fuseline cache clear`." in said
+    assert said.endswith(f"checked 3 entries in {root}: 2 damaged\n")
     assert main(["cache", "verify", "--json"]) == 1
-    assert [d["code"] for d in answer(capsys)["damaged"]] == ["FL0606"]
+    found = answer(capsys)
+    assert found["entries"] == 3
+    assert {(d["code"], d["where"]) for d in found["damaged"]} == {
+        ("FL0606", str(torn.path)),
+        ("FL0606", str(undescribed.path)),
+    }
+
+
+def test_clear_removes_what_is_damaged(root: Path, capsys: Print) -> None:
+    """As the hint of `verify` says; `prune` cannot tell how long such an entry was not used."""
+    (put(root, "gemv", "-O3").path / "key.json").unlink()
+    assert main(["cache", "clear"]) == 0
+    assert main(["cache", "verify"]) == 0
+    assert capsys.readouterr().out.endswith(f"checked 0 entries in {root}: none damaged\n")
 
 
 def test_why(root: Path, capsys: Print) -> None:
     one, two = put(root, "gemv", "-O3"), put(root, "gemv", "-O2")
+    put(root, "row_norm", "-O3")
     assert main(["cache", "why", one.key[:10]]) == 0
     assert capsys.readouterr().out == (
-        f"{one.key[:12]} gemv is not {two.key[:12]} gemv:\n  flags: '-O3' here, '-O2' there\n"
+        f"kernel gemv, {one.key[:12]}: the only other one, {two.key[:12]}, differs in\n"
+        "  flags: -O3 here, -O2 there\n"
     )
+    assert main(["cache", "why", one.key, "--json"]) == 0
+    (said,) = answer(capsys)["entries"]
+    assert said["nearest"] == two.key
+    assert said["differences"] == [{"factor": "flags", "here": "-O3", "there": "-O2"}]
     assert main(["cache", "why", "absent"]) == 1
     assert "FL0607" in capsys.readouterr().err
 
 
-def test_why_of_the_only_one(root: Path, capsys: Print) -> None:
+def test_why_says_of_a_pair_once_how_it_differs(root: Path, capsys: Print) -> None:
+    for flags in ("-O3", "-O2"):
+        put(root, "gemv", flags)
+    assert main(["cache", "why", "gemv"]) == 0
+    assert capsys.readouterr().out.count("differs in") == 1
+
+
+def test_why_of_several_names_the_nearest(root: Path, capsys: Print) -> None:
+    one, *_ = [put(root, "gemv", flags) for flags in ("-O3", "-O2", "-O1")]
+    assert main(["cache", "why", one.key]) == 0
+    assert "the nearest of 2 others, " in capsys.readouterr().out
+
+
+def test_why_of_the_only_one_says_what_its_key_is_made_of(root: Path, capsys: Print) -> None:
     one = put(root, "gemv", "-O3")
+    put(root, "row_norm", "-O3")
+    assert main(["cache", "why", "gemv"]) == 0
+    assert capsys.readouterr().out == (
+        f"kernel gemv, {one.key[:12]}: the only one of its name, so there is nothing to compare. "
+        "Its key is made of\n"
+        "  flags  -O3\n"
+        "  name   gemv\n"
+    )
     assert main(["cache", "why", "gemv", "--json"]) == 0
     (said,) = answer(capsys)["entries"]
     assert (said["key"], said["nearest"], said["differences"]) == (one.key, None, [])
+    assert said["factors"] == {"flags": "-O3", "name": "gemv"}
 
 
 def test_prune_by_age_and_by_size(root: Path, capsys: Print) -> None:
@@ -93,7 +143,7 @@ def test_prune_by_age_and_by_size(root: Path, capsys: Print) -> None:
     then = time.time() - 3 * 86400
     os.utime(old.path, (then, then))
     assert main(["cache", "prune", "--older-than", "2d"]) == 0
-    assert capsys.readouterr().out == "removed 1 entries, 4 B\n"
+    assert capsys.readouterr().out == "removed 1 entry, 4 B\n"
     assert main(["cache", "prune", "--max-size", "1K", "--json"]) == 0
     assert answer(capsys) == {"entries": 1, "bytes": 1500}
 
@@ -107,7 +157,7 @@ def test_prune_needs_a_limit(root: Path, capsys: Print) -> None:
 def test_clear(root: Path, capsys: Print) -> None:
     put(root, "gemv", "-O3")
     assert main(["cache", "clear"]) == 0
-    assert capsys.readouterr().out == "removed 1 entries, 4 B\n"
+    assert capsys.readouterr().out == "removed 1 entry, 4 B\n"
     assert list(Cache.open(root).entries()) == []
 
 

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import io
 import json
+import logging
+import subprocess
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -13,6 +15,8 @@ import pytest
 
 from fuseline import KernelRecord, Report, Site
 from fuseline.cli import compiling, main
+from fuseline.cli.output import Output
+from fuseline.runtime.build import Progress
 from tests.cli.helpers import save_directory
 
 Print = pytest.CaptureFixture[str]
@@ -40,6 +44,30 @@ def test_generate_gives_eagers_tokens(folder: Path, capsys: Print) -> None:
     assert (ours["prompt_tokens"], len(ours["tokens"])) == (10, 12)
     assert ours["compile_seconds"] > eager["compile_seconds"] == 0
     assert ours["tokens_per_second"] > 0
+
+
+def test_generate_says_what_was_built_and_what_the_cache_held(
+    folder: Path, capsys: Print, tmp_path: Path
+) -> None:
+    argv = ["generate", str(folder), "--prompt", "The sea is", "--tokens", "2"]
+    argv += ["--set", f"cache-dir={tmp_path}", "--json"]
+    assert main(argv) == 0
+    first = answer(capsys)
+    assert main(argv) == 0
+    second = answer(capsys)
+    assert first["kernels_built"] > first["kernels_found"] == 0
+    assert (second["kernels_built"], second["kernels_found"]) == (0, first["kernels_built"])
+
+
+def test_a_kernel_counts_once_and_as_built_where_one_program_built_it() -> None:
+    tally = compiling.Tally()
+    tally.add(Progress(1, 1, "gemv", built=False))
+    assert str(tally) == "1 kernel from the cache, none built"
+    tally.add(Progress(1, 2, "row_norm", built=True))
+    tally.add(Progress(2, 2, "row_norm", built=False))
+    assert str(tally) == "2 kernels: 1 built, 1 from the cache"
+    tally.add(Progress(1, 1, "gemv", built=True))  # pruned meanwhile
+    assert str(tally) == "2 kernels built"
 
 
 def test_generate_streams_text_and_notes_the_rate(folder: Path, capsys: Print) -> None:
@@ -114,6 +142,42 @@ def test_explain_lists_sites(folder: Path, capsys: Print) -> None:
         "model.layers.1.self_attn",
     ]
     assert ("merged_linear", "fused") not in {(s["pattern"], s["status"]) for s in sites}
+
+
+MISFIT = """
+import torch
+from torch import nn
+
+def misfit():
+    return nn.Linear(3, 5), torch.ones(2, 4)
+"""
+
+
+def test_explain_says_once_that_a_model_does_not_run(tmp_path: Path) -> None:
+    """In a process of its own: pytest takes the place of torch's handlers."""
+    (tmp_path / "misfits.py").write_text(MISFIT)
+    done = subprocess.run(
+        [sys.executable, "-m", "fuseline.cli", "explain", "misfits:misfit"],
+        capture_output=True,
+        text=True,
+        check=False,
+        cwd=tmp_path,
+    )
+    assert done.returncode == 1
+    assert "FL0809 the model does not run on its inputs misfits:misfit: found Ru" in done.stderr
+    assert "Traceback" not in done.stderr
+
+
+def test_what_torch_logs_of_an_error_is_there_at_the_debug_level(
+    caplog: pytest.LogCaptureFixture, capsys: Print
+) -> None:
+    theirs = logging.getLogger("torch._subclasses.fake_tensor")
+    with caplog.at_level(logging.DEBUG, "fuseline"), compiling.step(Output()):
+        theirs.error("failed to run %s", "aten.mm")
+    assert "compiling ..." in capsys.readouterr().err
+    assert [(r.levelname, r.getMessage()) for r in caplog.records] == [
+        ("DEBUG", "torch: failed to run aten.mm")
+    ]
 
 
 class Fake:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib.util
+import re
 import struct
 import sys
 from importlib.machinery import ModuleSpec
@@ -83,9 +84,12 @@ def test_a_module_that_cannot_be_imported() -> None:
         load("no_such_module_here:f", Config())
 
 
-def test_a_function_decides_about_dtypes_itself(module: str) -> None:
-    with pytest.raises(FuselineError, match="FL0103"):
-        load(f"{module}:one_tensor", Config(), dtype="bfloat16")
+@pytest.mark.parametrize("given", [{"dtype": "bfloat16"}, {"batch": 2}, {"length": 7}])
+def test_a_function_decides_about_its_model_and_inputs(module: str, given: Any) -> None:
+    ((what, value),) = given.items()
+    said = f"FL0103 wrong argument --{what}: found {what} {value} for .*: the function decides"
+    with pytest.raises(FuselineError, match=said):
+        load(f"{module}:one_tensor", Config(), **given)
 
 
 def test_a_name_that_is_nothing() -> None:
@@ -220,14 +224,29 @@ def test_a_file_that_is_no_gguf_file(tmp_path: Path, content: bytes, said: str) 
         load(str(path), Config())
 
 
-@pytest.mark.parametrize("kept", [0.1, 0.5, 0.999])
-def test_a_gguf_file_that_is_cut_short(tmp_path: Path, kept: float) -> None:
+@pytest.mark.parametrize(
+    ("kept", "part"),
+    [
+        (0.002, "its header"),
+        (0.1, "its header|the tensor .*"),
+        (0.5, r"the tensor [a-z0-9_.]+\.weight"),
+        (0.999, r"the tensor [a-z0-9_.]+\.weight"),
+    ],
+)
+def test_a_gguf_file_that_is_cut_short(tmp_path: Path, kept: float, part: str) -> None:
     path = tmp_path / "model.gguf"
     write_gguf(path)
     whole = path.read_bytes()
-    path.write_bytes(whole[: int(len(whole) * kept)])
-    with pytest.raises(FuselineError, match="FL0804"):
+    size = int(len(whole) * kept)
+    path.write_bytes(whole[:size])
+    said = (
+        rf"found it ends at byte {size}, inside {part}, expected at least (\d+) bytes\. Hint: down"
+    )
+    with pytest.raises(FuselineError, match=f"FL0804 .*{said}") as raised:
         load(str(path), Config())
+    found = re.search(said, str(raised.value))
+    assert found is not None
+    assert size < int(found[1]) <= len(whole)
 
 
 def test_a_gguf_file_of_an_unknown_architecture(tmp_path: Path) -> None:

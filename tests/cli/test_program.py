@@ -12,8 +12,10 @@ from typing import Any
 import pytest
 
 from fuseline.cli import doctor, main
+from fuseline.cli.arguments import options
 from fuseline.cli.output import Output
-from fuseline.cli.program import COMMANDS
+from fuseline.cli.program import COMMANDS, parser
+from fuseline.config import Config
 from fuseline.errors import CACHE_FALLBACK, INVALID_OPTION, UNKNOWN_MODEL, InternalError
 
 Print = pytest.CaptureFixture[str]
@@ -57,8 +59,6 @@ def test_every_example_is_understood() -> None:
     import importlib
     import shlex
 
-    from fuseline.cli.program import parser
-
     for name in COMMANDS:
         for line in importlib.import_module(f"fuseline.cli.{name}").EXAMPLE.splitlines():
             words = shlex.split(line.split("|")[-1])
@@ -96,8 +96,9 @@ def test_arguments_that_make_no_sense_are_2(argv: list[str], capsys: Print) -> N
     ("text", "said"),
     [
         ("verify", "FL0103 wrong argument --set: found 'verify', expected NAME=VALUE"),
-        ("fast=1", "FL0102 unknown option fast"),
-        ("graphs=fast", "FL0101 invalid value for the option graphs"),
+        ("fast=1", "FL0102 unknown option fast in --set fast=...: expected one of target, "),
+        ("graphs=fast", "FL0101 invalid value for the option graphs in --set graphs=...: found "),
+        ("fuse-limit=-1", "FL0101 invalid value for the option fuse_limit in --set fuse-limit=..."),
     ],
 )
 def test_options_on_the_command_line_are_checked(text: str, said: str, capsys: Print) -> None:
@@ -108,7 +109,16 @@ def test_options_on_the_command_line_are_checked(text: str, said: str, capsys: P
 def test_a_wrong_variable_is_2(monkeypatch: pytest.MonkeyPatch, capsys: Print) -> None:
     monkeypatch.setenv("FUSELINE_THREADS", "none")
     assert main(["cache", "path"]) == 2
-    assert "FL0101" in capsys.readouterr().err
+    said = capsys.readouterr().err
+    assert "FL0101 invalid value for the option threads in the variable FUSELINE_THREADS:" in said
+
+
+def test_an_option_on_the_command_line_means_what_it_means_in_python() -> None:
+    """It is read once before `Config` reads it, and must come through that unchanged."""
+    texts = {"dynamic": "auto", "disable": "cse, dce", "verify": "on", "cache-dir": "~/somewhere"}
+    given = [word for name, text in texts.items() for word in ("--set", f"{name}={text}")]
+    config = Config.of(options(parser().parse_args(["doctor", *given])))
+    assert config == Config.of({name.replace("-", "_"): text for name, text in texts.items()})
 
 
 def test_a_diagnostic_is_printed_and_1(monkeypatch: pytest.MonkeyPatch, capsys: Print) -> None:

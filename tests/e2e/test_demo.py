@@ -5,6 +5,7 @@ from __future__ import annotations
 import pytest
 
 from examples import demo
+from fuseline import Report
 from fuseline.cli import main
 
 
@@ -18,6 +19,12 @@ def test_the_demo_succeeds(capsys: pytest.CaptureFixture[str]) -> None:
     for pattern in ("attention", "rope", "merged_linear", "gated_mlp", "add_rms_norm"):
         assert f"\n  {pattern} " in text
     assert "kernel.cpp" in text
+    assert "sites of 2 programs (the prefill and the decode step) together" in text
+
+
+@pytest.mark.parametrize(("programs", "said"), [(2, "2 programs (the pre"), (3, "3 programs tog")])
+def test_the_demo_says_that_sites_are_those_of_several_programs(programs: int, said: str) -> None:
+    assert demo.what_counts(Report(stats={"programs": programs})).startswith(f"sites of {said}")
 
 
 @pytest.mark.slow

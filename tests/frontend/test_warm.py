@@ -283,6 +283,14 @@ def test_programs_are_told_apart_before_they_are_traced() -> None:
     assert factors_of(3) is None
 
 
+def test_programs_have_the_name_of_their_class_or_function() -> None:
+    """The cache lists them by it, and compares those that share it."""
+    of_module, of_function = factors_of(Net()), factors_of(helper)
+    assert of_module is not None
+    assert of_function is not None
+    assert (of_module["name"], of_function["name"]) == (f"{Net.__module__}.Net", "helper")
+
+
 def test_identities_are_names_and_digests() -> None:
     assert precompile.identity_of(torch) == ("module", "torch")
     assert precompile.identity_of(Net) == ("class", Net.__module__, "Net")

@@ -5,10 +5,10 @@ copied, layered, shared read-only, pruned or deleted at any moment, and is never
 need no coordination: an entry appears at once and whole, and proves it on every load.
 """
 
-from fuseline.runtime.cache.entry import Entry, Factors, Json, canonical, key_of
+from fuseline.runtime.cache.entry import Entry, Factors, Json, canonical, flatten, key_of
 from fuseline.runtime.cache.location import user_cache
 from fuseline.runtime.cache.store import Cache, Pruned, Stats
-from fuseline.runtime.cache.why import Difference, Why
+from fuseline.runtime.cache.why import Difference, Why, brief
 
 __all__ = [
     "Cache",
@@ -19,7 +19,9 @@ __all__ = [
     "Pruned",
     "Stats",
     "Why",
+    "brief",
     "canonical",
+    "flatten",
     "key_of",
     "user_cache",
 ]

@@ -208,10 +208,14 @@ def make(folder: Path) -> None:
     folder.mkdir(mode=0o700, exist_ok=True)
 
 
-def damage_of(kind: str, path: Path, damage: DamagedEntryError) -> errors.Diagnostic:
+def damage_of(
+    kind: str, path: Path, damage: DamagedEntryError, hint: str | None = None
+) -> errors.Diagnostic:
     """The diagnostic of a damaged entry."""
     label = f"{kind} {path.name[:12]}"
-    return errors.CACHE_DAMAGED_ENTRY.diagnostic(label, where=str(path.parent), found=str(damage))
+    return errors.CACHE_DAMAGED_ENTRY.diagnostic(
+        label, where=str(path), found=str(damage), hint=hint
+    )
 
 
 def _modified(path: Path) -> float:

@@ -24,7 +24,7 @@ from fuseline.runtime.cache.entry import DamagedEntryError, Entry, Factors, key_
 from fuseline.runtime.cache.entry import load as load_entry
 from fuseline.runtime.cache.layer import Build, Layer, VanishedError, damage_of
 from fuseline.runtime.cache.seen import trust_all
-from fuseline.runtime.cache.why import Why, differences, nearest
+from fuseline.runtime.cache.why import Why, explain, near_names, nearest
 from fuseline.runtime.fork import renew_in_children
 
 logger = logging.getLogger(__name__)
@@ -35,6 +35,11 @@ LOCK_SECONDS = 120.0
 
 TRIES = 3
 """How often an entry is begun in a directory that is deleted meanwhile."""
+
+_DAMAGE_HINT = (
+    "it is built again when it is needed; to remove it now, delete this directory, or the whole "
+    "cache with `fuseline cache clear`"
+)
 
 
 @dataclass
@@ -137,15 +142,19 @@ class Cache:
 
     def verify(self) -> list[errors.Diagnostic]:
         """Check every byte of every entry in every layer; FL0606 for each that is damaged."""
-        damages: list[errors.Diagnostic] = []
+        return [damage for damage in self.check() if damage is not None]
+
+    def check(self) -> Iterator[errors.Diagnostic | None]:
+        """`verify` entry by entry: None for each that is whole."""
         for layer, kind, key, path in self._stored():
             try:
                 layer.verify(kind, key)
             except FileNotFoundError:
                 continue  # removed meanwhile
             except DamagedEntryError as damage:
-                damages.append(damage_of(kind, path, damage))
-        return damages
+                yield damage_of(kind, path, damage, _DAMAGE_HINT)
+            else:
+                yield None
 
     def prune(self, *, max_bytes: int | None = None, older_than: float | None = None) -> Pruned:
         """Remove entries that were not used for `older_than` seconds, and of the others the longest
@@ -185,7 +194,7 @@ class Cache:
 
     def why(self, key_or_name: str) -> list[Why]:
         """For each entry whose key or name starts with the argument, or whose kind it is: the
-        nearest other entry, and the factors that differ.
+        nearest other one of its kind and name, and the factors that differ.
 
         Raises:
             CacheError: FL0607, where no entry is meant.
@@ -199,17 +208,16 @@ class Cache:
             or entry.kind == key_or_name
         ]
         if not meant:
-            raise errors.CACHE_UNKNOWN_ENTRY.error(key_or_name, where=str(self.root))
-        return [self._explain(entry, everything) for entry in meant]
+            near = near_names(key_or_name, everything)
+            expected = f"something like {', '.join(near)}" if near else None
+            raise errors.CACHE_UNKNOWN_ENTRY.error(
+                key_or_name, where=str(self.root), expected=expected
+            )
+        return [explain(entry, everything) for entry in meant]
 
     def nearest(self, kind: str, factors: Factors) -> Entry | None:
         """The entry of this kind whose factors differ least from those given."""
         return nearest(factors, (entry for entry in self.entries() if entry.kind == kind))
-
-    def _explain(self, entry: Entry, everything: Sequence[Entry]) -> Why:
-        others = [e for e in everything if e.kind == entry.kind and e.key != entry.key]
-        other = nearest(entry.factors, others)
-        return Why(entry, other, differences(entry.factors, other.factors) if other else ())
 
     def _find(self, kind: str, key: str) -> Entry | None:
         known = self._loaded.get(key)

@@ -14,7 +14,7 @@ from pathlib import Path
 import pytest
 
 from fuseline import errors
-from fuseline.runtime.cache import Cache, Factors, key_of
+from fuseline.runtime.cache import Cache, Difference, Factors, Json, brief, key_of
 
 FACTORS: Factors = {
     "name": "add",
@@ -303,31 +303,66 @@ def test_clear(root: Path) -> None:
     fill(cache, 1)
 
 
-def test_why_names_the_nearest_entry_and_the_factors_that_differ(root: Path) -> None:
+def test_why_names_the_nearest_entry_of_the_name_and_the_factors_that_differ(root: Path) -> None:
     cache = Cache.open(root)
-    cache.get_or_build("kernel", {"name": "mul", "source": "x", "flags": []}, Builder())
+    # One factor fewer than all that differ below, but of another kernel.
+    cache.get_or_build("kernel", {**FACTORS, "name": "mul", "cpu": {"fma": True}}, Builder())
+    cache.get_or_build("kernel", {**FACTORS, "source": "x", "flags": [], "more": 1}, Builder())
     cache.get_or_build("kernel", {**FACTORS, "flags": ["-O2", "-mavx2"]}, Builder())
     entry = cache.get_or_build("kernel", {**FACTORS, "cpu": {"fma": True, "f16c": True}}, Builder())
     (why,) = cache.why(entry.key[:10])
     assert why.entry == entry
+    assert why.others == 2
     assert why.nearest is not None
     assert why.nearest.factors["flags"] == ["-O2", "-mavx2"]
     assert [str(d) for d in why.differences] == [
-        "cpu.f16c: True here, None there",
-        "flags: '-O3' here, '-O2' there",
+        "cpu.f16c: True here, none there",
+        "flags: -O3 here, -O2 there",
     ]
-    assert len(cache.why("add")) == 2
-    assert len(cache.why("kernel")) == 3
+    assert len(cache.why("add")) == 3
+    assert len(cache.why("kernel")) == 4
     near = cache.nearest("kernel", FACTORS)
     assert near is not None
-    assert near.name == "add"
+    assert near.name in {"add", "mul"}
 
 
 def test_why_of_a_single_entry_has_nothing_to_compare(root: Path) -> None:
     cache = Cache.open(root)
     cache.get_or_build("kernel", FACTORS, Builder())
-    (why,) = cache.why("add")
-    assert why.nearest is None
-    assert why.differences == ()
-    with pytest.raises(errors.CacheError, match="FL0607"):
-        cache.why("sub")
+    cache.get_or_build("kernel", {**FACTORS, "name": "mul"}, Builder())
+    cache.get_or_build("piece", FACTORS, Builder())
+    why = cache.why("add")[0]
+    assert (why.others, why.nearest, why.differences) == (0, None, ())
+
+
+def test_why_of_an_unknown_name_lists_near_ones(root: Path) -> None:
+    cache = Cache.open(root)
+    for name in ("row_norm_01", "qk_norm_02", "gemv_03"):
+        cache.get_or_build("kernel", {"name": name}, Builder())
+    with pytest.raises(errors.CacheError, match="FL0607 .*like qk_norm_02, row_norm_01. Hint"):
+        cache.why("norm")
+    with pytest.raises(errors.CacheError, match="FL0607 .*like gemv_03. Hint"):
+        cache.why("gevm_03")
+    with pytest.raises(errors.CacheError, match="FL0607 [^:]*. Hint"):
+        cache.why("softmax")
+
+
+@pytest.mark.parametrize(
+    ("value", "said"),
+    [
+        (None, "none"),
+        ([], "none"),
+        (False, "False"),
+        ("9f3c0a71d2e4" * 5, "9f3c0a71d2e4"),
+        (["-O3", "9f3c0a71d2e4" * 5], "-O3 9f3c0a71d2e4"),
+        ("word " * 20, f"{'word ' * 11}wo..."),
+        (["-mavx2"] * 90, f"{'-mavx2 ' * 8}... (90 in all)"),
+    ],
+)
+def test_factors_are_shown_in_a_few_words(value: Json, said: str) -> None:
+    assert brief(value) == said
+    assert str(Difference("x", value, 1)) == f"x: {said} here, 1 there"
+
+
+def test_lists_in_another_order_differ_in_that() -> None:
+    assert str(Difference("flags", ["a", "b"], ["b", "a"])) == "flags: the same in another order"
