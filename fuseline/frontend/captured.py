@@ -122,11 +122,13 @@ class Owed:
         returns: what the caller is owed, in order.
         symbols: the symbols of the shapes.
         constants: the values of the constant inputs, to be appended to a call's own arguments.
+        pairs: which of a call's own arguments are complex; compiled code takes their real views.
     """
 
     returns: tuple[Return, ...]
     symbols: tuple[Symbol, ...]
     constants: tuple[Tensor, ...] = ()
+    pairs: tuple[int, ...] = ()
 
     def bind(self, arguments: Sequence[Argument]) -> dict[str, int]:
         """The values of the symbols under the actual arguments of a call."""
@@ -157,6 +159,8 @@ class Captured:
         symbols: the symbols of the shapes.
         name: of the program, for dumps.
         results: of the values computed for the caller, in order.
+        pairs: the numbers of the inputs that are complex to the caller: here they are their real
+            views, ``[..., 2]``.
         road: how it was captured: ``export`` or ``dynamo``, and ``aot`` where the graph needed
             tracing again.
     """
@@ -167,6 +171,7 @@ class Captured:
     returns: tuple[Return, ...]
     symbols: tuple[Symbol, ...]
     results: tuple[Result, ...] = ()
+    pairs: tuple[int, ...] = ()
     name: str = "main"
     road: str = "dynamo"
 
@@ -179,4 +184,5 @@ class Captured:
     def owed(self) -> Owed:
         """What a call gives its caller."""
         known = [i.actual for i in self.inputs if i.kind is InputKind.CONSTANT]
-        return Owed(self.returns, self.symbols, tuple(t for t in known if t is not None))
+        constants = tuple(t for t in known if t is not None)
+        return Owed(self.returns, self.symbols, constants, self.pairs)

@@ -122,6 +122,7 @@ class _Converter:
         self.known = set(known)
         self.arguments: list[Handle | None] = []
         self.placeholders: list[fx.Node] = []
+        self.pairs: list[int] = []
 
     def run(self, name: str, road: str) -> Captured:
         """Convert node by node."""
@@ -132,6 +133,8 @@ class _Converter:
         self.sources = [source for _, source in pairs]
         for node, source in pairs:
             self._input(node, source)
+        for node in placeholders:
+            self._view_as_complex(node)
         self._constants(nodes)
         self._symbol_sources()
         for node in nodes:
@@ -147,6 +150,9 @@ class _Converter:
 
     def _input(self, node: fx.Node, source: Source) -> None:
         value = source.value
+        if isinstance(value, Tensor) and value.is_complex():
+            source = self._as_pairs(source)
+            value = source.value
         if isinstance(value, Tensor):
             placeholder = self.emitter.placeholder(node.name, value)
             self.values[node] = self._new_argument(placeholder, value)
@@ -160,6 +166,26 @@ class _Converter:
         self.values[node] = value
         if isinstance(expr, sympy.Symbol):
             self.symbols.define(expr, placeholder)
+
+    def _as_pairs(self, source: Source) -> Source:
+        """A complex input as its real view: compiled code has no complex element types."""
+        if source.value.is_conj():
+            raise NotSimple(f"{source.name}, whose imaginary parts are stored negated")
+        index = len(self.placeholders)
+        with self.fake_mode:
+            fake = torch.view_as_real(source.value)
+        actual = None if source.actual is None else torch.view_as_real(source.actual)
+        self.sources[index] = dataclasses.replace(source, value=fake, actual=actual)
+        if source.kind is not InputKind.CONSTANT:
+            self.pairs.append(index)
+        return self.sources[index]
+
+    def _view_as_complex(self, node: fx.Node) -> None:
+        """What the program sees of an input that comes as its real view."""
+        base = self.values[node]
+        if isinstance(base, Handle) and value_of(node).dtype is not base.fake.dtype:
+            recording = self.recorder.record(torch.view_as_complex, (base.fake,), {}, [base.fake])
+            self.values[node] = self.emitter.replay(recording, [base])
 
     def _new_argument(self, placeholder: fx.Node, fake: Tensor) -> Handle:
         handle = Handle(placeholder, fake)
@@ -301,7 +327,10 @@ class _Converter:
         self._sweep()
         symbols = self._symbols()
         forms = _forms(results)
-        return Captured(self.graph, inputs, tuple(written), returns, symbols, forms, name, road)
+        pairs = tuple(self.pairs)
+        return Captured(
+            self.graph, inputs, tuple(written), returns, symbols, forms, pairs, name, road
+        )
 
     def _check_alone(self, written: Sequence[int]) -> None:
         """A written input must share no memory with another; the functional form cannot say so."""
@@ -321,6 +350,8 @@ class _Converter:
             if index is None:
                 results.append(value)
                 return FromGraph(len(results) - 1)
+            if value.fake.dtype is not root.fake.dtype or index in self.pairs:
+                raise NotSimple("a returned view that has other elements than its input")
             start, base = (cast("int", h.fake.storage_offset()) for h in (value, root))
             return FromInput(
                 index,

@@ -22,8 +22,8 @@ from fuseline.frontend.captured import (
 from fuseline.ir.types import substitute
 
 Compiled: TypeAlias = "Callable[[Sequence[Argument]], Sequence[Tensor]]"
-"""Compiled code: takes the flat inputs, constants included, writes the written ones in place, and
-gives the values that the graph computes for the caller."""
+"""Compiled code: takes the flat inputs, constants included and complex ones as their real views,
+writes the written ones in place, and gives the values that the graph computes for the caller."""
 
 CompileStep: TypeAlias = "Callable[[Captured], Compiled]"
 
@@ -48,6 +48,8 @@ def interpret(captured: Captured) -> Compiled:
 def finish(owed: Owed, compiled: Compiled) -> Callable[..., tuple[Any, ...]]:
     """What a tracer's caller expects: takes the flat inputs, gives what the program returns."""
     constants = owed.constants
+    if owed.pairs:
+        compiled = _with_real_views(owed.pairs, compiled)
     if all(isinstance(r, FromGraph) for r in owed.returns):
 
         def call(*arguments: Argument) -> tuple[Any, ...]:
@@ -62,6 +64,16 @@ def finish(owed: Owed, compiled: Compiled) -> Callable[..., tuple[Any, ...]]:
         return tuple(_collect(r, given, results, bound) for r in owed.returns)
 
     return call_and_collect
+
+
+def _with_real_views(pairs: Sequence[int], compiled: Compiled) -> Compiled:
+    def run(arguments: Sequence[Argument]) -> Sequence[Tensor]:
+        given = list(arguments)
+        for index in pairs:
+            given[index] = torch.view_as_real(cast("Tensor", given[index]))
+        return compiled(given)
+
+    return run
 
 
 def _collect(

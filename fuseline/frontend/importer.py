@@ -95,13 +95,12 @@ class _Import:
         if item.kind is InputKind.SYMBOL:
             self.func.add_arg(IntType(import_dim(cast("int", item.value))), hint, origin)
             return None
+        self.builder.loc = Loc(item.name)
         kind = tensor_type_of(cast("Tensor", item.value))
         if not item.written:
             argument = self.func.add_arg(kind, hint, origin)
-            self.builder.loc = Loc(item.name)
             number = _literal(item)
             return argument if number is None else self.builder.full(number, kind.dtype, kind.shape)
-        self.builder.loc = Loc(item.name)
         return self.builder.add(Read(self.func.add_arg(BufferType(kind), hint, origin))).y
 
     def _output(self, outputs: Sequence[fx.Node]) -> None:

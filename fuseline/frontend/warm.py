@@ -183,6 +183,7 @@ def owed_to(owed: Owed) -> Json:
         "constants": [_constant_to(c) for c in owed.constants],
         "returns": [_return_to(r) for r in owed.returns],
         "symbols": [[s.name, s.low, s.high, list(s.source)] for s in owed.symbols],
+        "pairs": list(owed.pairs),
     }
 
 
@@ -193,7 +194,8 @@ def owed_from(data: Json) -> Owed:
         for name, low, high, source in data["symbols"]
     ]
     returns = tuple(_return_from(r) for r in data["returns"])
-    return Owed(returns, tuple(symbols), tuple(_constant_from(*c) for c in data["constants"]))
+    constants = tuple(_constant_from(*c) for c in data["constants"])
+    return Owed(returns, tuple(symbols), constants, tuple(data["pairs"]))
 
 
 def _constant_to(tensor: Tensor) -> Json:
