@@ -122,7 +122,8 @@ class _Converter:
         self.known = set(known)
         self.arguments: list[Handle | None] = []
         self.placeholders: list[fx.Node] = []
-        self.pairs: list[int] = []
+        self.complex: list[fx.Node] = []  # inputs that come as their real views
+        self.pairs: list[int] = []  # the numbers of those that a call brings
 
     def run(self, name: str, road: str) -> Captured:
         """Convert node by node."""
@@ -133,7 +134,7 @@ class _Converter:
         self.sources = [source for _, source in pairs]
         for node, source in pairs:
             self._input(node, source)
-        for node in placeholders:
+        for node in self.complex:
             self._view_as_complex(node)
         self._constants(nodes)
         self._symbol_sources()
@@ -151,8 +152,8 @@ class _Converter:
     def _input(self, node: fx.Node, source: Source) -> None:
         value = source.value
         if isinstance(value, Tensor) and value.is_complex():
-            source = self._as_pairs(source)
-            value = source.value
+            self.complex.append(node)
+            value = self._as_pairs(source).value
         if isinstance(value, Tensor):
             placeholder = self.emitter.placeholder(node.name, value)
             self.values[node] = self._new_argument(placeholder, value)
@@ -183,9 +184,8 @@ class _Converter:
     def _view_as_complex(self, node: fx.Node) -> None:
         """What the program sees of an input that comes as its real view."""
         base = self.values[node]
-        if isinstance(base, Handle) and value_of(node).dtype is not base.fake.dtype:
-            recording = self.recorder.record(torch.view_as_complex, (base.fake,), {}, [base.fake])
-            self.values[node] = self.emitter.replay(recording, [base])
+        recording = self.recorder.record(torch.view_as_complex, (base.fake,), {}, [base.fake])
+        self.values[node] = self.emitter.replay(recording, [base])
 
     def _new_argument(self, placeholder: fx.Node, fake: Tensor) -> Handle:
         handle = Handle(placeholder, fake)
