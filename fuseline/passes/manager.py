@@ -12,6 +12,7 @@ from dataclasses import dataclass, field, replace
 from typing import Any, Protocol, cast
 
 from fuseline.ir.core import Cost, Func, IRError, Loc, Op, Trait, Value
+from fuseline.ir.ops.raised import LayerNorm, RmsNorm
 from fuseline.ir.types import dim, format_dim
 from fuseline.ir.verify import verify
 from fuseline.passes.rewrite import FuncPass, NoMatch, Pass, Replace, Replacement, Rewrite
@@ -20,6 +21,9 @@ from fuseline.report import PassRecord, Site
 log = logging.getLogger(__name__)
 
 _MAX_ROUNDS = 16
+
+_NORMS = (RmsNorm, LayerNorm)
+"""Ops that programs may hold before any pass: torch has them whole."""
 
 
 @dataclass
@@ -82,22 +86,29 @@ class Run:
     """The rewrite that made each living op."""
 
     def sites(self) -> list[Site]:
-        """The sites: each live pattern, fused or missed, swallowed parts in its details."""
-        found = [
-            Site(
-                a.pattern,
-                str(a.where or ""),
-                "fused",
-                details=a.details | _parts(a),
-            )
-            for a in self.applied
-            if a.pattern and a.owner is None and any(op in self.func for op in a.ops)
+        """The sites: each live pattern, fused or missed, swallowed parts in its details.
+
+        A norm is one site: alone, in a larger fusion, or as the one that a fusion missed.
+        """
+        applied = [a for a in self.applied if a.pattern and a.owner is None]
+        fused = {(a.pattern, op) for a in applied for op in a.ops}
+        missed = [
+            m for m in self.missed.values() if m.op in self.func and (m.pattern, m.op) not in fused
         ]
-        fused = {(a.pattern, op) for a in self.applied if a.owner is None for op in a.ops}
+        norms = {m.op for m in missed if isinstance(m.op, _NORMS)}
+        found = [
+            Site(a.pattern, str(a.where or ""), "fused", details=a.details | _parts(a))
+            for a in applied
+            if any(op in self.func for op in a.ops) and norms.isdisjoint(a.ops)
+        ]
+        made = norms.union(*(a.ops for a in applied))
         found += [
-            Site(m.pattern, str(m.where or ""), "missed", m.reason, "", m.details)
-            for m in self.missed.values()
-            if m.op in self.func and (m.pattern, m.op) not in fused
+            Site(op.name, str(op.loc or ""), "fused")
+            for op in self.func.ops
+            if isinstance(op, _NORMS) and op not in made
+        ]
+        found += [
+            Site(m.pattern, str(m.where or ""), "missed", m.reason, "", m.details) for m in missed
         ]
         return found
 

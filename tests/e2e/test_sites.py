@@ -1,0 +1,73 @@
+"""The sites of small models, as a user reads them in the report."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+import fuseline
+from fuseline.report import Report
+
+
+class Block(nn.Module):
+    """A residual block; its own name for itself is not ``self``."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.norm = nn.RMSNorm(16)
+        self.mlp = nn.Linear(16, 16)
+        self.after = nn.RMSNorm(16)
+        self.out = nn.Linear(16, 16)
+
+    def forward(block, hidden: Tensor) -> Tensor:  # noqa: N805
+        hidden = hidden + block.mlp(block.norm(hidden))
+        return hidden + block.out(block.after(hidden))
+
+
+class Net(nn.Module):
+    """An embedding, two blocks, a norm and a head."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.embed = nn.Embedding(10, 16)
+        self.layers = nn.ModuleList(Block() for _ in range(2))
+        self.norm = nn.RMSNorm(16)
+        self.head = nn.Linear(16, 10, bias=False)
+
+    def forward(self, ids: Tensor) -> Tensor:
+        hidden = self.embed(ids)
+        for layer in self.layers:
+            hidden = layer(hidden)
+        return self.head(self.norm(hidden))
+
+
+IDS = torch.tensor([[1, 2, 3]])
+
+
+def report_of(model: nn.Module, *args: Tensor, cache: Path, **options: Any) -> Report:
+    compiled: Any = fuseline.compile(model.eval(), cache_dir=cache, **options)
+    with torch.no_grad():
+        compiled(*args)
+    return compiled.report()
+
+
+def test_a_norm_without_an_addition_before_it_is_one_fused_norm(tmp_path: Path) -> None:
+    model = nn.Sequential(nn.RMSNorm(16), nn.Linear(16, 16))
+    report = report_of(model, torch.ones(3, 16), cache=tmp_path)
+    assert [(s.pattern, s.status) for s in report.sites] == [("rms_norm", "fused")]
+
+
+def test_each_norm_of_a_model_is_one_site(tmp_path: Path) -> None:
+    """The first norm stands alone; every other one follows a residual addition."""
+    report = report_of(Net(), IDS, cache=tmp_path)
+    found = sorted((s.where.partition(" ")[0], s.pattern, s.status) for s in report.sites)
+    assert found == [
+        ("layers.0.after", "add_rms_norm", "fused"),
+        ("layers.0.norm", "rms_norm", "fused"),
+        ("layers.1.after", "add_rms_norm", "fused"),
+        ("layers.1.norm", "add_rms_norm", "fused"),
+        ("norm", "add_rms_norm", "fused"),
+    ]
