@@ -360,6 +360,15 @@ def source_name(placeholder: fx.Node) -> str:
     return str(name() if callable(name) else name)
 
 
+def traced_frame() -> Mapping[str, object]:
+    """The local variables of the frame that Dynamo has traced, while it calls a backend."""
+    tracing = importlib.import_module("torch._dynamo.symbolic_convert")
+    try:
+        return dict(tracing.InstructionTranslator.current_tx().output.root_tx.f_locals)
+    except AttributeError:  # nothing is being traced on this thread
+        return {}
+
+
 def optimize(model: Any, backend: Any, *, dynamic: bool | None, package: Any = None) -> Any:
     """``torch.compile`` with a backend; ``package`` keeps what Dynamo finds."""
     if package is None:

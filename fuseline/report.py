@@ -25,7 +25,8 @@ class Site:
 
     Attributes:
         pattern: what it looks like: ``qk_norm``, ``rope``, ``attention``, ``rms_norm``, ...
-        where: module path and source line in the user's program.
+        where: module path, as from the module that was compiled, and source line in the user's
+            program; where several modules share compiled code, the first one's.
         status: ``"fused"``, or ``"missed"``.
         reason: for a miss, the predicate that failed, with the values seen; else empty.
         kernel: symbol of the kernel that does the work; empty where none does.

@@ -16,6 +16,7 @@ from fuseline.frontend.dynamo import capture_dynamo
 from fuseline.frontend.execute import CompileStep, finish
 from fuseline.frontend.floats import float_inputs
 from fuseline.frontend.importer import CannotImport
+from fuseline.frontend.names import Names
 from fuseline.frontend.record import NotSimple
 from fuseline.frontend.warm import keep
 from fuseline.report import Report, Stat
@@ -35,6 +36,7 @@ class Backend:
         step: compiles a captured program.
         name: of the program, for dumps and reports.
         graphs: how many graphs came.
+        names: what the user calls modules and arguments; None to keep Dynamo's names.
         plain: graphs that run through plain ATen, with the reason.
         breaks: reasons of Dynamo's graph breaks, with their counts.
     """
@@ -42,6 +44,7 @@ class Backend:
     step: CompileStep
     name: str = "main"
     graphs: int = 0
+    names: Names | None = None
     plain: dict[str, str] = field(default_factory=dict[str, str])
     breaks: dict[str, int] = field(default_factory=dict[str, int])
 
@@ -51,6 +54,8 @@ class Backend:
         self.graphs += 1
         if torch.is_grad_enabled() and any(_wants_gradient(v) for v in inputs):
             return self._run_plain(module, name, WITH_GRADIENTS)
+        if self.names is not None:
+            self.names.rename(module)
         floats = float_inputs(module)
         if not floats:
             return self.compile(module, inputs, name, {})

@@ -22,7 +22,7 @@ log = logging.getLogger(__name__)
 
 _MAX_ROUNDS = 16
 
-_NORMS = (RmsNorm, LayerNorm)
+_NORMS = (RmsNorm.name, LayerNorm.name)
 """Ops that programs may hold before any pass: torch has them whole."""
 
 
@@ -95,7 +95,7 @@ class Run:
         missed = [
             m for m in self.missed.values() if m.op in self.func and (m.pattern, m.op) not in fused
         ]
-        norms = {m.op for m in missed if isinstance(m.op, _NORMS)}
+        norms = {m.op for m in missed if m.op.name in _NORMS}
         found = [
             Site(a.pattern, str(a.where or ""), "fused", details=a.details | _parts(a))
             for a in applied
@@ -105,7 +105,7 @@ class Run:
         found += [
             Site(op.name, str(op.loc or ""), "fused")
             for op in self.func.ops
-            if isinstance(op, _NORMS) and op not in made
+            if op.name in _NORMS and op not in made
         ]
         found += [
             Site(m.pattern, str(m.where or ""), "missed", m.reason, "", m.details) for m in missed

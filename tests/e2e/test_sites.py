@@ -71,3 +71,34 @@ def test_each_norm_of_a_model_is_one_site(tmp_path: Path) -> None:
         ("layers.1.norm", "add_rms_norm", "fused"),
         ("norm", "add_rms_norm", "fused"),
     ]
+
+
+def test_modules_traced_by_themselves_keep_their_paths_from_the_root(tmp_path: Path) -> None:
+    """A module that runs outside leaves its layer in pieces, and the loop over layers untraced."""
+    report = report_of(Net(), IDS, cache=tmp_path, eager=("layers.1.mlp",))
+    wheres = [s.where for s in report.sites] + [k.origin for k in report.kernels]
+    found = {where.partition(" ")[0] for where in wheres}
+    assert {"layers.0.norm", "layers.0.after", "layers.1.norm", "layers.1.after"} <= found
+    assert all(where.startswith(("layers.", "norm", "head", "embed")) for where in wheres), wheres
+
+
+def test_a_module_of_torch_alone_is_called_by_its_class(tmp_path: Path) -> None:
+    report = report_of(nn.Linear(16, 16), torch.ones(3, 16), cache=tmp_path)
+    assert [k.origin for k in report.kernels] == ["Linear"]
+    report = report_of(nn.RMSNorm(16), torch.ones(3, 16), cache=tmp_path)
+    assert [s.where for s in report.sites] == ["RMSNorm"]
+
+
+def test_places_are_lines_of_the_users_and_not_of_torch(tmp_path: Path) -> None:
+    report = report_of(Net(), IDS, cache=tmp_path)
+    assert all("(test_sites.py:" in site.where for site in report.sites)
+
+
+def test_reasons_name_arguments_as_the_signature_does(tmp_path: Path) -> None:
+    def two(left: Tensor, weight: Tensor, other: Tensor) -> Tensor:
+        return nn.functional.linear(left, weight) + nn.functional.linear(left, other)
+
+    compiled: Any = fuseline.compile(two, cache_dir=tmp_path)
+    compiled(torch.ones(2, 3), torch.ones(4, 3), torch.ones(4, 3))
+    reasons = [site.reason for site in compiled.report().sites]
+    assert any("comes from argument weight, not from a parameter" in r for r in reasons), reasons
