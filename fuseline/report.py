@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import json
 import re
+from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from typing import Literal, TypeAlias
@@ -107,12 +108,26 @@ class Report:
 
     def __str__(self) -> str:
         parts = [
+            self.steps_line(),
             self.sites_table(),
             _section("kernels", _kernel_rows(self.kernels)),
             _section("passes", _pass_rows(self.passes)),
             _section("stats", [[name, _number(value)] for name, value in self.stats.items()]),
         ]
         return "\n\n".join(part for part in parts if part) or "nothing was compiled yet"
+
+    def steps_line(self) -> str:
+        """How many steps of the plans are kernels, how many torch runs, and which those are."""
+        if not self.kernels:
+            return ""
+        native = sum(k.launches for k in self.kernels if k.status == "native")
+        others = [k for k in self.kernels if k.status == "reference"]
+        line = f"steps: {native} native, {sum(k.launches for k in others)} run by torch"
+        counts = Counter[str]()
+        for k in others:
+            counts[k.symbol] += k.launches
+        names = ", ".join(f"{name} x{n}" if n > 1 else name for name, n in counts.items())
+        return f"{line} ({names})" if names else line
 
     def sites_table(self) -> str:
         """The sites alone: a line per pattern, then one per site, or per run of like sites."""

@@ -56,6 +56,8 @@ def test_json_holds_everything() -> None:
 def test_table_names_sites_and_reasons() -> None:
     assert str(report()) == "\n".join(
         [
+            "steps: 2 native, 0 run by torch",
+            "",
             "patterns",
             "  qk_norm   1 fused  1 missed",
             "  rms_norm  1 fused  0 missed",
@@ -76,6 +78,16 @@ def test_table_names_sites_and_reasons() -> None:
             "  target           cpu",
         ]
     )
+
+
+def test_steps_that_torch_runs_are_counted_and_named() -> None:
+    others = [
+        KernelRecord("aten.sort.stable", "", "aten_call", 2, "router", "reference", "no lowering"),
+        KernelRecord("aten.sort.stable", "", "aten_call", 1, "router", "reference", "f64"),
+        KernelRecord("topk", "", "topk", 1, "router", "reference", "no lowering"),
+    ]
+    line = str(Report(kernels=(KERNEL, *others))).splitlines()[0]
+    assert line == "steps: 2 native, 4 run by torch (aten.sort.stable x3, topk)"
 
 
 def test_like_layers_share_a_line() -> None:
