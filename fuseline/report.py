@@ -44,13 +44,23 @@ class Site:
 
 @dataclass(frozen=True)
 class PassRecord:
-    """One run of one pass: how long it took, and how many ops there were before and after."""
+    """The runs of one pass: over one func after another, and often more than once over each.
+
+    Attributes:
+        name: of the pass.
+        seconds: that all runs took together.
+        removed: by how many ops funcs became shorter, over the runs in which they did.
+        added: by how many ops funcs became longer, over the runs in which they did.
+        changed: whether any run changed anything.
+        runs: how many there were.
+    """
 
     name: str
     seconds: float
-    ops_before: int
-    ops_after: int
+    removed: int
+    added: int
     changed: bool
+    runs: int = 1
 
 
 @dataclass(frozen=True)
@@ -165,9 +175,10 @@ def _add_passes(left: PassRecord, right: PassRecord) -> PassRecord:
     return PassRecord(
         name=left.name,
         seconds=left.seconds + right.seconds,
-        ops_before=left.ops_before + right.ops_before,
-        ops_after=left.ops_after + right.ops_after,
+        removed=left.removed + right.removed,
+        added=left.added + right.added,
         changed=left.changed or right.changed,
+        runs=left.runs + right.runs,
     )
 
 
@@ -222,10 +233,15 @@ def _kernel_rows(kernels: Iterable[KernelRecord]) -> list[list[str]]:
 
 def _pass_rows(passes: Iterable[PassRecord]) -> list[list[str]]:
     return [
-        [p.name, f"{p.seconds * 1e3:.1f} ms", f"{p.ops_before} -> {p.ops_after} ops"]
+        [p.name, f"x{p.runs}" if p.runs > 1 else "", f"{p.seconds * 1e3:.1f} ms", _difference(p)]
         for p in passes
         if p.changed
     ]
+
+
+def _difference(record: PassRecord) -> str:
+    counts = [f"{sign}{n}" for sign, n in (("-", record.removed), ("+", record.added)) if n]
+    return f"{' '.join(counts)} ops" if counts else "as many ops"
 
 
 def _because(origin: str, reason: str) -> str:

@@ -179,15 +179,19 @@ class PassManager:
         else:
             raise TypeError(f"{pass_!r} is neither a Rewrite nor a FuncPass")
         record = PassRecord(
-            pass_.name, time.perf_counter() - start, len(before), len(func), changed
+            pass_.name,
+            seconds=time.perf_counter() - start,
+            removed=max(0, len(before) - len(func)),
+            added=max(0, len(func) - len(before)),
+            changed=changed,
         )
         run.passes.append(record)
         log.debug(
             "%s: %.1f ms, %d -> %d ops",
             pass_.name,
             record.seconds * 1e3,
-            record.ops_before,
-            record.ops_after,
+            len(before),
+            len(func),
         )
         if self.check:
             try:
