@@ -38,7 +38,7 @@ from fuseline.passes.manager import PassManager, Run
 from fuseline.passes.pipeline import default_pipeline
 from fuseline.passes.plan import Owed, own_results
 from fuseline.passes.rewrite import PASSES, Pass
-from fuseline.report import PassRecord, Report, Site, Stat
+from fuseline.report import FROM_CACHE, PassRecord, Report, Site, Stat
 from fuseline.runtime import packing, resident
 from fuseline.runtime.executor import Program
 from fuseline.runtime.later import Later
@@ -90,9 +90,9 @@ class Compilation:
             "programs": 1,
             "native steps": native,
             "host steps": len(steps) - native,
-            "rewrites": self.outcome.rewrites,
             "bytes of planned buffers": program.arena_bytes if program else 0,
         }
+        stats |= {FROM_CACHE: 1} if self.restored else {"rewrites": self.outcome.rewrites}
         stats |= {f"seconds to {stage}": value for stage, value in self.seconds.items()}
         return Report(self.outcome.sites, self.built.assembled.records, self.outcome.passes, stats)
 

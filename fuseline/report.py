@@ -19,6 +19,9 @@ Stat: TypeAlias = int | float | str
 _NUMBER = re.compile(r"(?<=\.)\d+(?=\.| |$)")
 """The number of a layer or an expert in a module path."""
 
+FROM_CACHE = "programs from the cache"
+"""The number of programs that an earlier process compiled."""
+
 
 @dataclass(frozen=True)
 class Site:
@@ -117,11 +120,14 @@ class Report:
         return json.dumps(self.to_dict(), indent=indent)
 
     def __str__(self) -> str:
+        cached = self.cached_line()
         parts = [
             self.steps_line(),
             self.sites_table(),
             _section("kernels", _kernel_rows(self.kernels)),
-            _section("passes", _pass_rows(self.passes)),
+            "\n".join(
+                part for part in (_section("passes", _pass_rows(self.passes)), cached) if part
+            ),
             _section("stats", [[name, _number(value)] for name, value in self.stats.items()]),
         ]
         return "\n\n".join(part for part in parts if part) or "nothing was compiled yet"
@@ -138,6 +144,13 @@ class Report:
             counts[k.symbol] += k.launches
         names = ", ".join(f"{name} x{n}" if n > 1 else name for name, n in counts.items())
         return f"{line} ({names})" if names else line
+
+    def cached_line(self) -> str:
+        """How many programs came from the cache, so that no pass ran on them; empty for none."""
+        cached, programs = self.stats.get(FROM_CACHE, 0), self.stats.get("programs", 0)
+        if not cached:
+            return ""
+        return f"{cached} of {programs} programs came from the cache; no pass ran on those"
 
     def sites_table(self) -> str:
         """The sites alone: a line per pattern, then one per site, or per run of like sites."""

@@ -106,7 +106,8 @@ with torch.no_grad():
     error = float((compiled(x) - model(x)).abs().max())
 report = compiled.report()
 sites = {p: report.count(p) for p in ("gated_mlp", "rms_norm", "merged_linear")}
-print(json.dumps({"error": error, "sites": sites, "stats": dict(report.stats)}))
+found = {"error": error, "sites": sites, "stats": dict(report.stats), "report": str(report)}
+print(json.dumps(found))
 """
 
 
@@ -135,6 +136,8 @@ def test_a_second_process_traces_nothing(tmp_path: Path) -> None:
     assert second["stats"]["graphs"] == 0
     assert second["stats"]["graphs from the cache"] == 1
     assert second["sites"] == first["sites"]
+    line = "1 of 1 programs came from the cache; no pass ran on those"
+    assert (line in first["report"], line in second["report"]) == (False, True)
     assert max(first["error"], second["error"]) < 1e-5
 
 
