@@ -33,7 +33,8 @@ class Site:
             program; where several modules share compiled code, the first one's.
         status: ``"fused"``, or ``"missed"``.
         reason: for a miss, the predicate that failed, with the values seen; else empty.
-        kernel: symbol of the kernel that does the work; empty where none does.
+        kernel: symbol of the kernel that does the work of a fused site, the last of several; empty
+            where torch does it, and for a miss.
         details: further facts, among them the parts swallowed by a larger fusion.
     """
 
@@ -120,14 +121,12 @@ class Report:
         return json.dumps(self.to_dict(), indent=indent)
 
     def __str__(self) -> str:
-        cached = self.cached_line()
         parts = [
             self.steps_line(),
             self.sites_table(),
             _section("kernels", _kernel_rows(self.kernels)),
-            "\n".join(
-                part for part in (_section("passes", _pass_rows(self.passes)), cached) if part
-            ),
+            _section("passes", _pass_rows(self.passes)),
+            self.cached_line(),
             _section("stats", [[name, _number(value)] for name, value in self.stats.items()]),
         ]
         return "\n\n".join(part for part in parts if part) or "nothing was compiled yet"
@@ -150,7 +149,7 @@ class Report:
         cached, programs = self.stats.get(FROM_CACHE, 0), self.stats.get("programs", 0)
         if not cached:
             return ""
-        return f"{cached} of {programs} programs came from the cache; no pass ran on those"
+        return f"from the cache, where no passes run: {cached} of {programs} programs"
 
     def sites_table(self) -> str:
         """The sites alone: a line per pattern, then one per site, or per run of like sites."""
@@ -212,7 +211,7 @@ def _site_rows(sites: Iterable[Site]) -> list[list[str]]:
     """A row per site; sites that differ only in numbers of their path (layers) share one."""
     alike: dict[tuple[str, ...], list[Site]] = {}
     for s in sites:
-        key = (s.status, s.pattern, _NUMBER.sub("*", s.where), s.reason or s.kernel)
+        key = (s.status, s.pattern, _NUMBER.sub("*", s.where), s.reason)
         alike.setdefault(key, []).append(s)
     return [
         [status, pattern, f"x{len(group)}" if len(group) > 1 else "", _places(group), why]

