@@ -99,10 +99,16 @@ class Program:
             return None
         factors |= {"dynamic": self.engine.dynamic, "eager": list(self.engine.eager)}
         factors |= self.engine.factors(target)
-        return WarmStart(entry, store, self.engine, factors)
+        return WarmStart(entry, store, self.engine, factors, self.backend.ran)
 
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
         """Call the compiled program; compiles where no code fits the arguments."""
+        self.backend.ran.yes = False
+        result = self._run(args, kwargs)
+        self.backend.called()
+        return result
+
+    def _run(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
         warm, call = self._warm, self._call
         if warm is None:
             with self._watch, self._outside:
