@@ -97,7 +97,10 @@ print(model.report().count("rms_norm"), model.report().stats["programs"])
 
 * The first call compiles, and so does a later one that does not fit what was compiled: another
   dtype, a size that was fixed, another branch of Python. These are the rules of
-  `torch.compile`, graph breaks included; the report counts them.
+  `torch.compile`, graph breaks included; the report counts them. Past torch's limit on
+  recompilations (`torch._dynamo.config.recompile_limit`), calls that fit nothing run eagerly; the
+  report says how many and by which option. `torch._dynamo.config.fail_on_recompile_limit_hit`
+  makes torch raise there.
 * Compile under `torch.no_grad()` or `torch.inference_mode()`. With gradients on, the graph runs
   through plain ATen, and the report says so.
 * A compiled module is an instance of the original's class by `isinstance`, and has its

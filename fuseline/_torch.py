@@ -238,15 +238,19 @@ class CompileWatch:
 
     Inside, float attributes stay literal constants (with torch's default under ``dynamic=True``
     an epsilon becomes an input), compiled code does not tell a profiler when it begins, and the
-    graph breaks of each compilation are handed over. Costs next to nothing where nothing is
-    compiled. May be entered again while it is in force.
+    graph breaks of each compilation are handed over, as is the option by which Dynamo refuses
+    one. Costs next to nothing where nothing is compiled. May be entered again while it is in force.
     """
 
     def __init__(
-        self, on_start: Callable[[], None], on_breaks: Callable[[dict[str, int]], None]
+        self,
+        on_start: Callable[[], None],
+        on_breaks: Callable[[dict[str, int]], None],
+        on_limit: Callable[[str], None],
     ) -> None:
         self.on_start = on_start
         self.on_breaks = on_breaks
+        self.on_limit = on_limit
         self._outer: list[CompileWatch | None] = []
         self._breaks: dict[str, int] = {}
         self._before: dict[str, bool] = {}
@@ -368,6 +372,27 @@ def _listen() -> None:
     if _on_start not in handler.start_callbacks:
         handler.register_start_callback(_on_start)
         handler.register_end_callback(_on_end)
+    _listen_for_limits()
+
+
+@lru_cache(maxsize=1)
+def _listen_for_limits() -> None:
+    """Hear of it when a function has been compiled as often as Dynamo allows.
+
+    It runs eagerly from then on where no code fits, and Dynamo counts nowhere that it does.
+    """
+    module = cast("Any", importlib.import_module("torch._dynamo.convert_frame"))
+    exceeds = getattr(module, "exceeds_recompile_limit", None)
+    if exceeds is None:
+        return
+
+    def exceeds_and_tell(*args: Any, **kwargs: Any) -> Any:
+        outcome = exceeds(*args, **kwargs)
+        if outcome[0] and _watching.now is not None:
+            _watching.now.on_limit(f"torch._dynamo.config.{outcome[1]}")
+        return outcome
+
+    module.exceeds_recompile_limit = exceeds_and_tell
 
 
 def source_name(placeholder: fx.Node) -> str:
@@ -378,6 +403,15 @@ def source_name(placeholder: fx.Node) -> str:
         return placeholder.name
     name = source.name  # a method up to torch 2.11, a property later
     return str(name() if callable(name) else name)
+
+
+def traced_frame() -> Mapping[str, object]:
+    """The local variables of the frame that Dynamo has traced, while it calls a backend."""
+    tracing = importlib.import_module("torch._dynamo.symbolic_convert")
+    try:
+        return dict(tracing.InstructionTranslator.current_tx().output.root_tx.f_locals)
+    except AttributeError:  # nothing is being traced on this thread
+        return {}
 
 
 def optimize(model: Any, backend: Any, *, dynamic: bool | None, package: Any = None) -> Any:

@@ -38,11 +38,15 @@ def expr(value: Dim) -> Expr:
 
 @dataclass(frozen=True)
 class Assembled:
-    """A plan, the kernels it calls by symbol, and what the report says of them."""
+    """A plan, the kernels it calls by symbol, and what the report says of them.
+
+    ``symbols`` tells the kernel of each op that has one: the last, where it has several.
+    """
 
     plan: Plan
     kernels: Mapping[str, KernelTemplate]
     records: tuple[KernelRecord, ...]
+    symbols: Mapping[Op, str]
 
 
 class _Assembler:
@@ -68,7 +72,8 @@ class _Assembler:
             ranges={n: (r.lo, r.hi) for n, r in self.func.symbols.items()},
             packed=_packed_groups(self.func),
         )
-        return Assembled(plan, self.kernels, tuple(self._records()))
+        symbols = {i.op: i.launches[-1].kernel.symbol for i in self.emitted if i.launches}
+        return Assembled(plan, self.kernels, tuple(self._records()), symbols)
 
     def _buffer(self, buffer: Buffer) -> int:
         self.buffers.append(buffer)

@@ -29,7 +29,7 @@ from fuseline.frontend.captured import Argument, Captured, Input
 from fuseline.frontend.execute import Compiled, CompileStep
 from fuseline.frontend.importer import CannotImport, import_captured, import_dim
 from fuseline.frontend.wrap import wrap
-from fuseline.ir.core import Func, Value
+from fuseline.ir.core import Func, Op, Value
 from fuseline.ir.evaluate import evaluate
 from fuseline.ir.layout import Layout
 from fuseline.ir.text import print_func
@@ -38,7 +38,7 @@ from fuseline.passes.manager import PassManager, Run
 from fuseline.passes.pipeline import default_pipeline
 from fuseline.passes.plan import Owed, own_results
 from fuseline.passes.rewrite import PASSES, Pass
-from fuseline.report import PassRecord, Report, Site, Stat
+from fuseline.report import FROM_CACHE, PassRecord, Report, Site, Stat
 from fuseline.runtime import packing, resident
 from fuseline.runtime.executor import Program
 from fuseline.runtime.later import Later
@@ -58,6 +58,15 @@ class Outcome:
     sites: tuple[Site, ...]
     rewrites: int = 0
     passes: tuple[PassRecord, ...] = ()
+    places: tuple[int, ...] = ()
+    """Where in the func the op is that does the work of each site; -1 where none does."""
+
+    def with_kernels(self, ops: Sequence[Op], built: Built) -> Outcome:
+        """The outcome with the kernels of its sites; ``ops`` are the func's after all passes."""
+        symbols = built.assembled.symbols
+        kernels = [symbols.get(ops[place], "") if place >= 0 else "" for place in self.places]
+        pairs = zip(self.sites, kernels, strict=True)
+        return replace(self, sites=tuple(replace(site, kernel=k) for site, k in pairs))
 
 
 @dataclass
@@ -90,9 +99,9 @@ class Compilation:
             "programs": 1,
             "native steps": native,
             "host steps": len(steps) - native,
-            "rewrites": self.outcome.rewrites,
             "bytes of planned buffers": program.arena_bytes if program else 0,
         }
+        stats |= {FROM_CACHE: 1} if self.restored else {"rewrites": self.outcome.rewrites}
         stats |= {f"seconds to {stage}": value for stage, value in self.seconds.items()}
         return Report(self.outcome.sites, self.built.assembled.records, self.outcome.passes, stats)
 
@@ -155,8 +164,9 @@ class Compiler:
         with clock("restore"):
             saved = SavedProgram.of_text(text)
             self.begin()
+            ops = saved.func.ops
             built = self._built(saved.func, saved.layouts)
-        outcome = Outcome(saved.sites)
+        outcome = Outcome(saved.sites, places=saved.places).with_kernels(ops, built)
         compilation = Compilation(
             *(saved.name, outcome, built, clock.seconds, saved.func, saved.layouts), restored=True
         )
@@ -185,7 +195,7 @@ class Compiler:
             dump.start(func)
         with clock("optimise"):
             run = self._run_passes(func, captured, dump)
-            outcome = Outcome(tuple(run.sites()), len(run.applied), tuple(run.passes))
+            outcome = _outcome(run)
             layouts = argument_layouts(func, captured.inputs)
             layouts |= own_results(func, layouts, _owed(captured))
         return _Optimised(captured.name, func, layouts, outcome, clock, dump)
@@ -195,7 +205,9 @@ class Compiler:
         name, func, layouts = optimised.name, optimised.func, optimised.layouts
         outcome, clock, dump = optimised.outcome, optimised.clock, optimised.dump
         with clock("build"):
+            ops = func.ops  # copies are put between them
             built = self._built(func, layouts)
+            outcome = outcome.with_kernels(ops, built)
         if dump:
             dump.kernels(built.sources)
             dump.plan(built.assembled.plan)
@@ -264,7 +276,8 @@ class _Optimised:
 
     def saved(self) -> str:
         """What brings the program back in another process."""
-        return SavedProgram(self.name, self.func, self.layouts, self.outcome.sites).to_text()
+        found = self.outcome
+        return SavedProgram(self.name, self.func, self.layouts, found.sites, found.places).to_text()
 
 
 class _Building:
@@ -382,6 +395,16 @@ def argument_layouts(func: Func, inputs: Sequence[Input]) -> dict[Value, Layout]
             strides = tuple(import_dim(s) for s in item.value.stride())
             layouts[arg] = Layout(0, strides)
     return layouts
+
+
+def _outcome(run: Run) -> Outcome:
+    located, places = run.located(), run.func.places
+    return Outcome(
+        tuple(site for site, _ in located),
+        len(run.applied),
+        tuple(run.passes),
+        tuple(-1 if op is None else places[op] for _, op in located),
+    )
 
 
 def _owed(captured: Captured) -> list[Owed]:

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import json
 import re
+from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from typing import Literal, TypeAlias
@@ -18,6 +19,9 @@ Stat: TypeAlias = int | float | str
 _NUMBER = re.compile(r"(?<=\.)\d+(?=\.| |$)")
 """The number of a layer or an expert in a module path."""
 
+FROM_CACHE = "programs from the cache"
+"""The number of programs that an earlier process compiled."""
+
 
 @dataclass(frozen=True)
 class Site:
@@ -25,10 +29,12 @@ class Site:
 
     Attributes:
         pattern: what it looks like: ``qk_norm``, ``rope``, ``attention``, ``rms_norm``, ...
-        where: module path and source line in the user's program.
+        where: module path, as from the module that was compiled, and source line in the user's
+            program; where several modules share compiled code, the first one's.
         status: ``"fused"``, or ``"missed"``.
         reason: for a miss, the predicate that failed, with the values seen; else empty.
-        kernel: symbol of the kernel that does the work; empty where none does.
+        kernel: symbol of the kernel that does the work of a fused site, the last of several; empty
+            where torch does it, and for a miss.
         details: further facts, among them the parts swallowed by a larger fusion.
     """
 
@@ -42,13 +48,23 @@ class Site:
 
 @dataclass(frozen=True)
 class PassRecord:
-    """One run of one pass: how long it took, and how many ops there were before and after."""
+    """The runs of one pass: over one func after another, and often more than once over each.
+
+    Attributes:
+        name: of the pass.
+        seconds: that all runs took together.
+        removed: by how many ops funcs became shorter, over the runs in which they did.
+        added: by how many ops funcs became longer, over the runs in which they did.
+        changed: whether any run changed anything.
+        runs: how many there were.
+    """
 
     name: str
     seconds: float
-    ops_before: int
-    ops_after: int
+    removed: int
+    added: int
     changed: bool
+    runs: int = 1
 
 
 @dataclass(frozen=True)
@@ -106,12 +122,34 @@ class Report:
 
     def __str__(self) -> str:
         parts = [
+            self.steps_line(),
             self.sites_table(),
             _section("kernels", _kernel_rows(self.kernels)),
             _section("passes", _pass_rows(self.passes)),
+            self.cached_line(),
             _section("stats", [[name, _number(value)] for name, value in self.stats.items()]),
         ]
         return "\n\n".join(part for part in parts if part) or "nothing was compiled yet"
+
+    def steps_line(self) -> str:
+        """How many steps of the plans are kernels, how many torch runs, and which those are."""
+        if not self.kernels:
+            return ""
+        native = sum(k.launches for k in self.kernels if k.status == "native")
+        others = [k for k in self.kernels if k.status == "reference"]
+        line = f"steps: {native} native, {sum(k.launches for k in others)} run by torch"
+        counts = Counter[str]()
+        for k in others:
+            counts[k.symbol] += k.launches
+        names = ", ".join(f"{name} x{n}" if n > 1 else name for name, n in counts.items())
+        return f"{line} ({names})" if names else line
+
+    def cached_line(self) -> str:
+        """How many programs came from the cache, so that no pass ran on them; empty for none."""
+        cached, programs = self.stats.get(FROM_CACHE, 0), self.stats.get("programs", 0)
+        if not cached:
+            return ""
+        return f"from the cache, where no passes run: {cached} of {programs} programs"
 
     def sites_table(self) -> str:
         """The sites alone: a line per pattern, then one per site, or per run of like sites."""
@@ -149,9 +187,10 @@ def _add_passes(left: PassRecord, right: PassRecord) -> PassRecord:
     return PassRecord(
         name=left.name,
         seconds=left.seconds + right.seconds,
-        ops_before=left.ops_before + right.ops_before,
-        ops_after=left.ops_after + right.ops_after,
+        removed=left.removed + right.removed,
+        added=left.added + right.added,
         changed=left.changed or right.changed,
+        runs=left.runs + right.runs,
     )
 
 
@@ -172,7 +211,7 @@ def _site_rows(sites: Iterable[Site]) -> list[list[str]]:
     """A row per site; sites that differ only in numbers of their path (layers) share one."""
     alike: dict[tuple[str, ...], list[Site]] = {}
     for s in sites:
-        key = (s.status, s.pattern, _NUMBER.sub("*", s.where), s.reason or s.kernel)
+        key = (s.status, s.pattern, _NUMBER.sub("*", s.where), s.reason)
         alike.setdefault(key, []).append(s)
     return [
         [status, pattern, f"x{len(group)}" if len(group) > 1 else "", _places(group), why]
@@ -206,10 +245,15 @@ def _kernel_rows(kernels: Iterable[KernelRecord]) -> list[list[str]]:
 
 def _pass_rows(passes: Iterable[PassRecord]) -> list[list[str]]:
     return [
-        [p.name, f"{p.seconds * 1e3:.1f} ms", f"{p.ops_before} -> {p.ops_after} ops"]
+        [p.name, f"x{p.runs}" if p.runs > 1 else "", f"{p.seconds * 1e3:.1f} ms", _difference(p)]
         for p in passes
         if p.changed
     ]
+
+
+def _difference(record: PassRecord) -> str:
+    counts = [f"{sign}{n}" for sign, n in (("-", record.removed), ("+", record.added)) if n]
+    return f"{' '.join(counts)} ops" if counts else "as many ops"
 
 
 def _because(origin: str, reason: str) -> str:

@@ -41,12 +41,15 @@ MOST = 64
 class SavedProgram:
     """A compiled program: its name, the func after all passes, its sites, and the layouts of its
     arguments and of those results that have one of their own.
+
+    ``places`` are the numbers of the ops that do the work of the sites; -1 where none does.
     """
 
     name: str
     func: Func
     layouts: Mapping[Value, Layout]
     sites: tuple[Site, ...]
+    places: tuple[int, ...]
 
     def to_text(self) -> str:
         """The program as JSON."""
@@ -67,6 +70,7 @@ class SavedProgram:
                 "strides": strides,
                 "results": results,
                 "sites": [asdict(site) for site in self.sites],
+                "places": self.places,
             }
         )
 
@@ -84,7 +88,8 @@ class SavedProgram:
         for number, index, strides in results:
             value = func.ops[number].results[index]
             layouts[value] = Layout(0, tuple(parse_dim(s) for s in strides))
-        return cls(data["name"], func, layouts, tuple(Site(**site) for site in data["sites"]))
+        sites = tuple(Site(**site) for site in data["sites"])
+        return cls(data["name"], func, layouts, sites, tuple(data["places"]))
 
 
 @dataclass(frozen=True)

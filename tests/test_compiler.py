@@ -32,6 +32,7 @@ MERGED = SavedProgram(
     ),
     {},
     (),
+    (),
 )
 
 

@@ -16,7 +16,7 @@ def report() -> Report:
     return Report(
         sites=(FUSED, MISSED, NORM),
         kernels=(KERNEL,),
-        passes=(PassRecord("cse", 0.25, 10, 8, changed=True),),
+        passes=(PassRecord("cse", 0.25, 2, 0, changed=True),),
         stats={"graph_breaks": 1, "compile_seconds": 0.5, "target": "cpu"},
     )
 
@@ -32,7 +32,7 @@ def test_reports_add_up() -> None:
     both = report() + report()
     assert len(both.sites) == 6
     assert [(k.symbol, k.launches) for k in both.kernels] == [("rms_norm_01", 4)]
-    assert [(p.seconds, p.ops_before, p.ops_after) for p in both.passes] == [(0.5, 20, 16)]
+    assert both.passes == (PassRecord("cse", 0.5, 4, 0, changed=True, runs=2),)
     assert both.stats == {"graph_breaks": 2, "compile_seconds": 1.0, "target": "cpu"}
 
 
@@ -56,11 +56,13 @@ def test_json_holds_everything() -> None:
 def test_table_names_sites_and_reasons() -> None:
     assert str(report()) == "\n".join(
         [
+            "steps: 2 native, 0 run by torch",
+            "",
             "patterns",
             "  qk_norm   1 fused  1 missed",
             "  rms_norm  1 fused  0 missed",
             "sites",
-            "  fused   qk_norm     layers.0.self_attn (m.py:10)  qk_norm_rope_ab12",
+            "  fused   qk_norm     layers.0.self_attn (m.py:10)",
             "  missed  qk_norm     layers.1.self_attn (m.py:10)  q has 3 readers",
             "  fused   rms_norm    norm (m.py:40)",
             "",
@@ -68,7 +70,7 @@ def test_table_names_sites_and_reasons() -> None:
             "  native  rms_norm_01  x2  rms_norm  norm (m.py:40)",
             "",
             "passes",
-            "  cse  250.0 ms  10 -> 8 ops",
+            "  cse    250.0 ms  -2 ops",
             "",
             "stats",
             "  graph_breaks     1",
@@ -76,6 +78,32 @@ def test_table_names_sites_and_reasons() -> None:
             "  target           cpu",
         ]
     )
+
+
+def test_passes_say_how_often_they_ran_and_what_came_of_it() -> None:
+    shrank = PassRecord("cse", 0.25, 2, 0, changed=True)
+    records = (
+        shrank,
+        PassRecord("canonicalize", 0.5, 0, 0, changed=True),
+        PassRecord("dce", 0.5, 0, 0, changed=False),
+        PassRecord("cse", 0.25, 0, 1, changed=True),
+    )
+    both = Report(passes=records) + Report(passes=(shrank,))
+    assert str(both).splitlines() == [
+        "passes",
+        "  cse           x3  750.0 ms  -4 +1 ops",
+        "  canonicalize      500.0 ms  as many ops",
+    ]
+
+
+def test_steps_that_torch_runs_are_counted_and_named() -> None:
+    others = [
+        KernelRecord("aten.sort.stable", "", "aten_call", 2, "router", "reference", "no lowering"),
+        KernelRecord("aten.sort.stable", "", "aten_call", 1, "router", "reference", "f64"),
+        KernelRecord("topk", "", "topk", 1, "router", "reference", "no lowering"),
+    ]
+    line = str(Report(kernels=(KERNEL, *others))).splitlines()[0]
+    assert line == "steps: 2 native, 4 run by torch (aten.sort.stable x3, topk)"
 
 
 def test_like_layers_share_a_line() -> None:

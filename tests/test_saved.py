@@ -35,12 +35,12 @@ def test_a_program_round_trips_as_text() -> None:
     site = Site("rms_norm", "norm (net.py:3)", "fused", kernel="k", details={"rows": "B"})
     layouts = {func.args[0]: Layout(0, (64, 1)), func.args[2]: Layout(0, (1,))}
     layouts[func.ops[0].results[0]] = Layout(0, (1, symbol("B")))
-    saved = SavedProgram("f", func, layouts, (site,))
+    saved = SavedProgram("f", func, layouts, (site,), (0,))
     back = SavedProgram.of_text(saved.to_text())
     assert print_func(back.func) == print_func(func)
     assert [back.layouts[a].strides for a in back.func.args if a in back.layouts] == [(64, 1), (1,)]
     assert back.layouts[back.func.ops[0].results[0]].strides == (1, symbol("B"))
-    assert (back.name, back.sites) == ("f", (site,))
+    assert (back.name, back.sites, back.places) == ("f", (site,), (0,))
     assert back.to_text() == saved.to_text()
 
 
@@ -105,8 +105,9 @@ x = torch.linspace(-1, 1, 3 * 24).reshape(3, 24)
 with torch.no_grad():
     error = float((compiled(x) - model(x)).abs().max())
 report = compiled.report()
-sites = {p: report.count(p) for p in ("gated_mlp", "rms_norm", "merged_linear")}
-print(json.dumps({"error": error, "sites": sites, "stats": dict(report.stats)}))
+sites = [[s.pattern, s.status, s.kernel] for s in report.sites]
+found = {"error": error, "sites": sites, "stats": dict(report.stats), "report": str(report)}
+print(json.dumps(found))
 """
 
 
@@ -135,6 +136,8 @@ def test_a_second_process_traces_nothing(tmp_path: Path) -> None:
     assert second["stats"]["graphs"] == 0
     assert second["stats"]["graphs from the cache"] == 1
     assert second["sites"] == first["sites"]
+    line = "from the cache, where no passes run: 1 of 1 programs"
+    assert (line in first["report"], line in second["report"]) == (False, True)
     assert max(first["error"], second["error"]) < 1e-5
 
 

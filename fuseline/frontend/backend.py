@@ -13,9 +13,10 @@ from torch import Tensor, fx
 from fuseline import _torch
 from fuseline.errors import OverlapError
 from fuseline.frontend.dynamo import capture_dynamo
-from fuseline.frontend.execute import CompileStep, finish
+from fuseline.frontend.execute import CompileStep, Ran, finish
 from fuseline.frontend.floats import float_inputs
 from fuseline.frontend.importer import CannotImport
+from fuseline.frontend.names import Names
 from fuseline.frontend.record import NotSimple
 from fuseline.frontend.warm import keep
 from fuseline.report import Report, Stat
@@ -35,15 +36,23 @@ class Backend:
         step: compiles a captured program.
         name: of the program, for dumps and reports.
         graphs: how many graphs came.
+        names: what the user calls modules and arguments; None to keep Dynamo's names.
         plain: graphs that run through plain ATen, with the reason.
         breaks: reasons of Dynamo's graph breaks, with their counts.
+        limits: options of torch by which Dynamo refused to compile again, with the counts.
+        eager_calls: calls since then for which no graph fitted.
+        ran: whether a graph ran in a call.
     """
 
     step: CompileStep
     name: str = "main"
     graphs: int = 0
+    names: Names | None = None
     plain: dict[str, str] = field(default_factory=dict[str, str])
     breaks: dict[str, int] = field(default_factory=dict[str, int])
+    limits: dict[str, int] = field(default_factory=dict[str, int])
+    eager_calls: int = 0
+    ran: Ran = field(default_factory=Ran)
 
     def __call__(self, module: fx.GraphModule, inputs: Sequence[object]) -> Runnable:
         """The function that runs a graph from Dynamo; ``inputs`` are the values it came with."""
@@ -51,6 +60,8 @@ class Backend:
         self.graphs += 1
         if torch.is_grad_enabled() and any(_wants_gradient(v) for v in inputs):
             return self._run_plain(module, name, WITH_GRADIENTS)
+        if self.names is not None:
+            self.names.rename(module)
         floats = float_inputs(module)
         if not floats:
             return self.compile(module, inputs, name, {})
@@ -68,7 +79,7 @@ class Backend:
             compiled = self.step(captured)
         except CannotImport as reason:
             return self._run_plain(module, name, str(reason))
-        run = finish(captured.owed, compiled)
+        run = finish(captured.owed, compiled, self.ran)
         if captured.writes:
             run = self._or_in_order(run, module if known else _without_notes(module), name)
         keep(run, captured.owed, compiled)
@@ -76,7 +87,12 @@ class Backend:
 
     def _run_plain(self, module: fx.GraphModule, name: str, reason: str) -> Runnable:
         self._note(name, reason)
-        return module
+
+        def call(*arguments: Any) -> Any:
+            self.ran.yes = True
+            return module(*arguments)
+
+        return call
 
     def _or_in_order(self, run: Runnable, module: fx.GraphModule, name: str) -> Runnable:
         """A compiled program, but the graph as it came for arguments that overlap: reads and writes
@@ -103,11 +119,23 @@ class Backend:
         for reason, count in reasons.items():
             self.breaks[reason] = self.breaks.get(reason, 0) + count
 
+    def note_limit(self, option: str) -> None:
+        """Account for a function that Dynamo will not compile again."""
+        self.limits[option] = self.limits.get(option, 0) + 1
+
+    def called(self) -> None:
+        """Account for a call that has ended; `ran` was reset before it."""
+        if self.limits and not self.ran.yes:
+            self.eager_calls += 1
+
     def report(self) -> Report:
         """The numbers of graphs and of graph breaks, and what runs through plain ATen and why."""
         stats: dict[str, Stat] = {"graphs": self.graphs, "graph breaks": sum(self.breaks.values())}
         stats |= {f"graph break: {_first_line(r)}": n for r, n in self.breaks.items()}
         stats |= {f"plain ATen: {n}": r for n, r in self.plain.items()}
+        stats |= {f"recompilations refused, see {o}": n for o, n in self.limits.items()}
+        if self.limits:
+            stats["calls run eagerly since then"] = self.eager_calls
         return Report(stats=stats)
 
 
@@ -156,4 +184,4 @@ def _first_line(reason: str) -> str:
 
 def watch(backend: Backend, on_start: Callable[[], None]) -> _torch.CompileWatch:
     """A context for calls of a program: what Dynamo compiles inside is accounted to its backend."""
-    return _torch.CompileWatch(on_start, backend.note_breaks)
+    return _torch.CompileWatch(on_start, backend.note_breaks, backend.note_limit)

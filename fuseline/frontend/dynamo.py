@@ -46,16 +46,17 @@ def capture_dynamo(
 
 def _source(placeholder: fx.Node, value: object) -> Source:
     where = _torch.source_name(placeholder)
+    name = str(placeholder.meta.get("name") or tidy(where))
     fake = value_of(placeholder)
     if not isinstance(value, Tensor):
-        return Source(tidy(where), InputKind.SYMBOL, fake)
+        return Source(name, InputKind.SYMBOL, fake)
     if isinstance(value, torch.nn.Parameter):
         kind = InputKind.PARAMETER
     elif "._buffers['" in where:
         kind = InputKind.BUFFER
     else:
         kind = InputKind.USER
-    return Source(tidy(where), kind, fake, None if _torch.is_fake(value) else value)
+    return Source(name, kind, fake, None if _torch.is_fake(value) else value)
 
 
 def _through_aot(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from typing import Any, TypeAlias, cast
 
 import torch
@@ -45,19 +46,30 @@ def interpret(captured: Captured) -> Compiled:
     return run
 
 
-def finish(owed: Owed, compiled: Compiled) -> Callable[..., tuple[Any, ...]]:
+@dataclass
+class Ran:
+    """Whether a graph of a program ran since someone last said no."""
+
+    yes: bool = False
+
+
+def finish(
+    owed: Owed, compiled: Compiled, ran: Ran | None = None
+) -> Callable[..., tuple[Any, ...]]:
     """What a tracer's caller expects: takes the flat inputs, gives what the program returns."""
-    constants = owed.constants
+    constants, ran = owed.constants, ran or Ran()
     if owed.pairs:
         compiled = _with_real_views(owed.pairs, compiled)
     if all(isinstance(r, FromGraph) for r in owed.returns):
 
         def call(*arguments: Argument) -> tuple[Any, ...]:
+            ran.yes = True
             return tuple(compiled((*arguments, *constants)))
 
         return call
 
     def call_and_collect(*arguments: Argument) -> tuple[Any, ...]:
+        ran.yes = True
         given = (*arguments, *constants)
         results = compiled(given)
         bound = owed.bind(given)

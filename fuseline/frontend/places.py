@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
+import os
 import re
 from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
+import torch
 from torch import fx
 
 from fuseline.ir.core import Loc
 
 _ENTRY = str(Path(__file__).with_name("wrap.py"))
+_TORCH = f"{Path(torch.__file__).parent}{os.sep}"
 _FRAME = re.compile(r'File "([^"]+)", line (\d+)')
 _SUBSCRIPT = re.compile(r"\._(?:modules|parameters|buffers)\['([^']+)'\]")
 _ROOT = re.compile(r"^[LG]\['(\w+)'\]")
@@ -25,20 +28,34 @@ def value_of(node: fx.Node) -> Any:
 
 
 def place_of(node: fx.Node) -> Loc:
-    """The innermost module, and the file and line, that a traced node comes from."""
+    """The innermost module, and the file and line, that a traced node comes from.
+
+    Lines of torch's own modules are none that a user wrote: the line that calls them counts. Of a
+    module of torch's that is compiled by itself there is neither; its class then says what it is.
+    """
     known = node.meta.get("loc")
     if isinstance(known, Loc):
         return known
     stack: dict[str, Any] | None = node.meta.get("nn_module_stack")
-    module = str(next(reversed(stack.values()))[0]) if stack else ""
-    return _place(module, node.meta.get("stack_trace") or "")
+    module, cls = next(reversed(stack.values())) if stack else ("", "")
+    place = _place(str(module), node.meta.get("stack_trace") or "")
+    return Loc(_class_name(cls)) if place == Loc() else place
 
 
 @lru_cache(maxsize=65536)
 def _place(module: str, trace: str) -> Loc:
-    frames = [frame for frame in _FRAME.findall(trace) if frame[0] != _ENTRY]
+    frames = [frame for frame in _FRAME.findall(trace) if not _is_inside(frame[0])]
     source = f"{frames[-1][0].rpartition('/')[2]}:{frames[-1][1]}" if frames else ""
     return Loc(tidy(module), source)
+
+
+def _is_inside(file: str) -> bool:
+    return file == _ENTRY or file.startswith(_TORCH)
+
+
+def _class_name(cls: object) -> str:
+    """Dynamo gives the class, ``torch.export`` its qualified name."""
+    return cls.__name__ if isinstance(cls, type) else str(cls).rpartition(".")[2]
 
 
 @lru_cache(maxsize=65536)

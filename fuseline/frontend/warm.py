@@ -23,7 +23,7 @@ from fuseline._torch_precompile import Precompiled, Trace
 from fuseline.errors import OverlapError
 from fuseline.frontend.captured import FromGraph, FromInput, FromNothing, FromSymbols, Owed, Return
 from fuseline.frontend.captured import Symbol as SizeSymbol
-from fuseline.frontend.execute import Compiled, finish
+from fuseline.frontend.execute import Compiled, Ran, finish
 from fuseline.ir.types import format_dim, parse_dim
 
 log = logging.getLogger(__name__)
@@ -70,12 +70,18 @@ class WarmStart:
     """The saved forms of one program: used before its first calls, added to after compilations."""
 
     def __init__(
-        self, entry: types.FunctionType, store: FormStore, restorer: Restorer, factors: Factors
+        self,
+        entry: types.FunctionType,
+        store: FormStore,
+        restorer: Restorer,
+        factors: Factors,
+        ran: Ran,
     ) -> None:
         self.precompiled = Precompiled(entry)
         self.store = store
         self.restorer = restorer
         self.factors = factors
+        self.ran = ran
         self.used = 0
         self._waiting: list[tuple[bytes, str]] | None = None
         self._attempts = 0
@@ -110,7 +116,8 @@ class WarmStart:
             return False
 
     def _restore(self, graph: Json) -> Callable[..., Any]:
-        run = finish(owed_from(graph["owed"]), self.restorer.restore(graph["program"]))
+        owed = owed_from(graph["owed"])
+        run = finish(owed, self.restorer.restore(graph["program"]), self.ran)
 
         def call(*arguments: Any) -> Any:
             try:

@@ -26,6 +26,7 @@ from fuseline import _torch
 from fuseline import _torch_precompile as precompile
 from fuseline.frontend.backend import Backend, watch
 from fuseline.frontend.execute import Compiled, CompileStep
+from fuseline.frontend.names import Names
 from fuseline.frontend.outside import Outside
 from fuseline.frontend.warm import FormStore, NeedsTraceError, WarmStart, factors_of
 from fuseline.report import Report
@@ -82,7 +83,8 @@ class Program:
 
     def __init__(self, target: Callable[..., Any], engine: Engine, name: str) -> None:
         self.engine = engine
-        self.backend = Backend(engine.step, re.sub(r"\W+", "_", name).strip("_") or "main")
+        plain = re.sub(r"\W+", "_", name).strip("_") or "main"
+        self.backend = Backend(engine.step, plain, names=Names(target))
         self._watch = watch(self.backend, engine.begin)
         self._outside = Outside(target, engine.eager) if engine.eager else nullcontext()
         entry = _entry_of(target)
@@ -97,10 +99,16 @@ class Program:
             return None
         factors |= {"dynamic": self.engine.dynamic, "eager": list(self.engine.eager)}
         factors |= self.engine.factors(target)
-        return WarmStart(entry, store, self.engine, factors)
+        return WarmStart(entry, store, self.engine, factors, self.backend.ran)
 
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
         """Call the compiled program; compiles where no code fits the arguments."""
+        self.backend.ran.yes = False
+        result = self._run(args, kwargs)
+        self.backend.called()
+        return result
+
+    def _run(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
         warm, call = self._warm, self._call
         if warm is None:
             with self._watch, self._outside:

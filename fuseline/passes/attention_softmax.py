@@ -14,13 +14,13 @@ from fuseline.ir.core import Func, Op, Ref, Value
 from fuseline.ir.ops import call, create, matmul, pointwise, reduce, view
 from fuseline.ir.types import Dim, DType, product
 from fuseline.passes.attention_forms import Form, once_each
-from fuseline.passes.dependence import maker
 from fuseline.passes.masks.arithmetic import number_of
 from fuseline.passes.masks.elements import Elements
 from fuseline.passes.masks.expressions import Datum
 from fuseline.passes.masks.integers import ZERO, new_index, same_dim
 from fuseline.passes.masks.terms import HIDING, Applied
 from fuseline.passes.rewrite import NoMatch
+from fuseline.passes.wording import called, maker
 
 _STEPS = (
     pointwise.Cast,
@@ -86,7 +86,9 @@ class _Reader:
         if self.func.use_count(value) > (2 if value is self.shifted else 1):
             names = sorted({op.name for op in self.func.users(value)})
             also = "is returned too" if self.func.is_returned(value) else f"readers: {names}"
-            raise _Miss(f"%{value.hint} on the way to the second product has another use ({also})")
+            raise _Miss(
+                f"{called(value)}, on the way to the second product, has another use ({also})"
+            )
 
     def _cast(self, value: Value) -> Value:
         """The value before casts and regroupings of its leading dims."""

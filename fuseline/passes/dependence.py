@@ -40,13 +40,3 @@ def _writers(func: Func, op: Op) -> list[Op]:
         return []
     buffers = [v for v in op.operands if isinstance(v.type, BufferType)]
     return [w for b in buffers for w in func.users(b) if w.has(Trait.WRITES)]
-
-
-def maker(value: Value) -> str:
-    """What makes a value, for reasons: an argument by kind and name, or the op's name."""
-    if value.owner is not None:
-        return value.owner.name
-    origin = value.origin
-    if origin is None or origin.kind == "input":
-        return f"argument %{value.hint}"
-    return f"{origin.kind} {origin.name or value.hint}"

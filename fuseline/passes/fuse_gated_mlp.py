@@ -9,9 +9,9 @@ from fuseline.ir.ops.fused import GatedLinear
 from fuseline.ir.ops.matmul import Linear
 from fuseline.ir.ops.raised import GatedMlp
 from fuseline.ir.ops.view import Slice
-from fuseline.passes.dependence import maker
 from fuseline.passes.merge_linears import unpackable
 from fuseline.passes.rewrite import NoMatch, Replace, Rewrite
+from fuseline.passes.wording import maker
 
 
 @dataclass(frozen=True)
@@ -62,8 +62,8 @@ def _side_by_side(func: Func, gate: Value, up: Value, what: str) -> str:
     if isinstance(gate.owner, Slice) or isinstance(up.owner, Slice):
         return "" if _adjacent(gate, up) else _not_adjacent(gate, up, what)
     for label, value in (("gate", gate), ("up", up)):
-        if reason := unpackable(func, value):
-            return f"{label} %{value.hint} {reason}"
+        if reason := unpackable(func, value, label):
+            return reason
     return ""
 
 

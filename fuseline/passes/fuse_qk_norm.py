@@ -12,6 +12,7 @@ from fuseline.passes.dependence import depends
 from fuseline.passes.qk_chain import Chain, Norm, Table, table
 from fuseline.passes.qk_pair import ROOTS, chains
 from fuseline.passes.rewrite import NoMatch, Replace, Rewrite
+from fuseline.passes.wording import called
 
 _ROPE_FIELDS = ("style", "table", "start", "width", "sign", "round")
 _NORM_FIELDS = ("eps", "offset", "cast")
@@ -174,7 +175,7 @@ def _shared(func: Func, q: Chain, k: Chain) -> str:
     for label, chain in (("q", q), ("k", k)):
         for value in chain.between:
             if func.use_count(value) != 1:
-                return f"%{value.hint}, on the way to {label}, is read by others too"
+                return f"{called(value)}, on the way to {label}, is read by others too"
     return ""
 
 

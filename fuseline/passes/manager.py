@@ -12,6 +12,7 @@ from dataclasses import dataclass, field, replace
 from typing import Any, Protocol, cast
 
 from fuseline.ir.core import Cost, Func, IRError, Loc, Op, Trait, Value
+from fuseline.ir.ops.raised import LayerNorm, RmsNorm
 from fuseline.ir.types import dim, format_dim
 from fuseline.ir.verify import verify
 from fuseline.passes.rewrite import FuncPass, NoMatch, Pass, Replace, Replacement, Rewrite
@@ -20,6 +21,9 @@ from fuseline.report import PassRecord, Site
 log = logging.getLogger(__name__)
 
 _MAX_ROUNDS = 16
+
+_NORMS = (RmsNorm.name, LayerNorm.name)
+"""Ops that programs may hold before any pass: torch has them whole."""
 
 
 @dataclass
@@ -83,23 +87,40 @@ class Run:
 
     def sites(self) -> list[Site]:
         """The sites: each live pattern, fused or missed, swallowed parts in its details."""
-        found = [
-            Site(
-                a.pattern,
-                str(a.where or ""),
-                "fused",
-                details=a.details | _parts(a),
-            )
-            for a in self.applied
-            if a.pattern and a.owner is None and any(op in self.func for op in a.ops)
+        return [site for site, _ in self.located()]
+
+    def located(self) -> list[tuple[Site, Op | None]]:
+        """The sites, each fused one with the op that does its work.
+
+        A norm is one site: alone, in a larger fusion, or as the one that a fusion missed.
+        """
+        applied = [a for a in self.applied if a.pattern and a.owner is None]
+        fused = {(a.pattern, op) for a in applied for op in a.ops}
+        missed = [
+            m for m in self.missed.values() if m.op in self.func and (m.pattern, m.op) not in fused
         ]
-        fused = {(a.pattern, op) for a in self.applied if a.owner is None for op in a.ops}
+        norms = {m.op for m in missed if m.op.name in _NORMS}
+        found: list[tuple[Site, Op | None]] = [
+            (Site(a.pattern, str(a.where or ""), "fused", details=a.details | _parts(a)), op)
+            for a in applied
+            if (op := self._worker(a)) is not None and norms.isdisjoint(a.ops)
+        ]
+        made = norms.union(*(a.ops for a in applied))
         found += [
-            Site(m.pattern, str(m.where or ""), "missed", m.reason, "", m.details)
-            for m in self.missed.values()
-            if m.op in self.func and (m.pattern, m.op) not in fused
+            (Site(op.name, str(op.loc or ""), "fused"), op)
+            for op in self.func.ops
+            if op.name in _NORMS and op not in made
+        ]
+        found += [
+            (Site(m.pattern, str(m.where or ""), "missed", m.reason, details=m.details), None)
+            for m in missed
         ]
         return found
+
+    def _worker(self, applied: Applied) -> Op | None:
+        """The op that does what a rewrite found: the last one that is neither view nor aside."""
+        living = [op for op in applied.ops if op in self.func]
+        return next((op for op in reversed(living) if not _is_aside(op)), (living or [None])[-1])
 
 
 def _parts(applied: Applied) -> dict[str, str]:
@@ -168,15 +189,19 @@ class PassManager:
         else:
             raise TypeError(f"{pass_!r} is neither a Rewrite nor a FuncPass")
         record = PassRecord(
-            pass_.name, time.perf_counter() - start, len(before), len(func), changed
+            pass_.name,
+            seconds=time.perf_counter() - start,
+            removed=max(0, len(before) - len(func)),
+            added=max(0, len(func) - len(before)),
+            changed=changed,
         )
         run.passes.append(record)
         log.debug(
             "%s: %.1f ms, %d -> %d ops",
             pass_.name,
             record.seconds * 1e3,
-            record.ops_before,
-            record.ops_after,
+            len(before),
+            len(func),
         )
         if self.check:
             try:
@@ -399,8 +424,11 @@ def _works(run: Run, record: Applied) -> bool:
 
     Views, and element-wise ops such as the cosines of a table, may outlive what read them first.
     """
-    aside = (Trait.VIEW, Trait.POINTWISE)
-    return any(op in run.func and not any(op.has(t) for t in aside) for op in record.ops)
+    return any(op in run.func and not _is_aside(op) for op in record.ops)
+
+
+def _is_aside(op: Op) -> bool:
+    return op.has(Trait.VIEW) or op.has(Trait.POINTWISE)
 
 
 def _inherit(record: Applied) -> None:

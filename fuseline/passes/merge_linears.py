@@ -9,31 +9,31 @@ from fuseline.ir.core import Func, Value
 from fuseline.ir.ops.fused import MergedLinear
 from fuseline.ir.ops.matmul import Linear
 from fuseline.ir.types import DType
-from fuseline.passes.dependence import maker
 from fuseline.passes.rewrite import NoMatch, Replace, Rewrite
+from fuseline.passes.wording import called, maker, name_of
 
 
-def unpackable(func: Func, weight: Value) -> str:
-    """Why a weight cannot be packed beside others; empty where it can.
+def unpackable(func: Func, weight: Value, label: str) -> str:
+    """Why a weight cannot be packed beside others; empty where it can. ``label`` says which it is.
 
     Packing moves the memory of a parameter: it must be one, have no other reader (a tied weight has
     its place elsewhere), and not be pinned by its origin.
     """
     origin = weight.origin
     if weight.owner is not None or origin is None or origin.kind != "param":
-        return f"comes from {maker(weight)}, not from a parameter"
+        return f"{label} comes from {maker(weight)}, not from a parameter"
     if origin.pinned:
-        return f"is pinned: {origin.pinned}"
+        return f"{label} {name_of(weight)} is pinned: {origin.pinned}"
     if (count := func.use_count(weight)) != 1:
-        return f"is read {count} times"
+        return f"{label} {name_of(weight)} is read {count} times"
     return ""
 
 
 def linear_unpackable(func: Func, op: Linear) -> str:
     """Why the parameters of a product cannot be packed; empty where they can."""
     for label, value in (("weight", op.weight), ("bias", op.bias)):
-        if value is not None and (reason := unpackable(func, value)):
-            return f"{label} %{value.hint} {reason}"
+        if value is not None and (reason := unpackable(func, value, label)):
+            return reason
     return ""
 
 
@@ -99,4 +99,4 @@ def _why(op: Linear, reason: str) -> str:
     if reason:
         return reason
     bias = "no bias" if op.bias is None else f"a bias of {op.bias.dtype}"
-    return f"weight %{op.weight.hint} of {op.weight.dtype} with {bias} has no sibling like it"
+    return f"weight {called(op.weight)} of {op.weight.dtype} with {bias} has no sibling like it"

@@ -17,7 +17,7 @@ from fuseline.ir.ops.index import IndexCopy, SliceScatter
 from fuseline.ir.ops.raised import LayerNorm, RmsNorm, Rope
 from fuseline.ir.ops.view import Concat, Expand, Permute, Reshape, Slice
 from fuseline.ir.types import Dim, dim
-from fuseline.passes.dependence import maker
+from fuseline.passes.wording import maker
 
 Order: TypeAlias = Literal["bshd", "bhsd"]
 Norm: TypeAlias = "RmsNorm | LayerNorm"

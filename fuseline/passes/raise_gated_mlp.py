@@ -11,6 +11,7 @@ from fuseline.ir.ops.raised import Activation, GatedMlp
 from fuseline.ir.ops.view import Slice
 from fuseline.passes.match import last_dim_part, only_user
 from fuseline.passes.rewrite import NoMatch, Replace, Rewrite
+from fuseline.passes.wording import called
 
 
 @dataclass(frozen=True)
@@ -136,7 +137,7 @@ def activation_of(value: Value) -> Activation | None:
 def _refusal(op: Mul, gated: Value, gate: Side, up: Side, func: Func) -> str:
     """Why the product of gate and up may not become part of one op; empty where it may."""
     if gate.op.x is not up.op.x:
-        return f"gate reads %{gate.op.x.hint}, the other side %{up.op.x.hint}"
+        return f"gate reads {called(gate.op.x)}, the other side {called(up.op.x)}"
     if activation_of(gated) is None:
         name = gated.owner.name if gated.owner else ""
         return f"the gate's activation is {name}, none of silu, gelu, relu and relu2"
@@ -145,7 +146,7 @@ def _refusal(op: Mul, gated: Value, gate: Side, up: Side, func: Func) -> str:
     readers = [op, gated.owner, *_inside(gated)]
     for value in (gated, gate.y, up.y):
         if func.is_returned(value) or any(u not in readers for u in func.users(value)):
-            return f"%{value.hint} has readers outside the MLP"
+            return f"{called(value)} has readers outside the MLP"
     if gate.whole and up.whole:
         return ""
     return _other_halves(gate, up, func)
@@ -170,7 +171,7 @@ def _other_halves(gate: Side, up: Side, func: Func) -> str:
         return "gate and up are not the two halves of one product"
     readers = [u for u in func.users(product) if u not in (gate.y.owner, up.y.owner)]
     if readers or func.is_returned(product):
-        return f"%{product.hint} has readers outside the MLP"
+        return f"{called(product)} has readers outside the MLP"
     return ""
 
 

@@ -23,6 +23,7 @@ from fuseline.passes.rotation import (
     sum_of_products,
     turned,
 )
+from fuseline.passes.wording import called
 
 
 @dataclass(frozen=True)
@@ -107,8 +108,8 @@ def _whole_row(op: Add | Sub, func: Func) -> Replace | NoMatch | None:
             cosine = _beside(straight, row)
             if cosine is None:
                 return NoMatch(
-                    f"%{factor.hint} turns elements {row.start}..{row.start + row.width} of "
-                    f"%{row.root.hint}, and the cosine multiplies another value"
+                    f"{called(factor)} turns elements {row.start}..{row.start + row.width} of "
+                    f"{called(row.root)}, and the cosine multiplies another value"
                 )
             if straight.sign < 0:
                 return NoMatch("the product with the cosine is subtracted")

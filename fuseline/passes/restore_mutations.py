@@ -11,6 +11,7 @@ from fuseline.ir.ops.call import AtenCall
 from fuseline.ir.ops.view import Concat
 from fuseline.passes.in_place import Update, as_update, in_place, updated
 from fuseline.passes.rewrite import NoMatch, Replace, Rewrite
+from fuseline.passes.wording import name_of
 
 
 @dataclass(frozen=True)
@@ -49,7 +50,7 @@ class RestoreMutations(Rewrite[Write], root=Write, pattern="in_place_write"):
         place = func.places
         window = range(place[source.owner], place[op])
         if writer := _other_write(func, op, window, place):
-            return NoMatch(f"{writer.name} writes %{op.buffer.hint} before the whole is written")
+            return NoMatch(f"{writer.name} writes {name_of(op.buffer)} before the whole is written")
         if update is None:
             return Replace(erase=(op,), held=("the buffer is given what it holds",))
         return _restore(func, op, update, place)
@@ -60,7 +61,7 @@ def _restore(func: Func, root: Write, update: Update, place: Mapping[Op, int]) -
     reads = [u for u in func.users(root.buffer) if isinstance(u, Read) and place[u] < place[root]]
     old = list(_aliases(func, reads))
     if any(func.is_returned(v) for v in old):
-        return NoMatch(f"the old contents of %{root.buffer.hint} are returned")
+        return NoMatch(f"the old contents of {name_of(root.buffer)} are returned")
     readers = [u for v in old for u in func.users(v) if u is not update and not _is_view(u)]
     last = max(readers, key=place.__getitem__, default=None)
     earliest = max(place[update], place[last] + 1 if last else 0)
@@ -68,7 +69,7 @@ def _restore(func: Func, root: Write, update: Update, place: Mapping[Op, int]) -
     if last is not None and (hurried or earliest > place[root]):
         reader = hurried[0].name if hurried else "the write"
         return NoMatch(
-            f"{last.name} reads the old contents of %{root.buffer.hint} after {reader} "
+            f"{last.name} reads the old contents of {name_of(root.buffer)} after {reader} "
             "takes the new ones"
         )
     write = in_place(root.buffer, update)
@@ -80,7 +81,7 @@ def _restore(func: Func, root: Write, update: Update, place: Mapping[Op, int]) -
         ops=(write, read),
         before=func.ops[earliest],
         held=("no reader of the old contents comes after the write",),
-        details={"buffer": root.buffer.hint},
+        details={"buffer": name_of(root.buffer)},
     )
 
 
@@ -97,7 +98,7 @@ def _whole(op: Write, source: Value) -> NoMatch | None:
     if not _passes_on(source, op.buffer):
         return None
     maker = "an argument" if source.owner is None else source.owner.name
-    return NoMatch(f"the new contents come from {maker}, not from updates of %{op.buffer.hint}")
+    return NoMatch(f"the new contents come from {maker}, not from updates of {name_of(op.buffer)}")
 
 
 def _passes_on(value: Value, buffer: Value) -> bool:

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import importlib
 import logging
 from typing import Any
 
@@ -44,6 +45,23 @@ def test_with_gradients_the_graph_runs_as_it_is_and_that_is_said_once(
     assert not recording.captured
     assert plain(compiled.report()) == [WITH_GRADIENTS]
     assert caplog.text.count("gradients are on") == 1
+
+
+@pytest.mark.filterwarnings("ignore")
+def test_the_report_says_what_runs_eagerly_past_the_limit_on_recompilations() -> None:
+    """Dynamo tells only its log, once; calls that fit earlier code still run it."""
+    compiled, recording = record(Norm(), dynamic=False)
+    config: Any = importlib.import_module("torch._dynamo.config")
+    with torch.no_grad(), config.patch(recompile_limit=2):
+        for rows in (3, 4):
+            compiled(randn(rows, 5))
+        assert not any("refused" in name for name in compiled.report().stats)
+        for rows in (5, 6, 3, 4, 5):
+            torch.testing.assert_close(compiled(randn(rows, 5)), Norm()(randn(rows, 5)))
+    assert len(recording.captured) == 2
+    stats = compiled.report().stats
+    assert stats["recompilations refused, see torch._dynamo.config.recompile_limit"] == 1
+    assert stats["calls run eagerly since then"] == 3
 
 
 def test_without_gradients_the_same_model_is_compiled() -> None:

@@ -139,7 +139,7 @@ def test_values_and_side_effects_are_those_of_eager(program: Program, imported: 
 
 def test_the_graph_is_functional() -> None:
     captured = capture(write_slice, randn(4, 5), randn(4, 5))
-    assert [captured.inputs[i].name for i in captured.writes] == ["args[0]"]
+    assert [captured.inputs[i].name for i in captured.writes] == ["x"]
     for node in captured.graph.nodes:
         schema = getattr(node.target, "_schema", None)
         assert schema is None or not schema.is_mutable, node
@@ -196,7 +196,7 @@ def test_inputs_are_named_and_told_apart() -> None:
     kinds = {i.name: i.kind for i in captured.inputs}
     assert kinds["inner.weight"] is InputKind.PARAMETER
     assert kinds["inner.scale"] is InputKind.BUFFER
-    assert kinds["args[0]"] is InputKind.USER
+    assert kinds["x"] is InputKind.USER
     weight = next(i for i in captured.inputs if i.name == "inner.weight")
     assert weight.actual is model.inner.weight
 

@@ -198,7 +198,7 @@ def test_a_written_input_is_a_buffer() -> None:
 
     func = imported(program, randn(4, 5), randn(4, 2))
     (buffer,) = [a for a in func.args if isinstance(a.type, BufferType)]
-    assert buffer.origin == Origin("input", "args[0]")
+    assert buffer.origin == Origin("input", "cache")
     assert ops(func) == ["read", "slice_scatter", "mul", "write"]
 
 

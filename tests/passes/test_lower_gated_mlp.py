@@ -38,7 +38,7 @@ def test_spelled_out_with_biases(activation: str) -> None:
     )
     (site,) = run.sites()
     assert (site.pattern, site.status) == ("gated_mlp", "missed")
-    assert site.reason == "gate %g is pinned: is tied to h"
+    assert site.reason == "gate g is pinned: is tied to h"
 
 
 def test_the_miss_outlives_what_later_passes_do() -> None:

@@ -89,7 +89,7 @@ def miss(lines: list[str], reason: str | None, arguments: str = APART) -> None:
 
 def test_no_mlp_of_two_inputs() -> None:
     lines = ["%a = linear %x, %g", "%c = linear %z, %u", "%b = silu %a", *END]
-    miss(lines, "gate reads %x, the other side %z", APART + ", %z: {0}[B, S, 8]")
+    miss(lines, "gate reads x, the other side z", APART + ", %z: {0}[B, S, 8]")
 
 
 def test_no_mlp_with_another_activation() -> None:
@@ -99,7 +99,7 @@ def test_no_mlp_with_another_activation() -> None:
 def test_no_mlp_whose_inside_has_other_readers() -> None:
     extra = ["%e = exp %c", "%k = linear %e, %d", "%y = add %z, %k"]
     body = [*PRODUCTS, "%b = silu %a", "%h = mul %b, %c", "%z = linear %h, %d", *extra]
-    miss(body, "%c has readers outside the MLP")
+    miss(body, "the result of linear has readers outside the MLP")
 
 
 def test_no_mlp_whose_product_is_read_otherwise() -> None:
@@ -131,7 +131,7 @@ def test_no_mlp_of_parts_of_a_larger_product() -> None:
     larger = MERGED.replace("[24, 8]", "[30, 8]")
     miss(lines, "not the two halves of one product", larger)
     again = [*lines[:-1], "%k = linear %h, %d", "%r = slice %p {axis = 2, stop = 8}"]
-    miss([*again, "%y = add %k, %r"], "%p has readers outside the MLP", MERGED)
+    miss([*again, "%y = add %k, %r"], "the result of linear has readers outside the MLP", MERGED)
 
 
 def test_no_word_about_products_without_an_activation() -> None:

@@ -133,7 +133,7 @@ def test_no_write_before_a_late_reader_of_the_old_contents() -> None:
             "write %k, %k1",
             "return %old, %new",
         ),
-        "sin reads the old contents of %k after exp takes the new ones",
+        "sin reads the old contents of k after exp takes the new ones",
     )
 
 
@@ -147,7 +147,7 @@ def test_no_write_where_the_old_contents_are_returned() -> None:
             "write %k, %k1",
             "return %view",
         ),
-        "the old contents of %k are returned",
+        "the old contents of k are returned",
     )
 
 
@@ -230,7 +230,7 @@ def test_no_write_of_rolled_contents() -> None:
             "return",
             arguments=ARGUMENTS.replace("S, 8]", "5, 8]"),
         ),
-        "the new contents come from slice, not from updates of %k",
+        "the new contents come from slice, not from updates of k",
     )
 
 
@@ -260,7 +260,7 @@ def test_no_write_past_another_write() -> None:
             "write %k, %k1",
             "return",
         ),
-        "slice_write writes %k before",
+        "slice_write writes k before",
     )
 
 

@@ -16,6 +16,7 @@ import sympy
 
 from fuseline.ir.core import Value
 from fuseline.ir.types import Dim, dim, floor_div, product, symbol
+from fuseline.passes.wording import name_of
 
 Atom: TypeAlias = "Index | Size | Product | Element | Quotient | Larger"
 
@@ -304,4 +305,5 @@ def show_atom(atom: Atom) -> str:
 
 def show_element(value: Value, at: Sequence[Linear]) -> str:
     """``%x[b, k]``."""
-    return f"%{value.hint}[{', '.join(map(str, at))}]" if at else f"%{value.hint}"
+    name = f"%{name_of(value)}"
+    return f"{name}[{', '.join(map(str, at))}]" if at else name

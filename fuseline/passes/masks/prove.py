@@ -27,6 +27,7 @@ from fuseline.passes.masks.expressions import Opaque, as_linear
 from fuseline.passes.masks.integers import Linear, Unknown, new_index, of_dim
 from fuseline.passes.masks.predicates import AtLeastZero, Condition, conjuncts, indices
 from fuseline.passes.masks.terms import Applied, Term, split
+from fuseline.passes.wording import called
 
 
 @dataclass(frozen=True)
@@ -234,7 +235,7 @@ class _Proof:
         self, term: Term, condition: Condition | None, unproven: Mapping[Condition, str]
     ) -> str:
         if condition is None:
-            return f"kept: %{term.value.hint} holds numbers to add, not a condition"
+            return f"kept: {called(term.value)} holds numbers to add, not a condition"
         parts = [f"{c}: {unproven[c]}" for c in conjuncts(condition) if c in unproven]
         return f"kept: {', '.join(parts)}"
 

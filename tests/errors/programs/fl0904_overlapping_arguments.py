@@ -18,7 +18,7 @@ def program(tmp: Path) -> None:
           return
         }"""
     )
-    saved = SavedProgram("f", func, {}, ())
+    saved = SavedProgram("f", func, {}, (), ())
     run = Compiler(Config(cache_dir=tmp / "cache")).restore(saved.to_text())
     memory = torch.ones(6)
     run([memory[:4], memory[2:]])
