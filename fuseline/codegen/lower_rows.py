@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 from fuseline.codegen.lower import Launch, Lowered, NeedDense, Refusal, lowers, work
 from fuseline.codegen.norm import NormKernel
 from fuseline.codegen.qk_norm_rope import QkNormRopeKernel, Rotation, Stream
@@ -228,12 +230,14 @@ def lower_rope(op: Rope, layouts: LayoutMap) -> Lowered:
     """Rotation alone, of heads by token or tokens by head."""
     if refusal := unsupported(op.x, op.cos, op.sin):
         return refusal
-    if op.x.tensor.rank != 4 or len(op.cos.shape) != 4 or op.cos.shape != op.sin.shape:
+    x, cos = _as_four(op.x.shape, 1), _as_four(op.cos.shape, 1)
+    if not x or not cos or op.cos.shape != op.sin.shape:
         return Refusal(f"x {op.x.type} with tables {op.cos.type} and {op.sin.type}")
-    head_axis = 1 if op.cos.shape[1] == 1 else 2
-    if op.cos.shape[head_axis] != 1:
-        return Refusal(f"tables {op.cos.type} that differ from head to head")
-    heads, width = op.x.shape[head_axis], op.x.shape[3]
+    known = [axis for axis in (1, 2) if cos[axis] == 1 and isinstance(x[axis], int)]
+    if not known:
+        return Refusal(f"x {op.x.type} with tables {op.cos.type}: no known number of like heads")
+    head_axis = known[0]
+    heads, width = x[head_axis], x[3]
     if not isinstance(heads, int) or not isinstance(width, int):
         return Refusal(f"x {op.x.type}; the kernel needs known heads and head dims")
     loose = [v for v in (op.x, op.cos, op.sin) if not layouts.layout(v).is_inner_dense(v.shape)]
@@ -242,18 +246,17 @@ def lower_rope(op: Rope, layouts: LayoutMap) -> Lowered:
     rotation = _rotation(op, op.cos)
     assert rotation is not None, "a rope has tables"
     order = (0, 3 - head_axis, head_axis)
-    dims: list[Dim] = [op.x.shape[0], op.x.shape[order[1]]]
+    dims: list[Dim] = [x[0], x[order[1]]]
     for value in (op.x, op.y):
-        dims += [layouts.layout(value).strides[axis] for axis in order]
+        strides = _as_four(layouts.layout(value).strides, 0)
+        dims += [strides[axis] for axis in order]
     for table in (op.cos, op.sin):
-        dims += _broadcast_strides(table, op.x, order[:2], layouts)
+        strides = _as_four(layouts.layout(table).strides, 0)
+        dims += [0 if cos[a] == 1 and x[a] != 1 else strides[a] for a in order[:2]]
     kernel = rope(op.x.dtype.value, heads, width, rotation)
     return [Launch(kernel, (op.x, op.y, op.cos, op.sin), tuple(dims), work(op))]
 
 
-def _broadcast_strides(
-    table: Value, x: Value, axes: tuple[int, ...], layouts: LayoutMap
-) -> list[Dim]:
-    """The strides of a table along axes of x; 0 where it is broadcast."""
-    strides = layouts.layout(table).strides
-    return [0 if table.shape[a] == 1 and x.shape[a] != 1 else strides[a] for a in axes]
+def _as_four(dims: Sequence[Dim], lead: Dim) -> tuple[Dim, ...]:
+    """Extents or strides with leading ones for the dims that are left out; empty beyond four."""
+    return (lead,) * (4 - len(dims)) + tuple(dims) if len(dims) <= 4 else ()

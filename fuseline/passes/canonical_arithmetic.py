@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from fuseline.ir.core import Value
+from fuseline.ir.ops.matmul import Linear, Matmul
 from fuseline.ir.ops.pointwise import (
     Abs,
     Add,
@@ -32,6 +33,7 @@ from fuseline.ir.ops.pointwise import (
     Sub,
     Where,
 )
+from fuseline.ir.ops.view import Permute
 from fuseline.ir.types import DType
 from fuseline.passes.constants import is_number, is_scalar, number
 from fuseline.passes.sweep import Rules
@@ -142,6 +144,15 @@ def spell_small_powers(op: Pow) -> Value | None:
         return None
     spellings = {0.5: Sqrt, -0.5: Rsqrt, -1.0: Reciprocal}
     return spellings[power](op.lhs).y if power in spellings else None
+
+
+@RULES.rule(Matmul)
+def spell_linear(op: Matmul) -> Value | None:
+    """``x @ w.T`` is a linear, where w has two dims."""
+    right = op.rhs.owner
+    if isinstance(right, Permute) and right.x.tensor.rank == 2 and op.rhs.shape != right.x.shape:
+        return Linear(op.lhs, right.x).y
+    return None
 
 
 @RULES.rule(Where)

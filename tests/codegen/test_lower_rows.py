@@ -183,6 +183,30 @@ def test_rope_before_and_after_the_transpose(style: str) -> None:
     check(text, [seeded(2, 5, 3, 16, dtype=torch.float32), *tables], ops=["rope", "rope"])
 
 
+@pytest.mark.parametrize(
+    ("x", "table"),
+    [
+        ("B, 3, S, 16", "S, 16"),
+        ("B, S, 3, 16", "S, 1, 16"),
+        ("3, S, 16", "S, 16"),
+        ("S, 3, 16", "S, 1, 16"),
+        ("S, 16", "S, 16"),
+        ("S, 3, 16", "1, 1, 16"),
+        ("B, S, 3, 16", "16"),
+    ],
+)
+def test_rope_by_tables_of_fewer_dims(x: str, table: str) -> None:
+    text = f"""func @f(%x: f32[{x}], %c: f32[{table}], %s: f32[{table}]) {{
+      %y = rope %x, %c, %s {{style = "half", width = 16}}
+      return %y
+    }}"""
+    for tokens in (1, 5):
+        sizes = {"B": 2, "S": tokens}
+        shapes = [[sizes.get(d) or int(d) for d in part.split(", ")] for part in (x, table, table)]
+        given = [seeded(*s, dtype=torch.float32, seed=n) for n, s in enumerate(shapes)]
+        check(text, given, ops=["rope"])
+
+
 @pytest.mark.parametrize("queries", [1, 4, 13])
 def test_attention_over_transposed_heads(queries: int) -> None:
     """Few rows and many, the choice made at run time; masks that broadcast; windows and sinks."""
