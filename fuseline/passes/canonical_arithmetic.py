@@ -150,7 +150,7 @@ def spell_small_powers(op: Pow) -> Value | None:
 def spell_linear(op: Matmul) -> Value | None:
     """``x @ w.T`` is a linear, where w has two dims."""
     right = op.rhs.owner
-    if isinstance(right, Permute) and right.x.tensor.rank == 2 and op.rhs.shape != right.x.shape:
+    if isinstance(right, Permute) and right.dims == (1, 0):
         return Linear(op.lhs, right.x).y
     return None
 

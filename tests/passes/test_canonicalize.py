@@ -273,6 +273,17 @@ def test_no_roots_in_half_precision_where_torch_takes_powers() -> None:
     keeps("%x: f32[B, 3], %p: f32[3]", "%y = pow %x, %p")
 
 
+def test_a_product_with_a_transposed_weight_is_a_linear() -> None:
+    rewrites(
+        "%x: f32[B, S, 6], %w: f32[5, 6]",
+        ["%t = permute %w {dims = (1, 0)}", "%y = matmul %x, %t"],
+        ["%y = linear %x, %w"],
+    )
+    for arguments, dims in (("%x: f32[B, 2, 6], %w: f32[B, 5, 6]", "(0, 2, 1)"),):
+        keeps(arguments, f"%t = permute %w {{dims = {dims}}}", "%y = matmul %x, %t")
+    keeps("%x: f32[B, 6], %w: f32[6, 5]", "%y = matmul %x, %w")
+
+
 def test_logic() -> None:
     x = "%x: bool[B, 3], %z: bool[B, 3]"
     rewrites(x, ["%y = bitwise_and %x, %z"], ["%y = logical_and %x, %z"])
