@@ -27,7 +27,8 @@ class LinearKernel(KernelTemplate):
 
     Buffers, in order:
         x         ``[T, K]`` of ``x_dtype``, elements of a row side by side
-        w         ``[N, K]`` dense of ``weight_dtype``; gated: ``[2 N, K]``, gate rows first
+        w         ``[N, K]`` dense of ``weight_dtype``; gated: ``[2 N, K]``, gate rows first;
+                  with ``columns`` its transpose, ``[K, N]``
         bias      ``[N]`` (gated ``[2 N]``) of ``weight_dtype``, if ``bias``
         residual  ``[T, N]`` of ``dtype``, if ``residual``; may be y
         y...      one ``[T, outputs[i]]`` of ``out_dtype`` for each of ``outputs``
@@ -43,6 +44,7 @@ class LinearKernel(KernelTemplate):
     Attributes:
         k: width of x.
         outputs: widths of the results; N is their sum. Gated: one, the width of gate.
+        columns: whether the weights lie ``[K, N]``, not gated.
         dtype: what products round to.
         x_dtype, weight_dtype, out_dtype: element types; by default ``dtype``.
         min_tokens, max_tokens: the range of T; ``None`` for no upper end.
@@ -69,6 +71,7 @@ class LinearKernel(KernelTemplate):
     strip: int = 32
     k_block: int = 256
     prefetch: int = 0
+    columns: bool = False
 
     def __post_init__(self) -> None:
         """Fill in the element types; a geometry without a kernel is a ``ValueError``."""
@@ -81,6 +84,8 @@ class LinearKernel(KernelTemplate):
             raise ValueError(f"no linear kernel for K = {self.k}, N = {self.outputs}")
         if self.gated and (len(self.outputs) != 1 or self.activation is None):
             raise ValueError("a gated product has one output and an activation")
+        if self.gated and self.columns:
+            raise ValueError("no gated product of weights that lie [K, N]")
         if self.k_block % (2 * WIDEST):
             raise ValueError(f"k_block {self.k_block} is not a multiple of {2 * WIDEST}")
 
@@ -140,7 +145,7 @@ class LinearKernel(KernelTemplate):
     @property
     def title(self) -> str:
         """What the kernel does, for the head of its source."""
-        terms = [f"{self.n} x {self.k} {self.weight_dtype}"]
+        terms = [f"{self.n} x {self.k} {self.weight_dtype}" + ", transposed" * self.columns]
         terms += ["bias"] * self.bias
         terms += [f"{self.activation} gate" if self.gated else str(self.activation)] * bool(
             self.activation
@@ -170,6 +175,28 @@ class LinearSmallKernel(LinearKernel, template="cpp/linear_small.cpp.jinja"):
         waiting = self.rows * WIDEST
         per_token = self._padded + self._halves * self.rows * self.strip + waiting
         return (tokens * per_token + self.tokens * waiting) * workers * 4
+
+
+@dataclass(frozen=True)
+class LinearColumnsKernel(LinearKernel, template="cpp/linear_columns.cpp.jinja"):
+    """Few tokens and weights ``[K, N]``: streamed once, ``streams`` rows at a time, in runs of
+    ``n_block`` columns; the rows lie side by side, or ``far`` from one another.
+    """
+
+    columns: bool = True
+    streams: int = 4
+    far: bool = False
+    n_block: int = 512
+
+    def __post_init__(self) -> None:
+        """Refuse weights that lie the other way."""
+        super().__post_init__()
+        if not self.columns:
+            raise ValueError("the weights lie [K, N]")
+
+    def scratch_bytes(self, tokens: Dim, workers: Dim) -> Dim:
+        """Bytes of scratch for so many tokens and workers (numbers or expressions)."""
+        return tokens * (self.k + 2 * self.n_block) * workers * 4
 
 
 @dataclass(frozen=True)
@@ -208,13 +235,14 @@ class LinearLargeKernel(LinearKernel, template="cpp/linear_large.cpp.jinja"):
     @property
     def library_block(self) -> tuple[int, int]:
         """Tokens and weight rows of one call of the library."""
-        return 512, 240
+        return (128, 960) if self.columns else (512, 240)
 
     def scratch_bytes(self, tokens: Dim, workers: Dim) -> Dim:
         """Bytes of scratch for so many workers, whatever the number of tokens."""
         del tokens
         totals = self.strip // self.rows * 4 * -(-self.rows // 4)
         floats = self.token_block * (self._padded + totals + self._halves * self.strip)
+        floats += self.strip * self.k * self.columns
         if self.library_tokens:
             block, rows = self.library_block
             floats = max(floats, self._halves * block * rows)

@@ -16,6 +16,9 @@ Figures are the share of the ceiling (bandwidth up to 4 tokens, arithmetic from 
   160), groups of 48 rows, K in blocks of at most 1024 with the next rows asked for ahead.
 * float32 from 192 tokens on, from 96 if K is 2048 or more: the library's product is 5 to 15 %
   faster than ours, for it packs weights too; below that ours is, by 10 % (64 tokens) to 80 % (16).
+* Weights ``[K, N]``: for 1 token six far streams again, in runs of 4096 columns; for more, rows
+  side by side with the next ones asked for, in shorter runs (far streams take half as long again).
+  float32 goes to the library from 9 tokens on; bfloat16 is turned strip by strip from 17 on.
 """
 
 from __future__ import annotations
@@ -25,6 +28,7 @@ from typing import NamedTuple
 
 from fuseline.codegen.linear import (
     Activation,
+    LinearColumnsKernel,
     LinearKernel,
     LinearLargeKernel,
     LinearSmallKernel,
@@ -58,6 +62,7 @@ def choose_linear(
     residual: bool = False,
     min_tokens: int = 1,
     max_tokens: int | None = None,
+    columns: bool = False,
 ) -> list[Choice]:
     """The kernels of one product, for disjoint ranges that cover ``min_tokens`` to ``max_tokens``.
 
@@ -74,11 +79,13 @@ def choose_linear(
         residual: whether one is added.
         min_tokens: the smallest number of tokens other than 0 (which every kernel takes).
         max_tokens: the largest; ``None`` if there is no bound.
+        columns: whether the weights lie ``[K, N]``.
 
     Raises:
         ValueError: there is no kernel for these element types or widths.
     """
-    small = LinearSmallKernel(
+    few = LinearColumnsKernel if columns else LinearSmallKernel
+    small = few(
         k, outputs, dtype, x_dtype, weight_dtype, out_dtype, bias, activation, gated, residual
     )
     large = LinearLargeKernel(
@@ -103,8 +110,12 @@ def library_tokens(k: int) -> int:
     return 96 if k >= 2048 else 192
 
 
-def _ranges(small: LinearSmallKernel, large: LinearLargeKernel, *, just_two: bool) -> list[Choice]:
+def _ranges(
+    small: LinearSmallKernel | LinearColumnsKernel, large: LinearLargeKernel, *, just_two: bool
+) -> list[Choice]:
     """Every number of tokens and its kernel; 2 has its own only where no other number occurs."""
+    if isinstance(small, LinearColumnsKernel):
+        return _column_ranges(small, large)
     streamed = most_streamed(small.k)
     tile = {"rows": 5, "tokens": 2} if just_two else {"rows": 3, "tokens": 4}
     library = {small.x_dtype, small.weight_dtype} == {"f32"}
@@ -123,6 +134,25 @@ def _ranges(small: LinearSmallKernel, large: LinearLargeKernel, *, just_two: boo
                 library_tokens=library_tokens(large.k) if library else 0,
             ),
         ),
+    ]
+
+
+def _column_ranges(small: LinearColumnsKernel, large: LinearLargeKernel) -> list[Choice]:
+    """For weights ``[K, N]``: more tokens go to the library, or have the weights turned."""
+    library = {small.x_dtype, small.weight_dtype} == {"f32"}
+    most = 8 if library else 16
+    many = replace(
+        large,
+        columns=True,
+        k_block=even_block(large.k, 1024),
+        prefetch=large.rows * large.k,
+        library_tokens=most + 1 if library else 0,
+    )
+    return [
+        Choice(1, 1, replace(small, tokens=1, streams=6, far=True, n_block=4096)),
+        Choice(2, 4, replace(small, n_block=1024)),
+        Choice(5, most, small),
+        Choice(most + 1, None, many),
     ]
 
 

@@ -11,7 +11,7 @@ from fuseline.codegen.lower import WORKERS, Launch, Lowered, NeedDense, Refusal,
 from fuseline.codegen.lower import work as work_of
 from fuseline.codegen.lower_rows import unsupported
 from fuseline.ir.core import Op, Value
-from fuseline.ir.layout import LayoutMap
+from fuseline.ir.layout import Layout, LayoutMap
 from fuseline.ir.ops.fused import GatedLinear, LinearAdd, MergedLinear
 from fuseline.ir.ops.matmul import Linear
 from fuseline.ir.types import Dim, bounds, dim, product
@@ -82,7 +82,8 @@ def _lower(item: _Product, layouts: LayoutMap) -> Lowered:
     if len({v.dtype for v in parameters}) > 1 or item.x.dtype != item.weights[0].dtype:
         return Refusal(f"x {item.x.type} with weight {item.weights[0].type}")
     for value in parameters:
-        if not layouts.layout(value).is_dense(value.shape):
+        dense = layouts.layout(value).is_dense(value.shape)
+        if not dense and not (value is item.weights[0] and _by_columns(item, layouts)):
             return Refusal(f"{value.type} does not lie row by row in memory")
     for group in (item.weights, item.biases):
         if not _one_behind_the_other(group, layouts):
@@ -98,6 +99,13 @@ def _lower(item: _Product, layouts: LayoutMap) -> Lowered:
     if loose:
         return NeedDense(tuple(loose))
     return _launches(item, k, [int(w) for w in widths if isinstance(w, int)], layouts)
+
+
+def _by_columns(item: _Product, layouts: LayoutMap) -> bool:
+    """Whether the one weight ``[N, K]`` lies as ``[K, N]``."""
+    weight, strides = item.weights[0], layouts.layout(item.weights[0]).strides
+    alone = len(item.weights) == 1 and len(strides) == 2
+    return alone and Layout(0, strides[::-1]).is_dense(weight.shape[::-1])
 
 
 def _one_behind_the_other(group: Sequence[Value], layouts: LayoutMap) -> bool:
@@ -127,6 +135,7 @@ def _launches(
         residual=item.residual is not None,
         min_tokens=low,
         max_tokens=high,
+        columns=not layouts.layout(item.weights[0]).is_dense(item.weights[0].shape),
     )
     launches: list[Launch] = []
     for first, last, kernel in choices:

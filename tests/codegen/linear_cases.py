@@ -98,8 +98,9 @@ def run(
     scratch = torch.full((size // 4 + 16,), float("nan"))
     optional = [t for t in (case.bias, case.residual) if t is not None]
     strides = [case.x.stride(0), *(t.stride(0) for t in (case.residual,) if t is not None)]
+    w = case.w.T.contiguous() if kernel.columns else case.w
     (built or build(kernel))(
-        [case.x, case.w, *optional, *ys, scratch],
+        [case.x, w, *optional, *ys, scratch],
         [tokens, *strides, *(y.stride(0) for y in ys)],
         nth=nth,
         threads=threads,
