@@ -151,7 +151,7 @@ def spell_linear(op: Matmul) -> Value | None:
     """``x @ w.T`` is a linear, where w has two dims."""
     right = op.rhs.owner
     if isinstance(right, Permute) and right.dims == (1, 0):
-        return Linear(op.lhs, right.x).y
+        return Linear(op.lhs, right.x, None).y
     return None
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from fuseline.ir.core import Op, Value
 from fuseline.ir.ops.index import IndexPut, SliceScatter
+from fuseline.ir.ops.matmul import Matmul
 from fuseline.ir.ops.pointwise import Binary, Where
 from fuseline.ir.ops.reduce import Reduce
 from fuseline.ir.ops.view import Concat, Expand, Pad, Permute, Reshape, Slice
@@ -50,6 +51,42 @@ def take_every_other(op: Reshape) -> Value | None:
     whole = Reshape(split.x, shape=(*lead, rows * count)).y
     stop = part.start + (rows - 1) * count + 1
     return Slice(whole, axis=len(lead), start=part.start, stop=stop, step=count).y
+
+
+@RULES.rule(Reshape)
+def move_no_ones(op: Reshape) -> Value | None:
+    """Dims of 1 that are put in, moved and taken out again, as einsum does, are not needed."""
+    moved = op.x.owner
+    split = moved.x.owner if isinstance(moved, Permute) else None
+    if not isinstance(moved, Permute) or not isinstance(split, Reshape):
+        return None
+    order = [d for d in moved.dims if split.shape[d] != 1]
+    if order == sorted(order):
+        return Reshape(split.x, shape=op.shape).y
+    wide = [d for d, extent in enumerate(split.shape) if extent != 1]
+    source = [d for d, extent in enumerate(split.x.shape) if extent != 1]
+    if [split.shape[d] for d in wide] != [split.x.shape[d] for d in source]:
+        return None
+    ones = tuple(d for d, extent in enumerate(split.x.shape) if extent == 1)
+    dims = (*ones, *(source[wide.index(d)] for d in order))
+    return Reshape(Permute(split.x, dims=dims).y, shape=op.shape).y
+
+
+@RULES.rule(Reshape)
+def keep_leading_dims(op: Reshape) -> Value | None:
+    """A batched product whose batch is several dims before and after keeps them."""
+    product = op.x.owner
+    if not isinstance(product, Matmul) or product.y.tensor.rank != 3:
+        return None
+    for side in (product.lhs, product.rhs):
+        source = side.owner.x.shape if isinstance(side.owner, Reshape) else ()
+        lead = tuple(source[:-2])
+        if len(lead) < 2 or source[-2:] != side.shape[1:] or op.shape[: len(lead)] != lead:
+            continue
+        operands = (Reshape(s, shape=(*lead, *s.shape[1:])).y for s in (product.lhs, product.rhs))
+        if product.lhs.shape[0] == product.rhs.shape[0]:
+            return Reshape(Matmul(*operands).y, shape=op.shape).y
+    return None
 
 
 @RULES.rule(Permute)

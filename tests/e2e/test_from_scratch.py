@@ -264,3 +264,22 @@ def test_interleaved_tables_and_a_cache_that_is_returned(dtype: torch.dtype) -> 
     report = compiled.report()
     assert report.stats["host steps"] == 0
     assert report.count("qk_norm", "fused") == report.count("qk_norm") > 0
+
+
+@DTYPES
+def test_attention_by_einsum(dtype: torch.dtype) -> None:
+    def attention(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
+        scores = torch.einsum("bhqd,bhkd->bhqk", q, k) / math.sqrt(q.shape[-1])
+        unseen = torch.ones(q.shape[2], k.shape[2], dtype=torch.bool).triu(1)
+        weights = scores.masked_fill(unseen, -math.inf).softmax(-1)
+        return torch.einsum("bhqk,bhkd->bhqd", weights, v)
+
+    compiled: Any = fuseline.compile(attention)
+    with torch.inference_mode():
+        for tokens in (1, 7, 13):
+            given = [seeded(2, 3, tokens, 20, dtype=dtype, seed=n) for n in range(3)]
+            exact = attention(*(x.double() for x in given))
+            assert_close(compiled(*given), attention(*given), exact)
+    report = compiled.report()
+    assert report.stats["host steps"] == 0
+    assert report.count("attention", "fused") == report.count("attention") > 0

@@ -273,6 +273,51 @@ def test_no_roots_in_half_precision_where_torch_takes_powers() -> None:
     keeps("%x: f32[B, 3], %p: f32[3]", "%y = pow %x, %p")
 
 
+def test_dims_of_one_that_einsum_moves_are_not_needed() -> None:
+    rewrites(
+        "%x: f32[B, 3, S, 5]",
+        [
+            "%a = reshape %x {shape = (B, 3, S, 5, 1)}",
+            "%b = permute %a {dims = (0, 1, 3, 2, 4)}",
+            "%y = reshape %b {shape = (<3*B>, 5, S)}",
+        ],
+        ["%p = permute %x {dims = (0, 1, 3, 2)}", "%y = reshape %p {shape = (<3*B>, 5, S)}"],
+    )
+    rewrites(
+        "%x: f32[6, S, 5]",
+        [
+            "%a = reshape %x {shape = (2, 3, S, 1, 5)}",
+            "%b = permute %a {dims = (0, 1, 2, 4, 3)}",
+            "%y = reshape %b {shape = (2, 3, S, 5)}",
+        ],
+        ["%y = reshape %x {shape = (2, 3, S, 5)}"],
+    )
+    keeps(
+        "%x: f32[6, 5]",
+        "%a = reshape %x {shape = (2, 3, 1, 5)}",
+        "%b = permute %a {dims = (1, 0, 2, 3)}",
+        "%y = reshape %b {shape = (6, 5)}",
+    )
+
+
+def test_a_batched_product_keeps_the_dims_of_its_batch() -> None:
+    flat = [
+        "%a = reshape %q {shape = (<3*B>, S, 5)}",
+        "%b = reshape %k {shape = (<3*B>, 5, T)}",
+        "%m = matmul %a, %b",
+    ]
+    rewrites(
+        "%q: f32[B, 3, S, 5], %k: f32[B, 3, 5, T]",
+        [*flat, "%y = reshape %m {shape = (B, 3, S, T)}"],
+        ["%y = matmul %q, %k"],
+    )
+    keeps(
+        "%q: f32[B, 3, S, 5], %k: f32[B, 3, 5, T]",
+        *flat,
+        "%y = reshape %m {shape = (<3*B>, <S*T>)}",
+    )
+
+
 def test_a_product_with_a_transposed_weight_is_a_linear() -> None:
     rewrites(
         "%x: f32[B, S, 6], %w: f32[5, 6]",
