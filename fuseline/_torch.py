@@ -375,6 +375,9 @@ def _listen() -> None:
     _listen_for_limits()
 
 
+_listening = threading.Lock()
+
+
 @lru_cache(maxsize=1)
 def _listen_for_limits() -> None:
     """Hear of it when a function has been compiled as often as Dynamo allows.
@@ -382,17 +385,19 @@ def _listen_for_limits() -> None:
     It runs eagerly from then on where no code fits, and Dynamo counts nowhere that it does.
     """
     module = cast("Any", importlib.import_module("torch._dynamo.convert_frame"))
-    exceeds = getattr(module, "exceeds_recompile_limit", None)
-    if exceeds is None:
-        return
+    with _listening:
+        exceeds = getattr(module, "exceeds_recompile_limit", None)
+        if exceeds is None or hasattr(exceeds, "tells_fuseline"):
+            return
 
-    def exceeds_and_tell(*args: Any, **kwargs: Any) -> Any:
-        outcome = exceeds(*args, **kwargs)
-        if outcome[0] and _watching.now is not None:
-            _watching.now.on_limit(f"torch._dynamo.config.{outcome[1]}")
-        return outcome
+        def exceeds_and_tell(*args: Any, **kwargs: Any) -> Any:
+            outcome = exceeds(*args, **kwargs)
+            if outcome[0] and _watching.now is not None:
+                _watching.now.on_limit(f"torch._dynamo.config.{outcome[1]}")
+            return outcome
 
-    module.exceeds_recompile_limit = exceeds_and_tell
+        cast("Any", exceeds_and_tell).tells_fuseline = True
+        module.exceeds_recompile_limit = exceeds_and_tell
 
 
 def source_name(placeholder: fx.Node) -> str:

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
 from typing import Any, TypeAlias, cast
 
 import torch
@@ -46,9 +46,8 @@ def interpret(captured: Captured) -> Compiled:
     return run
 
 
-@dataclass
-class Ran:
-    """Whether a graph of a program ran since someone last said no."""
+class Ran(threading.local):
+    """Whether a graph of a program ran, in this thread, since someone last said no."""
 
     yes: bool = False
 

@@ -6,6 +6,7 @@ After a graph break, and beside a module that runs outside compiled graphs, Dyna
 
 from __future__ import annotations
 
+import ast
 import inspect
 import re
 from collections.abc import Iterable, Mapping, Sequence
@@ -17,7 +18,7 @@ from fuseline import _torch
 from fuseline.frontend.places import tidy
 
 _LOCAL = re.compile(r"^L\['(\w+)'\]")
-_ITEM = re.compile(r"^\[(?:(\d+)|'([^']*)')\]")
+_ITEM = re.compile(r"""^\[(\d+|'(?:[^'\\]|\\.)*'|"(?:[^"\\]|\\.)*")\]""")
 _ARGUMENT = re.compile(r"^args\[(\d+)\]")
 
 
@@ -26,7 +27,7 @@ class Names:
 
     def __init__(self, target: object) -> None:
         self.target = target
-        self.arguments = _positional(target)
+        self.arguments, self.others = _positional(target)
 
     def rename(self, module: fx.GraphModule) -> None:
         """Note names from the root in a graph that Dynamo is handing over."""
@@ -39,9 +40,13 @@ class Names:
 
     def _argument(self, name: str) -> str:
         found = _ARGUMENT.match(name)
-        if found is None or int(found[1]) >= len(self.arguments):
+        place = int(found[1]) if found else 0
+        if found is None or (place >= len(self.arguments) and not self.others):
             return name
-        return self.arguments[int(found[1])] + name[found.end() :]
+        named = self.arguments[place : place + 1] or [
+            f"{self.others}[{place - len(self.arguments)}]"
+        ]
+        return named[0] + name[found.end() :]
 
     def _rename_all(self, module: fx.GraphModule, frame: _Frame) -> None:
         around = frame.module()
@@ -62,11 +67,10 @@ class _Frame:
         self.paths = paths
 
     def module(self) -> dict[str, tuple[str, type]]:
-        """The module whose code the frame runs, as an entry of a module stack: the first local."""
-        for value in self.values.values():
-            if (path := self._path(value)) is not None:
-                return {"frame": (path, type(value))}
-        return {}
+        """The module whose method the frame runs, as an entry of a module stack."""
+        owner = self.values.get("self")
+        path = self._path(owner)
+        return {} if path is None else {"frame": (path, type(owner))}
 
     def named(self, source: str) -> str:
         """A name of Dynamo's, from the root where it leads through a module of the root's."""
@@ -76,9 +80,10 @@ class _Frame:
         value, rest = self.values.get(local[1]), source[local.end() :]
         while (path := self._path(value)) is None:
             item = _ITEM.match(rest)
-            if item is None or not isinstance(value, (list, tuple, dict)):
+            held = _items(value)
+            key: object = ast.literal_eval(item[1]) if item else None
+            if item is None or key not in held:
                 return tidy(source)
-            held, key = cast("Any", value), item[2] if item[1] is None else int(item[1])
             value, rest = held[key], rest[item.end() :]
         return tidy(path + rest)
 
@@ -96,12 +101,24 @@ def _paths(root: nn.Module) -> dict[int, str]:
     return {id(vars(module)): path for path, module in named}
 
 
-def _positional(target: object) -> Sequence[str]:
-    """The names of the parameters that positional arguments go to, in order."""
+def _items(value: object) -> Mapping[object, object]:
+    """What a container holds, by key or place."""
+    if isinstance(value, dict):
+        return cast("dict[object, object]", value)
+    return (
+        dict(enumerate(cast("Sequence[object]", value))) if isinstance(value, (list, tuple)) else {}
+    )
+
+
+def _positional(target: object) -> tuple[Sequence[str], str]:
+    """The names of the parameters that positional arguments go to, in order, and of the one that
+    takes all others.
+    """
     function: Any = target.forward if isinstance(target, nn.Module) else target
     try:
         parameters = inspect.signature(function).parameters.values()
     except (TypeError, ValueError):
-        return ()
+        return (), ""
     kinds = (inspect.Parameter.POSITIONAL_ONLY, inspect.Parameter.POSITIONAL_OR_KEYWORD)
-    return [p.name for p in parameters if p.kind in kinds]
+    others = [p.name for p in parameters if p.kind is inspect.Parameter.VAR_POSITIONAL]
+    return [p.name for p in parameters if p.kind in kinds], others[0] if others else ""

@@ -148,11 +148,12 @@ def spell_small_powers(op: Pow) -> Value | None:
 
 @RULES.rule(Matmul)
 def spell_linear(op: Matmul) -> Value | None:
-    """``x @ w.T`` is a linear, where w has two dims."""
+    """``x @ w.T`` is a linear, where w has two dims and more than one element is summed."""
     right = op.rhs.owner
-    if isinstance(right, Permute) and right.dims == (1, 0):
-        return Linear(op.lhs, right.x, None).y
-    return None
+    if not isinstance(right, Permute) or right.dims != (1, 0):
+        return None
+    width = right.x.shape[1]
+    return Linear(op.lhs, right.x, None).y if op.lhs.shape[-1] == width != 1 else None
 
 
 @RULES.rule(Where)

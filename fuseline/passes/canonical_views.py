@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from fuseline.ir.core import Op, Value
 from fuseline.ir.ops.index import IndexPut, SliceScatter
-from fuseline.ir.ops.matmul import Matmul
 from fuseline.ir.ops.pointwise import Binary, Where
 from fuseline.ir.ops.reduce import Reduce
 from fuseline.ir.ops.view import Concat, Expand, Pad, Permute, Reshape, Slice
@@ -70,23 +69,6 @@ def move_no_ones(op: Reshape) -> Value | None:
     ones = tuple(d for d, extent in enumerate(split.x.shape) if extent == 1)
     dims = (*ones, *(source[wide.index(d)] for d in order))
     return Reshape(Permute(split.x, dims=dims).y, shape=op.shape).y
-
-
-@RULES.rule(Reshape)
-def keep_leading_dims(op: Reshape) -> Value | None:
-    """A batched product whose batch is several dims before and after keeps them."""
-    product = op.x.owner
-    if not isinstance(product, Matmul) or product.y.tensor.rank != 3:
-        return None
-    for side in (product.lhs, product.rhs):
-        source = side.owner.x.shape if isinstance(side.owner, Reshape) else ()
-        lead = tuple(source[:-2])
-        if len(lead) < 2 or source[-2:] != side.shape[1:] or op.shape[: len(lead)] != lead:
-            continue
-        operands = (Reshape(s, shape=(*lead, *s.shape[1:])).y for s in (product.lhs, product.rhs))
-        if product.lhs.shape[0] == product.rhs.shape[0]:
-            return Reshape(Matmul(*operands).y, shape=op.shape).y
-    return None
 
 
 @RULES.rule(Permute)

@@ -266,20 +266,67 @@ def test_interleaved_tables_and_a_cache_that_is_returned(dtype: torch.dtype) -> 
     assert report.count("qk_norm", "fused") == report.count("qk_norm") > 0
 
 
-@DTYPES
-def test_attention_by_einsum(dtype: torch.dtype) -> None:
-    def attention(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
-        scores = torch.einsum("bhqd,bhkd->bhqk", q, k) / math.sqrt(q.shape[-1])
-        unseen = torch.ones(q.shape[2], k.shape[2], dtype=torch.bool).triu(1)
-        weights = scores.masked_fill(unseen, -math.inf).softmax(-1)
-        return torch.einsum("bhqk,bhkd->bhqd", weights, v)
+def by_einsum(q: Tensor, k: Tensor, v: Tensor, order: str) -> Tensor:
+    scores = torch.einsum(f"{order},{order.replace('q', 'k')}->bhqk", q, k) / math.sqrt(q.shape[-1])
+    unseen = torch.ones(scores.shape[-2:], dtype=torch.bool).triu(1)
+    weights = scores.masked_fill(unseen, -math.inf).softmax(-1)
+    return torch.einsum(f"bhqk,{order.replace('q', 'k')}->{order}", weights, v)
 
-    compiled: Any = fuseline.compile(attention)
+
+@pytest.mark.parametrize("order", ["bhqd", "bqhd"])
+@pytest.mark.parametrize("batch", [1, 2])
+@DTYPES
+def test_attention_by_einsum(dtype: torch.dtype, batch: int, order: str) -> None:
+    compiled: Any = fuseline.compile(by_einsum, dynamic=False)
+    sizes = {"b": batch, "h": 3, "d": 20}
     with torch.inference_mode():
-        for tokens in (7, 13):
-            given = [seeded(2, 3, tokens, 20, dtype=dtype, seed=n) for n in range(3)]
-            exact = attention(*(x.double() for x in given))
-            assert_close(compiled(*given), attention(*given), exact)
+        for tokens in (1, 7, 13):
+            shape = [sizes.get(axis, tokens) for axis in order]
+            q, k, v = (seeded(*shape, dtype=dtype, seed=n) for n in range(3))
+            exact = by_einsum(q.double(), k.double(), v.double(), order)
+            assert_close(compiled(q, k, v, order), by_einsum(q, k, v, order), exact)
+    report = compiled.report()
+    # that of one token is a product of vectors
+    assert report.count("attention", "fused") == report.count("attention") == 2
+
+
+def in_batches(q: Tensor, k: Tensor, v: Tensor, bias: Tensor | None) -> Tensor:
+    """As Bart and Bloom: heads and batch are one dim, or two again for the softmax."""
+    b, h, s, d = q.shape
+    q, k, v = (x.reshape(b * h, -1, d) for x in (q, k, v))
+    if bias is None:
+        weights = torch.bmm(q, k.transpose(1, 2)).softmax(-1)
+    else:
+        scores = bias.baddbmm(q, k.transpose(1, 2), beta=1.0, alpha=0.25).view(b, h, s, -1)
+        weights = scores.softmax(-1).view(b * h, s, -1)
+    return torch.bmm(weights, v).view(b, h, s, d).transpose(1, 2).reshape(b, s, h * d)
+
+
+@pytest.mark.parametrize("biased", [False, True])
+def test_attention_by_products_of_batches(biased: bool) -> None:
+    compiled: Any = fuseline.compile(in_batches)
+    given: list[Any] = [seeded(2, 4, 5, 8, dtype=torch.float32, seed=n) for n in range(3)]
+    given.append(seeded(8, 1, 5, dtype=torch.float32, seed=3) if biased else None)
+    wide: list[Any] = [None if x is None else x.double() for x in given]
+    with torch.inference_mode():
+        exact = in_batches(*wide)
+        assert_close(compiled(*given), in_batches(*given), exact)
     report = compiled.report()
     assert report.stats["host steps"] == 0
-    assert report.count("attention", "fused") == report.count("attention") > 0
+    assert report.count("attention", "fused") == report.count("attention") == 1
+
+
+@DTYPES
+def test_products_with_weights_that_lie_by_columns(dtype: torch.dtype) -> None:
+    def mlp(x: Tensor, gate: Tensor, up: Tensor, down: Tensor, bias: Tensor) -> Tensor:
+        return x + (F.silu(x @ gate) * (x @ up)) @ down + bias
+
+    compiled: Any = fuseline.compile(mlp)
+    shapes = ((40, 70), (40, 70), (70, 40), (40,))
+    weights = [seeded(*s, dtype=dtype, seed=n) / 8 for n, s in enumerate(shapes)]
+    with torch.inference_mode():
+        for tokens in (1, 3, 40):
+            x = seeded(2, tokens, 40, dtype=dtype, seed=9)
+            exact = mlp(x.double(), *(w.double() for w in weights))
+            assert_close(compiled(x, *weights), mlp(x, *weights), exact)
+    assert compiled.report().stats["host steps"] == 0

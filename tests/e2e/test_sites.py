@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 from pathlib import Path
 from typing import Any
 
@@ -108,3 +109,36 @@ def test_a_fused_site_names_its_kernel(tmp_path: Path) -> None:
     report = report_of(Net(), IDS, cache=tmp_path)
     kernels = {k.symbol: k.op for k in report.kernels}
     assert all(kernels[s.kernel] == s.pattern for s in report.sites), report.sites
+
+
+class Held(nn.Module):
+    """Modules found by odd keys, and under other names than ``self``, after a graph break."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.last, self.first = nn.RMSNorm(8), nn.RMSNorm(8)
+
+    def forward(self, x: Tensor, *others: Tensor) -> Tensor:
+        held = {"a\\b'": self.first}
+        last = self.last
+        torch._dynamo.graph_break()  # pyright: ignore[reportPrivateUsage]
+        return last(held["a\\b'"](x) + 1) + nn.functional.rms_norm(others[0], (8,))
+
+
+def test_names_after_a_graph_break_are_those_of_the_root_or_none(tmp_path: Path) -> None:
+    report = report_of(Held(), torch.ones(3, 8), torch.ones(3, 8), cache=tmp_path)
+    places = [site.where.split(" ")[0] for site in report.sites if "norm" in site.pattern]
+    line = inspect.getsourcelines(Held.forward)[1] + 4
+    assert sorted(places) == ["first", "last", f"test_sites.py:{line}"]
+
+
+def test_more_arguments_are_named_after_the_one_that_takes_them(tmp_path: Path) -> None:
+    class Scaled(nn.Module):
+        def forward(self, x: Tensor, *scales: Tensor) -> Tensor:
+            return torch.cat([x, scales[1]], -1) @ scales[0]
+
+    compiled: Any = fuseline.compile(Scaled(), cache_dir=tmp_path, dump_dir=tmp_path / "dump")
+    with torch.no_grad():
+        compiled(torch.ones(2, 3), torch.ones(6, 4), torch.ones(2, 3))
+    (text,) = (path.read_text() for path in (tmp_path / "dump").glob("*/00-imported.fl"))
+    assert all(f"%{name}: f32" in text for name in ("x", "scales_0", "scales_1")), text

@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import importlib
 import logging
+import threading
 from typing import Any
 
 import pytest
@@ -62,6 +63,28 @@ def test_the_report_says_what_runs_eagerly_past_the_limit_on_recompilations() ->
     stats = compiled.report().stats
     assert stats["recompilations refused, see torch._dynamo.config.recompile_limit"] == 1
     assert stats["calls run eagerly since then"] == 3
+
+
+@pytest.mark.filterwarnings("ignore")
+def test_eager_calls_are_counted_in_each_thread() -> None:
+    compiled, _ = record(Norm(), dynamic=False)
+    config: Any = importlib.import_module("torch._dynamo.config")
+    x, other = randn(3, 5), randn(4, 5)
+
+    def call() -> None:
+        with torch.no_grad():
+            for _ in range(100):
+                compiled(x)
+
+    with torch.no_grad(), config.patch(recompile_limit=1):
+        compiled(x)
+        compiled(other)
+        threads = [threading.Thread(target=call) for _ in range(4)]
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join()
+    assert compiled.report().stats["calls run eagerly since then"] == 1
 
 
 def test_without_gradients_the_same_model_is_compiled() -> None:

@@ -1,10 +1,10 @@
-"""lower-outer-product: a sum over one element is no sum."""
+"""lower-matmul: a sum over one element is no sum, and a product with a matrix is a linear."""
 
 from __future__ import annotations
 
 import pytest
 
-from fuseline.passes.lower_outer_product import LowerOuterProduct
+from fuseline.passes.lower_matmul import LowerMatmul
 from fuseline.passes.raise_attention import RaiseAttention
 from fuseline.testing import assert_no_rewrite, assert_rewrites
 
@@ -17,7 +17,7 @@ from fuseline.testing import assert_no_rewrite, assert_rewrites
 def test_leading_dims_broadcast_alike(dtype: str, lhs: str, rhs: str) -> None:
     head = f"func @f(%a: {dtype}[{lhs}], %b: {dtype}[{rhs}]) {{"
     assert_rewrites(
-        LowerOuterProduct(),
+        LowerMatmul(),
         before=f"{head}\n%y = matmul %a, %b\nreturn %y\n}}",
         after=f"{head}\n%y = mul %a, %b\nreturn %y\n}}",
     )
@@ -25,14 +25,29 @@ def test_leading_dims_broadcast_alike(dtype: str, lhs: str, rhs: str) -> None:
 
 @pytest.mark.parametrize("inner", ["2", "S", "0"])
 def test_no_multiplication_where_elements_are_summed(inner: str) -> None:
-    head = f"func @f(%a: f32[3, {inner}], %b: f32[{inner}, 5], %s: f32[S]) {{"
-    assert_no_rewrite(LowerOuterProduct(), f"{head}\n%y = matmul %a, %b\nreturn %y\n}}", None)
+    head = f"func @f(%a: f32[2, 3, {inner}], %b: f32[2, {inner}, 5], %s: f32[S]) {{"
+    assert_no_rewrite(LowerMatmul(), f"{head}\n%y = matmul %a, %b\nreturn %y\n}}", None)
+
+
+@pytest.mark.parametrize(("x", "w"), [("S, 6", "6, 5"), ("B, 3, S, 7", "7, 1"), ("2, 0", "0, 3")])
+def test_a_product_with_a_matrix_is_a_linear(x: str, w: str) -> None:
+    head = f"func @f(%x: f32[{x}], %w: f32[{w}]) {{"
+    assert_rewrites(
+        LowerMatmul(),
+        before=f"{head}\n%y = matmul %x, %w\nreturn %y\n}}",
+        after=f"{head}\n%t = permute %w {{dims = (1, 0)}}\n%y = linear %x, %t\nreturn %y\n}}",
+    )
+
+
+def test_no_linear_of_dims_that_may_differ() -> None:
+    text = "func @f(%x: f32[4, S], %w: f32[T, 8]) {\n%y = matmul %x, %w\nreturn %y\n}"
+    assert_no_rewrite(LowerMatmul(), text, None)
 
 
 def test_attention_to_one_key_is_still_attention() -> None:
     head = "func @f(%q: f32[B, 2, 3, 8], %k: f32[B, 2, 1, 8], %v: f32[B, 2, 1, 8]) {"
     assert_rewrites(
-        (RaiseAttention(), LowerOuterProduct()),
+        (RaiseAttention(), LowerMatmul()),
         before=f"""{head}
           %t = permute %k {{dims = (0, 1, 3, 2)}}
           %s = matmul %q, %t
