@@ -301,52 +301,43 @@ class _Packed:
     """A program whose merged products need weights that lie one behind the other.
 
     They are packed by the first call; assigning new memory to a parameter undoes that, so it is
-    looked at before every call, and mended.
+    looked at before every call, and mended. Where others hold that memory too it cannot be: then
+    the program runs op by op.
     """
 
     def __init__(self, program: Program, compilation: Compilation) -> None:
         self.program = program
-        self.plain = compilation.func if compilation.restored else None
+        self.func = compilation.func
         self.seconds = compilation.seconds
         self.groups = program.plan.packed
         self.indices = [i for group in self.groups for i in group]
         self.pointers: list[int] = []
+        self.refused: list[int] = []
 
     def __call__(self, arguments: Sequence[Argument]) -> Sequence[Tensor]:
-        if self._pointers(arguments) != self.pointers and not self._pack(arguments):
-            assert self.plain is not None, "it was raised otherwise"
+        found = self._pointers(arguments)
+        if found != self.pointers and (found == self.refused or not self._pack(arguments)):
+            self.refused = found
             self.program.check(arguments)
-            return evaluate(self.plain, arguments)
+            return evaluate(self.func, arguments)
         return self.program(arguments)
 
     def _pointers(self, arguments: Sequence[Argument]) -> list[int]:
         return [cast("Tensor", arguments[i]).data_ptr() for i in self.indices]
 
     def _pack(self, arguments: Sequence[Argument]) -> bool:
-        """Bring the parameters to where the program reads them; whether that could be done.
-
-        Those of a program from the cache need not be such as can be packed: what pins a parameter
-        is part of what the cache looks for, but may change later.
-        """
+        """Bring the parameters to where the program reads them; whether that could be done."""
         clock = _Clock(self.seconds)
-        try:
-            with clock("pack weights"):
-                _pack([[cast("Tensor", arguments[i]) for i in group] for group in self.groups])
-        except errors.FuselineError as error:
-            if self.plain is None:
-                raise
-            log.warning("a program from the cache runs op by op: %s", error)
-            return False
+        with clock("pack weights"):
+            groups = [[cast("Tensor", arguments[i]) for i in group] for group in self.groups]
+            outcomes = packing.pack(groups)
+        for group, reason in zip(groups, outcomes, strict=True):
+            if reason:
+                shapes = ", ".join(str(list(p.shape)) for p in group)
+                errors.CANNOT_PACK.warn(f"parameters {shapes}", found=reason, stacklevel=3)
+                return False
         self.pointers = self._pointers(arguments)
         return True
-
-
-def _pack(groups: Sequence[Sequence[Tensor]]) -> None:
-    outcomes = packing.pack(groups)
-    for group, reason in zip(groups, outcomes, strict=True):
-        if reason:
-            shapes = ", ".join(str(list(p.shape)) for p in group)
-            raise errors.CANNOT_PACK.error(f"parameters {shapes}", found=reason)
 
 
 class _Clock:

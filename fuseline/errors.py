@@ -422,8 +422,9 @@ INDEX_OUTSIDE = Code(
 )
 CANNOT_PACK = Code(
     "FL0903",
-    "cannot bring back together the",
-    "Weights that were merged into one product were moved apart, and cannot be moved back.",
+    "runs op by op, as it cannot pack the",
+    "A warning. Weights that were merged into one product were moved apart, and cannot be moved "
+    "back, as others hold their memory too. What runs op by op is slower, and right.",
     InputError,
-    hint="compile the model again, or with disable=('merge-linears', 'fuse-gated-mlp')",
+    hint="compile again when nothing else holds them, such as a state_dict",
 )

@@ -17,11 +17,13 @@ from torch import Tensor, nn
 import fuseline
 from fuseline import _torch_precompile as precompile
 from fuseline.config import Config
+from fuseline.errors import FuselineWarning
 from fuseline.ir.layout import Layout
 from fuseline.ir.text import parse_func, print_func
 from fuseline.ir.types import symbol
 from fuseline.report import Site
 from fuseline.runtime.cache import Cache
+from fuseline.runtime.packing import is_packed
 from fuseline.saved import SavedForms, SavedProgram, placement, sources_digest
 
 TEXT = """func @f(%x: f32[B, 64], %n: int<B>, %w: f32[64] = param "w") {
@@ -142,21 +144,28 @@ def test_a_second_process_traces_nothing(tmp_path: Path) -> None:
 
 
 @pytest.mark.skipif(not precompile.available(), reason="this torch cannot serialise guards")
-def test_packing_that_is_refused_later_runs_op_by_op(
-    tmp_path: Path, caplog: pytest.LogCaptureFixture
-) -> None:
-    """There is no trace to compile again from where a parameter's new memory cannot be moved."""
-    options: dict[str, Any] = {"cache_dir": tmp_path / "cache", "dynamic": True}
+@pytest.mark.parametrize("reuse", [True, False])
+def test_packing_that_is_refused_later_runs_op_by_op(tmp_path: Path, reuse: bool) -> None:
+    """Once where a parameter's new memory cannot be moved; and packs again where it can be."""
+    options: dict[str, Any] = {"cache_dir": tmp_path / "cache", "dynamic": True, "reuse": reuse}
     x = torch.linspace(-1, 1, 3 * 24).reshape(3, 24)
     with torch.no_grad():
         fuseline.compile(Mlp(), **options)(x)
         model = Mlp()
         compiled: Any = fuseline.compile(model, **options)
         torch.testing.assert_close(compiled(x), model(x))
-        assert compiled.report().stats["graphs from the cache"] == 1
-        model.gate.weight.data = torch.linspace(-1, 1, 80 * 24).reshape(80, 24)[:40]
+        assert compiled.report().stats.get("graphs from the cache", 0) == int(reuse)
+        whole = torch.linspace(-1, 1, 80 * 24).reshape(80, 24)
+        model.gate.weight.data = whole[:40]
+        with pytest.warns(FuselineWarning, match="FL0903 runs op by op"):
+            torch.testing.assert_close(compiled(x), model(x))
+        torch.testing.assert_close(compiled(x), model(x))  # said once
+        model.gate.weight.data = whole.clone()[40:]
         torch.testing.assert_close(compiled(x), model(x))
-    assert "op by op" in caplog.text
+        assert is_packed([model.gate.weight, model.up.weight])
+        model.up.weight = nn.Parameter(whole.clone()[40:])
+        torch.testing.assert_close(compiled(x), model(x))
+        assert is_packed([model.gate.weight, model.up.weight])
 
 
 def shift(x: Tensor, kept: Tensor) -> Tensor:

@@ -10,6 +10,7 @@ from __future__ import annotations
 import gc
 import threading
 from collections.abc import Iterable, Mapping, Sequence
+from itertools import pairwise
 
 import torch
 from torch import Tensor, nn
@@ -70,7 +71,7 @@ def pinned(params: Mapping[str, Tensor]) -> dict[str, str]:
     Packed parameters of an earlier call are free, as long as all that share their storage are
     given. One tensor under two names is tied to itself.
     """
-    _forget_dead(params.values())
+    _forget_dead([p] for p in params.values() if _is_whole(p))
     reasons = {name: reason for name, p in params.items() if (reason := _own_reason(p))}
     by_storage: dict[int, list[str]] = {}
     for name, tensor in params.items():
@@ -109,19 +110,33 @@ def _group_reason(group: Sequence[Tensor]) -> str:
     if len(kinds) > 1:
         shown = sorted(f"{t} on {d}{', made in inference mode' * i}" for t, d, i in kinds)
         return f"the parameters differ: {'; '.join(shown)}"
-    if len({_torch.storage_of(p) for p in group}) < len(group):
-        return "two of the parameters share their memory"
-    _forget_dead(group)
+    by_storage: dict[int, list[Tensor]] = {}
     for p in group:
-        if reason := _own_reason(p) or _storage_reason(p):
+        by_storage.setdefault(_torch.storage_of(p), []).append(p)
+    if any(map(_overlap, by_storage.values())):
+        return "two of the parameters share their memory"
+    _forget_dead(by_storage.values())
+    for members in by_storage.values():  # several, or a part, where an earlier pack was broken up
+        p, others = members[0], _torch.storage_holders(members[0]) - len(members)
+        if reason := next(filter(None, map(_own_reason, members)), "") or _shared(others):
             return f"the parameter of shape {list(p.shape)} {reason}"
     return ""
 
 
-def _forget_dead(params: Iterable[Tensor]) -> None:
+def _overlap(members: Sequence[Tensor]) -> bool:
+    ordered = sorted(members, key=Tensor.data_ptr)
+    return any(a.data_ptr() + a.nbytes > b.data_ptr() for a, b in pairwise(ordered))
+
+
+def _shared(others: int) -> str:
+    kinds = "a view, or a held state_dict"
+    return f"shares its memory with {others} other tensors ({kinds})" if others > 0 else ""
+
+
+def _forget_dead(sharing: Iterable[Sequence[Tensor]]) -> None:
     """Collect garbage if that may help: a tensor that only a dead cycle holds is no reader."""
-    own = [p for p in params if not p.is_meta and p.untyped_storage().nbytes() == p.nbytes]
-    if any(_torch.storage_holders(p) > 1 for p in own):
+    groups = [members for members in sharing if not members[0].is_meta]
+    if any(_torch.storage_holders(members[0]) > len(members) for members in groups):
         gc.collect()
 
 
@@ -144,11 +159,14 @@ def _own_reason(p: Tensor) -> str:
 
 def _storage_reason(p: Tensor) -> str:
     """Why the memory of a parameter is not its alone; empty where it is."""
-    if p.untyped_storage().nbytes() != p.nbytes:
+    if not _is_whole(p):
         return "is a part of a larger storage"
-    if (holders := _torch.storage_holders(p)) > 1:
-        return f"shares its memory with {holders - 1} other tensors (a view, or a held state_dict)"
-    return ""
+    return _shared(_torch.storage_holders(p) - 1)
+
+
+def _is_whole(p: Tensor) -> bool:
+    """Whether a tensor is all of its storage."""
+    return not p.is_meta and p.untyped_storage().nbytes() == p.nbytes
 
 
 def _storage_reasons(sharing: Mapping[str, Tensor]) -> dict[str, str]:

@@ -106,7 +106,7 @@ def test_part_of_a_packed_group_is_packed_but_no_other_order() -> None:
     assert is_packed(m.weights[1:])
     assert not is_packed([m.k.weight, m.q.weight])
     (reason,) = pack([[m.k.weight, m.q.weight]])
-    assert reason == "two of the parameters share their memory"
+    assert "shares its memory with 1 other tensors" in reason
     assert is_packed(m.weights)
 
 
@@ -278,10 +278,28 @@ def test_refuses_what_is_not_contiguous() -> None:
     refused(m, "is not contiguous")
 
 
-def test_refuses_a_part_of_a_larger_storage() -> None:
+def test_refuses_a_part_of_what_another_holds() -> None:
+    m, whole = block(), torch.randn(4, 7)
+    m.k.weight = nn.Parameter(whole[:3])
+    refused(m, "shares its memory with 1 other tensors")
+
+
+def test_what_is_left_of_a_pack_is_packed_anew() -> None:
+    """One parameter was replaced: the others are parts of a storage that nobody else holds."""
     m = block()
-    m.k.weight = nn.Parameter(torch.randn(4, 7)[:3])
-    refused(m, "is a part of a larger storage")
+    pack([m.weights])
+    for linear in (m.q, m.v):
+        linear.weight = nn.Parameter(torch.randn_like(linear.weight))
+        held = [w.detach().clone() for w in m.weights]
+        assert pack([m.weights]) == [""]
+        assert is_packed(m.weights)
+        assert all(map(torch.equal, m.weights, held))
+
+
+def test_refuses_parts_of_one_another() -> None:
+    m, whole = block(), torch.randn(9, 7)
+    m.q.weight.data, m.k.weight.data = whole[: len(m.q.weight)], whole[: len(m.k.weight)]
+    refused(m, "two of the parameters share their memory")
 
 
 def test_refuses_other_types() -> None:
