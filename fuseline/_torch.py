@@ -410,6 +410,18 @@ def source_name(placeholder: fx.Node) -> str:
     return str(name() if callable(name) else name)
 
 
+def is_grad_mode(node: fx.Node) -> bool:
+    """Whether a traced call switches gradients or inference mode on or off."""
+    name = getattr(node.target, "__name__", "")
+    return name in ("_set_grad_enabled", "_enter_inference_mode", "_exit_inference_mode")
+
+
+def turns_gradients_off(node: fx.Node) -> bool:
+    """Whether the switch of `is_grad_mode` is to no gradients."""
+    enters = getattr(node.target, "__name__", "") == "_enter_inference_mode"
+    return bool(node.args) and node.args[0] is enters
+
+
 def traced_frame() -> Mapping[str, object]:
     """The local variables of the frame that Dynamo has traced, while it calls a backend."""
     tracing = importlib.import_module("torch._dynamo.symbolic_convert")

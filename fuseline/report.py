@@ -19,6 +19,9 @@ Stat: TypeAlias = int | float | str
 _NUMBER = re.compile(r"(?<=\.)\d+(?=\.| |$)")
 """The number of a layer or an expert in a module path."""
 
+PLAIN = "plain ATen: "
+"""Begins the names of stats that say why a graph is run by torch as a whole."""
+
 FROM_CACHE = "programs from the cache"
 """The number of programs that an earlier process compiled."""
 
@@ -122,7 +125,7 @@ class Report:
 
     def __str__(self) -> str:
         parts = [
-            self.steps_line(),
+            self.summary(),
             self.sites_table(),
             _section("kernels", _kernel_rows(self.kernels)),
             _section("passes", _pass_rows(self.passes)),
@@ -131,10 +134,12 @@ class Report:
         ]
         return "\n\n".join(part for part in parts if part) or "nothing was compiled yet"
 
-    def steps_line(self) -> str:
-        """How many steps of the plans are kernels, how many torch runs, and which those are."""
+    def summary(self) -> str:
+        """What runs natively and what torch runs: the steps of plans, and whole graphs."""
+        whole = {n.removeprefix(PLAIN): r for n, r in self.stats.items() if n.startswith(PLAIN)}
+        lines = [f"not compiled, run by torch as a whole: {n} ({r})" for n, r in whole.items()]
         if not self.kernels:
-            return ""
+            return "\n".join(lines)
         native = sum(k.launches for k in self.kernels if k.status == "native")
         others = [k for k in self.kernels if k.status == "reference"]
         line = f"steps: {native} native, {sum(k.launches for k in others)} run by torch"
@@ -142,7 +147,7 @@ class Report:
         for k in others:
             counts[k.symbol] += k.launches
         names = ", ".join(f"{name} x{n}" if n > 1 else name for name, n in counts.items())
-        return f"{line} ({names})" if names else line
+        return "\n".join([f"{line} ({names})" if names else line, *lines])
 
     def cached_line(self) -> str:
         """How many programs came from the cache, so that no pass ran on them; empty for none."""

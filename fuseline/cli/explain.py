@@ -45,8 +45,9 @@ def run(arguments: argparse.Namespace, out: Output) -> int:
         report = report_of(loaded, config, show)
     if arguments.missed:
         report = replace(report, sites=tuple(s for s in report.sites if s.status == "missed"))
-    text = str(report) if arguments.full else report.sites_table()
-    out.result(report.to_dict(), text or "no site was found")
+    parts = [report.summary(), report.sites_table() or "no site was found"]
+    text = str(report) if arguments.full else "\n\n".join(part for part in parts if part)
+    out.result(report.to_dict(), text)
     return 0
 
 

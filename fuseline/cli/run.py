@@ -147,4 +147,5 @@ def _text(comparison: Comparison, report: Report) -> str:
         ["error", f"{c.compiled_error:.3g}, eager's {c.eager_error:.3g}, both against float64"],
         ["numbers", f"{verdict} the allowed {c.allowed_error:.3g}"],
     ]
-    return f"{columns(rows, indent='')}\n\n{report.sites_table()}".rstrip()
+    parts = (columns(rows, indent=""), report.summary(), report.sites_table())
+    return "\n\n".join(part for part in parts if part)

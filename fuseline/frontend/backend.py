@@ -19,7 +19,7 @@ from fuseline.frontend.importer import CannotImport
 from fuseline.frontend.names import Names
 from fuseline.frontend.record import NotSimple
 from fuseline.frontend.warm import keep
-from fuseline.report import Report, Stat
+from fuseline.report import PLAIN, Report, Stat
 
 log = logging.getLogger(__name__)
 
@@ -58,8 +58,16 @@ class Backend:
         """The function that runs a graph from Dynamo; ``inputs`` are the values it came with."""
         name = self.name if not self.graphs else f"{self.name}_{self.graphs}"
         self.graphs += 1
-        if torch.is_grad_enabled() and any(_wants_gradient(v) for v in inputs):
+        if not torch.is_grad_enabled() or not any(_wants_gradient(v) for v in inputs):
+            return self._runnable(module, inputs, name)
+        inner = _without_gradients(module)
+        if inner is None:
             return self._run_plain(module, name, WITH_GRADIENTS)
+        with torch.no_grad():
+            run = self._runnable(inner, inputs, name)
+        return torch.no_grad()(run)
+
+    def _runnable(self, module: fx.GraphModule, inputs: Sequence[object], name: str) -> Runnable:
         if self.names is not None:
             self.names.rename(module)
         floats = float_inputs(module)
@@ -132,11 +140,28 @@ class Backend:
         """The numbers of graphs and of graph breaks, and what runs through plain ATen and why."""
         stats: dict[str, Stat] = {"graphs": self.graphs, "graph breaks": sum(self.breaks.values())}
         stats |= {f"graph break: {_first_line(r)}": n for r, n in self.breaks.items()}
-        stats |= {f"plain ATen: {n}": r for n, r in self.plain.items()}
+        stats |= {f"{PLAIN}{n}": _first_line(r) for n, r in self.plain.items()}
         stats |= {f"recompilations refused, see {o}": n for o, n in self.limits.items()}
         if self.limits:
             stats["calls run eagerly since then"] = self.eager_calls
         return Report(stats=stats)
+
+
+def _without_gradients(module: fx.GraphModule) -> fx.GraphModule | None:
+    """What a graph does with gradients off, if that is the first thing it does and holds to its end
+    (as of a ``forward`` under ``torch.no_grad``); else None.
+    """
+    graph = fx.Graph()
+    output = graph.graph_copy(module.graph, {})
+    calls = [n for n in graph.nodes if n.op not in ("placeholder", "get_attr")]
+    modes = [n for n in calls if _torch.is_grad_mode(n)]
+    around = len(modes) == 2 and modes == [calls[0], calls[-1]]
+    if not around or not _torch.turns_gradients_off(modes[0]):
+        return None
+    graph.output(output)
+    for node in reversed(modes):
+        graph.erase_node(node)
+    return fx.GraphModule(module, graph)
 
 
 class _ByFloats:

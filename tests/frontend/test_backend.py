@@ -87,6 +87,39 @@ def test_eager_calls_are_counted_in_each_thread() -> None:
     assert compiled.report().stats["calls run eagerly since then"] == 1
 
 
+@pytest.mark.parametrize("switch", [torch.no_grad, torch.inference_mode])
+@pytest.mark.parametrize("outside", [torch.no_grad, torch.inference_mode, torch.enable_grad])
+def test_a_forward_that_turns_gradients_off_is_compiled(switch: Any, outside: Any) -> None:
+    class Decorated(Norm):
+        @switch()
+        def forward(self, x: Tensor) -> Tensor:
+            return super().forward(x)
+
+    compiled, recording = record(Decorated())
+    x = randn(3, 5)
+    with outside():
+        found = compiled(x.requires_grad_(outside is torch.enable_grad))
+        assert not found.requires_grad
+        torch.testing.assert_close(found, Norm()(x).detach())
+    assert len(recording.captured) == 1
+    assert not plain(compiled.report())
+
+
+def test_gradients_that_are_off_for_a_part_are_not_compiled() -> None:
+    def program(x: Tensor, weight: Tensor) -> Any:
+        with torch.no_grad():
+            scale = x.abs().sum()
+        return x * weight * scale
+
+    made, recording = record(program)
+    compiled: Any = made
+    weight, other = (randn(5).requires_grad_() for _ in range(2))
+    compiled(randn(3, 5), weight).sum().backward()
+    program(randn(3, 5), other).sum().backward()
+    torch.testing.assert_close(weight.grad, other.grad)
+    assert not recording.captured
+
+
 def test_without_gradients_the_same_model_is_compiled() -> None:
     compiled, recording = record(Norm())
     compiled(randn(3, 5))

@@ -115,3 +115,26 @@ def test_conjugated_inputs_run_as_they_are() -> None:
     x, turns = randn(5, 4, 6), table(5).conj()
     torch.testing.assert_close(run(x, turns), by_table(x, turns))
     assert not recording.funcs
+
+
+def test_a_table_that_is_assigned_again_is_the_callers_own() -> None:
+    """As the reference code of Llama moves its table to the device of the input, in every call."""
+
+    class Moved(torch.nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.turns = table(8)[2:]
+
+        def forward(self, x: Tensor) -> Tensor:
+            self.turns = self.turns.to(x.device)
+            return by_table(x, self.turns[: x.shape[0]])
+
+    model = Moved()
+    before = model.turns
+    run, recording = record(model)
+    for count in (5, 3):
+        x = randn(count, 4, 6)
+        torch.testing.assert_close(run(x), by_table(x, before[:count]), atol=2e-6, rtol=2e-6)
+        assert (model.turns.data_ptr(), model.turns.dtype) == (before.data_ptr(), before.dtype)
+        assert torch.equal(model.turns, before)
+    assert recording.funcs

@@ -293,7 +293,7 @@ def test_what_is_left_of_a_pack_is_packed_anew() -> None:
         held = [w.detach().clone() for w in m.weights]
         assert pack([m.weights]) == [""]
         assert is_packed(m.weights)
-        assert all(map(torch.equal, m.weights, held))
+        assert all(torch.equal(w, h) for w, h in zip(m.weights, held, strict=True))
 
 
 def test_refuses_parts_of_one_another() -> None:
