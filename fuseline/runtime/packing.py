@@ -118,7 +118,8 @@ def _group_reason(group: Sequence[Tensor]) -> str:
     _forget_dead(by_storage.values())
     for members in by_storage.values():  # several, or a part, where an earlier pack was broken up
         p, others = members[0], _torch.storage_holders(members[0]) - len(members)
-        if reason := next(filter(None, map(_own_reason, members)), "") or _shared(others):
+        own = [reason for member in members if (reason := _own_reason(member))]
+        if reason := (own or [_shared(others)])[0]:
             return f"the parameter of shape {list(p.shape)} {reason}"
     return ""
 
