@@ -101,11 +101,17 @@ print(model.report().count("rms_norm"), model.report().stats["programs"])
   recompilations (`torch._dynamo.config.recompile_limit`), calls that fit nothing run eagerly; the
   report says how many and by which option. `torch._dynamo.config.fail_on_recompile_limit_hit`
   makes torch raise there.
-* Compile under `torch.no_grad()` or `torch.inference_mode()`. With gradients on, the graph runs
-  through plain ATen, and the report says so.
+* Compile under `torch.no_grad()` or `torch.inference_mode()`, or have them decorate `forward`.
+* A whole graph is left to torch, call by call and correct, where gradients are on and wanted, a
+  tensor is not on the CPU, autocast is on inside, a complex tensor is returned or stored
+  conjugated, or written arguments share memory. The report begins with what was not compiled.
 * A compiled module is an instance of the original's class by `isinstance`, and has its
   parameters. Sibling projections may be packed into one buffer; `state_dict`,
-  `load_state_dict` and changes in place work as before.
+  `load_state_dict` and changes in place work as before. Replaced weights are packed again at the
+  next call; where something else holds them (a `state_dict` that was assigned), the model runs op
+  by op, with a warning, until it is compiled again.
+* Wrong shapes, dtypes and devices of a call are met by torch first, as it traces: its error says
+  what eager's would.
 * A step of a model also takes the time in which torch checks its guards, some thousands for a
   large model.
 * Whatever cannot be done natively is done by torch, and the report says why. With `strict=True`

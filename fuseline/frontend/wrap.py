@@ -293,4 +293,5 @@ def wrap(target: Any, make: EngineMaker) -> Any:
         target = target.function
     if callable(target) and not inspect.isclass(target):
         return CompiledFunction(cast("Callable[..., Any]", target), make)
-    raise TypeError(f"cannot compile {target!r}")
+    kind = target.__name__ if inspect.isclass(target) else f"a {type(target).__name__}"
+    raise TypeError(f"cannot compile {kind}: expected a function, an nn.Module or a class of them")
