@@ -197,3 +197,27 @@ def test_overlapping_arguments_are_traced_where_the_program_is_from_the_cache(
     stats = compiled.report().stats
     assert (stats["programs"], stats["graphs"]) == (1, 1), "what was given up does not count"
     assert "graphs from the cache" not in stats
+
+
+class WithoutGradients(nn.Module):
+    """Turns gradients off itself, and has a step that torch runs, and a returned view."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.linear = nn.Linear(16, 16)
+
+    @torch.no_grad()
+    def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        return torch.topk(self.linear(x), 3)[0], x[1:]
+
+
+def test_a_program_traced_with_gradients_on_is_kept_for_no_other_process(tmp_path: Path) -> None:
+    model = WithoutGradients()
+    for _ in range(2):
+        torch.compiler.reset()
+        compiled: Any = fuseline.compile(model, cache_dir=tmp_path)
+        x = torch.linspace(-1, 1, 48).reshape(3, 16).requires_grad_()
+        for got, want in zip(compiled(x), model(x), strict=True):
+            torch.testing.assert_close(got, want)
+            assert not got.requires_grad
+        assert "graphs from the cache" not in compiled.report().stats

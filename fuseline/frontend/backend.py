@@ -65,7 +65,12 @@ class Backend:
             return self._run_plain(module, name, WITH_GRADIENTS)
         with torch.no_grad():
             run = self._runnable(inner, inputs, name)
-        return torch.no_grad()(run)
+
+        def call(*arguments: Any) -> Any:  # nothing of `run` is kept for other processes
+            with torch.no_grad():
+                return run(*arguments)
+
+        return call
 
     def _runnable(self, module: fx.GraphModule, inputs: Sequence[object], name: str) -> Runnable:
         if self.names is not None:
