@@ -8,7 +8,7 @@ from typing import Any
 from fuseline import _torch
 from fuseline.frontend.builder import Builder, imports
 from fuseline.ir.core import Value
-from fuseline.ir.ops.matmul import Linear, Matmul, Sdpa
+from fuseline.ir.ops.matmul import GroupedMatmul, Linear, Matmul, Sdpa
 from fuseline.ir.ops.raised import LayerNorm, RmsNorm
 from fuseline.ir.types import Dim
 
@@ -38,6 +38,22 @@ def _addmm(b: Builder, bias: Value, x: Value, weight: Value, beta: Any = 1, alph
     if (beta, alpha) != (1, 1) or bias.shape != weight.shape[1:]:
         return NotImplemented
     return b.add(Linear(x, b.permute(weight, (1, 0)), bias)).y
+
+
+@imports("aten._grouped_mm.default", "transformers.grouped_mm_fallback.default")
+def _grouped_mm(
+    b: Builder,
+    x: Value,
+    weight: Value,
+    offs: Value | None = None,
+    bias: Value | None = None,
+    out_dtype: Any = None,
+) -> Any:
+    if offs is None or bias is not None or out_dtype is not None:
+        return NotImplemented
+    if (x.tensor.rank, weight.tensor.rank) != (2, 3) or x.dtype is not weight.dtype:
+        return NotImplemented
+    return b.add(GroupedMatmul(x, weight, offs)).y
 
 
 @imports("aten.scaled_dot_product_attention.default")

@@ -71,6 +71,39 @@ def _same(lhs: Dim, rhs: Dim) -> bool:
     return same(lhs, rhs) or not (isinstance(lhs, int) and isinstance(rhs, int))
 
 
+class GroupedMatmul(Op, name="grouped_matmul", traits={Trait.PURE}):
+    """One product a group: rows ``ends[g - 1] .. ends[g]`` of x ``[S, K]`` by weight ``[G, K, N]``.
+
+    ends: i32 ``[G]``, ascending. Rows behind the last group are 0 (torch leaves them undefined).
+    """
+
+    x: Value = operand()
+    weight: Value = operand()
+    ends: Value = operand()
+    y: Value = result()
+
+    def infer(self) -> TensorType:
+        x, weight = self.x.tensor, self.weight.tensor
+        if x.rank != 2 or weight.rank != 3 or not _same(x.shape[-1], weight.shape[1]):
+            raise OpError(self, f"x {x}, weight {weight}")
+        if self.ends.shape != weight.shape[:1]:
+            raise OpError(self, f"ends {self.ends.type} for weight {weight}")
+        return x.with_shape((x.shape[0], weight.shape[2]))
+
+    def cost(self) -> Cost:
+        return _product_cost(self, self.x.shape[-1])
+
+    @staticmethod
+    def reference(x: Tensor, weight: Tensor, ends: Tensor) -> Tensor:
+        y = x.new_zeros(x.shape[0], weight.shape[2])
+        start = 0
+        for group in range(ends.shape[0]):
+            end = int(ends[group])
+            torch.mm(x[start:end], weight[group], out=y[start:end])
+            start = end
+        return y
+
+
 class Sdpa(Op, name="sdpa", traits={Trait.PURE}):
     """torch's scaled dot-product attention: q ``[B, H, Sq, D]``, k and v ``[B, Hk, Sk, D]``."""
 
