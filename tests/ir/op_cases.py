@@ -473,6 +473,28 @@ def _(c: Case, op: type[Any]) -> Op:
     )
 
 
+@case("latent_attention")
+def _(c: Case, op: type[Any]) -> Op:
+    dtype, (b, h, sq, sk) = c.one_of(FLOATS), c.shape(4, 4)
+    latent, key, value, shared = (c.one_of(EXTENTS) for _ in range(4))
+    shared = c.one_of([0, shared])
+    return op(
+        c.arg(dtype, [b, h, sq, key + shared], static=3),
+        c.arg(dtype, [b, 1, sk, latent], static=1),
+        c.arg(dtype, [h * (key + value), latent], static=2),
+        c.arg(dtype, [b, 1, sk, shared], static=1) if shared else None,
+        c.maybe(lambda: c.arg(c.one_of([DType.BOOL, dtype]), [b, 1, sq, sk], static=2)),
+        c.maybe(lambda: c.arg(DType.I64, [b, sq] if c.flag() else [sq], static=1)),
+        c.maybe(lambda: c.arg(dtype, [h], static=1)),
+        key=key,
+        value=value,
+        scale=0.5,
+        causal=c.flag(),
+        window=c.one_of([None, 2]),
+        softcap=c.one_of([None, 3.0]),
+    )
+
+
 # -- norms, rope, MLPs ----------------------------------------------------------------------
 
 
