@@ -23,6 +23,8 @@ DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16}
 SUBJECTS = {
     "smollm2": "SmolLM2-135M, trained weights, 30 layers",
     "qwen3": "Qwen3, hidden 1024, 4 layers, 16/8 heads of 128, MLP 3072, vocabulary 32000",
+    "deepseek_v3": "DeepSeek-V3, hidden 1024, 4 layers, MLA 384/256 with 16 heads of 64 + 32 and 64, "
+    "16 experts (4 a token) of 384, 1 shared, vocabulary 32000",
     "tiny": "Qwen3, hidden 64, 2 layers, to see that the benchmark itself works",
 }
 
@@ -34,6 +36,8 @@ def load(name: str, dtype: str, layers: int | None = None) -> Any:
         model: Any = models.load("smollm2", Config(), dtype=dtype).model
     elif name == "qwen3":
         model = _qwen3(1024, 3072, layers=4, heads=(16, 8, 128), vocabulary=32000)
+    elif name == "deepseek_v3":
+        model = _deepseek_v3()
     elif name == "tiny":
         model = _qwen3(64, 96, layers=2, heads=(4, 2, 16), vocabulary=101)
     else:
@@ -62,11 +66,47 @@ def _qwen3(
     return Qwen3ForCausalLM(config)
 
 
+def _deepseek_v3() -> Any:
+    from transformers import DeepseekV3Config, DeepseekV3ForCausalLM
+
+    config = DeepseekV3Config(
+        hidden_size=1024,
+        num_hidden_layers=4,
+        first_k_dense_replace=0,
+        num_attention_heads=16,
+        num_key_value_heads=16,
+        q_lora_rank=384,
+        kv_lora_rank=256,
+        qk_nope_head_dim=64,
+        qk_rope_head_dim=32,
+        v_head_dim=64,
+        n_routed_experts=16,
+        num_experts_per_tok=4,
+        n_group=4,
+        topk_group=2,
+        moe_intermediate_size=384,
+        n_shared_experts=1,
+        vocab_size=32000,
+        max_position_embeddings=4096,
+    )
+    return DeepseekV3ForCausalLM(config)
+
+
 def weight_bytes(model: Any) -> int:
-    """Bytes of the weights that one token reads: all, but one row of an embedding of its own."""
-    total = sum(p.numel() * p.element_size() for p in model.parameters())
+    """Bytes of the weights that one token reads: one row of an embedding of its own, and of routed
+    experts those that it goes to.
+    """
+    total = sum(p.numel() * p.element_size() * _share(p, model.config) for p in model.parameters())
+    total = int(total)
     table, head = model.get_input_embeddings().weight, model.get_output_embeddings().weight
     return total if table is head else total - table.numel() * table.element_size()
+
+
+def _share(parameter: Tensor, config: Any) -> float:
+    """The part of a parameter that one token reads: packed experts have three dims."""
+    if parameter.dim() < 3:
+        return 1.0
+    return config.num_experts_per_tok / parameter.shape[0]
 
 
 @dataclass
@@ -82,10 +122,9 @@ class Step:
         """A step of a model, compiled or not, with seeded keys and values in the cache."""
         from transformers import StaticCache
 
-        config, dtype = model.config, model.dtype
-        width = getattr(config, "head_dim", 0) or config.hidden_size // config.num_attention_heads
-        cache: Any = StaticCache(config=config, max_cache_len=CAPACITY)
-        cache.early_initialization(batch, config.num_key_value_heads, width, dtype, model.device)
+        cache: Any = StaticCache(config=model.config, max_cache_len=CAPACITY)
+        with torch.no_grad():  # only a call tells how wide a latent cache is
+            model(input_ids=token_ids(model, batch, 2), past_key_values=cache, use_cache=True)
         generator = torch.Generator().manual_seed(1)
         for layer in cache.layers:
             for memory in (layer.keys, layer.values):

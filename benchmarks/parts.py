@@ -54,7 +54,7 @@ def parts(*, quick: bool) -> list[Part]:
         ]
     found = [
         Part("speed", model, dtype, threads)
-        for model in ("smollm2", "qwen3")
+        for model in ("smollm2", "qwen3", "deepseek_v3")
         for dtype in ("float32", "bfloat16")
         for threads in (1, 2)
     ]
@@ -63,8 +63,9 @@ def parts(*, quick: bool) -> list[Part]:
         for dtype in ("float32", "bfloat16")
         for threads in (1, 2)
     ]
-    found += [Part("compile", model, "float32", 2) for model in ("smollm2", "qwen3")]
-    found += [Part("memory", model, "float32", 2) for model in ("smollm2", "qwen3")]
+    models = ("smollm2", "qwen3", "deepseek_v3")
+    found += [Part("compile", model, "float32", 2) for model in models]
+    found += [Part("memory", model, "float32", 2) for model in models]
     found += [Part("compile", "smollm2", "float32", 2, layers=n) for n in LAYERS]
     return found
 

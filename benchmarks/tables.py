@@ -9,7 +9,12 @@ from rich.table import Table as RichTable
 
 from benchmarks.common import Json
 
-TITLES = {"smollm2": "SmolLM2-135M", "qwen3": "Qwen3, 4 layers", "tiny": "tiny Qwen3"}
+TITLES = {
+    "smollm2": "SmolLM2-135M",
+    "qwen3": "Qwen3, 4 layers",
+    "deepseek_v3": "DeepSeek-V3, 4 layers",
+    "tiny": "tiny Qwen3",
+}
 SHORT = {"float32": "f32", "bfloat16": "bf16"}
 CASES = {
     "decode-1": "decode, batch 1",
