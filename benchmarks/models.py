@@ -23,7 +23,7 @@ DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16}
 SUBJECTS = {
     "smollm2": "SmolLM2-135M, trained weights, 30 layers",
     "qwen3": "Qwen3, hidden 1024, 4 layers, 16/8 heads of 128, MLP 3072, vocabulary 32000",
-    "deepseek_v3": "DeepSeek-V3, hidden 1024, 4 layers, MLA 384/256 with 16 heads of 64 + 32 and 64, "
+    "deepseek_v3": "DeepSeek-V3, hidden 1024, 4 layers, MLA 384/256, 16 heads of 64 + 32 and 64, "
     "16 experts (4 a token) of 384, 1 shared, vocabulary 32000",
     "tiny": "Qwen3, hidden 64, 2 layers, to see that the benchmark itself works",
 }
