@@ -13,6 +13,7 @@ from fuseline.ir.ops.view import Concat, Permute, Reshape
 from fuseline.ir.types import Dim, DType, same
 from fuseline.passes.canonical_casts import is_exact
 from fuseline.passes.expert_body import Body, Refused, body_between
+from fuseline.passes.expert_dense import raised_dense
 from fuseline.passes.expert_products import (
     Biased,
     Product,
@@ -120,10 +121,8 @@ class RaiseExperts(Rewrite[Op], root=(GroupedMatmul, Matmul), pattern="moe"):
     reorders = True  # the product of one expert's rows may be summed in another order
 
     def rewrite(self, op: Op, func: Func) -> Replace | NoMatch | None:
-        if not is_product(op):
-            return None
         try:
-            return _raised(op, func)
+            return _raised(op, func) if is_product(op) else _raised_dense(op, func)
         except Refused as refused:
             return NoMatch(str(refused))
 
@@ -162,6 +161,16 @@ def _raised(op: Op, func: Func) -> Replace | None:
     fused = _experts(given, ups, sides, down, last, body, end)
     y = fused.y if fused.y.shape == end.y.shape else Reshape(fused.y, shape=end.y.shape).y
     return Replace({end.y: y}, before=end.y.owner, held=_HELD)
+
+
+def _raised_dense(op: Op, func: Func) -> Replace | None:
+    found = raised_dense(op, func)
+    if found is None:
+        return None
+    end, fused = found
+    y = fused.y if fused.y.shape == end.shape else Reshape(fused.y, shape=end.shape).y
+    held = ("experts that were not chosen give exactly 0", "nothing else reads what they give")
+    return Replace({end: y}, before=end.owner, held=held)
 
 
 _HELD = (
