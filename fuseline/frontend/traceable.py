@@ -59,11 +59,9 @@ def _loops(target: nn.Module) -> Iterator[tuple[dict[str, Any], nn.Module]]:
     for module in target.modules():
         config = cast("object", vars(module).get("config"))
         settings = getattr(config, "__dict__", None)
-        if not isinstance(settings, dict) or id(settings) in seen:
-            continue
-        found = cast("dict[str, Any]", settings)
-        seen.add(id(found))
-        if found.get(_SETTING) == _LOOP:
+        found = cast("dict[str, Any]", settings if isinstance(settings, dict) else {})
+        if id(found) not in seen and found.get(_SETTING) == _LOOP:
+            seen.add(id(found))
             yield found, module
 
 

@@ -8,7 +8,7 @@ import torch
 
 from fuseline.ir.core import Func, Op, Trait, Value
 from fuseline.ir.evaluate import evaluate
-from fuseline.ir.ops.experts import Experts
+from fuseline.ir.ops.experts import Experts, Weigh
 from fuseline.ir.ops.matmul import Matmul
 from fuseline.ir.ops.pointwise import Add, Cast, Mul
 from fuseline.ir.ops.reduce import Sum
@@ -17,7 +17,7 @@ from fuseline.ir.types import Dim, DType
 from fuseline.passes.canonical_casts import is_exact
 from fuseline.passes.expert_axes import Axes, broadcast, traced, view_along
 from fuseline.passes.expert_body import Body, Refused, body_between
-from fuseline.passes.expert_gate import Gate, gate_of
+from fuseline.passes.expert_gate import Gate, are_distinct, gate_of
 from fuseline.passes.expert_products import lie_within
 from fuseline.passes.match import only_user, other_operand
 from fuseline.passes.wording import called
@@ -119,7 +119,7 @@ class _Match:
         first, up_bias = self.biased(up)
         body = body_between([first], [up.width], down.rows)
         last, down_bias = self.biased(down)
-        self.inside |= {up.op, down.op, *body.inside}
+        self.inside.update([up.op, down.op, *body.inside])
         y, dtype = self.summed(last)
         x, weigh = self.given(up, body, has_bias=up_bias is not None or down_bias is not None)
         gate = self.gate
@@ -127,6 +127,8 @@ class _Match:
             raise Refused("no weights of the experts are multiplied to what goes in or comes out")
         if not lie_within(gate.indices, up.experts):
             raise Refused(f"the experts' numbers come from {called(gate.indices)}")
+        if not are_distinct(gate.indices):
+            raise Refused(f"{called(gate.indices)} may choose an expert twice for one token")
         self.check(y)
         turned = down.transposed
         weight = up.weight if up.transposed is turned else Permute(up.weight, dims=_SWAPPED).y
@@ -212,7 +214,7 @@ class _Match:
             raise Refused(f"weights of {gate.values.dtype} are multiplied in {dtype}")
         self.gate = gate
 
-    def given(self, up: Dense, body: Body, *, has_bias: bool) -> tuple[Value, str]:
+    def given(self, up: Dense, body: Body, *, has_bias: bool) -> tuple[Value, Weigh]:
         """x ``[T, H]`` that goes into the experts, and where the weights are multiplied."""
         axes: Axes = ("e", "t", "k") if len(up.rows.shape) == 3 else ("t", "k")
         axes = broadcast(up.rows, axes)

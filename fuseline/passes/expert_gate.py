@@ -12,20 +12,25 @@ from fuseline.ir.evaluate import call_reference
 from fuseline.ir.ops.create import Full
 from fuseline.ir.ops.index import Gather, Scatter
 from fuseline.ir.ops.pointwise import Cast, Eq, Mul, Where
-from fuseline.ir.ops.reduce import Sum
-from fuseline.ir.ops.view import Expand, Reshape
-from fuseline.ir.types import same
+from fuseline.ir.ops.reduce import Sort, Sum, TopK
+from fuseline.ir.ops.view import Expand, Reshape, Slice
+from fuseline.ir.types import Dim, same
 from fuseline.passes.constants import number, uniform
-from fuseline.passes.expert_rows import is_running, uncast
+from fuseline.passes.expert_rows import is_running, uncast, unshaped
 
 
 @dataclass(frozen=True)
 class Gate:
-    """A value ``[T, E]``: ``values`` ``[T, K]`` at the chosen experts, ``fill`` at all others."""
+    """A value ``[..., E]``: ``values`` ``[..., K]`` at the chosen experts, ``fill`` elsewhere."""
 
     indices: Value
     values: Value
     fill: Tensor
+
+    @classmethod
+    def zero_elsewhere(cls, indices: Value, values: Value) -> Gate:
+        """Weights of the chosen experts, and 0 for all others."""
+        return cls(indices, values, torch.zeros(1, 1, dtype=values.dtype.torch))
 
     @property
     def is_zero_elsewhere(self) -> bool:
@@ -34,15 +39,15 @@ class Gate:
 
 
 def gate_of(value: Value) -> Gate | None:
-    """A value ``[T, E]`` that has another number than all the rest where an expert was chosen."""
-    op = value.owner
-    if len(value.shape) != 2 or op is None:
+    """A value ``[..., E]`` that has one number wherever an expert was not chosen."""
+    op, last = value.owner, len(value.shape) - 1
+    if last < 1 or op is None:
         return None
     match op:
-        case Scatter(x, index, src, axis=1) if (fill := number(x)) is not None:
+        case Scatter(x, index, src, axis=axis) if axis == last and (fill := number(x)) is not None:
             values = src if src.shape == index.shape else Expand(src, shape=index.shape).y
             return Gate(index, values, torch.full((1, 1), fill, dtype=x.dtype.torch))
-        case Sum(x, axes=(1,), keepdim=False) if len(x.shape) == 3:
+        case Sum(x, axes=(axis,), keepdim=False) if axis == last:
             return _one_hot_sum(x)
         case _ if op.has(Trait.POINTWISE):
             return _pointwise(op)
@@ -66,7 +71,7 @@ def _pointwise(op: Op) -> Gate | None:
             mapping[value] = _scalar(value)
             (fills[value],) = call_reference(_scalar(value).owner or value.owner, {}, {})
         elif value.shape == op.results[0].shape and isinstance(op, (Mul, Where)):
-            mapping[value] = Gather(value, first.indices, axis=1).y
+            mapping[value] = Gather(value, first.indices, axis=len(value.shape) - 1).y
             fills[value] = torch.full((1, 1), float("nan")).to(value.dtype.torch)
         else:
             return None
@@ -85,9 +90,9 @@ def _scalar(value: Value) -> Value:
 
 
 def _one_hot_sum(x: Value) -> Gate | None:
-    """``(one_hot(indices) * weights).sum(1)``, or a choice in place of the product."""
+    """``(one_hot(indices) * weights).sum(-2)``, or a choice in place of the product."""
     op = x.owner
-    tokens, k, experts = x.shape
+    shape, experts = x.shape[:-1], x.shape[-1]
     match op:
         case Mul(lhs, rhs):
             pairs = [(lhs, rhs), (rhs, lhs)]
@@ -101,12 +106,9 @@ def _one_hot_sum(x: Value) -> Gate | None:
             continue
         for ids, numbers in ((compared.lhs, compared.rhs), (compared.rhs, compared.lhs)):
             is_range = is_running(uncast(numbers)) and same(numbers.tensor.numel, experts)
-            if is_range and ids.shape == (tokens, k, 1) and weights.shape == (tokens, k, 1):
-                index = _source(ids).owner
-                found = index.x if isinstance(index, Reshape) else _source(ids)
-                flat = Reshape(weights, shape=(tokens, k)).y
-                indices = found if found.shape == (tokens, k) else Reshape(ids, shape=(tokens, k)).y
-                return Gate(indices, flat, torch.zeros(1, 1, dtype=x.dtype.torch))
+            if is_range and ids.shape == weights.shape == (*shape, 1):
+                indices, values = (_reshaped(v, shape) for v in (ids, weights))
+                return Gate.zero_elsewhere(indices, values)
     return None
 
 
@@ -114,5 +116,17 @@ def _uncast(value: Value) -> Value:
     return value.owner.x if isinstance(value.owner, Cast) else value
 
 
-def _source(value: Value) -> Value:
-    return value.owner.x if isinstance(value.owner, Expand) else value
+def _reshaped(value: Value, shape: tuple[Dim, ...]) -> Value:
+    value = unshaped(value)
+    return value if value.shape == shape else Reshape(value, shape=shape).y
+
+
+def are_distinct(indices: Value) -> bool:
+    """Whether no expert is chosen twice for one token."""
+    match indices.owner:
+        case TopK(axis=axis) | Sort(axis=axis):
+            return axis == len(indices.shape) - 1
+        case Slice(x) | Cast(x):
+            return are_distinct(x)
+        case _:
+            return same(indices.shape[-1], 1)

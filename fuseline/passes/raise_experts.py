@@ -8,11 +8,12 @@ from dataclasses import dataclass
 from fuseline.ir.core import Func, Op, Value
 from fuseline.ir.ops.experts import Experts
 from fuseline.ir.ops.matmul import GroupedMatmul, Matmul
-from fuseline.ir.ops.pointwise import Cast, Mul
+from fuseline.ir.ops.pointwise import Add, Cast, Mul
 from fuseline.ir.ops.view import Concat, Permute, Reshape
 from fuseline.ir.types import Dim, DType, same
 from fuseline.passes.canonical_casts import is_exact
 from fuseline.passes.expert_body import Body, Refused, body_between
+from fuseline.passes.expert_chain import raised_chain
 from fuseline.passes.expert_dense import raised_dense
 from fuseline.passes.expert_products import (
     Biased,
@@ -31,7 +32,7 @@ from fuseline.passes.wording import called
 
 
 @dataclass(frozen=True)
-class RaiseExperts(Rewrite[Op], root=(GroupedMatmul, Matmul), pattern="moe"):
+class RaiseExperts(Rewrite[Op], root=(GroupedMatmul, Matmul, Add), pattern="moe"):
     """Products of tokens by the matrices of their experts, weighed and added up, become `experts`.
 
     The rows of a token stand in the order of its slots and are multiplied by matrices gathered for
@@ -122,7 +123,11 @@ class RaiseExperts(Rewrite[Op], root=(GroupedMatmul, Matmul), pattern="moe"):
 
     def rewrite(self, op: Op, func: Func) -> Replace | NoMatch | None:
         try:
-            return _raised(op, func) if is_product(op) else _raised_dense(op, func)
+            if is_product(op):
+                return _raised(op, func)
+            if isinstance(op, Add):
+                return _replaced(raised_chain(op, func), "the weights can be packed")
+            return _replaced(raised_dense(op, func))
         except Refused as refused:
             return NoMatch(str(refused))
 
@@ -163,14 +168,14 @@ def _raised(op: Op, func: Func) -> Replace | None:
     return Replace({end.y: y}, before=end.y.owner, held=_HELD)
 
 
-def _raised_dense(op: Op, func: Func) -> Replace | None:
-    found = raised_dense(op, func)
+def _replaced(found: tuple[Value, Experts] | None, *held: str) -> Replace | None:
+    """Experts that compute every token by the op that computes the chosen ones."""
     if found is None:
         return None
     end, fused = found
     y = fused.y if fused.y.shape == end.shape else Reshape(fused.y, shape=end.shape).y
-    held = ("experts that were not chosen give exactly 0", "nothing else reads what they give")
-    return Replace({end: y}, before=end.owner, held=held)
+    true = ("experts that were not chosen give exactly 0", "nothing else reads what they give")
+    return Replace({end: y}, before=end.owner, held=(*true, *held))
 
 
 _HELD = (
