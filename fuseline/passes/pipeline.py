@@ -24,6 +24,7 @@ from fuseline.passes.raise_gated_mlp import RaiseGatedMlp
 from fuseline.passes.raise_layer_norm import RaiseLayerNorm
 from fuseline.passes.raise_rms_norm import RaiseRmsNorm
 from fuseline.passes.raise_rope import RaiseRope
+from fuseline.passes.raise_route import RaiseRoute
 from fuseline.passes.restore_mutations import RestoreMutations
 from fuseline.passes.rewrite import Pass
 
@@ -44,6 +45,7 @@ def default_pipeline() -> list[Pass]:
         RaiseRmsNorm(),
         RaiseRope(),
         RaiseGatedMlp(),
+        RaiseRoute(),
         LowerMatmul(),  # no attention is spelled with those that are left
         Cse(),  # queries and keys now share their tables
         Dce(),
