@@ -20,6 +20,7 @@ from fuseline.passes.lower_matmul import LowerMatmul
 from fuseline.passes.merge_linears import MergeLinears
 from fuseline.passes.plan import ProtectReads
 from fuseline.passes.raise_attention import RaiseAttention
+from fuseline.passes.raise_experts import RaiseExperts
 from fuseline.passes.raise_gated_mlp import RaiseGatedMlp
 from fuseline.passes.raise_layer_norm import RaiseLayerNorm
 from fuseline.passes.raise_rms_norm import RaiseRmsNorm
@@ -40,6 +41,7 @@ def default_pipeline() -> list[Pass]:
         RestoreMutations(),
         Cse(),  # the writes of keys and values now share their places
         # raise: what a model author would name
+        RaiseExperts(),
         RaiseAttention(),
         RaiseLayerNorm(),
         RaiseRmsNorm(),
