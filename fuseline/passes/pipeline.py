@@ -15,6 +15,7 @@ from fuseline.passes.fuse_qk_norm import FuseQkNorm
 from fuseline.passes.fuse_qk_rope import FuseQkRope
 from fuseline.passes.fuse_rms_norm_add import FuseRmsNormAdd
 from fuseline.passes.fuse_sandwich_norm import FuseSandwichNorm
+from fuseline.passes.fuse_wide_linear import FuseWideLinear
 from fuseline.passes.lower_gated_mlp import LowerGatedMlp
 from fuseline.passes.lower_matmul import LowerMatmul
 from fuseline.passes.merge_linears import MergeLinears
@@ -54,6 +55,7 @@ def default_pipeline() -> list[Pass]:
         # fuse: what one kernel does
         FuseGatedMlp(),
         LowerGatedMlp(),
+        FuseWideLinear(),
         MergeLinears(),
         FuseLinearAdd(),
         FuseAddRmsNorm(),
