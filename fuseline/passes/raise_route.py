@@ -76,7 +76,7 @@ class RaiseRoute(Rewrite[Experts], root=Experts, pattern="route"):
     """
 
     def rewrite(self, op: Experts, func: Func) -> Replace | NoMatch | None:
-        source = _selection(op.indices)
+        source = selection(op.indices)
         if isinstance(source, Route):
             return None
         if not isinstance(source, TopK):
@@ -97,7 +97,7 @@ class RaiseRoute(Rewrite[Experts], root=Experts, pattern="route"):
         )
 
 
-def _selection(indices: Value) -> TopK | Route | None:
+def selection(indices: Value) -> TopK | Route | None:
     """The one selection that indices come from, through views and element-wise ops."""
     found: dict[TopK | Route, None] = {}
     stack, seen = [indices], set[Value]()
