@@ -12,7 +12,7 @@ from fuseline.codegen.lower import work as work_of
 from fuseline.codegen.lower_rows import unsupported
 from fuseline.ir.core import Op, Value
 from fuseline.ir.layout import Layout, LayoutMap
-from fuseline.ir.ops.fused import GatedLinear, LinearAdd, MergedLinear
+from fuseline.ir.ops.fused import GatedLinear, LinearAdd, MergedLinear, WideLinear
 from fuseline.ir.ops.matmul import Linear
 from fuseline.ir.types import Dim, bounds, dim, product
 
@@ -37,6 +37,8 @@ class _Product:
     residual: Value | None = None
     activation: Activation | None = None
     gated: bool = False
+    wide: bool = False
+    """Whether x and the weight may differ in type, and products are rounded to float32."""
 
 
 @lowers(Linear)
@@ -49,6 +51,13 @@ def lower_linear(op: Linear, layouts: LayoutMap) -> Lowered:
 def lower_merged_linear(op: MergedLinear, layouts: LayoutMap) -> Lowered:
     """Sibling products of packed weights."""
     return _lower(_Product(op, op.x, op.weights, op.ys, op.biases), layouts)
+
+
+@lowers(WideLinear)
+def lower_wide_linear(op: WideLinear, layouts: LayoutMap) -> Lowered:
+    """A product of narrow operands in float32."""
+    item = _Product(op, op.x, (op.weight,), (op.y,), _present(op.bias), wide=True)
+    return _lower(item, layouts)
 
 
 @lowers(LinearAdd)
@@ -79,7 +88,8 @@ def _lower(item: _Product, layouts: LayoutMap) -> Lowered:
     parameters = (*item.weights, *item.biases)
     if refusal := unsupported(item.x, *parameters):
         return refusal
-    if len({v.dtype for v in parameters}) > 1 or item.x.dtype != item.weights[0].dtype:
+    unlike = item.x.dtype != item.weights[0].dtype and not item.wide
+    if len({v.dtype for v in parameters}) > 1 or unlike:
         return Refusal(f"x {item.x.type} with weight {item.weights[0].type}")
     for value in parameters:
         dense = layouts.layout(value).is_dense(value.shape)
@@ -128,7 +138,9 @@ def _launches(
     choices = choose_linear(
         k=k,
         outputs=(widths[0],) if item.gated else tuple(widths),
-        dtype=item.x.dtype.value,
+        dtype=item.ys[0].dtype.value,
+        x_dtype=item.x.dtype.value,
+        weight_dtype=item.weights[0].dtype.value,
         bias=bool(item.biases),
         activation=item.activation,
         gated=item.gated,

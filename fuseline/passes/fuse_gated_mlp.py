@@ -38,14 +38,14 @@ class FuseGatedMlp(Rewrite[GatedMlp], root=GatedMlp, pattern="gated_mlp"):
     """
 
     def rewrite(self, op: GatedMlp, func: Func) -> Replace | NoMatch:
-        if reason := _side_by_side(func, op.gate, op.up, "weights"):
+        if reason := side_by_side(func, op.gate, op.up, "weights"):
             return NoMatch(reason)
         if (op.gate_bias is None) != (op.up_bias is None):
             return NoMatch("only one of gate and up has a bias")
         if op.gate_bias is None or op.up_bias is None:
             reason = ""
         else:
-            reason = _side_by_side(func, op.gate_bias, op.up_bias, "biases")
+            reason = side_by_side(func, op.gate_bias, op.up_bias, "biases")
         if reason:
             return NoMatch(reason)
         hidden = GatedLinear(
@@ -55,7 +55,7 @@ class FuseGatedMlp(Rewrite[GatedMlp], root=GatedMlp, pattern="gated_mlp"):
         return Replace({op.y: y}, held=("gate and up lie, or can be packed, side by side",))
 
 
-def _side_by_side(func: Func, gate: Value, up: Value, what: str) -> str:
+def side_by_side(func: Func, gate: Value, up: Value, what: str) -> str:
     """Why two tensors neither lie side by side nor can be brought there; empty where they can."""
     if gate.type != up.type:
         return f"gate and up {what} are {gate.type} and {up.type}"

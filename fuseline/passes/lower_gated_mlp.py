@@ -61,7 +61,7 @@ class LowerGatedMlp(Rewrite[GatedMlp], root=GatedMlp):
             Linear(op.x, op.gate, op.gate_bias).y,
             Linear(op.x, op.up, op.up_bias).y,
         )
-        hidden = Mul(_activated(gate, op.activation), up).y
+        hidden = Mul(activated(gate, op.activation), up).y
         return Replace({op.y: Linear(hidden, op.down, op.down_bias).y})
 
 
@@ -99,7 +99,8 @@ def _tiled(gate: Value, up: Value) -> tuple[Value, Rows, Rows] | None:
     return first.x, *rows
 
 
-def _activated(x: Value, activation: Activation) -> Value:
+def activated(x: Value, activation: Activation) -> Value:
+    """The activation of a value, by the ops that spell it."""
     match activation:
         case "silu":
             return Silu(x).y

@@ -10,11 +10,13 @@ from fuseline.passes.fuse_add_rms_norm import FuseAddRmsNorm
 from fuseline.passes.fuse_cache_write import FuseCacheWrite
 from fuseline.passes.fuse_gated_mlp import FuseGatedMlp
 from fuseline.passes.fuse_linear_add import FuseLinearAdd
+from fuseline.passes.fuse_moe import FuseMoe
 from fuseline.passes.fuse_pointwise import FusePointwise
 from fuseline.passes.fuse_qk_norm import FuseQkNorm
 from fuseline.passes.fuse_qk_rope import FuseQkRope
 from fuseline.passes.fuse_rms_norm_add import FuseRmsNormAdd
 from fuseline.passes.fuse_sandwich_norm import FuseSandwichNorm
+from fuseline.passes.fuse_wide_linear import FuseWideLinear
 from fuseline.passes.lower_gated_mlp import LowerGatedMlp
 from fuseline.passes.lower_matmul import LowerMatmul
 from fuseline.passes.merge_linears import MergeLinears
@@ -25,6 +27,7 @@ from fuseline.passes.raise_gated_mlp import RaiseGatedMlp
 from fuseline.passes.raise_layer_norm import RaiseLayerNorm
 from fuseline.passes.raise_rms_norm import RaiseRmsNorm
 from fuseline.passes.raise_rope import RaiseRope
+from fuseline.passes.raise_route import RaiseRoute
 from fuseline.passes.restore_mutations import RestoreMutations
 from fuseline.passes.rewrite import Pass
 
@@ -46,12 +49,15 @@ def default_pipeline() -> list[Pass]:
         RaiseRmsNorm(),
         RaiseRope(),
         RaiseGatedMlp(),
+        RaiseRoute(),
         LowerMatmul(),  # no attention is spelled with those that are left
         Cse(),  # queries and keys now share their tables
         Dce(),
         # fuse: what one kernel does
+        FuseMoe(),
         FuseGatedMlp(),
         LowerGatedMlp(),
+        FuseWideLinear(),
         MergeLinears(),
         FuseLinearAdd(),
         FuseAddRmsNorm(),

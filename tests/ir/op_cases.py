@@ -580,6 +580,14 @@ def _(c: Case, op: type[Any]) -> Op:
     return op(x, weights, [c.arg(dtype, [n]) for n in widths] if c.flag() else [])
 
 
+@case("wide_linear")
+def _(c: Case, op: type[Any]) -> Op:
+    narrow = FLOATS[1:]
+    dtype, k, n = c.one_of(narrow), c.one_of(EXTENTS), c.one_of(EXTENTS)
+    x = c.arg(c.one_of(narrow), [*c.shape(), k])
+    return op(x, c.arg(dtype, [n, k]), c.maybe(lambda: c.arg(dtype, [n])))
+
+
 @case("linear_add")
 def _(c: Case, op: type[Any]) -> Op:
     dtype, k, n, lead = c.one_of(FLOATS), c.one_of(EXTENTS), c.one_of(EXTENTS), c.shape()

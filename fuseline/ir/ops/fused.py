@@ -33,7 +33,7 @@ from fuseline.ir.ops.raised import (
     rms_norm_reference,
     rope_reference,
 )
-from fuseline.ir.types import Dim, TensorType, dim, product, promote
+from fuseline.ir.types import Dim, DType, TensorType, dim, product, promote
 
 
 class MergedLinear(Op, name="merged_linear", traits={Trait.PURE}):
@@ -106,6 +106,38 @@ class GatedLinear(Op, name="gated_linear", traits={Trait.PURE}):
     ) -> Tensor:
         left = activation_reference(F.linear(x, gate, gate_bias), activation)
         return left * F.linear(x, up, up_bias)
+
+
+class WideLinear(Op, name="wide_linear", traits={Trait.PURE}):
+    """``x @ weight.T + bias`` in float32: narrow operands are widened first, and stay so in memory.
+
+    bias is of the type of the weight ``[N, K]``; y ``[..., N]`` is f32.
+    """
+
+    x: Value = operand()
+    weight: Value = operand()
+    bias: Value | None = optional_operand()
+    y: Value = result()
+
+    def infer(self) -> TensorType:
+        weight = self.weight.tensor
+        if weight.rank != 2 or self.x.shape[-1:] != weight.shape[1:]:
+            raise OpError(self, f"weight {weight} does not fit x {self.x.type}")
+        if self.bias is not None and self.bias.tensor != weight.with_shape(weight.shape[:1]):
+            raise OpError(self, f"bias {self.bias.type} does not fit weight {weight}")
+        wide = DType.F32
+        if any(not v.dtype.is_float or v.dtype is DType.F64 for v in (self.x, self.weight)):
+            raise OpError(self, f"x {self.x.type} and weight {weight} do not widen to {wide}")
+        return TensorType(wide, (*self.x.shape[:-1], weight.shape[0]))
+
+    def cost(self) -> Cost:
+        return Cost(
+            super().cost().bytes, dim(2 * product(self.x.shape[:-1]) * self.weight.tensor.numel)
+        )
+
+    @staticmethod
+    def reference(x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
+        return F.linear(x.float(), weight.float(), None if bias is None else bias.float())
 
 
 class LinearAdd(Op, name="linear_add", traits={Trait.PURE}):
