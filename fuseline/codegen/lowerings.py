@@ -7,6 +7,7 @@ from fuseline.codegen import (
     lower_index,
     lower_linear,
     lower_pointwise,
+    lower_route,
     lower_rows,
     lower_select,
 )
@@ -16,6 +17,7 @@ __all__ = [
     "lower_index",
     "lower_linear",
     "lower_pointwise",
+    "lower_route",
     "lower_rows",
     "lower_select",
 ]

@@ -20,6 +20,7 @@ from fuseline.codegen.kernel import KernelTemplate, environment
 from fuseline.codegen.norm import NormKernel
 from fuseline.codegen.qk_norm_rope import QkNormRopeKernel, Rotation, qk_streams
 from fuseline.codegen.rope import rope
+from fuseline.codegen.route import RouteKernel
 from fuseline.codegen.shift_write import ShiftWriteKernel
 from fuseline.codegen.topk import TopKKernel
 
@@ -81,6 +82,8 @@ SAMPLES: list[KernelTemplate] = [
     GatherKernel("f32", ("i64", "i32"), 3, wraps=True),
     IndexWriteKernel("f32"),
     ShiftWriteKernel("f32"),
+    RouteKernel("f32", 8, 2),
+    RouteKernel("f32", 8, 2, correction="f32", groups=4, top_groups=2, ordered=False),
     TopKKernel("f32"),
     CumsumKernel("f32"),
     ArgmaxKernel("f32"),
