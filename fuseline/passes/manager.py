@@ -15,6 +15,7 @@ from fuseline.ir.core import Cost, Func, IRError, Loc, Op, Trait, Value
 from fuseline.ir.ops.raised import LayerNorm, RmsNorm
 from fuseline.ir.types import dim, format_dim
 from fuseline.ir.verify import verify
+from fuseline.passes.dce import has_effect
 from fuseline.passes.rewrite import FuncPass, NoMatch, Pass, Replace, Replacement, Rewrite
 from fuseline.report import PassRecord, Site
 
@@ -289,7 +290,7 @@ def erase_dead(func: Func, candidates: Iterable[Op]) -> list[Op]:
     stack, erased = list(candidates), list[Op]()
     while stack:
         op = stack.pop()
-        if op not in func or not (op.has(Trait.PURE) or op.has(Trait.READS)):
+        if op not in func or has_effect(op):
             continue
         if any(func.use_count(v) for v in op.results):
             continue

@@ -20,10 +20,12 @@ from fuseline.passes.lower_matmul import LowerMatmul
 from fuseline.passes.merge_linears import MergeLinears
 from fuseline.passes.plan import ProtectReads
 from fuseline.passes.raise_attention import RaiseAttention
+from fuseline.passes.raise_experts import RaiseExperts
 from fuseline.passes.raise_gated_mlp import RaiseGatedMlp
 from fuseline.passes.raise_layer_norm import RaiseLayerNorm
 from fuseline.passes.raise_rms_norm import RaiseRmsNorm
 from fuseline.passes.raise_rope import RaiseRope
+from fuseline.passes.raise_route import RaiseRoute
 from fuseline.passes.restore_mutations import RestoreMutations
 from fuseline.passes.rewrite import Pass
 
@@ -39,11 +41,13 @@ def default_pipeline() -> list[Pass]:
         RestoreMutations(),
         Cse(),  # the writes of keys and values now share their places
         # raise: what a model author would name
+        RaiseExperts(),
         RaiseAttention(),
         RaiseLayerNorm(),
         RaiseRmsNorm(),
         RaiseRope(),
         RaiseGatedMlp(),
+        RaiseRoute(),
         LowerMatmul(),  # no attention is spelled with those that are left
         Cse(),  # queries and keys now share their tables
         Dce(),

@@ -1,0 +1,276 @@
+"""Products of rows by the matrices of their experts: grouped by expert, or batched over slots."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+from fuseline.ir.core import Func, Op, Ref, Trait, Value
+from fuseline.ir.ops.call import AtenCall
+from fuseline.ir.ops.matmul import GroupedMatmul, Matmul
+from fuseline.ir.ops.pointwise import Add, Cast, Eq
+from fuseline.ir.ops.reduce import Argmax, Cumsum, Sort, Sum, TopK
+from fuseline.ir.ops.view import Concat, Expand, Permute, Reshape, Slice
+from fuseline.ir.types import Dim, same
+from fuseline.passes.expert_body import Refused
+from fuseline.passes.expert_rows import (
+    Slots,
+    is_running,
+    row_source,
+    slots_of,
+    sorted_slots,
+    uncast,
+)
+from fuseline.passes.match import other_operand
+from fuseline.passes.wording import called
+
+_SWAPPED = (0, 2, 1)
+
+
+@dataclass(frozen=True)
+class Product:
+    """One product of rows ``[S, K]`` by experts' matrices: weight ``[E, N, K]``.
+
+    Attributes:
+        op: what computes it.
+        y: its result, less its bias.
+        rows: what is multiplied.
+        weight: the matrices, ``[E, K, N]`` where ``transposed``.
+        transposed: see there.
+        slots: the expert of each row.
+    """
+
+    op: Op
+    y: Value
+    rows: Value
+    weight: Value
+    transposed: bool
+    slots: Slots
+
+    @property
+    def experts(self) -> int:
+        """How many matrices there are."""
+        count = self.weight.shape[0]
+        if not isinstance(count, int):
+            raise Refused(f"{called(self.weight)} is {self.weight.type}, of any number of experts")
+        return count
+
+    @property
+    def width(self) -> int:
+        """How many columns the result has."""
+        width = self.weight.shape[2 if self.transposed else 1]
+        if not isinstance(width, int):
+            raise Refused(f"{called(self.weight)} is {self.weight.type}, of an unknown width")
+        return width
+
+    @property
+    def depth(self) -> int:
+        """How many columns the rows have."""
+        depth = self.weight.shape[1 if self.transposed else 2]
+        if not isinstance(depth, int):
+            raise Refused(f"{called(self.weight)} is {self.weight.type}, of an unknown depth")
+        return depth
+
+
+def is_product(op: Op) -> bool:
+    """Whether an op looks like a product by experts' matrices."""
+    return isinstance(op, GroupedMatmul) or (isinstance(op, Matmul) and _gathered(op) is not None)
+
+
+def product_of(op: Op, func: Func) -> Product:
+    """An op that `is_product`, understood.
+
+    Raises:
+        Refused: it does not multiply each row by the matrix of its expert.
+
+    """
+    if isinstance(op, GroupedMatmul):
+        weight, transposed = _matrices(op.weight, grouped=True)
+        slots = _grouped_slots(op, func)
+        return Product(op, op.y, op.x, weight, transposed, slots)
+    assert isinstance(op, Matmul), "no other op is a product"
+    found = _gathered(op)
+    assert found is not None, "asked before"
+    return found
+
+
+# -- batched over slots -------------------------------------------------------------------------
+
+
+def _gathered(op: Matmul) -> Product | None:
+    """``matrices[ids] @ x`` or ``x @ matrices[ids]``, a batch of products by one vector each."""
+    for matrices, rows, left in ((op.lhs, op.rhs, True), (op.rhs, op.lhs, False)):
+        swapped = isinstance(matrices.owner, Permute) and matrices.owner.dims == _SWAPPED
+        picked = row_source(matrices.owner.x if isinstance(matrices.owner, Permute) else matrices)
+        if picked is None or len(matrices.shape) != 3 or picked[0].tensor.rank != 3:
+            continue
+        if isinstance(matrices.owner, Permute) and not swapped:
+            continue
+        one = rows.shape[-1 if left else -2]
+        if len(rows.shape) != 3 or one != 1:
+            continue
+        weight, turned = _turned(picked[0], swapped)
+        # ``W @ x`` has W [N, K], ``x @ W`` has it [K, N]
+        return Product(op, op.y, rows, weight, turned == left, slots_of(picked[1]))
+    return None
+
+
+def _turned(weight: Value, swapped: bool) -> tuple[Value, bool]:
+    """The matrices without a permute of their two dims, and whether one is left to do."""
+    owner = weight.owner
+    if isinstance(owner, Permute) and owner.dims == _SWAPPED:
+        return owner.x, not swapped
+    return weight, swapped
+
+
+def _matrices(weight: Value, *, grouped: bool) -> tuple[Value, bool]:
+    """The experts' matrices of a grouped product, and whether they are ``[E, K, N]``."""
+    owner = weight.owner
+    if isinstance(owner, Permute) and owner.dims == _SWAPPED:
+        return owner.x, not grouped
+    return weight, grouped
+
+
+# -- grouped by expert --------------------------------------------------------------------------
+
+
+def _grouped_slots(op: GroupedMatmul, func: Func) -> Slots:
+    """The slots of a grouped product: where its groups end must follow from a sort of experts."""
+    ends = uncast(op.ends)
+    if not isinstance(ends.owner, Cumsum):
+        raise Refused(f"where the groups end comes from {called(ends)}, not from a cumulative sum")
+    count = op.weight.shape[0]
+    ids = _counted(uncast(ends.owner.x), count)
+    if ids is None:
+        raise Refused(
+            f"the cumulative sum is over {called(uncast(ends.owner.x))}, "
+            f"not over how often each of {count} experts was chosen"
+        )
+    sort = ids.owner
+    if not isinstance(sort, Sort) or ids is not sort.values:
+        sort = _sort_of(ids, func)  # counted before the sort, whose order does not matter for that
+    if sort is None or sort.descending:
+        raise Refused("the rows are grouped by expert, and nothing sorts them from the first on")
+    return sorted_slots(sort)
+
+
+def _sort_of(ids: Value, func: Func) -> Sort | None:
+    """The sort of some values, if there is just one."""
+    readers = list(func.users(ids))
+    for user in readers:
+        if isinstance(user, (Cast, Reshape)):
+            readers += func.users(user.y)
+    sorts = [user for user in readers if isinstance(user, Sort)]
+    return sorts[0] if len(sorts) == 1 else None
+
+
+def _counted(counts: Value, count: Dim) -> Value | None:
+    """The ids of which ``counts`` has how often each of 0, 1, 2 ... occurs."""
+    match counts.owner:
+        case AtenCall((x,), target="aten.histc.default", args=(Ref(0), bins, low, high)):
+            fits = bins == count and low == 0 and isinstance(bins, int) and high == bins - 1
+            return uncast(x) if fits else None
+        case Sum(x, axes=(axis,)):
+            return _one_hot(_uncast_once(x), axis, count)
+        case _:
+            return None
+
+
+def _uncast_once(value: Value) -> Value:
+    """A value before its casts."""
+    return value.owner.x if isinstance(value.owner, Cast) else value
+
+
+def _one_hot(value: Value, axis: int, count: Dim) -> Value | None:
+    """The ids of ``ids == 0, 1, 2 ...``, compared along the axis that is not summed."""
+    owner = value.owner
+    if not isinstance(owner, Eq) or len(value.shape) != 2 or not same(value.shape[1 - axis], count):
+        return None
+    for ids, running in ((owner.lhs, owner.rhs), (owner.rhs, owner.lhs)):
+        if is_running(uncast(_unexpanded(running))):
+            return uncast(_unexpanded(ids))
+    return None
+
+
+def _unexpanded(value: Value) -> Value:
+    return value.owner.x if isinstance(value.owner, Expand) else value
+
+
+# -- around a product ---------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Biased:
+    """A product with the bias of each row's expert, where there is one."""
+
+    product: Product
+    y: Value
+    bias: Value | None
+    inside: frozenset[Op]
+
+
+def with_bias(product: Product, func: Func) -> Biased:
+    """The product and the bias rows that are added to it alone."""
+    y, inside = product.y, [product.op]
+    users = func.users(y)
+    if len(users) == 1 and isinstance(users[0], Reshape):
+        inside.append(users[0])
+        y = users[0].y
+        users = func.users(y)
+    if len(users) == 1 and isinstance(users[0], Add) and not func.is_returned(y):
+        other = other_operand(users[0], y)
+        picked = None if other is None else row_source(other)
+        known = picked is not None and product.slots.are_ids(picked[1])
+        if known and picked is not None and users[0].y.type == y.type:
+            return Biased(product, users[0].y, picked[0], frozenset([*inside, users[0]]))
+    return Biased(product, product.y, None, frozenset([product.op]))
+
+
+def products_before(value: Value) -> Iterator[Op]:
+    """The products that a value is made of by element-wise ops and views."""
+    seen: set[Op] = set()
+    stack = [value.owner]
+    while stack:
+        op = stack.pop()
+        if op is None or op in seen:
+            continue
+        seen.add(op)
+        if is_product(op):
+            yield op
+        elif op.has(Trait.POINTWISE) or isinstance(op, (Slice, Reshape)):
+            stack += [v.owner for v in op.operands]
+
+
+def product_after(func: Func, value: Value) -> Op | None:
+    """The product whose rows are made of a value by element-wise ops and views."""
+    seen: set[Op] = set()
+    stack = [value]
+    while stack:
+        current = stack.pop()
+        for user in func.users(current):
+            if user in seen:
+                continue
+            seen.add(user)
+            if is_product(user):
+                return user
+            if user.has(Trait.POINTWISE) or isinstance(user, (Slice, Reshape)):
+                stack += user.results
+    return None
+
+
+def lie_within(value: Value, count: int) -> bool:
+    """Whether whole numbers are shown by what makes them to lie in ``0 .. count``."""
+    op = value.owner
+    match op:
+        case TopK(x, axis=axis) | Sort(x, axis=axis):
+            extent = x.shape[axis]
+            return value is op.indices and isinstance(extent, int) and extent <= count
+        case Argmax(x, axis=axis):
+            extent = x.shape[axis]
+            return isinstance(extent, int) and extent <= count
+        case Cast(x) | Reshape(x) | Slice(x) | Expand(x) | Permute(x):
+            return lie_within(x, count)
+        case Concat(xs):
+            return all(lie_within(x, count) for x in xs)
+        case _:
+            return False

@@ -1,0 +1,306 @@
+"""Recognise routed experts."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+
+from fuseline.ir.core import Func, Op, Value
+from fuseline.ir.ops.experts import Experts
+from fuseline.ir.ops.matmul import GroupedMatmul, Matmul
+from fuseline.ir.ops.pointwise import Cast, Mul
+from fuseline.ir.ops.view import Concat, Permute, Reshape
+from fuseline.ir.types import Dim, DType, same
+from fuseline.passes.canonical_casts import is_exact
+from fuseline.passes.expert_body import Body, Refused, body_between
+from fuseline.passes.expert_products import (
+    Biased,
+    Product,
+    is_product,
+    lie_within,
+    product_after,
+    product_of,
+    products_before,
+    with_bias,
+)
+from fuseline.passes.expert_rows import as_grid, as_matrix, token_rows
+from fuseline.passes.expert_sum import Summed, Weight, summed, weight_of
+from fuseline.passes.rewrite import NoMatch, Replace, Rewrite
+from fuseline.passes.wording import called
+
+
+@dataclass(frozen=True)
+class RaiseExperts(Rewrite[Op], root=(GroupedMatmul, Matmul), pattern="moe"):
+    """Products of tokens by the matrices of their experts, weighed and added up, become `experts`.
+
+    The rows of a token stand in the order of its slots and are multiplied by matrices gathered for
+    each, or they are sorted by expert and multiplied group by group.
+
+    Before:
+        func @f(%x: f32[T, 8], %l: f32[T, 5], %w: f32[5, 24, 8], %d: f32[5, 8, 12]) {
+          %s, %i = topk %l {k = 2, axis = 1}
+          %ids = reshape %i {shape = (<2*T>,)}
+          %x1 = reshape %x {shape = (T, 1, 8)}
+          %x2 = expand %x1 {shape = (T, 2, 8)}
+          %rows = reshape %x2 {shape = (<2*T>, 8, 1)}
+          %wg = index %w, [%ids] {axes = (0,)}
+          %p = matmul %wg, %rows
+          %h = reshape %p {shape = (<2*T>, 24)}
+          %g = slice %h {axis = 1, stop = 12}
+          %u = slice %h {axis = 1, start = 12, stop = 24}
+          %a = silu %g
+          %m = mul %a, %u
+          %inner = reshape %m {shape = (<2*T>, 12, 1)}
+          %dg = index %d, [%ids] {axes = (0,)}
+          %q = matmul %dg, %inner
+          %o = reshape %q {shape = (<2*T>, 8)}
+          %s1 = reshape %s {shape = (<2*T>, 1)}
+          %ow = mul %o, %s1
+          %grid = reshape %ow {shape = (T, 2, 8)}
+          %y = sum %grid {axes = (1,)}
+          return %y
+        }
+    After:
+        func @f(%x: f32[T, 8], %l: f32[T, 5], %w: f32[5, 24, 8], %d: f32[5, 8, 12]) {
+          %s, %i = topk %l {k = 2, axis = 1}
+          %y = experts %x, %i, %s, [%w], [%d] {
+            experts = 5, dtype = f32, body = func @body(%gate: f32[12], %up: f32[12]) {
+              %a = silu %gate
+              %m = mul %a, %up
+              return %m
+            }
+          }
+          return %y
+        }
+
+    Before:
+        func @f(%x: f32[T, 8], %l: f32[T, 5], %w: f32[5, 8, 12], %d: f32[5, 12, 8]) {
+          %s, %i = topk %l {k = 2, axis = 1}
+          %ids = reshape %i {shape = (<2*T>,)}
+          %sw = reshape %s {shape = (<2*T>,)}
+          %sorted, %perm = sort %ids {axis = 0}
+          %two = full {value = 2, dtype = i64}
+          %token = floor_div %perm, %two
+          %rows = index %x, [%token] {axes = (0,)}
+          %weights = index %sw, [%perm] {axes = (0,)}
+          %float = cast %sorted {dtype = f32}
+          %counts = aten.call [%float] {
+            target = "aten.histc.default", args = ($0, 5, 0, 4), types = (f32[5],)
+          }
+          %ints = cast %counts {dtype = i32}
+          %sums = cumsum %ints {axis = 0}
+          %ends = cast %sums {dtype = i32}
+          %h = grouped_matmul %rows, %w, %ends
+          %m = relu %h
+          %o = grouped_matmul %m, %d, %ends
+          %w1 = reshape %weights {shape = (<2*T>, 1)}
+          %ow = mul %o, %w1
+          %empty = full {value = 0, shape = (<2*T>,), dtype = i64}
+          %iota = iota {length = <2*T>}
+          %inverse = index_put %empty, [%perm], %iota {axes = (0,)}
+          %back = index %ow, [%inverse] {axes = (0,)}
+          %grid = reshape %back {shape = (T, 2, 8)}
+          %y = sum %grid {axes = (1,)}
+          return %y
+        }
+    After:
+        func @f(%x: f32[T, 8], %l: f32[T, 5], %w: f32[5, 8, 12], %d: f32[5, 12, 8]) {
+          %s, %i = topk %l {k = 2, axis = 1}
+          %y = experts %x, %i, %s, [%w], [%d] {
+            experts = 5, gated = false, transposed = true, dtype = f32,
+            body = func @body(%up: f32[12]) {
+              %m = relu %up
+              return %m
+            }
+          }
+          return %y
+        }
+    """
+
+    reorders = True  # the product of one expert's rows may be summed in another order
+
+    def rewrite(self, op: Op, func: Func) -> Replace | NoMatch | None:
+        if not is_product(op):
+            return None
+        try:
+            return _raised(op, func)
+        except Refused as refused:
+            return NoMatch(str(refused))
+
+
+@dataclass(frozen=True)
+class Input:
+    """What the experts' rows are copies of: x, T rows, and the weight that it is multiplied by."""
+
+    x: Value
+    weight: Weight | None
+
+
+def _raised(op: Op, func: Func) -> Replace | None:
+    product = product_of(op, func)
+    if any(_same_slots(other, product, func) for other in products_before(product.rows)):
+        return None  # the second product: the first one is the root
+    after = product_after(func, product.y)
+    if after is None:
+        raise Refused(
+            f"no second product by experts' matrices reads {called(product.y)} by way of "
+            "element-wise ops"
+        )
+    down = product_of(after, func)
+    before = sorted(set(products_before(down.rows)), key=func.places.__getitem__)
+    if op is not before[0]:
+        return None
+    ups = [product_of(other, func) for other in before]
+    _check_together(ups, down)
+    sides = [with_bias(up, func) for up in ups]
+    last = with_bias(down, func)
+    body = body_between([s.y for s in sides], [up.width for up in ups], down.rows)
+    end = summed(func, last.y, down.slots, down.width)
+    inside = {*body.inside, *end.inside, *last.inside, *(o for s in sides for o in s.inside)}
+    _check_readers(func, inside, end.y)
+    given = _input(ups, end)
+    fused = _experts(given, ups, sides, down, last, body, end)
+    y = fused.y if fused.y.shape == end.y.shape else Reshape(fused.y, shape=end.y.shape).y
+    return Replace({end.y: y}, before=end.y.owner, held=_HELD)
+
+
+_HELD = (
+    "each row is a token's, multiplied by the matrices of its expert",
+    "element-wise ops between the products, and nothing else reads them",
+    "the rows of a token are added up",
+)
+
+
+def _same_slots(op: Op, product: Product, func: Func) -> bool:
+    try:
+        return product_of(op, func).slots == product.slots
+    except Refused:
+        return False
+
+
+def _check_together(ups: Sequence[Product], down: Product) -> None:
+    """The products must be of the same slots and the same experts."""
+    for up in ups:
+        if up.slots != down.slots:
+            raise Refused("the two products are of different experts, or in different orders")
+        if up.experts != down.experts:
+            raise Refused(f"{up.experts} experts in one product, {down.experts} in another")
+        if up.y.dtype is not down.y.dtype:
+            raise Refused(f"the products are {up.y.dtype} and {down.y.dtype}")
+    if not lie_within(down.slots.ids, down.experts):
+        raise Refused(
+            f"the experts' numbers come from {called(down.slots.ids)}, which does not choose "
+            f"among {down.experts}: they may lie outside"
+        )
+
+
+def _check_readers(func: Func, inside: Iterable[Op], end: Value) -> None:
+    """Nothing outside may read what goes away."""
+    known = {*inside, end.owner}
+    for op in inside:
+        for value in op.results:
+            if value is end:
+                continue
+            others = [u.name for u in func.users(value) if u not in known]
+            if others or func.is_returned(value):
+                names = ", ".join(others) or "the return"
+                raise Refused(f"{called(value)} inside of the experts is read by {names}")
+
+
+def _input(ups: Sequence[Product], end: Summed) -> Input:
+    """What the rows of the first products are copies of."""
+    rows, slots = ups[0].rows, ups[0].slots
+    if any(up.rows is not rows and _plain(up.rows) is not _plain(rows) for up in ups):
+        raise Refused("gate and up read different rows")
+    rows, weight = _plain(rows), None
+    if token_rows(_uncast(rows), slots, end.k) is None and end.weight is None:
+        rows, weight = _weighed(rows, ups[0])
+    x = token_rows(_uncast(rows), slots, end.k)
+    if x is None:
+        raise Refused(f"the rows come from {called(rows)}, which does not copy each token's row")
+    x = as_matrix(x, ups[0].depth)
+    if not same(x.shape[0], end.tokens):
+        raise Refused(f"x has {x.shape[0]} rows, the sum has {end.tokens}")
+    if x.dtype is not ups[0].y.dtype:
+        if weight is not None:
+            raise Refused(f"x is {x.dtype} and is weighed before it is cast to {ups[0].y.dtype}")
+        x = Cast(x, dtype=ups[0].y.dtype).y
+    return Input(x, weight)
+
+
+def _plain(value: Value) -> Value:
+    return value.owner.x if isinstance(value.owner, Reshape) else value
+
+
+def _uncast(value: Value) -> Value:
+    return value.owner.x if isinstance(value.owner, Cast) else value
+
+
+def _weighed(rows: Value, up: Product) -> tuple[Value, Weight]:
+    """Rows that are multiplied by their weights: what they were before, and the weights."""
+    owner = _uncast(rows).owner
+    if not isinstance(owner, Mul):
+        raise Refused(f"the rows come from {called(rows)}, which does not copy each token's row")
+    reasons: list[str] = []
+    for inner, weight in ((owner.lhs, owner.rhs), (owner.rhs, owner.lhs)):
+        try:
+            found = weight_of(weight, inner, up.slots, owner.y.dtype)
+        except Refused as refused:
+            reasons.append(str(refused))
+            continue
+        source = _uncast(inner)
+        plain = source.dtype is up.y.dtype and is_exact(source.dtype, inner.dtype)
+        if plain and is_exact(up.y.dtype, owner.y.dtype):
+            return source, found
+        raise Refused(f"x is {source.dtype}, weighed in {owner.y.dtype} for a {up.y.dtype} product")
+    raise Refused(reasons[0])
+
+
+def _experts(
+    given: Input,
+    ups: Sequence[Product],
+    sides: Sequence[Biased],
+    down: Product,
+    last: Biased,
+    body: Body,
+    end: Summed,
+) -> Experts:
+    """The op; matrices that are not all turned alike are, by a view."""
+    if given.weight is not None and end.weight is not None:
+        raise Refused("both what goes into the experts and what comes out of them is weighed")
+    weight = given.weight or end.weight
+    if weight is None:
+        raise Refused("neither what goes into the experts nor what comes out of them is weighed")
+    turned = down.transposed
+    return Experts(
+        given.x,
+        as_grid(down.slots.ids, end.tokens, end.k, DType.I64),
+        weight.grid(end.tokens, end.k, given.x.dtype),
+        tuple(_oriented(up, turned) for up in ups),
+        (_oriented(down, turned),),
+        _joined([side.bias for side in sides], [up.width for up in ups]),
+        last.bias,
+        experts=down.experts,
+        body=body.func,
+        gated=body.gated,
+        interleaved=body.interleaved,
+        transposed=turned,
+        weigh="output" if given.weight is None else "input",
+        dtype=end.dtype,
+    )
+
+
+def _oriented(product: Product, transposed: bool) -> Value:
+    if product.transposed is transposed:
+        return product.weight
+    return Permute(product.weight, dims=(0, 2, 1)).y
+
+
+def _joined(biases: Sequence[Value | None], widths: Sequence[Dim]) -> Value | None:
+    """The bias of gate and up together."""
+    given = [b for b in biases if b is not None]
+    if not given:
+        return None
+    if len(given) < len(biases):
+        raise Refused("only one of gate and up has a bias")
+    return given[0] if len(given) == 1 else Concat(tuple(given), axis=1).y
