@@ -7,7 +7,17 @@ from fuseline.codegen import (
     lower_index,
     lower_linear,
     lower_pointwise,
+    lower_route,
     lower_rows,
+    lower_select,
 )
 
-__all__ = ["lower_attention", "lower_index", "lower_linear", "lower_pointwise", "lower_rows"]
+__all__ = [
+    "lower_attention",
+    "lower_index",
+    "lower_linear",
+    "lower_pointwise",
+    "lower_route",
+    "lower_rows",
+    "lower_select",
+]

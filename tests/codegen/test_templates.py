@@ -14,12 +14,15 @@ import pytest
 
 import fuseline.codegen
 from fuseline.codegen.attention import BlockedAttentionKernel, DecodeAttentionKernel
+from fuseline.codegen.cumsum import CumsumKernel
 from fuseline.codegen.gather import ArgmaxKernel, GatherKernel, IndexWriteKernel
 from fuseline.codegen.kernel import KernelTemplate, environment
 from fuseline.codegen.norm import NormKernel
 from fuseline.codegen.qk_norm_rope import QkNormRopeKernel, Rotation, qk_streams
 from fuseline.codegen.rope import rope
+from fuseline.codegen.route import RouteKernel
 from fuseline.codegen.shift_write import ShiftWriteKernel
+from fuseline.codegen.topk import TopKKernel
 
 for module in pkgutil.iter_modules(fuseline.codegen.__path__):
     importlib.import_module(f"fuseline.codegen.{module.name}")
@@ -79,6 +82,10 @@ SAMPLES: list[KernelTemplate] = [
     GatherKernel("f32", ("i64", "i32"), 3, wraps=True),
     IndexWriteKernel("f32"),
     ShiftWriteKernel("f32"),
+    RouteKernel("f32", 8, 2),
+    RouteKernel("f32", 8, 2, correction="f32", groups=4, top_groups=2, ordered=False),
+    TopKKernel("f32"),
+    CumsumKernel("f32"),
     ArgmaxKernel("f32"),
     *ArgmaxKernel("bf16").launches(),
     *DecodeAttentionKernel("bf16", 2, 64, 64, 0.125, max_splits=2).launches(),

@@ -53,7 +53,7 @@ def _within_best_groups(
     choice: Tensor, groups: int, top_groups: int, group_score: str, group_fill: float
 ) -> Tensor:
     """Scores with those outside of the best groups replaced."""
-    each = choice.reshape(*choice.shape[:-1], groups, -1)
+    each = choice.reshape(*choice.shape[:-1], groups, choice.shape[-1] // groups)
     best = each.amax(-1) if group_score == "max" else each.topk(2, -1).values.sum(-1)
     kept = best.topk(top_groups, -1, sorted=False).indices
     mask = torch.zeros_like(best, dtype=torch.bool).scatter(-1, kept, True)
