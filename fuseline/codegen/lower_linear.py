@@ -96,7 +96,7 @@ def _lower(item: _Product, layouts: LayoutMap) -> Lowered:
         if not dense and not (value is item.weights[0] and _by_columns(item, layouts)):
             return Refusal(f"{value.type} does not lie row by row in memory")
     for group in (item.weights, item.biases):
-        if not _one_behind_the_other(group, layouts):
+        if not one_behind_the_other(group, layouts):
             return Refusal(f"{', '.join(str(v.type) for v in group)} do not lie side by side")
     widths = [w.shape[0] for w in item.weights]
     k = item.x.shape[-1]
@@ -118,7 +118,7 @@ def _by_columns(item: _Product, layouts: LayoutMap) -> bool:
     return alone and Layout(0, strides[::-1]).is_dense(weight.shape[::-1])
 
 
-def _one_behind_the_other(group: Sequence[Value], layouts: LayoutMap) -> bool:
+def one_behind_the_other(group: Sequence[Value], layouts: LayoutMap) -> bool:
     """Whether values are one block: arguments, which the program packs, or slices of one."""
     if all(v.owner is None for v in group):
         return True
