@@ -37,7 +37,8 @@ def expand_latent(
         return F.linear(latent, rows).reshape(batch, length, -1, width).transpose(1, 2)
 
     if value_weight is None:
-        keys, values = heads(weight, key + value).split([key, value], -1)
+        both = heads(weight, key + value)
+        keys, values = both[..., :key], both[..., key:]
     else:
         keys, values = heads(weight, key), heads(value_weight, value)
     if shared is not None:
