@@ -24,6 +24,7 @@ from fuseline.passes.plan import ProtectReads
 from fuseline.passes.raise_attention import RaiseAttention
 from fuseline.passes.raise_experts import RaiseExperts
 from fuseline.passes.raise_gated_mlp import RaiseGatedMlp
+from fuseline.passes.raise_latent_attention import RaiseLatentAttention
 from fuseline.passes.raise_layer_norm import RaiseLayerNorm
 from fuseline.passes.raise_rms_norm import RaiseRmsNorm
 from fuseline.passes.raise_rope import RaiseRope
@@ -53,6 +54,7 @@ def default_pipeline() -> list[Pass]:
         LowerMatmul(),  # no attention is spelled with those that are left
         Cse(),  # queries and keys now share their tables
         Dce(),
+        RaiseLatentAttention(),  # what is dead no longer reads the keys
         # fuse: what one kernel does
         FuseMoe(),
         FuseGatedMlp(),

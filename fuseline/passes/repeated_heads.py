@@ -28,10 +28,10 @@ def grouped_heads(value: Value, elements: Elements, *, transposed: bool = False)
         if head is None:
             continue
         want = [(index[0], shape[0]), (head, count), (index[2], shape[2]), (index[3], shape[3])]
-        found = _arrange(source, at, want)
+        found = arranged(source, at, want)
         if found is None:
             continue
-        rank = (count, _views(found, source))
+        rank = (count, views_between(found, source))
         if best is None or _better(rank, best[0]):
             best = rank, found
         if found is source and not same_dim(count, shape[1]):
@@ -39,7 +39,7 @@ def grouped_heads(value: Value, elements: Elements, *, transposed: bool = False)
     return best[1] if best is not None else view.Permute(value, dims=order).y
 
 
-def _views(value: Value, source: Value) -> int:
+def views_between(value: Value, source: Value) -> int:
     """How many views lead from one value to another."""
     count = 0
     while value is not source and isinstance(value.owner, (view.Permute, view.Reshape)):
@@ -71,7 +71,7 @@ def _head(h: Linear, heads: Dim, at: Sequence[Linear]) -> tuple[Linear | None, D
     return ZERO, 1
 
 
-def _arrange(
+def arranged(
     source: Value, at: Sequence[Linear], want: Sequence[tuple[Linear, Dim]]
 ) -> Value | None:
     """``source`` with its dims in the wanted order, and unit dims as wanted; None if it differs."""

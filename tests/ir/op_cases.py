@@ -477,15 +477,17 @@ def _(c: Case, op: type[Any]) -> Op:
 def _(c: Case, op: type[Any]) -> Op:
     dtype, (b, h, sq, sk) = c.one_of(FLOATS), c.shape(4, 4)
     latent, key, value, shared = (c.one_of(EXTENTS) for _ in range(4))
-    shared = c.one_of([0, shared])
+    shared, split = c.one_of([0, shared]), c.flag()
+    groups = c.one_of([h, 1])
     return op(
         c.arg(dtype, [b, h, sq, key + shared], static=3),
         c.arg(dtype, [b, 1, sk, latent], static=1),
-        c.arg(dtype, [h * (key + value), latent], static=2),
+        c.arg(dtype, [groups * (key if split else key + value), latent], static=2),
         c.arg(dtype, [b, 1, sk, shared], static=1) if shared else None,
         c.maybe(lambda: c.arg(c.one_of([DType.BOOL, dtype]), [b, 1, sq, sk], static=2)),
         c.maybe(lambda: c.arg(DType.I64, [b, sq] if c.flag() else [sq], static=1)),
         c.maybe(lambda: c.arg(dtype, [h], static=1)),
+        c.arg(dtype, [groups * value, latent], static=2) if split else None,
         key=key,
         value=value,
         scale=0.5,
