@@ -39,7 +39,7 @@ def test_a_failing_pass_saves_the_func_before_it(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     torch.compiler.reset()
-    monkeypatch.setattr("fuseline.compiler.default_pipeline", lambda: [Dce(), _Fails()])
+    monkeypatch.setattr("fuseline.compiler.default_pipeline", lambda **_: [Dce(), _Fails()])
     double = fuseline.compile(_double, dump_dir=tmp_path)
     with torch.no_grad(), pytest.raises(Exception, match="this pass is broken") as caught:
         double(torch.ones(3))
