@@ -11,6 +11,7 @@ from torch import Tensor, nn
 
 import fuseline
 from fuseline.debug.oracle import oracle, relative_error
+from fuseline.errors import InputError
 
 BATCH, CAPACITY, HIDDEN = 2, 13, 28
 
@@ -114,5 +115,5 @@ def test_other_programs_may_not_use_the_cache() -> None:
     x, at = calls(torch.float32)[0]
     with torch.no_grad():
         compiled(x, at)
-        with pytest.raises(fuseline.errors.InputError, match="FL0906"):
+        with pytest.raises(InputError, match="FL0906"):
             compiled(x[:, :3], at[:3])
