@@ -31,8 +31,9 @@ from fuseline.frontend.importer import CannotImport, import_captured, import_dim
 from fuseline.frontend.wrap import wrap
 from fuseline.ir.core import Func, Op, Value
 from fuseline.ir.evaluate import evaluate
-from fuseline.ir.layout import Layout
+from fuseline.ir.layout import Layout, dense
 from fuseline.ir.text import print_func
+from fuseline.latent_caches import LatentCaches
 from fuseline.logs import apply_config
 from fuseline.passes.manager import PassManager, Run
 from fuseline.passes.pipeline import default_pipeline
@@ -180,9 +181,8 @@ class Compiler:
         addresses = compilation.built.addresses
         program = Program(plan, runner, addresses, threads=threads, pieces=pieces)
         compilation.program = weakref.ref(program)
-        if not plan.packed:
-            return program
-        return _Packed(program, compilation)
+        run = _Packed(program, compilation) if plan.packed else program
+        return LatentCaches(run, compilation.func) if self.config.cache == "latent" else run
 
     def _optimise(self, captured: Captured) -> _Optimised:
         """Import a captured program and run the pipeline on it."""
@@ -230,7 +230,8 @@ class Compiler:
             InternalError: a pass failed; the func before it is saved.
 
         """
-        manager = self._manager(default_pipeline(), dump)
+        pipeline = default_pipeline(cache_latents=self.config.cache == "latent")
+        manager = self._manager(pipeline, dump)
         try:
             return manager.run(func)
         except Exception as error:
@@ -379,9 +380,9 @@ def pin(func: Func, inputs: Sequence[Input]) -> None:
 
 
 def argument_layouts(func: Func, inputs: Sequence[Input]) -> dict[Value, Layout]:
-    """The strides that the arguments were captured with."""
-    layouts: dict[Value, Layout] = {}
-    for arg, item in zip(func.args, inputs, strict=True):
+    """The strides that the arguments were captured with; the program's own state is dense."""
+    layouts = {state: dense(state.shape) for state in func.args[len(inputs) :]}
+    for arg, item in zip(func.args, inputs, strict=False):
         if isinstance(item.value, Tensor):
             strides = tuple(import_dim(s) for s in item.value.stride())
             layouts[arg] = Layout(0, strides)

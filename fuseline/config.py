@@ -20,6 +20,7 @@ PREFIX = "FUSELINE_"
 
 Graphs: TypeAlias = Literal["auto", "none"]
 Target: TypeAlias = Literal["cpu"]
+Cache: TypeAlias = Literal["model", "latent"]
 Origin: TypeAlias = Literal["argument", "environment", "default"]
 T = TypeVar("T")
 
@@ -177,6 +178,13 @@ class Config:
         "GRAPHS",
         _choice(get_args(Graphs)),
         "auto: native steps that follow one another run in one call; none: each in its own",
+    )
+    cache: Cache = _option(
+        "model",
+        "KV_CACHE",
+        _choice(get_args(Cache)),
+        "model: caches hold what the model writes; latent: where keys and values are expanded from "
+        "a latent, compiled code keeps that in their place, and leaves the model's caches alone",
     )
     disable: tuple[str, ...] = _option((), "DISABLE", _NAMES, "passes that do not run")
     eager: tuple[str, ...] = _option(

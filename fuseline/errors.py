@@ -420,6 +420,14 @@ INDEX_OUTSIDE = Code(
     IndexInputError,
     hint="check the token ids against the vocabulary, and the length against that of the cache",
 )
+TWO_FORMS_OF_CACHE = Code(
+    "FL0906",
+    "a cache in two forms",
+    'Under `cache="latent"` one program keeps the latents of a cache, and another one its keys and '
+    "values: neither would see what the other has written.",
+    InputError,
+    hint="begin with a new cache, and compile what fills it and what reads it with the same option",
+)
 CANNOT_PACK = Code(
     "FL0903",
     "runs op by op, as it cannot pack the",

@@ -140,6 +140,7 @@ class SavedForms:
             "python": platform.python_version(),
             "target": self.config.target,
             "disable": list(self.config.disable),
+            "cache": self.config.cache,
             "number": number,
         }
 

@@ -253,6 +253,7 @@ def apply(rewrite: Rewrite[Any], root: Op, outcome: Replacement, run: Run) -> No
     for old, value in change.values.items():
         if value.owner in new and old.hint:
             value.hint = old.hint
+    func.args.extend(change.args)
     func.edit(
         before=change.before or root,
         insert=new,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from fuseline.passes.cache_latents import CacheLatents
 from fuseline.passes.canonicalize import Canonicalize
 from fuseline.passes.cse import Cse
 from fuseline.passes.dce import Dce
@@ -33,8 +34,13 @@ from fuseline.passes.restore_mutations import RestoreMutations
 from fuseline.passes.rewrite import Pass
 
 
-def default_pipeline() -> list[Pass]:
-    """The passes that every compilation runs, in order."""
+def default_pipeline(*, cache_latents: bool = False) -> list[Pass]:
+    """The passes that a compilation runs, in order.
+
+    Args:
+        cache_latents: replace caches of keys and values by caches of the latents that these are
+            expanded from.
+    """
     return [
         # clean up: one spelling of casts, views, transposes and constants
         FoldConstants(),
@@ -54,6 +60,7 @@ def default_pipeline() -> list[Pass]:
         LowerMatmul(),  # no attention is spelled with those that are left
         Cse(),  # queries and keys now share their tables
         Dce(),
+        *([CacheLatents()] if cache_latents else []),
         RaiseLatentAttention(),  # what is dead no longer reads the keys
         # fuse: what one kernel does
         FuseMoe(),

@@ -11,6 +11,7 @@ from fuseline.ir.ops.latent import LatentAttention
 from fuseline.ir.ops.matmul import Linear, Matmul
 from fuseline.ir.ops.raised import Attention
 from fuseline.ir.ops.view import Concat, Slice
+from fuseline.ir.types import DType
 from fuseline.passes.latent_forms import Expanded, Shared, expanded
 from fuseline.passes.masks.elements import Elements
 from fuseline.passes.masks.integers import Unknown
@@ -58,7 +59,9 @@ class RaiseLatentAttention(Rewrite[Attention], root=Attention, pattern="mla"):
             return found
         if not _is_latent(found, func):
             return None
-        if reason := _unfit(op, found) or _read_elsewhere(op, found, func):
+        if reason := unfit({op.q.dtype, op.k.dtype, op.v.dtype}, found) or _read_elsewhere(
+            op, found, func
+        ):
             return NoMatch(reason)
         return _raised(op, found)
 
@@ -97,8 +100,8 @@ def _root(value: Value) -> Value:
     return value
 
 
-def _unfit(op: Attention, found: Expanded) -> str:
-    """Why the op cannot hold this form; empty where it can."""
+def unfit(types: set[DType], found: Expanded) -> str:
+    """Why `LatentAttention` cannot hold a form of values of these types; empty where it can."""
     for product in _products(found):
         if product.bias is not None:
             return f"the expansion of the latent has a bias {called(product.bias)}"
@@ -106,7 +109,7 @@ def _unfit(op: Attention, found: Expanded) -> str:
         if product.weight.owner is not None or origin is None:
             return f"the weight that expands the latent comes from {maker(product.weight)}"
     common = found.shared
-    types = {op.q.dtype, op.k.dtype, op.v.dtype, *(p.weight.dtype for p in _products(found))}
+    types = types | {p.weight.dtype for p in _products(found)}
     types |= {found.latent.dtype} if common is None else {found.latent.dtype, common.value.dtype}
     if len(types) > 1:
         return f"q, latent, weights and keys are of types {', '.join(sorted(map(str, types)))}"

@@ -35,6 +35,7 @@ class Replace:
         ops: new ops that no value leads to (in-place writes), and what must keep an order with
             them (reads after a write), in order.
         erase: old ops without results that go away (in-place writes that were absorbed).
+        args: new arguments of the func, behind those that it has: state that the program keeps.
         before: where the new ops go; the root where absent. They are moved down if needed.
         held: the predicates that held, for the record.
         details: further facts for the site.
@@ -45,6 +46,7 @@ class Replace:
     values: Mapping[Value, Value] = field(default_factory=dict[Value, Value])
     ops: Sequence[Op] = ()
     erase: Sequence[Op] = ()
+    args: Sequence[Value] = ()
     before: Op | None = None
     held: Sequence[str] = ()
     details: Mapping[str, str] = field(default_factory=dict[str, str])

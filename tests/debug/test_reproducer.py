@@ -19,7 +19,7 @@ from fuseline.ir.core import Func
 from fuseline.ir.text import parse_func
 from fuseline.passes import pipeline
 from fuseline.passes.dce import Dce
-from fuseline.passes.rewrite import FuncPass
+from fuseline.passes.rewrite import FuncPass, Pass
 
 
 @dataclass(frozen=True)
@@ -31,6 +31,11 @@ class _Fails(FuncPass):
         raise RuntimeError("this pass is broken")
 
 
+def _failing_pipeline(*, cache_latents: bool) -> list[Pass]:
+    assert not cache_latents
+    return [Dce(), _Fails()]
+
+
 def _double(x: Tensor) -> Tensor:
     return x + x
 
@@ -39,7 +44,7 @@ def test_a_failing_pass_saves_the_func_before_it(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     torch.compiler.reset()
-    monkeypatch.setattr("fuseline.compiler.default_pipeline", lambda: [Dce(), _Fails()])
+    monkeypatch.setattr("fuseline.compiler.default_pipeline", _failing_pipeline)
     double = fuseline.compile(_double, dump_dir=tmp_path)
     with torch.no_grad(), pytest.raises(Exception, match="this pass is broken") as caught:
         double(torch.ones(3))
