@@ -168,7 +168,7 @@ class ExpertsKernel(KernelTemplate):
         size = 4 if self.dtype == "f32" else 2
         pairs = self.top * tokens
         rows = size * (pairs * self.inner + tokens * self.shared_inner) + 2 * 64
-        waiting = (pairs if self.combine == "slots" else tokens) + tokens * bool(self.shared)
+        waiting = (pairs if self.combine == "slots" else tokens) + tokens * int(self.shared is not None)
         floats = self.hidden + self.panel_floats + self.wait_floats + self.sum_floats
         floats += waiting * min(self.columns, self.out)
         own = 4 * (2 * self.experts + 4 + pairs + floats) + 2 * 64
