@@ -1,0 +1,169 @@
+"""Mixtures of experts in whole models: the numbers rule, and every block found and explained."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Callable, Iterator
+from typing import Any, cast
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+import fuseline
+from fuseline.debug.oracle import oracle, relative_error
+from fuseline.report import Report
+from tests.e2e.families import Family, static_cache, tokens
+
+SIZES: dict[str, Any] = {
+    "hidden_size": 88,  # torch's grouped product takes rows of a multiple of 16 bytes only
+    "head_dim": 20,
+    "num_experts": 5,
+    "num_local_experts": 5,
+    "num_experts_per_tok": 2,
+    "moe_intermediate_size": 40,
+}
+DEEPSEEK = {
+    "hidden_size": 88,
+    "num_attention_heads": 3,
+    "num_key_value_heads": 3,
+    "kv_lora_rank": 24,
+    "qk_rope_head_dim": 10,
+    "qk_nope_head_dim": 14,
+    "v_head_dim": 18,
+    "first_k_dense_replace": 0,
+    "n_routed_experts": 6,
+    "num_experts_per_tok": 3,
+    "moe_intermediate_size": 40,
+    "n_shared_experts": 1,
+    "n_group": 3,
+    "topk_group": 2,
+}
+
+
+def family(kind: str, name: str = "", **settings: Any) -> Any:
+    """A case of `FAMILIES`; only one of them is not slow."""
+    marks = () if name == "groups" else (pytest.mark.slow,)
+    return pytest.param(Family(kind, settings), id=f"{kind}-{name}".rstrip("-"), marks=marks)
+
+
+FAMILIES = [
+    family("mixtral", **SIZES | {"intermediate_size": 40}),
+    family("qwen2_moe", **SIZES, shared_expert_intermediate_size=56),
+    family("qwen3_moe", **SIZES, norm_topk_prob=True),
+    family("deepseek_v2", "greedy", **DEEPSEEK, q_lora_rank=None, topk_method="greedy"),
+    family(
+        *("deepseek_v2", "grouped"),
+        **DEEPSEEK,
+        q_lora_rank=28,
+        topk_method="group_limited_greedy",
+        routed_scaling_factor=1.7,
+    ),
+    family("deepseek_v3", "groups", **DEEPSEEK, q_lora_rank=28),
+    family("minimax_m2", **SIZES | {"intermediate_size": 40}, rotary_dim=8),
+    family("glm4_moe", **SIZES, n_routed_experts=5, n_shared_experts=1, first_k_dense_replace=0),
+    family("gpt_oss", **SIZES | {"intermediate_size": 40}, sliding_window=8),
+    family("granitemoeshared", **SIZES | {"intermediate_size": 40}, shared_intermediate_size=56),
+    family(
+        "llama4_text",
+        **SIZES | {"intermediate_size": 40},
+        intermediate_size_mlp=56,
+        interleave_moe_layer_step=1,
+        attention_chunk_size=16,
+    ),
+    family(
+        "nemotron_h",
+        hidden_size=88,
+        head_dim=20,
+        layers_block_type=["moe", "moe"],
+        n_routed_experts=6,
+        num_experts_per_tok=3,
+        moe_intermediate_size=40,
+        moe_shared_expert_intermediate_size=56,
+        moe_latent_size=32,
+        n_shared_experts=1,
+        n_group=1,
+        topk_group=1,
+    ),
+]
+EACH = pytest.mark.parametrize("family", FAMILIES)
+DTYPES = pytest.mark.parametrize(
+    "dtype",
+    [
+        pytest.param(torch.float32, id="f32"),
+        pytest.param(torch.bfloat16, id="bf16", marks=pytest.mark.slow),
+    ],
+)
+STEPS = 6
+SHARED = ("qwen2_moe", "deepseek_v2", "deepseek_v3", "glm4_moe", "granitemoeshared", "llama4_text")
+pytestmark = pytest.mark.filterwarnings(
+    "ignore:Dynamo detected a call to a `functools.lru_cache`:UserWarning"  # transformers' moe.py
+)
+
+
+@pytest.fixture(autouse=True)
+def _fresh_dynamo() -> Iterator[None]:
+    torch.compiler.reset()
+    yield
+    torch.compiler.reset()
+
+
+def assert_numbers_rule(found: Tensor, eager: Tensor, exact: Tensor) -> None:
+    own, theirs = relative_error(found, exact), relative_error(eager, exact)
+    assert own <= 1.5 * theirs + torch.finfo(eager.dtype).eps, f"{own:.3g} against {theirs:.3g}"
+
+
+def assert_explained(model: Any, family: Family, layers: int = 2) -> None:
+    """One site a block, fused, with its router and shared branch; nothing runs through torch."""
+    report: Report = model.report()
+    programs = int(report.stats["programs"])
+    assert report.count("moe", None) == report.count("moe") == layers * programs, report
+    assert report.count("route", None) == 0, "routers belong to their blocks"
+    blocks = [s for s in report.sites if s.pattern == "moe"]
+    assert all("router" in s.details for s in blocks)
+    if family.model_type in SHARED:
+        assert all("shared" in s.details for s in blocks)
+        assert not any(s.details["shared"].startswith("apart") for s in blocks)
+    assert all(s.reason for s in report.sites if s.status == "missed")
+    left = {k.op for k in report.kernels if k.status == "reference"}
+    assert not left & {"sort", "topk", "grouped_matmul", "index_put", "matmul", "moe", "route"}
+
+
+def _logits(output: Any) -> Tensor:
+    return cast("Tensor", output.logits)
+
+
+@EACH
+@DTYPES
+def test_prefill(family: Family, dtype: torch.dtype) -> None:
+    model = family.build(dtype)
+    compiled = fuseline.compile(model, dynamic=True, verify=True)
+    with torch.no_grad():
+        for shape in ((2, 7), (1, 1), (3, 13)):
+            ids = tokens(*shape, seed=sum(shape))
+            eager = _logits(model(ids, use_cache=False))
+            exact = _logits(oracle(model, ids, use_cache=False))
+            assert_numbers_rule(_logits(compiled(ids, use_cache=False)), eager, exact)
+    assert_explained(compiled, family)
+
+
+def _generate(model: Callable[..., Any], cache: Any) -> list[Tensor]:
+    inputs = [tokens(2, 7), *(tokens(2, 1, seed=step) for step in range(STEPS))]
+    return [_logits(model(ids, past_key_values=cache)) for ids in inputs]
+
+
+@EACH
+@DTYPES
+def test_decode(family: Family, dtype: torch.dtype) -> None:
+    if family.model_type == "nemotron_h":
+        pytest.skip("its blocks here are experts only: there is nothing to cache")
+    model = family.build(dtype)
+    compiled = fuseline.compile(model, verify=True)
+    with torch.no_grad():
+        eager = _generate(model, static_cache(model))
+        wide = copy.deepcopy(cast("nn.Module", model)).double()
+        exact = oracle(lambda: _generate(wide, static_cache(wide)))
+        found = _generate(compiled, static_cache(model))
+    for ours, theirs, truth in zip(found, eager, exact, strict=True):
+        assert_numbers_rule(ours, theirs, truth)
+    assert_explained(compiled, family)
