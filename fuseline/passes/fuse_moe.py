@@ -15,7 +15,7 @@ from fuseline.passes.canonical_casts import is_exact
 from fuseline.passes.constants import number
 from fuseline.passes.expert_body import Refused
 from fuseline.passes.expert_rows import unshaped
-from fuseline.passes.match import only_user, other_operand
+from fuseline.passes.match import narrow, only_user, other_operand
 from fuseline.passes.merge_linears import unpackable
 from fuseline.passes.raise_route import describe, selection
 from fuseline.passes.rewrite import NoMatch, Replace, Rewrite
@@ -129,7 +129,7 @@ def _sum(
     func: Func, op: Experts, value: Value, other: Value, y: Value, apart: str, latent: str
 ) -> _End:
     """The sum, its rounding and its factor."""
-    branch = _unwidened(other, op)
+    branch = _unwidened(other)
     inner = _unnormed(branch)
     if not is_branch(inner):
         return _End(op.y, latent=latent)
@@ -148,9 +148,9 @@ def _sum(
     return _End(y, inner, factor, apart, latent)
 
 
-def _unwidened(value: Value, op: Experts) -> Value:
-    owner = value.owner
-    return owner.x if isinstance(owner, Cast) and owner.x.dtype is op.dtype else value
+def _unwidened(value: Value) -> Value:
+    value = unshaped(value) if isinstance(unshaped(value).owner, Cast) else value
+    return narrow(value)
 
 
 def _unnormed(value: Value) -> Value:

@@ -1,0 +1,297 @@
+"""fuse-moe: experts and the branch beside them, with every rounding kept."""
+
+from __future__ import annotations
+
+import pytest
+
+from fuseline.assemble import packed_operands
+from fuseline.ir.ops.experts import Moe
+from fuseline.passes.fuse_moe import FuseMoe
+from fuseline.passes.raise_route import RaiseRoute
+from fuseline.passes.rewrite import Pass
+from fuseline.report import Site
+from fuseline.testing import assert_no_rewrite, assert_rewrites
+
+HEAD = """func @f(%x: {0}[B, S, 8], %i: i64[B*S, 2], %w: {0}[B*S, 2], %u: {0}[5, 6, 8],
+  %d: {0}[5, 8, 6], %sg: {0}[7, 8] = param "sg", %su: {0}[7, 8] = param "su",
+  %sd: {0}[8, 7] = param "sd", %g: {0}[1, 8] = param "g", %b: {0}[7] = param "b",
+  %z: {0}[B, S, 8], %l: {0}[B*S, 5], %fc: {0}[8, 8] = param "fc") {{
+    %rows = reshape %x {{shape = (<B*S>, 8)}}"""
+BODY = """body = func @body(%h: {0}[6]) {{
+      %a = relu %h
+      return %a
+    }}"""
+GATED = """shared_body = func @body(%gate: {0}[7], %up: {0}[7]) {{
+      %s = silu %gate
+      %m = mul %s, %up
+      return %m
+    }}"""
+SQUARED = """shared_body = func @body(%up: {0}[7]) {{
+      %r = relu %up
+      %q = mul %r, %r
+      return %q
+    }}"""
+EXPERTS = (
+    """%r = experts %rows, %i, %w, [%u], [%d] {{
+    experts = 5, gated = false, dtype = {0}, """
+    + BODY
+    + "}}"
+)
+ROUTED = EXPERTS + "\n%y = reshape %r {{shape = (B, S, 8)}}"
+MLP = "%s = gated_mlp %x, %sg, %su, %sd"
+
+
+def func(*lines: str, dtype: str = "f32", result: str = "%o") -> str:
+    """The text of a func of some lines."""
+    return "\n".join([HEAD, *lines, f"return {result}", "}}"]).format(dtype)
+
+
+def moe(operands: str, attributes: str = "", *, made: str = "%m") -> str:
+    """The text of the fused op."""
+    given = "%rows, %i, %w, [%u], [%d], _, _"
+    fixed = "experts = 5, gated = false, dtype = {0}, " + BODY
+    return f"{made} = moe {given}{operands} {{{{{fixed}{attributes}}}}}"
+
+
+def fuses(before: list[str], after: list[str], dtype: str = "f32") -> Site:
+    """The pass makes of the lines before the lines after, bit for bit; gives the site."""
+    run = assert_rewrites(FuseMoe(), func(*before, dtype=dtype), func(*after, dtype=dtype))
+    (site,) = run.sites()
+    assert (site.pattern, site.status) == ("moe", "fused")
+    return site
+
+
+SHARED = ", [%sg, %su], %sd"
+SHAPED = "%o = reshape %m {{shape = (B, S, 8)}}"
+
+
+@pytest.mark.parametrize("dtype", ["f32", "bf16", "f16"])
+@pytest.mark.parametrize("first", ["%y, %s", "%s, %y"])
+def test_plain_branch(dtype: str, first: str) -> None:
+    """deepseek, glm4_moe: in either order, over x before it is flattened."""
+    site = fuses(
+        [ROUTED, MLP, f"%o = add {first}"],
+        [moe(SHARED, ", " + GATED), SHAPED],
+        dtype,
+    )
+    assert site.details["shared"] == "silu MLP of 7"
+    assert site.details["experts"] == "2 of 5, 6 wide"
+    assert site.details["activation"] == "relu of up"
+    assert site.details["router"] == "apart: the indices come from argument i"
+
+
+def test_weights_of_gate_and_up_are_packed() -> None:
+    run = assert_rewrites(
+        FuseMoe(),
+        func(ROUTED, MLP, "%o = add %y, %s"),
+        func(moe(SHARED, ", " + GATED), SHAPED),
+    )
+    (op,) = [o for o in run.func.ops if isinstance(o, Moe)]
+    assert packed_operands(op) == [op.shared_up]
+
+
+@pytest.mark.parametrize("dtype", ["f32", "bf16"])
+@pytest.mark.parametrize("order", ["%p, %s", "%s, %p"])
+def test_branch_weighed_by_a_sigmoid(dtype: str, order: str) -> None:
+    """qwen2_moe, qwen3_next."""
+    gate = ["%q = linear %x, %g", "%p = sigmoid %q"]
+    site = fuses(
+        [ROUTED, MLP, *gate, f"%k = mul {order}", "%o = add %y, %k"],
+        [
+            "%q = linear %x, %g",
+            "%e = reshape %q {{shape = (<B*S>, 1)}}",
+            moe(f"{SHARED}, %e", ", " + GATED),
+            SHAPED,
+        ],
+        dtype,
+    )
+    assert site.details["shared"] == "silu MLP of 7, gated"
+
+
+@pytest.mark.parametrize("dtype", ["f32", "bf16"])
+def test_branch_without_a_gate(dtype: str) -> None:
+    """nemotron_h without latent experts: squared ReLU between two products."""
+    mlp = ["%a = linear %x, %su", "%t = relu %a", "%q = mul %t, %t", "%s = linear %q, %sd"]
+    site = fuses(
+        [ROUTED, *mlp, "%o = add %y, %s"],
+        [moe(", [%su], %sd", ", " + SQUARED), SHAPED],
+        dtype,
+    )
+    assert site.details["shared"] == "MLP of 7"
+
+
+def test_branch_of_two_products_with_any_activation() -> None:
+    """step3p7: gate and up are clamped; no gated_mlp has that."""
+    lines = [
+        "%c = full {{value = 1.5, dtype = f32}}",
+        "%a = linear %rows, %sg",
+        "%t = silu %a",
+        "%n = minimum %t, %c",
+        "%v = linear %rows, %su",
+        "%k = mul %n, %v",
+        "%s = linear %k, %sd",
+    ]
+    body = """shared_body = func @body(%gate: {0}[7], %up: {0}[7]) {{
+      %s = silu %gate
+      %c = full {{value = 1.5, dtype = f32}}
+      %n = minimum %s, %c
+      %m = mul %n, %up
+      return %m
+    }}"""
+    fuses(
+        [EXPERTS, *lines, "%o = add %r, %s"],
+        [moe(SHARED, ", " + body, made="%o")],
+    )
+
+
+@pytest.mark.parametrize(
+    "average",
+    [
+        "%c = full {{value = 2.0, dtype = f32}}\n%o = div %n, %c",
+        "%c = full {{value = 0.5, dtype = f32}}\n%o = mul %c, %n",
+    ],
+)
+@pytest.mark.parametrize("dtype", ["f32", "bf16"])
+def test_average(average: str, dtype: str) -> None:
+    """cohere2_moe; the sum is rounded, then the half."""
+    site = fuses(
+        [ROUTED, MLP, "%n = add %y, %s", average],
+        [moe(SHARED, f", {GATED}, factor = 0.5"), SHAPED],
+        dtype,
+    )
+    assert site.details["shared"] == "silu MLP of 7, the sum times 0.5"
+
+
+def test_no_factor_of_a_division_that_rounds_otherwise() -> None:
+    third = ["%c = full {{value = 3.0, dtype = f32}}", "%o = div %n, %c"]
+    fuses(
+        [ROUTED, MLP, "%n = add %y, %s", *third],
+        [moe(SHARED, ", " + GATED), "%n = reshape %m {{shape = (B, S, 8)}}", *third],
+    )
+
+
+def test_sum_in_float32_rounded_once() -> None:
+    """hy_v3: what torch does with two bfloat16 summands, spelled out."""
+    wide = ["%yf = cast %y {{dtype = f32}}", "%sf = cast %s {{dtype = f32}}"]
+    fuses(
+        [ROUTED, MLP, *wide, "%n = add %yf, %sf", "%o = cast %n {{dtype = bf16}}"],
+        [moe(SHARED, ", " + GATED), SHAPED],
+        "bf16",
+    )
+
+
+def test_no_branch_at_all() -> None:
+    """mixtral: what is added is the residual stream."""
+    site = fuses(
+        [ROUTED, "%o = add %z, %y"],
+        [moe(""), "%n = reshape %m {{shape = (B, S, 8)}}", "%o = add %z, %n"],
+    )
+    assert "shared" not in site.details
+
+
+def test_router_is_swallowed() -> None:
+    """One site for the block: the route op goes into the replacement."""
+    topk, route = "topk %l {{k = 2, axis = 1}}", 'route %l {{k = 2, score = "none"}}'
+    experts, fused = (t.replace("%i, %w", "%ri, %rw") for t in (EXPERTS, moe("", made="%r")))
+    passes: list[Pass] = [RaiseRoute(), FuseMoe()]
+    run = assert_rewrites(
+        passes,
+        func(f"%rw, %ri = {topk}", experts, result="%r, %ri, %rw"),
+        func(f"%rw, %ri = {route}", fused, result="%r, %ri, %rw"),
+    )
+    (site,) = run.sites()
+    assert (site.pattern, site.status) == ("moe", "fused")
+    assert site.details["router"] == "top 2 of 5, in f32"
+    assert site.details["swallowed"] == "route"
+
+
+def apart(before: list[str], reason: str, dtype: str = "f32") -> Site:
+    """The routed part is fused alone; the branch stays, and the site says why."""
+    text = func(*before, dtype=dtype)
+    run = assert_rewrites(
+        FuseMoe(),
+        text,
+        text.replace("experts %rows", "moe %rows"),
+    )
+    (site,) = (s for s in run.sites() if s.pattern == "moe")
+    assert site.status == "fused"
+    assert site.details["shared"].startswith("apart: ")
+    assert reason in site.details["shared"]
+    return site
+
+
+def test_no_branch_of_another_x() -> None:
+    other = "%s = gated_mlp %z, %sg, %su, %sd"
+    apart([ROUTED, other, "%o = add %y, %s"], "reads z, the experts x")
+    mixed = ["%a = linear %x, %sg", "%v = linear %z, %su", "%t = tanh %a", "%k = mul %t, %v"]
+    apart([ROUTED, *mixed, "%s = linear %k, %sd", "%o = add %y, %s"], "reads z, the experts x")
+
+
+def test_no_branch_behind_norms() -> None:
+    """gemma4: a dense MLP in parallel, both results normalised before they are added."""
+    norms = ["%yn = rms_norm %y", "%sn = rms_norm %s"]
+    site = apart(
+        [ROUTED, "%s = gated_mlp %z, %sg, %su, %sd", *norms, "%o = add %sn, %yn"],
+        "added to the norm of the experts' result",
+    )
+    assert "latent" not in site.details
+    apart([ROUTED, MLP, norms[1], "%o = add %sn, %y"], "added as the norm of its result")
+
+
+def test_no_branch_beside_a_factor_of_the_experts() -> None:
+    """laguna scales what the experts give, not the sum."""
+    scaled = ["%c = full {{value = 2.5, dtype = f32}}", "%n = mul %y, %c"]
+    apart([ROUTED, MLP, *scaled, "%o = add %n, %s"], "the experts' result times 2.5")
+
+
+def test_no_branch_beside_latent_experts() -> None:
+    """nemotron_h: the experts work on a projection; the branch reads the original x."""
+    down = "%lat = linear %rows, %fc"
+    experts = EXPERTS.replace("%rows", "%lat")
+    up = ["%k = linear %r, %fc", "%y = reshape %k {{shape = (B, S, 8)}}"]
+    text = func(down, experts, *up, MLP, "%o = add %y, %s")
+    run = assert_rewrites(FuseMoe(), text, text.replace("experts %lat", "moe %lat"))
+    (site,) = run.sites()
+    assert site.details["latent"] == "8 to 8 and back to 8"
+    assert site.details["shared"] == "apart: added behind the projection of the latent experts"
+
+
+def test_no_branch_with_biases() -> None:
+    biased = "%s = gated_mlp %x, %sg, %su, %sd, %b, %b"
+    apart([ROUTED, biased, "%o = add %y, %s"], "its products have biases")
+
+
+def test_no_branch_that_is_read_elsewhere() -> None:
+    before = func(ROUTED, MLP, "%o = add %y, %s", result="%o, %s")
+    run = assert_rewrites(FuseMoe(), before, before.replace("experts %rows", "moe %rows"))
+    assert run.sites()[0].details["shared"] == "apart: the result of gated_mlp has other readers"
+
+
+def test_no_branch_whose_inside_is_read_elsewhere() -> None:
+    mlp = ["%a = linear %x, %su", "%t = relu %a", "%q = mul %t, %t", "%s = linear %q, %sd"]
+    before = func(ROUTED, *mlp, "%o = add %y, %s", result="%o, %t")
+    run = assert_rewrites(FuseMoe(), before, before.replace("experts %rows", "moe %rows"))
+    assert "inside of it is read by the return" in run.sites()[0].details["shared"]
+
+
+def test_no_branch_whose_weights_cannot_be_packed() -> None:
+    twice = "%s = gated_mlp %x, %sg, %sg, %sd"
+    apart([ROUTED, twice, "%o = add %y, %s"], "gate sg is read 2 times")
+
+
+def test_no_branch_of_another_type() -> None:
+    """Experts that give float32 beside a narrow branch: the sum is another one."""
+    experts = ROUTED.replace("dtype = {0}", "dtype = f32")
+    wide = ["%sf = cast %s {{dtype = f32}}", "%o = add %y, %sf"]
+    text = func(experts, MLP, *wide, dtype="bf16")
+    run = assert_rewrites(FuseMoe(), text, text.replace("experts %rows", "moe %rows"))
+    assert "of bf16, the experts take bf16 and give f32" in run.sites()[0].details["shared"]
+
+
+def test_no_fuse_of_expert_weights_that_cannot_be_packed() -> None:
+    """Gate and up apart lie side by side in the kernel: they must be parameters of their own."""
+    experts = EXPERTS.replace("gated = false, ", "").replace("[%u]", "[%u, %u]")
+    experts = experts.replace("%h: {0}[6]", "%h: {0}[6], %k: {0}[6]")
+    assert_no_rewrite(
+        FuseMoe(), func(experts, result="%r"), "weight comes from argument u, not from a parameter"
+    )
