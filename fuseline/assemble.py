@@ -14,7 +14,7 @@ from fuseline.codegen.lower import Emitted, Scratch
 from fuseline.ir.core import Func, Loc, Op, Value
 from fuseline.ir.evaluate import as_results, bind_attribute
 from fuseline.ir.layout import Layout, LayoutMap
-from fuseline.ir.ops.experts import Moe
+from fuseline.ir.ops.experts import Experts, Moe
 from fuseline.ir.ops.fused import GatedLinear, MergedLinear
 from fuseline.ir.types import BufferType, Dim, IntType, dim, format_dim
 from fuseline.passes.plan import live_ranges, share_memory
@@ -245,8 +245,9 @@ def packed_operands(op: Op) -> list[tuple[Value, ...]]:
         case GatedLinear(_, gate, up, gate_bias, up_bias):
             biases = [(gate_bias, up_bias)] if gate_bias and up_bias else []
             return [(gate, up), *biases]
-        case Moe():
-            return [g for g in (op.up, op.down, op.shared_up) if len(g) > 1]
+        case Experts():
+            shared = op.shared_up if isinstance(op, Moe) else ()
+            return [g for g in (op.up, op.down, shared) if len(g) > 1]
         case _:
             return []
 

@@ -14,6 +14,7 @@ from fuseline import _torch
 from fuseline.frontend.captured import Captured, InputKind
 from fuseline.frontend.convert import Source, convert
 from fuseline.frontend.places import value_of
+from fuseline.frontend.traceable import Traceable
 
 
 @dataclass(frozen=True)
@@ -53,7 +54,7 @@ def capture_export(
         Exception: whatever ``torch.export`` raises for a program that it cannot capture.
 
     """
-    with torch.no_grad():
+    with torch.no_grad(), Traceable(model):
         program = _torch.export_graph(model, args, kwargs, dynamic_shapes)
         sources = _sources(program)
         captured = convert(

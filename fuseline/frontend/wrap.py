@@ -28,6 +28,7 @@ from fuseline.frontend.backend import Backend, watch
 from fuseline.frontend.execute import Compiled, CompileStep
 from fuseline.frontend.names import Names
 from fuseline.frontend.outside import Outside
+from fuseline.frontend.traceable import Traceable
 from fuseline.frontend.warm import FormStore, NeedsTraceError, WarmStart, factors_of
 from fuseline.report import Report
 
@@ -87,6 +88,7 @@ class Program:
         self.backend = Backend(engine.step, plain, names=Names(target))
         self._watch = watch(self.backend, engine.begin)
         self._outside = Outside(target, engine.eager) if engine.eager else nullcontext()
+        self._traceable = Traceable(target)
         entry = _entry_of(target)
         self._warm = self._warm_start(entry, target)
         package = None if self._warm is None else self._warm.precompiled.package
@@ -111,12 +113,12 @@ class Program:
     def _run(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
         warm, call = self._warm, self._call
         if warm is None:
-            with self._watch, self._outside:
+            with self._watch, self._outside, self._traceable:
                 return call(self._target, args, kwargs)
         if warm.waiting:
             warm.use({"self": self._target, "args": args, "kwargs": kwargs})
         before = self.backend.graphs
-        with self._watch, self._outside:
+        with self._watch, self._outside, self._traceable:
             try:
                 result = call(self._target, args, kwargs)
             except NeedsTraceError:

@@ -179,3 +179,19 @@ class _Walk:
             op.loc = None
             node.built[func] = op.results[node.op.results.index(node.value)]
         return node.built[func]
+
+
+def does_the_same(one: Func, other: Func) -> bool:
+    """Whether two bodies compute the same, whatever their values are called."""
+    return _steps(one) == _steps(other)
+
+
+def _steps(func: Func) -> list[object]:
+    number: dict[Value, int] = {}
+    for value in (*func.args, *(v for op in func.ops for v in op.results)):
+        number[value] = len(number)
+    steps: list[object] = [a.type for a in func.args]
+    for op in func.ops:
+        attributes = sorted((k, repr(v)) for k, v in op.attributes.items())
+        steps.append((op.name, attributes, [number[v] for v in op.operands]))
+    return [*steps, [number[v] for v in func.returns]]

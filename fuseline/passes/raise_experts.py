@@ -8,11 +8,13 @@ from dataclasses import dataclass
 from fuseline.ir.core import Func, Op, Value
 from fuseline.ir.ops.experts import Experts
 from fuseline.ir.ops.matmul import GroupedMatmul, Matmul
-from fuseline.ir.ops.pointwise import Cast, Mul
+from fuseline.ir.ops.pointwise import Add, Cast, Mul
 from fuseline.ir.ops.view import Concat, Permute, Reshape
 from fuseline.ir.types import Dim, DType, same
 from fuseline.passes.canonical_casts import is_exact
 from fuseline.passes.expert_body import Body, Refused, body_between
+from fuseline.passes.expert_chain import raised_chain
+from fuseline.passes.expert_dense import raised_dense
 from fuseline.passes.expert_products import (
     Biased,
     Product,
@@ -30,7 +32,7 @@ from fuseline.passes.wording import called
 
 
 @dataclass(frozen=True)
-class RaiseExperts(Rewrite[Op], root=(GroupedMatmul, Matmul), pattern="moe"):
+class RaiseExperts(Rewrite[Op], root=(GroupedMatmul, Matmul, Add), pattern="moe"):
     """Products of tokens by the matrices of their experts, weighed and added up, become `experts`.
 
     The rows of a token stand in the order of its slots and are multiplied by matrices gathered for
@@ -120,10 +122,12 @@ class RaiseExperts(Rewrite[Op], root=(GroupedMatmul, Matmul), pattern="moe"):
     reorders = True  # the product of one expert's rows may be summed in another order
 
     def rewrite(self, op: Op, func: Func) -> Replace | NoMatch | None:
-        if not is_product(op):
-            return None
         try:
-            return _raised(op, func)
+            if is_product(op):
+                return _raised(op, func)
+            if isinstance(op, Add):
+                return _replaced(raised_chain(op, func), "the weights can be packed")
+            return _replaced(raised_dense(op, func))
         except Refused as refused:
             return NoMatch(str(refused))
 
@@ -162,6 +166,16 @@ def _raised(op: Op, func: Func) -> Replace | None:
     fused = _experts(given, ups, sides, down, last, body, end)
     y = fused.y if fused.y.shape == end.y.shape else Reshape(fused.y, shape=end.y.shape).y
     return Replace({end.y: y}, before=end.y.owner, held=_HELD)
+
+
+def _replaced(found: tuple[Value, Experts] | None, *held: str) -> Replace | None:
+    """Experts that compute every token by the op that computes the chosen ones."""
+    if found is None:
+        return None
+    end, fused = found
+    y = fused.y if fused.y.shape == end.shape else Reshape(fused.y, shape=end.shape).y
+    true = ("experts that were not chosen give exactly 0", "nothing else reads what they give")
+    return Replace({end: y}, before=end.owner, held=(*true, *held))
 
 
 _HELD = (

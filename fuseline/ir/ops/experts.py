@@ -218,7 +218,7 @@ def experts_reference(
     if combine == "experts":
         order = indices.sort(dim=-1, stable=True).indices
         rows = rows.gather(1, order.unsqueeze(-1).expand_as(rows))
-    return rows.sum(1).to(dtype.torch)
+    return rows.to(torch.promote_types(kind, dtype.torch)).sum(1).to(dtype.torch)
 
 
 def _width(weights: Sequence[Value], transposed: bool) -> tuple[Dim, Dim]:

@@ -1,0 +1,301 @@
+"""Experts that are modules of their own, each on every token, added up one after the other."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from fuseline.ir.core import Func, Op, Trait, Value
+from fuseline.ir.ops.experts import Experts
+from fuseline.ir.ops.matmul import Linear
+from fuseline.ir.ops.pointwise import Add, Cast, Eq, Mul, Where
+from fuseline.ir.ops.reduce import Sum
+from fuseline.ir.ops.view import Concat, Reshape, Slice
+from fuseline.ir.types import Dim, DType, product, promote
+from fuseline.passes.constants import is_number, number
+from fuseline.passes.expert_body import Body, Refused, body_between, does_the_same
+from fuseline.passes.expert_gate import Gate, are_distinct, gate_of
+from fuseline.passes.expert_products import lie_within
+from fuseline.passes.expert_rows import unshaped
+from fuseline.passes.match import only_user
+from fuseline.passes.merge_linears import unpackable
+from fuseline.passes.wording import called
+
+_LEAST = 2
+"""How many experts there must be for a sum of weighed products to look like them."""
+
+
+@dataclass(frozen=True)
+class Term:
+    """One expert: its weight for each token, and its last product."""
+
+    weight: Value
+    down: Linear
+    inside: tuple[Op, ...]
+
+
+@dataclass(frozen=True)
+class Expert:
+    """One expert, understood: its products and what stands between them."""
+
+    ups: tuple[Linear, ...]
+    down: Linear
+    body: Body
+
+
+def raised_chain(op: Add, func: Func) -> tuple[Value, Experts] | None:
+    """The last addition of a chain of experts, and the op to take its place.
+
+    None where it does not look like experts.
+
+    Raises:
+        Refused: it does, and a predicate fails.
+
+    """
+    if isinstance(reader := only_user(func, op.y), Add) and _term(reader.lhs, reader.rhs, op.y):
+        return None  # not the last one
+    terms, inside = _terms(op)
+    if len(terms) < _LEAST:
+        return None
+    columns = _Columns()
+    places = [columns.of(term.weight) for term in terms]
+    if not any(places):
+        return None
+    gate = _one_gate(terms, places)
+    experts = [_expert(term) for term in terms]
+    _check_alike(experts)
+    _check_weights(func, experts)
+    inside |= {o for t in terms for o in t.inside} | {o for e in experts for o in e.body.inside}
+    inside.update(o for e in experts for o in (*e.ups, e.down))
+    _check_readers(func, inside, op)
+    return op.y, _op(experts, gate, op.y.dtype)
+
+
+# -- the chain --------------------------------------------------------------------------------
+
+
+def _terms(op: Add) -> tuple[list[Term], set[Op]]:
+    """The terms of a chain of additions that begins with zeros, or with a term."""
+    terms, inside = list[Term](), set[Op]()
+    current: Op = op
+    while isinstance(current, Add) and current.y.dtype is op.y.dtype:
+        inside.add(current)
+        for total, other in ((current.lhs, current.rhs), (current.rhs, current.lhs)):
+            term = _term_of(other)
+            if term is not None and (_begins(total) or isinstance(total.owner, (Add, Mul))):
+                break
+        else:
+            return [], inside
+        terms.insert(0, term)
+        if _begins(total):
+            return terms, inside
+        if (first := _term_of(total)) is not None:
+            return [first, *terms], inside
+        assert total.owner is not None, "looked at above"
+        current = total.owner
+    return [], inside
+
+
+def _begins(value: Value) -> bool:
+    return is_number(value, 0)
+
+
+def _term(lhs: Value, rhs: Value, total: Value) -> Term | None:
+    return _term_of(rhs if lhs is total else lhs)
+
+
+def _term_of(value: Value) -> Term | None:
+    """``weight * linear(...)``, the weight one number for each token."""
+    owner = value.owner
+    if not isinstance(owner, Mul) or len(value.shape) < 2:
+        return None
+    for weight, given in ((owner.lhs, owner.rhs), (owner.rhs, owner.lhs)):
+        cast = given.owner
+        product_ = cast.x.owner if isinstance(cast, Cast) else cast
+        if not isinstance(product_, Linear) or weight.shape != (*given.shape[:-1], 1):
+            continue
+        if owner.y.dtype is promote([weight.tensor, product_.y.tensor]):
+            inside = (owner, cast) if isinstance(cast, Cast) else (owner,)
+            return Term(weight, product_, inside)
+    return None
+
+
+class _Columns:
+    """The expert that a weight ``[..., 1]`` is of, and the gate that it is a column of."""
+
+    def __init__(self) -> None:
+        self.gates: dict[Value, Gate | None] = {}
+
+    def of(self, weight: Value) -> tuple[int, Gate] | None:
+        """The number of the expert, and the weights of all."""
+        value = weight
+        while isinstance(value.owner, Reshape):
+            value = value.owner.x
+        match value.owner:
+            case Slice(x, axis=axis, start=int(start)) if axis == len(x.shape) - 1:
+                if x not in self.gates:
+                    self.gates[x] = gate_of(x)
+                gate = self.gates[x]
+                return None if gate is None else (start, gate)
+            case Sum(x, axes=(axis,)) if axis == len(x.shape) - 1:
+                return _chosen(x)
+            case _:
+                return None
+
+
+def _chosen(x: Value) -> tuple[int, Gate] | None:
+    """``weights * (indices == e)``, to be summed."""
+    match x.owner:
+        case Mul(lhs, rhs):
+            pairs = [(lhs, rhs), (rhs, lhs)]
+        case Where(condition, chosen, other) if is_number(other, 0):
+            pairs = [(condition, chosen)]
+        case _:
+            return None
+    for hot, weights in pairs:
+        compared = hot.owner.x.owner if isinstance(hot.owner, Cast) else hot.owner
+        if not isinstance(compared, Eq) or weights.shape != x.shape:
+            continue
+        expert = number(compared.rhs)
+        if isinstance(expert, int) and compared.lhs.shape == weights.shape:
+            return expert, Gate.zero_elsewhere(compared.lhs, weights)
+    return None
+
+
+def _one_gate(terms: Sequence[Term], places: Sequence[tuple[int, Gate] | None]) -> Gate:
+    """The gate that all weights are columns of, in the order of the experts."""
+    found = [place for place in places if place is not None]
+    if len(found) < len(terms):
+        missing = terms[[place is None for place in places].index(True)]
+        raise Refused(
+            f"an expert is weighed by {called(missing.weight)}, which does not choose some experts"
+        )
+    gate = found[0][1]
+    if any((g.indices, g.values) != (gate.indices, gate.values) for _, g in found):
+        raise Refused("the experts are weighed by different choices")
+    order = [expert for expert, _ in found]
+    if order != list(range(len(terms))):
+        raise Refused(f"the experts are added in the order {order}")
+    if not gate.is_zero_elsewhere:
+        raise Refused(f"experts that were not chosen have the weight {gate.fill.item()}, not 0")
+    if not lie_within(gate.indices, len(terms)):
+        raise Refused(
+            f"the experts' numbers come from {called(gate.indices)}, which does not choose among "
+            f"{len(terms)}"
+        )
+    if not are_distinct(gate.indices):
+        raise Refused(f"{called(gate.indices)} may choose an expert twice for one token")
+    return gate
+
+
+# -- one expert -------------------------------------------------------------------------------
+
+
+def _expert(term: Term) -> Expert:
+    ups = _linears_before(term.down.x)
+    widths = [_width(up) for up in ups]
+    return Expert(ups, term.down, body_between([up.y for up in ups], widths, term.down.x))
+
+
+def _width(up: Linear) -> int:
+    width = up.weight.shape[0]
+    if not isinstance(width, int):
+        raise Refused(f"{called(up.weight)} is {up.weight.type}, of an unknown width")
+    return width
+
+
+def _linears_before(value: Value) -> tuple[Linear, ...]:
+    """The products that a value is made of by element-wise ops, in the order of their reading."""
+    found: dict[Linear, None] = {}
+    seen: set[Value] = set()
+
+    def visit(current: Value) -> None:
+        if current in seen:
+            return
+        seen.add(current)
+        owner = current.owner
+        if isinstance(owner, Linear):
+            found[owner] = None
+        elif owner is not None and (
+            owner.has(Trait.POINTWISE) or isinstance(owner, (Slice, Reshape))
+        ):
+            for operand in owner.operands:
+                visit(operand)
+
+    visit(unshaped(value))
+    return tuple(found)
+
+
+def _check_alike(experts: Sequence[Expert]) -> None:
+    """All experts must read one x and do the same to it."""
+    first = experts[0]
+    x = first.ups[0].x
+    for number_, expert in enumerate(experts):
+        if any(up.x is not x for up in expert.ups):
+            raise Refused(f"expert {number_} reads another x")
+        if not does_the_same(expert.body.func, first.body.func):
+            raise Refused(f"the activation of expert {number_} is another than that of the first")
+        for own, other in zip((*expert.ups, expert.down), (*first.ups, first.down), strict=True):
+            same_bias = (own.bias is None) == (other.bias is None)
+            if own.weight.type != other.weight.type or not same_bias:
+                raise Refused(f"a weight of expert {number_} is {own.weight.type}, not as others")
+
+
+def _check_weights(func: Func, experts: Sequence[Expert]) -> None:
+    """Matrices that are given one by one are packed: they must be free to move."""
+    for number_, expert in enumerate(experts):
+        for op in (*expert.ups, expert.down):
+            if reason := unpackable(func, op.weight, f"of expert {number_} a weight"):
+                raise Refused(reason)
+
+
+def _check_readers(func: Func, inside: set[Op], end: Add) -> None:
+    for op in inside:
+        for value in op.results if op is not end else ():
+            others = [u.name for u in func.users(value) if u not in inside]
+            if others or func.is_returned(value):
+                names = ", ".join(others) or "the return"
+                raise Refused(f"{called(value)} inside of the experts is read by {names}")
+
+
+# -- the op -----------------------------------------------------------------------------------
+
+
+def _op(experts: Sequence[Expert], gate: Gate, dtype: DType) -> Experts:
+    first = experts[0]
+    x = first.ups[0].x
+    tokens = product(x.shape[:-1])
+    k = gate.indices.shape[-1]
+    up_bias = _stacked([[up.bias for up in e.ups] for e in experts])
+    return Experts(
+        _reshaped(x, (tokens, x.shape[-1])),
+        _reshaped(gate.indices, (tokens, k)),
+        _reshaped(gate.values, (tokens, k)),
+        tuple(up.weight for e in experts for up in e.ups),
+        tuple(e.down.weight for e in experts),
+        up_bias,
+        _stacked([[e.down.bias] for e in experts]),
+        experts=len(experts),
+        body=first.body.func,
+        gated=first.body.gated,
+        interleaved=first.body.interleaved,
+        round_bias=False,
+        combine="in_turn",
+        dtype=dtype,
+    )
+
+
+def _reshaped(value: Value, shape: tuple[Dim, ...]) -> Value:
+    value = unshaped(value)
+    return value if value.shape == shape else Reshape(value, shape=shape).y
+
+
+def _stacked(biases: Sequence[Sequence[Value | None]]) -> Value | None:
+    """The biases of all experts, ``[E, N]``; None where there are none."""
+    given = [b for row in biases for b in row if b is not None]
+    if not given:
+        return None
+    if len(given) < sum(map(len, biases)):
+        raise Refused("only one of gate and up has a bias")
+    width = sum(int(str(b.shape[0])) for b in given) // len(biases)
+    return Reshape(Concat(tuple(given), axis=0).y, shape=(len(biases), width)).y

@@ -1,0 +1,265 @@
+"""Experts that compute every token, of which only the chosen ones count."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+import torch
+
+from fuseline.ir.core import Func, Op, Trait, Value
+from fuseline.ir.evaluate import evaluate
+from fuseline.ir.ops.experts import Experts, Weigh
+from fuseline.ir.ops.matmul import Matmul
+from fuseline.ir.ops.pointwise import Add, Cast, Mul
+from fuseline.ir.ops.reduce import Sum
+from fuseline.ir.ops.view import Permute, Reshape, Slice
+from fuseline.ir.types import Dim, DType
+from fuseline.passes.canonical_casts import is_exact
+from fuseline.passes.expert_axes import Axes, broadcast, traced, view_along
+from fuseline.passes.expert_body import Body, Refused, body_between
+from fuseline.passes.expert_gate import Gate, are_distinct, gate_of
+from fuseline.passes.expert_products import lie_within
+from fuseline.passes.match import only_user, other_operand
+from fuseline.passes.wording import called
+
+_SWAPPED = (0, 2, 1)
+
+
+@dataclass(frozen=True)
+class Dense:
+    """``[E, T, K]`` (or ``[T, K]``) by matrices ``[E, N, K]`` (``transposed``: ``[E, K, N]``)."""
+
+    op: Matmul
+    rows: Value
+    weight: Value
+    transposed: bool
+    experts: int
+    depth: int
+    width: int
+
+
+def dense_product(op: Op) -> Dense | None:
+    """A product of all tokens by the matrices of all experts, which are an argument."""
+    if not isinstance(op, Matmul) or len(op.y.shape) != 3:
+        return None
+    weight, transposed = op.rhs, True
+    if isinstance(weight.owner, Permute) and weight.owner.dims == _SWAPPED:
+        weight, transposed = weight.owner.x, False
+    match weight.owner, op.rhs.shape:
+        case None, (int(experts), int(depth), int(width)) if experts > 1:
+            return Dense(op, op.lhs, weight, transposed, experts, depth, width)
+        case _:
+            return None
+
+
+def raised_dense(op: Op, func: Func) -> tuple[Value, Experts] | None:
+    """The sum that experts on every token end in, and the op to take its place.
+
+    None where it does not look like experts: two such products with element-wise ops between.
+
+    Raises:
+        Refused: it does, but experts that were not chosen may count.
+
+    """
+    up = dense_product(op)
+    down = None if up is None else _second(func, up.op.y)
+    if up is None or down is None or any(_before(up.rows)):
+        return None
+    return _Match(func, up, down).run()
+
+
+def _second(func: Func, value: Value) -> Dense | None:
+    seen: set[Op] = set()
+    stack = [value]
+    while stack:
+        current = stack.pop()
+        for user in func.users(current):
+            if user in seen:
+                continue
+            seen.add(user)
+            if (found := dense_product(user)) is not None:
+                return found if found.rows is current else None
+            if user.has(Trait.POINTWISE) or isinstance(user, (Slice, Reshape)):
+                stack += user.results
+    return None
+
+
+def _before(value: Value) -> list[Op]:
+    """The dense products that a value is made of by element-wise ops."""
+    found: list[Op] = []
+    stack, seen = [value.owner], set[Op]()
+    while stack:
+        op = stack.pop()
+        if op is None or op in seen:
+            continue
+        seen.add(op)
+        if dense_product(op) is not None:
+            found.append(op)
+        elif op.has(Trait.POINTWISE) or isinstance(op, (Slice, Reshape)):
+            stack += [v.owner for v in op.operands]
+    return found
+
+
+@dataclass
+class _Match:
+    func: Func
+    up: Dense
+    down: Dense
+    inside: set[Op] = field(default_factory=set[Op])
+    extents: dict[str, Dim] = field(default_factory=dict[str, "Dim"])
+    gate: Gate | None = None
+
+    def run(self) -> tuple[Value, Experts]:
+        """Match, from what goes in to the sum."""
+        up, down = self.up, self.down
+        tokens = up.op.y.shape[1]
+        self.extents = {"e": up.experts, "t": tokens, "k": up.depth, "d": down.width}
+        if down.experts != up.experts:
+            raise Refused(f"{up.experts} experts in one product, {down.experts} in another")
+        first, up_bias = self.biased(up)
+        body = body_between([first], [up.width], down.rows)
+        last, down_bias = self.biased(down)
+        self.inside.update([up.op, down.op, *body.inside])
+        y, dtype = self.summed(last)
+        x, weigh = self.given(up, body, has_bias=up_bias is not None or down_bias is not None)
+        gate = self.gate
+        if gate is None:
+            raise Refused("no weights of the experts are multiplied to what goes in or comes out")
+        if not lie_within(gate.indices, up.experts):
+            raise Refused(f"the experts' numbers come from {called(gate.indices)}")
+        if not are_distinct(gate.indices):
+            raise Refused(f"{called(gate.indices)} may choose an expert twice for one token")
+        self.check(y)
+        turned = down.transposed
+        weight = up.weight if up.transposed is turned else Permute(up.weight, dims=_SWAPPED).y
+        return y, Experts(
+            x,
+            gate.indices,
+            gate.values,
+            (weight,),
+            (down.weight,),
+            up_bias,
+            down_bias,
+            experts=up.experts,
+            body=body.func,
+            gated=body.gated,
+            interleaved=body.interleaved,
+            transposed=turned,
+            weigh=weigh,
+            combine="experts",
+            dtype=dtype,
+        )
+
+    def biased(self, product: Dense) -> tuple[Value, Value | None]:
+        """A product with the bias of its experts, ``[E, N]``, where there is one."""
+        y = product.op.y
+        user = only_user(self.func, y)
+        other = other_operand(user, y) if isinstance(user, Add) else None
+        if not isinstance(user, Add) or other is None or user.y.type != y.type:
+            return y, None
+        axes = broadcast(other, ("e", "t", "n"))
+        extents = self.extents | {"n": product.width}
+        bias = None if "t" in axes else view_along(other, axes, "en", extents)
+        if bias is None:
+            return y, None
+        self.inside.add(user)
+        return user.y, bias
+
+    def summed(self, value: Value) -> tuple[Value, DType]:
+        """Follow what the experts give to its sum over them."""
+        axes: Axes = ("e", "t", "d")
+        while True:
+            user = only_user(self.func, value)
+            if user is None:
+                raise Refused(f"{called(value)}, of each expert by itself, has several readers")
+            self.inside.add(user)
+            match user:
+                case Permute(dims=dims):
+                    axes = tuple(axes[i] for i in dims)
+                case Cast(dtype=dtype) if is_exact(value.dtype, dtype):
+                    pass
+                case Mul():
+                    self.weighed(other_operand(user, value), axes, user.y.dtype, self.down)
+                case Sum(axes=(axis,)) if axes[axis] == "e" and axes[:axis] + axes[axis + 1 :] == (
+                    "t",
+                    "d",
+                ):
+                    reader = only_user(self.func, user.y)
+                    if isinstance(reader, Cast) and is_exact(reader.dtype, user.y.dtype):
+                        return reader.y, reader.dtype
+                    return user.y, user.y.dtype
+                case _:
+                    raise Refused(
+                        f"what the experts give is read by {user.name}, which neither weighs it "
+                        "nor adds it up"
+                    )
+            value = user.results[0]
+
+    def weighed(self, value: Value | None, axes: Axes, dtype: DType, product: Dense) -> None:
+        """Take the weights of the experts, which must be 0 for those that were not chosen."""
+        if value is None or self.gate is not None:
+            raise Refused("what the experts give is multiplied more than once")
+        own = broadcast(value, axes)
+        matrix = view_along(value, own, "te", self.extents)
+        gate = None if matrix is None else gate_of(matrix)
+        if gate is None:
+            raise Refused(
+                f"the weights of the experts come from {called(value)}, which does not choose "
+                "some of them"
+            )
+        if not gate.is_zero_elsewhere:
+            raise Refused(f"experts that were not chosen have the weight {gate.fill.item()}, not 0")
+        promoted = torch.promote_types(gate.values.dtype.torch, product.op.y.dtype.torch)
+        if promoted != dtype.torch:
+            raise Refused(f"weights of {gate.values.dtype} are multiplied in {dtype}")
+        self.gate = gate
+
+    def given(self, up: Dense, body: Body, *, has_bias: bool) -> tuple[Value, Weigh]:
+        """x ``[T, H]`` that goes into the experts, and where the weights are multiplied."""
+        axes: Axes = ("e", "t", "k") if len(up.rows.shape) == 3 else ("t", "k")
+        axes = broadcast(up.rows, axes)
+        for source, own in traced(up.rows, axes, self.extents):
+            x = self._copied(source, own)
+            if x is not None:
+                return x, "output"
+            if isinstance(source.owner, Mul) and self.gate is None:
+                return self._weighed_input(source.owner, own, up, body, has_bias), "input"
+        raise Refused(f"the rows come from {called(up.rows)}, which is not each token once")
+
+    def _copied(self, value: Value, axes: Axes) -> Value | None:
+        """x, where a value holds each token's row and no axis of experts any more."""
+        for source, own in traced(value, axes, self.extents):
+            if "e" not in "".join(own):
+                return view_along(source, own, "tk", self.extents)
+        return None
+
+    def _weighed_input(self, op: Mul, axes: Axes, up: Dense, body: Body, has_bias: bool) -> Value:
+        for rows, weights in ((op.lhs, op.rhs), (op.rhs, op.lhs)):
+            x = self._copied(rows, broadcast(rows, axes))
+            if x is None:
+                continue
+            self.weighed(weights, axes, op.y.dtype, up)
+            if has_bias:
+                raise Refused("experts with a bias give more than 0 where nothing goes in")
+            if not maps_zero_to_zero(body.func):
+                raise Refused("the activation does not map 0 to 0: all experts count")
+            if op.y.dtype is not up.op.y.dtype or x.dtype is not op.y.dtype:
+                raise Refused(f"x is {x.dtype}, weighed in {op.y.dtype}")
+            return x
+        raise Refused(f"the rows come from {called(op.y)}, which is not each token once")
+
+    def check(self, end: Value) -> None:
+        """Nothing outside may read what goes away."""
+        known = {*self.inside, end.owner}
+        for op in self.inside:
+            for value in op.results:
+                others = [u.name for u in self.func.users(value) if u not in known]
+                if value is not end and (others or self.func.is_returned(value)):
+                    names = ", ".join(others) or "the return"
+                    raise Refused(f"{called(value)} inside of the experts is read by {names}")
+
+
+def maps_zero_to_zero(body: Func) -> bool:
+    """Whether element-wise ops give exactly 0 where all their arguments are 0."""
+    zeros = [torch.zeros(1, dtype=a.dtype.torch) for a in body.args]
+    return all(bool((y == 0).all()) for y in evaluate(body, zeros, binding={}))
