@@ -63,7 +63,8 @@ class IndexWriteKernel(KernelTemplate, template="cpp/index_write.cpp.jinja"):
 
     ``[outer, inner, slices, width]`` covers a cache ``[B, Hk, Smax, D]`` written along Smax, and
     ``[B, 1, Smax, H * D]`` written along the second axis. Strides are in elements; those of
-    ``width`` are 1. ``rows`` is the extent of the axis; an index outside is a fault of the call.
+    ``width`` are 1; ``into_at`` is where what is written along begins. ``rows`` is the extent of
+    the axis; an index outside is a fault of the call. Of equal indices the last counts.
     """
 
     dtype: str
@@ -78,7 +79,7 @@ class IndexWriteKernel(KernelTemplate, template="cpp/index_write.cpp.jinja"):
     def dims(self) -> tuple[str, ...]:
         """The names of ``dim``, in order."""
         strides = (f"{name}_{axis}" for name in ("src", "into") for axis in ("o", "i", "s"))
-        return ("outer", "inner", "slices", "width", "rows", *strides)
+        return ("outer", "inner", "slices", "width", "rows", *strides, "into_at")
 
     @property
     def title(self) -> str:

@@ -23,12 +23,13 @@ from fuseline.codegen.lower import (
     not_dense,
     work,
 )
+from fuseline.codegen.lower_pointwise import copied
 from fuseline.codegen.lower_rows import FLOATS
 from fuseline.codegen.shift_write import ShiftWriteKernel
 from fuseline.ir.core import Op, Value
 from fuseline.ir.layout import Layout, LayoutMap
 from fuseline.ir.ops.buffer import IndexWrite, ShiftWrite
-from fuseline.ir.ops.index import Embedding, Gather, Index, IndexSelect
+from fuseline.ir.ops.index import Embedding, Gather, Index, IndexCopy, IndexSelect
 from fuseline.ir.ops.reduce import Argmax
 from fuseline.ir.types import Dim, DType, dim, product, same
 
@@ -133,26 +134,44 @@ def _launch(
 @lowers(IndexWrite)
 def lower_index_write(op: IndexWrite, layouts: LayoutMap) -> Lowered:
     """Slices of a buffer replaced in place."""
-    if op.index.dtype not in INDEX_TYPES:
-        return Refusal(f"index {op.index.type}; the kernel takes i64 and i32")
     if op.src.dtype is not op.buffer.dtype:
         return Refusal(f"{op.src.type} written into {op.buffer.type}")
+    origin = op.origin or (0,) * op.src.tensor.rank
+    place = layouts.layout(op.buffer)
+    at = dim(sum(start * step for start, step in zip(origin, place.strides, strict=True)))
+    return _index_write(op, op.buffer, at, layouts)
+
+
+@lowers(IndexCopy)
+def lower_index_copy(op: IndexCopy, layouts: LayoutMap) -> Lowered:
+    """A copy of the whole, or the number that all of it is, and slices of that replaced."""
+    if op.x.dtype is not op.src.dtype:
+        return Refusal(f"{op.src.type} put into {op.x.type}")
+    whole = copied(op.x, op.y, layouts)
+    if isinstance(whole, Refusal):
+        return whole
+    slices = _index_write(op, op.y, 0, layouts)
+    return slices if isinstance(slices, (NeedDense, Refusal)) else [*whole, *slices]
+
+
+def _index_write(op: IndexWrite | IndexCopy, target: Value, at: Dim, layouts: LayoutMap) -> Lowered:
+    """Slices of what begins at element ``at`` of the target."""
+    if op.index.dtype not in INDEX_TYPES:
+        return Refusal(f"index {op.index.type}; the kernel takes i64 and i32")
     if need := not_dense([op.index], layouts):
         return need
-    source = _levels(op.src, op.axis, layouts.layout(op.src))
+    source = _levels(op.src.shape, op.axis, layouts.layout(op.src))
     if source is None:
         return NeedDense((op.src,))
-    into = _levels(op.buffer, op.axis, layouts.layout(op.buffer))
+    into = _levels(op.src.shape, op.axis, layouts.layout(target))
     if into is None or into[0] != source[0]:
-        return Refusal(f"{op.src.type} written along axis {op.axis} of {op.buffer.type}")
+        return Refusal(f"{op.src.type} written along axis {op.axis} of {target.type}")
     outer, inner, width = source[0]
-    dims = (
-        *(outer, inner, op.index.tensor.numel, width, op.buffer.shape[op.axis]),
-        *source[1],
-        *into[1],
-    )
+    rows = target.shape[op.axis]
+    dims = (outer, inner, op.index.tensor.numel, width, rows, *source[1], *into[1], at)
     kernel = IndexWriteKernel(op.src.dtype.value, op.index.dtype.value)
-    return [Launch(kernel, (op.index, op.src, op.buffer), dims, work(op))]
+    moved = dim(8 * op.src.tensor.nbytes)
+    return [Launch(kernel, (op.index, op.src, target), dims, moved)]
 
 
 @lowers(ShiftWrite)
@@ -160,10 +179,10 @@ def lower_shift_write(op: ShiftWrite, layouts: LayoutMap) -> Lowered:
     """A buffer moved on by some slices, in place."""
     if op.src.dtype is not op.buffer.dtype:
         return Refusal(f"{op.src.type} written into {op.buffer.type}")
-    source = _levels(op.src, op.axis, layouts.layout(op.src))
+    source = _levels(op.src.shape, op.axis, layouts.layout(op.src))
     if source is None:
         return NeedDense((op.src,))
-    into = _levels(op.buffer, op.axis, layouts.layout(op.buffer))
+    into = _levels(op.buffer.shape, op.axis, layouts.layout(op.buffer))
     if into is None or into[0] != source[0]:
         return Refusal(f"{op.src.type} written along axis {op.axis} of {op.buffer.type}")
     outer, inner, width = source[0]
@@ -174,17 +193,17 @@ def lower_shift_write(op: ShiftWrite, layouts: LayoutMap) -> Lowered:
 
 
 def _levels(
-    value: Value, axis: int, layout: Layout
+    shape: Sequence[Dim], axis: int, layout: Layout
 ) -> tuple[tuple[Dim, Dim, Dim], tuple[Dim, Dim, Dim]] | None:
-    """The value as ``[outer, inner, slices, width]``: extents (but the slices') and strides.
+    """Some elements as ``[outer, inner, slices, width]``: extents (but the slices') and strides.
 
     None where the dims behind the axis are not dense, or those before it need three strides.
     """
-    shape, strides = value.shape, layout.strides
+    strides = layout.strides
     tail = Layout(0, strides[axis + 1 :])
     if not tail.is_dense(shape[axis + 1 :]):
         return None
-    lead = list(zip(shape[:axis], strides[:axis], strict=True))
+    lead = [(e, s) for e, s in zip(shape[:axis], strides[:axis], strict=True) if e != 1]
     while len(lead) > 2 and dim(lead[-1][0] * lead[-1][1]) == lead[-2][1]:
         (extent, _), (last, stride) = lead[-2:]
         lead[-2:] = [(dim(extent * last), stride)]

@@ -104,7 +104,7 @@ def lower_reshape(op: Reshape, layouts: LayoutMap) -> Lowered:
     if not place.is_dense(op.y.shape):
         return Refusal("a reshape into memory that is not dense")
     target = Layout(place.offset, dense(op.x.shape).strides)
-    return _copies(op, [(op.x, op.y, target, 0)], layouts)
+    return _copies([(op.x, op.y, target, 0)], layouts)
 
 
 @lowers(Concat)
@@ -116,21 +116,23 @@ def lower_concat(op: Concat, layouts: LayoutMap) -> Lowered:
     for x in op.xs:
         parts.append((x, op.y, layout, dim(start * layout.strides[op.axis])))
         start = dim(start + x.shape[op.axis])
-    return _copies(op, parts, layouts)
+    return _copies(parts, layouts)
 
 
 @lowers(Write)
 def lower_write(op: Write, layouts: LayoutMap) -> Lowered:
     """A whole buffer is overwritten."""
-    return _copies(op, [(op.x, op.buffer, layouts.layout(op.buffer), 0)], layouts)
+    return _copies([(op.x, op.buffer, layouts.layout(op.buffer), 0)], layouts)
 
 
 @lowers(SliceWrite)
 def lower_slice_write(op: SliceWrite, layouts: LayoutMap) -> Lowered:
     """A slice of a buffer is overwritten."""
     layout = layouts.layout(op.buffer)
-    shift = dim(op.start * layout.strides[op.axis])
-    return _copies(op, [(op.src, op.buffer, layout, shift)], layouts)
+    origin = list(op.origin or (0,) * op.src.tensor.rank)
+    origin[op.axis] = op.start
+    shift = dim(sum(start * step for start, step in zip(origin, layout.strides, strict=True)))
+    return _copies([(op.src, op.buffer, layout, shift)], layouts)
 
 
 @lowers(SliceScatter)
@@ -141,7 +143,7 @@ def lower_slice_scatter(op: SliceScatter, layouts: LayoutMap) -> Lowered:
     shift = dim(op.start * strides[op.axis])
     strides[op.axis] = dim(strides[op.axis] * op.step)
     part = Layout(layout.offset, tuple(strides))
-    return _copies(op, [(op.x, op.y, layout, 0), (op.src, op.y, part, shift)], layouts)
+    return _copies([(op.x, op.y, layout, 0), (op.src, op.y, part, shift)], layouts)
 
 
 @lowers(Pad)
@@ -149,7 +151,7 @@ def lower_pad(op: Pad, layouts: LayoutMap) -> Lowered:
     """The operand is copied between two parts that are filled."""
     layout, extent = layouts.layout(op.y), op.x.shape[op.axis]
     step = layout.strides[op.axis]
-    launches = _copies(op, [(op.x, op.y, layout, dim(op.before * step))], layouts)
+    launches = _copies([(op.x, op.y, layout, dim(op.before * step))], layouts)
     for size, start in ((op.before, 0), (op.after, op.before + extent)):
         if size == 0 or isinstance(launches, Refusal):
             continue
@@ -176,8 +178,19 @@ def _region(
     return [Launch(made.kernel, buffers, made.dims, work(op))]
 
 
+def copied(x: Value, y: Value, layouts: LayoutMap) -> list[Launch] | Refusal:
+    """The launch that copies x to y, or fills y with the number that all of x is."""
+    layout = layouts.layout(y)
+    if not isinstance(x.owner, Full):
+        return _copies([(x, y, layout, 0)], layouts)
+    made = plan(as_body(x.owner), [], [layout])
+    if isinstance(made, str):
+        return Refusal(made)
+    return [Launch(made.kernel, (y,), made.dims, _moved(y.dtype, y.tensor.numel))]
+
+
 def _copies(
-    op: Op, parts: Sequence[tuple[Value, Value, Layout, Dim]], layouts: LayoutMap
+    parts: Sequence[tuple[Value, Value, Layout, Dim]], layouts: LayoutMap
 ) -> list[Launch] | Refusal:
     """Copies of values into places of others, cast where the types differ."""
     launches: list[Launch] = []

@@ -104,7 +104,7 @@ def _only_write(func: Func, op: QkNormRope) -> IndexWrite | None:
 def _fits(write: IndexWrite, src: Value) -> bool:
     """Whether a write puts whole heads at places along dim 2 of a cache of the same type."""
     cache = write.buffer.tensor
-    one_dim = write.index.tensor.rank == 1
+    one_dim = write.index.tensor.rank == 1 and not write.origin
     if write.src is not src or write.axis != 2 or cache.rank != 4 or not one_dim:
         return False
     b, h, _, d = cache.shape

@@ -2,17 +2,16 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from typing import TypeAlias
 
 from fuseline.ir.core import Op, Value
 from fuseline.ir.ops.buffer import IndexWrite, ShiftWrite, SliceWrite
-from fuseline.ir.ops.create import Full, Iota
 from fuseline.ir.ops.index import IndexCopy, IndexPut, Scatter, SliceScatter
-from fuseline.ir.ops.pointwise import Add, Remainder
-from fuseline.ir.ops.view import Concat, Expand, Permute, Reshape, Slice
-from fuseline.ir.types import Dim, DType, broadcast, product
-from fuseline.passes.constants import number
+from fuseline.ir.ops.view import Concat, Reshape, Slice
+from fuseline.ir.types import Dim, dim
 from fuseline.passes.rewrite import NoMatch
+from fuseline.passes.slices import as_slices
 
 Update: TypeAlias = "IndexCopy | SliceScatter | IndexPut | Scatter | Concat"
 
@@ -42,144 +41,127 @@ def updated(update: Update) -> Value:
     return rest.x
 
 
+@dataclass(frozen=True)
+class Part:
+    """The part of a buffer that an update is about: the whole, or a slice of a slice of it.
+
+    Attributes:
+        buffer: the buffer.
+        shape: extents of the part in the buffer's dims.
+        origin: where it begins.
+        axes: the buffer's dims that the part has; one that a number picks a place of is gone.
+    """
+
+    buffer: Value
+    shape: tuple[Dim, ...]
+    origin: tuple[Dim, ...]
+    axes: tuple[int, ...]
+
+    @classmethod
+    def whole(cls, buffer: Value) -> Part:
+        """All of a buffer."""
+        rank = buffer.tensor.rank
+        return cls(buffer, buffer.shape, (0,) * rank, tuple(range(rank)))
+
+    @property
+    def own_shape(self) -> tuple[Dim, ...]:
+        """The shape of the part as the value that the update changes has it."""
+        return tuple(self.shape[a] for a in self.axes)
+
+    def narrowed(self, update: SliceScatter, *, picked: bool) -> Part:
+        """The slice that an update replaces; ``picked``: without its dim."""
+        axis = self.axes[update.axis]
+        shape, origin = list(self.shape), list(self.origin)
+        shape[axis] = dim(update.stop - update.start)
+        origin[axis] = dim(self.origin[axis] + update.start)
+        axes = tuple(a for a in self.axes if a != axis or not picked)
+        return Part(self.buffer, tuple(shape), tuple(origin), axes)
+
+    def begin(self, axis: int) -> tuple[Dim, ...]:
+        """The ``origin`` of a write along one of the buffer's dims."""
+        begin = tuple(0 if a == axis else start for a, start in enumerate(self.origin))
+        return begin if any(start != 0 for start in begin) else ()
+
+    def in_full(self, src: Value) -> Value:
+        """A source with the dims that the part lacks."""
+        if len(self.axes) == self.buffer.tensor.rank:
+            return src
+        extents = dict(zip(self.axes, src.shape, strict=True))
+        shape = tuple(extents.get(a, 1) for a in range(self.buffer.tensor.rank))
+        return Reshape(src, shape=shape).y
+
+
 def in_place(buffer: Value, update: Update) -> IndexWrite | SliceWrite | ShiftWrite | NoMatch:
     """The write that does to a buffer what ``update`` does to its operand, or why there is none."""
+    return _in_place(Part.whole(buffer), update)
+
+
+def _in_place(part: Part, update: Update) -> IndexWrite | SliceWrite | ShiftWrite | NoMatch:
+    buffer = part.buffer
     src = update.xs[1] if isinstance(update, Concat) else update.src
     if src.dtype is not buffer.dtype:
         return NoMatch(f"{update.name} puts {src.dtype} into {buffer.type}")
     match update:
         case Concat():
+            if part != Part.whole(buffer):
+                return NoMatch("a part of a buffer moves on")
             return ShiftWrite(buffer, src, axis=update.axis)
-        case IndexCopy():
-            return IndexWrite(buffer, update.index, update.src, axis=update.axis)
         case SliceScatter():
-            return _slice_write(buffer, update)
-        case IndexPut():
-            return _index_put(buffer, update)
-        case Scatter():
-            return _scatter(buffer, update)
+            return _slice_write(part, update)
+        case _:
+            return _index_write(part, update)
 
 
-def _slice_write(buffer: Value, update: SliceScatter) -> SliceWrite | NoMatch:
+def _slice_write(part: Part, update: SliceScatter) -> IndexWrite | SliceWrite | NoMatch:
     if update.step != 1:
         return NoMatch(f"slice_scatter with a step of {update.step}")
-    return SliceWrite(buffer, update.src, axis=update.axis, start=update.start, stop=update.stop)
+    write = _nested(part, update)
+    if write is not None:
+        return write
+    axis = part.axes[update.axis]
+    at = part.origin[axis]
+    return SliceWrite(
+        part.buffer,
+        part.in_full(update.src),
+        axis=axis,
+        start=dim(at + update.start),
+        stop=dim(at + update.stop),
+        origin=part.begin(axis),
+    )
 
 
-def _scatter(buffer: Value, update: Scatter) -> IndexWrite | NoMatch:
-    """A scatter by an index that varies along its axis alone, over the whole of the other dims."""
-    index, axis = update.index, update.axis
-    shape = list(index.shape)
-    shape[axis] = buffer.shape[axis]
-    if tuple(shape) != buffer.shape:
-        return NoMatch(f"scatter by {index.type} leaves out parts of {buffer.type}")
-    row = index.owner.x if isinstance(index.owner, Expand) else index
-    lead = len(index.shape) - len(row.shape)
-    if any(e != 1 for a, e in enumerate(row.shape) if a + lead != axis):
-        return NoMatch("scatter by an index that varies along more than its axis")
-    src = update.src if update.src.shape == index.shape else Expand(update.src, shape=index.shape).y
-    return IndexWrite(buffer, _flat(row), src, axis=axis)
-
-
-def _flat(index: Value) -> Value:
-    """An index with one dim that matters as a 1-d one."""
-    length = product(index.shape)
-    return index if index.shape == (length,) else Reshape(index, shape=(length,)).y
-
-
-def _index_put(buffer: Value, update: IndexPut) -> IndexWrite | NoMatch:
-    """An assignment by index along one axis; further axes may be indexed by whole ranges."""
-    if update.accumulate:
-        return NoMatch("index_put adds to what is there")
-    every = broadcast([i.shape for i in update.indices])
-    ranges: dict[int, int] = {}  # position among the dims of the index: the axis that it runs over
-    free: list[tuple[int, Value]] = []
-    for axis, index in zip(update.axes, update.indices, strict=True):
-        position = _range_position(index, buffer.shape[axis], len(every))
-        if position is None:
-            free.append((axis, index))
-        elif position in ranges:
-            return NoMatch("index_put by ranges that run together")
-        else:
-            ranges[position] = axis
-    if len(free) != 1:
-        return NoMatch(f"index_put by {len(free)} indices that are not whole ranges")
-    axis, index = free[0]
-    rest = [p for p in range(len(every)) if p not in ranges and every[p] != 1]
-    lead = len(every) - len(index.shape)
-    own = [p + lead for p, e in enumerate(index.shape) if e != 1]
-    if own != rest or len(rest) > 1:
-        return NoMatch(f"index_put by an index {index.type} of more than one dim that matters")
-    src = _by_axis(buffer, update, every, ranges, axis)
-    return IndexWrite(buffer, _wrapped(_flat(index), buffer.shape[axis]), src, axis=axis)
-
-
-def _range_position(index: Value, extent: Dim, rank: int) -> int | None:
-    """Which dim of the broadcast index runs over a whole axis, where ``index`` is such a range."""
-    source = index.owner.x if isinstance(index.owner, Reshape) else index
-    iota = source.owner
-    if not isinstance(iota, Iota) or (iota.length, iota.start, iota.step) != (extent, 0, 1):
+def _nested(part: Part, update: SliceScatter) -> IndexWrite | SliceWrite | None:
+    """The write of what is put into a slice where that is an update of the same slice."""
+    made = update.src
+    picked = isinstance(made.owner, Reshape)
+    inner = as_update(made.owner.x.owner if isinstance(made.owner, Reshape) else made.owner)
+    if inner is None:
         return None
-    wide = [p for p, e in enumerate(index.shape) if e != 1]
-    if len(wide) != 1:
+    within = part.narrowed(update, picked=picked)
+    source = updated(inner)
+    if source.shape != within.own_shape:
         return None
-    return wide[0] + rank - len(index.shape)
+    if picked:
+        source = source.owner.x if isinstance(source.owner, Reshape) else source
+    if not _is_slice(source.owner, update):
+        return None
+    write = _in_place(within, inner)
+    return None if isinstance(write, (ShiftWrite, NoMatch)) else write
 
 
-def _by_axis(
-    buffer: Value, update: IndexPut, every: tuple[Dim, ...], ranges: dict[int, int], free: int
-) -> Value:
-    """The source of an assignment with its dims in the order of the buffer's."""
-    axes = update.axes
-    adjacent = axes == tuple(range(axes[0], axes[0] + len(axes)))
-    place = axes[0] if adjacent else 0
-    others: list[int] = [a for a in range(buffer.tensor.rank) if a not in axes]
-    shape = [*(buffer.shape[a] for a in others[:place]), *every]
-    shape += [buffer.shape[a] for a in others[place:]]
-    src = update.src
-    if src.shape != tuple(shape):
-        src = Expand(src, shape=tuple(shape)).y
-    # Dims of the index of extent 1 belong to no range; the free axis takes one, others go.
-    keep: list[tuple[int, Dim]] = []
-    for position, extent in enumerate(every):
-        if position in ranges:
-            keep.append((ranges[position], extent))
-        elif extent != 1:
-            keep.append((free, extent))
-    if free not in dict(keep):
-        keep.append((free, 1))
-    dims = [*((a, buffer.shape[a]) for a in others[:place]), *keep]
-    dims += [(a, buffer.shape[a]) for a in others[place:]]
-    flat = tuple(e for _, e in dims)
-    if src.shape != flat:
-        src = Reshape(src, shape=flat).y
-    order = tuple(sorted(range(len(dims)), key=lambda i: dims[i][0]))
-    return src if order == tuple(range(len(dims))) else Permute(src, dims=order).y
+def _is_slice(op: Op | None, update: SliceScatter) -> bool:
+    """Whether an op takes the slice that an update replaces."""
+    if not isinstance(op, Slice) or op.x is not update.x or op.step != 1:
+        return False
+    return (op.axis, op.start, op.stop) == (update.axis, update.start, update.stop)
 
 
-def _wrapped(index: Value, extent: Dim) -> Value:
-    """An index whose negative elements count from the end, as one that has none."""
-    if _not_negative(index):
-        return index
-    return Remainder(index, Full(value=extent, dtype=DType.I64).y).y
-
-
-def _not_negative(index: Value) -> bool:
-    """Whether all elements are known to be zero or more; sizes are."""
-    owner = index.owner
-    match owner:
-        case Iota(start=start, step=step):
-            return all(not isinstance(v, float) and _is_natural(v) for v in (start, step))
-        case Full():
-            known = number(index)
-            return _is_natural(owner.value) if known is None else known >= 0
-        case Reshape(x) | Expand(x) | Permute(x) | Slice(x):
-            return _not_negative(x)
-        case Add(lhs, rhs):
-            return _not_negative(lhs) and _not_negative(rhs)
-        case _:
-            return False
-
-
-def _is_natural(value: object) -> bool:
-    return value >= 0 if isinstance(value, int) else bool(getattr(value, "is_nonnegative", False))
+def _index_write(part: Part, update: IndexCopy | IndexPut | Scatter) -> IndexWrite | NoMatch:
+    slices = as_slices(update, part.own_shape)
+    if isinstance(slices, NoMatch):
+        return slices
+    axis = part.axes[slices.axis]
+    if (part.origin[axis], part.shape[axis]) != (0, part.buffer.shape[axis]):
+        return NoMatch(f"{update.name} counts from the beginning of a slice")
+    src = part.in_full(slices.src)
+    return IndexWrite(part.buffer, slices.index, src, axis=axis, origin=part.begin(axis))

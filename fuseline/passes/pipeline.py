@@ -19,6 +19,7 @@ from fuseline.passes.fuse_rms_norm_add import FuseRmsNormAdd
 from fuseline.passes.fuse_sandwich_norm import FuseSandwichNorm
 from fuseline.passes.fuse_wide_linear import FuseWideLinear
 from fuseline.passes.lower_gated_mlp import LowerGatedMlp
+from fuseline.passes.lower_index_put import LowerIndexPut
 from fuseline.passes.lower_matmul import LowerMatmul
 from fuseline.passes.merge_linears import MergeLinears
 from fuseline.passes.plan import ProtectReads
@@ -57,6 +58,7 @@ def default_pipeline(*, cache_latents: bool = False) -> list[Pass]:
         RaiseRope(),
         RaiseGatedMlp(),
         RaiseRoute(),
+        LowerIndexPut(),
         LowerMatmul(),  # no attention is spelled with those that are left
         Cse(),  # queries and keys now share their tables
         Dce(),

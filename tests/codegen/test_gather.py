@@ -56,7 +56,7 @@ def test_index_write(dtype: str) -> None:
         cache = torch.zeros(batch, heads, rows, width, dtype=kind)
         where = torch.tensor([8, 0, 3, 5], dtype=INDICES[index])
         expected = cache.index_copy(2, where.long(), src)
-        dims = [batch, heads, 4, width, rows, *src.stride()[:3], *cache.stride()[:3]]
+        dims = [batch, heads, 4, width, rows, *src.stride()[:3], *cache.stride()[:3], 0]
         kernel = build(IndexWriteKernel(dtype, index))
         kernel([where, src, cache], dims, nth=3)
         assert torch.equal(cache, expected)
@@ -64,6 +64,30 @@ def test_index_write(dtype: str) -> None:
             with pytest.raises(IndexError):
                 kernel([torch.full((4,), outside, dtype=INDICES[index]), src, cache], dims)
         assert torch.equal(cache, expected)
+
+
+@pytest.mark.parametrize(("batch", "heads"), [(1, 1), (1, 2), (3, 2)])
+def test_index_write_into_a_part_where_the_last_of_equal_places_counts(
+    batch: int, heads: int
+) -> None:
+    """However many workers there are, and from whichever element of the buffer on."""
+    rows, width, count = 7, 5, 40
+    src = seeded(batch, heads, count, width, dtype=torch.float32)
+    at = torch.arange(count).mul(5).remainder(rows - 1)
+    for nth in (1, 2, 3, 5):
+        cache = torch.zeros(batch + 2, heads, rows, width)
+        part = cache[1 : batch + 1]
+        expected = torch.zeros_like(cache)
+        for s in range(count):
+            expected[1 : batch + 1, :, at[s]] = src[:, :, s]
+        dims = [batch, heads, count, width, rows, *src.stride()[:3], *cache.stride()[:3]]
+        offset = int(part.storage_offset())
+        build(IndexWriteKernel("f32"))([at, src, cache], [*dims, offset], nth=nth, threads=True)
+        assert torch.equal(cache, expected)
+        outside = at.clone()
+        outside[-1] = rows
+        with pytest.raises(IndexError):
+            build(IndexWriteKernel("f32"))([outside, src, cache], [*dims, offset], nth=nth)
 
 
 def argmax(x: Tensor, dtype: str, nth: int) -> Tensor:

@@ -136,3 +136,54 @@ def test_indices_of_other_types_are_refused() -> None:
     }""")
     (step,) = emit(func, LayoutMap(func))
     assert "index i16[S]; the kernel takes i64 and i32" in step.refusal
+
+
+@pytest.mark.parametrize("dtype", ["f32", "bf16", "i64"])
+def test_index_copy(dtype: str) -> None:
+    """Into a tensor that stays as it is, into a part of one, and into one number everywhere."""
+    text = f"""func @f(%x: {dtype}[2, 3, 9, 4], %at: i64[S], %s: {dtype}[2, S, 3, 4]) {{
+      %t = permute %s {{dims = (0, 2, 1, 3)}}
+      %a = index_copy %x, %at, %t {{axis = 2}}
+      %part = slice %x {{axis = 2, start = 1, stop = 7}}
+      %b = index_copy %part, %at, %t {{axis = 2}}
+      %zeros = full {{value = 0, shape = (2, 3, 9, 4), dtype = {dtype}}}
+      %c = index_copy %zeros, %at, %t {{axis = 2}}
+      return %a, %b, %c, %x
+    }}"""
+    kind = DTYPES[dtype]
+    for places in ([], [5], [5, 0, 3], [1, 4, 1, 4, 1]):
+        at = torch.tensor(places, dtype=torch.int64)
+        s = elements(2, len(places), 3, 4, dtype=kind)
+        check(text, [elements(2, 3, 9, 4, dtype=kind), at, s])
+
+
+def test_writes_into_a_part_of_a_buffer() -> None:
+    text = """func @f(%k: buffer<f32[L, 4, 3, 9, 5]>, %at: i64[S], %x: f32[2, S, 3, 5])
+        where L in 2.. {
+      %t = permute %x {dims = (0, 2, 1, 3)}
+      %r = reshape %t {shape = (1, 2, 3, S, 5)}
+      index_write %k, %at, %r {axis = 3, origin = (<L - 1>, 1, 0, 0, 0)}
+      slice_write %k, %r {axis = 3, start = 2, stop = <S + 2>, origin = (0, 2, 0, 0, 0)}
+      %y = read %k
+      return %y
+    }"""
+    for places in ([7], [8, 0, 3], [1, 4, 1, 4, 1]):
+        x = elements(2, len(places), 3, 5)
+        check(text, [elements(3, 4, 3, 9, 5), torch.tensor(places), x])
+
+
+@pytest.mark.parametrize(
+    ("line", "reason"),
+    [
+        ("index_write %k, %short, %x {axis = 1}", "index i16[2]; the kernel takes i64 and i32"),
+        ("index_write %k, %at, %h {axis = 1}", "bf16[4, 2] written into buffer<f32[4, 9]>"),
+    ],
+)
+def test_no_index_write(line: str, reason: str) -> None:
+    func = parse_func(f"""func @f(%k: buffer<f32[4, 9]>, %at: i64[2], %short: i16[2],
+                                    %x: f32[4, 2], %h: bf16[4, 2]) {{
+      {line}
+      return
+    }}""")
+    (step,) = emit(func, LayoutMap(func))
+    assert step.refusal == reason

@@ -363,19 +363,30 @@ def _(c: Case, op: type[Any]) -> Op:
     return op(c.arg(dtype, sizes, buffer=True), c.arg(dtype, sizes))
 
 
+def _origin(c: Case, sizes: list[int], axis: int, part: list[int]) -> tuple[int, ...]:
+    """Where a part of the other dims begins; ``part`` gets its extents. Often all of them."""
+    if c.flag():
+        return ()
+    for a, size in enumerate(sizes):
+        part[a] = part[a] if a == axis else c.number(min(size, 1), size)
+    return tuple(0 if a == axis else c.number(0, s - part[a]) for a, s in enumerate(sizes))
+
+
 @case("index_write")
 def _(c: Case, op: type[Any]) -> Op:
     sizes, axis, part = _slices(c)
     buffer = c.arg(c.one_of(ALL), sizes, buffer=True)
-    return op(buffer, c.distinct(part[axis], sizes[axis]), c.arg(buffer.dtype, part), axis=axis)
+    index, origin = c.distinct(part[axis], sizes[axis]), _origin(c, sizes, axis, part)
+    return op(buffer, index, c.arg(buffer.dtype, part), axis=axis, origin=origin)
 
 
 @case("slice_write")
 def _(c: Case, op: type[Any]) -> Op:
     sizes, axis, part = _slices(c)
     buffer = c.arg(c.one_of(ALL), sizes, buffer=True)
-    start = c.number(0, sizes[axis] - part[axis])
-    return op(buffer, c.arg(buffer.dtype, part), axis=axis, start=start, stop=start + part[axis])
+    start, origin = c.number(0, sizes[axis] - part[axis]), _origin(c, sizes, axis, part)
+    src, stop = c.arg(buffer.dtype, part), start + part[axis]
+    return op(buffer, src, axis=axis, start=start, stop=stop, origin=origin)
 
 
 @case("shift_write")

@@ -47,6 +47,18 @@ def test_values_of_another_order_are_permuted() -> None:
     )
 
 
+def test_no_write_into_a_part_of_a_cache() -> None:
+    """The caches are of a larger batch: the fused op writes whole ones."""
+    head = HEAD.replace("buffer<bf16[2", "buffer<bf16[4")
+    reads = """
+      %ka = read %kc
+      %va = read %vc
+      %ks = slice %ka {axis = 0, start = 1, stop = 3}
+      %vs = slice %va {axis = 0, start = 1, stop = 3}"""
+    writes = WRITES.replace("axis = 2", "axis = 2, origin = (1, 0, 0, 0)")
+    assert_no_rewrite(FuseCacheWrite(), head + NORM + SWAP + writes + reads + END, None)
+
+
 def test_the_site_of_the_norm_lives_on() -> None:
     head = HEAD
     before = """

@@ -14,6 +14,15 @@ from fuseline.testing import assert_no_rewrite, assert_rewrites
 ARGUMENTS = "%k: buffer<bf16[2, 3, 16, 8]>, %at: i64[S], %x: bf16[2, 3, S, 8]"
 
 
+WRAPPED = [  # negative places count from the end, those outside stay outside
+    "%zero = full {value = 0, dtype = i64}",
+    "%behind = lt %at, %zero",
+    "%size = full {value = 16, dtype = i64}",
+    "%from_end = add %at, %size",
+    "%wrapped = where %behind, %from_end, %at",
+]
+
+
 def body(*lines: str, arguments: str = ARGUMENTS) -> str:
     """A func whose symbol S stays within the cache."""
     return "\n".join([f"func @f({arguments}) where S in 1..16 {{", *lines, "}"])
@@ -298,8 +307,7 @@ def test_assignment_by_index() -> None:
     update(
         ["%k1 = index_put %k0, [%at], %x {axes = (2,)}"],
         [
-            "%size = full {value = 16, dtype = i64}",
-            "%wrapped = remainder %at, %size",
+            *WRAPPED,
             "index_write %k, %wrapped, %x {axis = 2}",
         ],
         at=torch.tensor([-1, 0, 5]),
@@ -329,8 +337,7 @@ def test_assignment_by_ranges_and_an_index() -> None:
             "%k1 = index_put %k0, [%bs, %hs, %at], %x {axes = (0, 1, 2)}",
         ],
         [
-            "%size = full {value = 16, dtype = i64}",
-            "%wrapped = remainder %at, %size",
+            *WRAPPED,
             "index_write %k, %wrapped, %x {axis = 2}",
         ],
     )
@@ -347,8 +354,7 @@ def test_assignment_by_a_range_apart_from_the_index() -> None:
         ],
         [
             "%turned = permute %x {dims = (0, 2, 1, 3)}",
-            "%size = full {value = 16, dtype = i64}",
-            "%wrapped = remainder %at, %size",
+            *WRAPPED,
             "%back = permute %turned {dims = (0, 2, 1, 3)}",
             "index_write %k, %wrapped, %back {axis = 2}",
         ],
@@ -363,8 +369,7 @@ def test_assignment_of_one_place() -> None:
             "%k1 = index_put %k0, [%h, %at], %x {axes = (1, 2)}",
         ],
         [
-            "%size = full {value = 16, dtype = i64}",
-            "%wrapped = remainder %at, %size",
+            *WRAPPED,
             "%row = reshape %x {shape = (2, 3, 1, 8)}",
             "index_write %k, %wrapped, %row {axis = 2}",
         ],
@@ -397,6 +402,147 @@ def test_no_write_by_other_indices(lines: list[str], reason: str) -> None:
         RestoreMutations(),
         body("%k0 = read %k", *lines, "write %k, %k1", "return", arguments=arguments),
         reason,
+    )
+
+
+PART = "%k: buffer<bf16[4, 3, 16, 8]>, %at: i64[S], %x: bf16[2, 3, S, 8]"
+
+
+@pytest.mark.parametrize("start", [0, 1])
+def test_assignment_to_a_part_of_the_batch(start: int) -> None:
+    """``k[1:3, :, at] = x``, and what is read of it afterwards."""
+    part = f"axis = 0, start = {start}, stop = {start + 2}"
+    origin = f", origin = ({start}, 0, 0, 0)" if start else ""
+    update(
+        [
+            f"%old = slice %k0 {{{part}}}",
+            "%new = index_put %old, [%at], %x {axes = (2,)}",
+            f"%k1 = slice_scatter %k0, %new {{{part}}}",
+        ],
+        [*WRAPPED, f"index_write %k, %wrapped, %x {{axis = 2{origin}}}"],
+        PART,
+        at=torch.tensor([-1, 0, 5]),
+    )
+
+
+def test_index_copy_into_a_part_that_is_read_afterwards() -> None:
+    part = "axis = 0, stop = 2"
+    update(
+        [
+            f"%old = slice %k0 {{{part}}}",
+            "%new = index_copy %old, %at, %x {axis = 2}",
+            f"%k1 = slice_scatter %k0, %new {{{part}}}",
+            f"%seen = slice %k1 {{{part}}}",
+            "%y = exp %seen",
+            "%s = sum %y {axes = (0, 1, 2, 3)}",
+            "write %n, %s",
+        ],
+        [
+            "index_write %k, %at, %x {axis = 2}",
+            "%k1 = read %k",
+            f"%seen = slice %k1 {{{part}}}",
+            "%y = exp %seen",
+            "%s = sum %y {axes = (0, 1, 2, 3)}",
+            "write %n, %s",
+        ],
+        f"{PART}, %n: buffer<bf16[]>",
+    )
+
+
+def test_slice_of_a_slice() -> None:
+    """``k[1:3, :, 2:5] = x``."""
+    update(
+        [
+            "%old = slice %k0 {axis = 0, start = 1, stop = 3}",
+            "%new = slice_scatter %old, %x {axis = 2, start = 2, stop = 5}",
+            "%k1 = slice_scatter %k0, %new {axis = 0, start = 1, stop = 3}",
+        ],
+        ["slice_write %k, %x {axis = 2, start = 2, stop = 5, origin = (1, 0, 0, 0)}"],
+        PART.replace("S", "3").replace("i64[3]", "i64[S]"),
+    )
+
+
+def test_slice_of_a_slice_of_the_same_dim() -> None:
+    """``k[:, :, 4:12][:, :, 2:5] = x``: both beginnings count."""
+    update(
+        [
+            "%old = slice %k0 {axis = 2, start = 4, stop = 12}",
+            "%new = slice_scatter %old, %x {axis = 2, start = 2, stop = 5}",
+            "%k1 = slice_scatter %k0, %new {axis = 2, start = 4, stop = 12}",
+        ],
+        ["slice_write %k, %x {axis = 2, start = 6, stop = 9}"],
+        ARGUMENTS.replace("S", "3").replace("i64[3]", "i64[S]"),
+    )
+
+
+def test_assignment_to_a_part_of_one_layer() -> None:
+    """``k[1][:2, :, at] = x``: the buffer has a dim that the source lacks."""
+    update(
+        [
+            "%layer = slice %k0 {axis = 0, start = 1, stop = 2}",
+            "%flat = reshape %layer {shape = (4, 3, 16, 8)}",
+            "%old = slice %flat {axis = 0, stop = 2}",
+            "%new = index_copy %old, %at, %x {axis = 2}",
+            "%whole = slice_scatter %flat, %new {axis = 0, stop = 2}",
+            "%row = reshape %whole {shape = (1, 4, 3, 16, 8)}",
+            "%k1 = slice_scatter %k0, %row {axis = 0, start = 1, stop = 2}",
+        ],
+        [
+            "%row = reshape %x {shape = (1, 2, 3, S, 8)}",
+            "index_write %k, %at, %row {axis = 3, origin = (1, 0, 0, 0, 0)}",
+        ],
+        PART.replace("[4, 3", "[5, 4, 3"),
+    )
+
+
+@pytest.mark.parametrize(
+    ("old", "axis"),
+    [
+        ("%old = slice %k0 {axis = 0, start = 1, stop = 3}", 0),  # of another slice
+        ("%old = slice %other {axis = 0, stop = 2}", 0),  # of another value
+    ],
+)
+def test_no_assignment_to_a_part_that_was_made_of_something_else(old: str, axis: int) -> None:
+    """The whole of the part is new: it is made first, and written as it is."""
+    part = f"axis = {axis}, stop = 2"
+    lines = [old, "%new = index_copy %old, %at, %x {axis = 2}"]
+    reads = ["%k0 = read %k"] if "k0" in old else []
+    assert_rewrites(
+        [RestoreMutations(), Cse(), Dce()],
+        body(
+            "%k0 = read %k",
+            *lines,
+            f"%k1 = slice_scatter %k0, %new {{{part}}}",
+            "write %k, %k1",
+            "return",
+            arguments=f"{PART}, %other: bf16[4, 3, 16, 8]",
+        ),
+        body(
+            *reads,
+            *lines,
+            f"slice_write %k, %new {{{part}}}",
+            "return",
+            arguments=f"{PART}, %other: bf16[4, 3, 16, 8]",
+        ),
+    )
+
+
+def test_no_write_by_places_that_count_from_the_beginning_of_a_slice() -> None:
+    """A place outside of the slice is an error, and would be none in the buffer."""
+    part = "axis = 2, stop = 8"
+    update(
+        [
+            f"%old = slice %k0 {{{part}}}",
+            "%new = index_copy %old, %at, %x {axis = 2}",
+            f"%k1 = slice_scatter %k0, %new {{{part}}}",
+        ],
+        [
+            "%k0 = read %k",
+            f"%old = slice %k0 {{{part}}}",
+            "%new = index_copy %old, %at, %x {axis = 2}",
+            f"slice_write %k, %new {{{part}}}",
+        ],
+        at=torch.tensor([1, 0, 5]),
     )
 
 
