@@ -14,6 +14,7 @@ from fuseline.codegen.lower import Emitted, Scratch
 from fuseline.ir.core import Func, Loc, Op, Value
 from fuseline.ir.evaluate import as_results, bind_attribute
 from fuseline.ir.layout import Layout, LayoutMap
+from fuseline.ir.ops.experts import Experts, Moe
 from fuseline.ir.ops.fused import GatedLinear, MergedLinear
 from fuseline.ir.types import BufferType, Dim, IntType, dim, format_dim
 from fuseline.passes.plan import live_ranges, share_memory
@@ -237,8 +238,11 @@ def _packed_groups(func: Func) -> tuple[tuple[int, ...], ...]:
 
 
 def packed_operands(op: Op) -> list[tuple[Value, ...]]:
-    """The operands of a merged product that lie one behind the other."""
+    """The operands of a merged product, or of experts, that lie one behind the other."""
     match op:
+        case Experts():
+            shared = op.shared_up if isinstance(op, Moe) else ()
+            return [g for g in (op.up, op.down, shared) if len(g) > 1]
         case MergedLinear():
             return [g for g in (op.weights, op.biases) if len(g) > 1]
         case GatedLinear(_, gate, up, gate_bias, up_bias):
