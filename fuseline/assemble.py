@@ -238,8 +238,11 @@ def _packed_groups(func: Func) -> tuple[tuple[int, ...], ...]:
 
 
 def packed_operands(op: Op) -> list[tuple[Value, ...]]:
-    """The operands of a merged product that lie one behind the other."""
+    """The operands of a merged product, or of experts, that lie one behind the other."""
     match op:
+        case Experts():
+            shared = op.shared_up if isinstance(op, Moe) else ()
+            return [g for g in (op.up, op.down, shared) if len(g) > 1]
         case MergedLinear():
             return [g for g in (op.weights, op.biases) if len(g) > 1]
         case GatedLinear(_, gate, up, gate_bias, up_bias):

@@ -152,6 +152,21 @@ class ExpertsKernel(KernelTemplate):
         return 6 * max(self.token_block, 2) * self.strip
 
     @property
+    def run_floats(self) -> int:
+        """Sums of a run of columns, of all sides and tokens together, for transposed matrices."""
+        return self.sum_floats // 2
+
+    @property
+    def turned_rows(self) -> int:
+        """Columns of a transposed matrix that are turned into rows at once."""
+        return 48
+
+    @property
+    def turned_floats(self) -> int:
+        """Scratch for them."""
+        return self.turned_rows * max(self.hidden, self.inner) if self.transposed else 0
+
+    @property
     def title(self) -> str:
         """What the kernel does, for the head of its source."""
         form = "gated, " * self.gated + "interleaved, " * self.interleaved
@@ -166,11 +181,12 @@ class ExpertsKernel(KernelTemplate):
         First come the activated rows, that both launches use; then what is a worker's own.
         """
         size = 4 if self.dtype == "f32" else 2
-        pairs = self.top * tokens
+        pairs = dim(self.top * tokens)
         rows = size * (pairs * self.inner + tokens * self.shared_inner) + 2 * 64
-        waiting = (pairs if self.combine == "slots" else tokens) + tokens * int(self.shared is not None)
+        waiting = pairs if self.combine == "slots" else tokens
+        waiting = dim(waiting + tokens) if self.shared else waiting
         floats = self.hidden + self.panel_floats + self.wait_floats + self.sum_floats
-        floats += waiting * min(self.columns, self.out)
+        floats += self.turned_floats + waiting * min(self.columns, self.out)
         own = 4 * (2 * self.experts + 4 + pairs + floats) + 2 * 64
         return dim(rows + workers * own)
 

@@ -14,6 +14,7 @@ from fuseline.codegen.experts import (
     Strides,
     promoted,
 )
+from fuseline.codegen.experts_choice import choose_experts
 from fuseline.codegen.lower import (
     WORKERS,
     Launch,
@@ -33,7 +34,7 @@ from fuseline.ir.core import Func, Value
 from fuseline.ir.layout import LayoutMap
 from fuseline.ir.ops.experts import Experts, Moe
 from fuseline.ir.region import RegionError
-from fuseline.ir.types import Dim
+from fuseline.ir.types import Dim, bounds, product
 
 
 class _Unsupported(ValueError):
@@ -94,8 +95,6 @@ def _fields(op: Experts) -> dict[str, Any]:
     if op.dtype.value not in ("f32", "bf16", "f16"):
         raise _Unsupported(f"y of {op.dtype}; the kernel gives f32, bf16 and f16")
     out, inner = op.down[0].shape[-2:]
-    if op.transposed:
-        raise _Unsupported("matrices that lie [K, N]")
     if op.transposed:
         out, inner = inner, out
     hidden, inner, out = _known(op.x.shape[-1], inner, out)
@@ -180,34 +179,38 @@ def _shared_branch(op: Experts) -> SharedBranch | None:
 
 
 def _launches(op: Experts, fields: dict[str, Any], layouts: LayoutMap) -> list[Launch]:
-    tokens = op.x.shape[0]
+    pairs = product(op.indices.shape)
     ups, shared_down, gate = _shared(op)
     before, after = ([op.weights] if op.weigh == w else [] for w in ("input", "output"))
-    up = ExpertsUpKernel(**fields)
-    down = ExpertsDownKernel(**fields)
-    scratch = Scratch(up.scratch_bytes(tokens, WORKERS))
     first = _buffers(op.indices, *before, op.x, op.up[0], op.up_bias, *ups[:1])
     last = _buffers(op.indices, *after, op.down[0], op.down_bias, shared_down, gate, op.y)
-    return [
-        _launch(op, up, first, scratch, _strides((op.x,), tokens, layouts)),
-        _launch(op, down, last, scratch, _strides((op.y, gate), tokens, layouts)),
-    ]
+    low, high = bounds(pairs, layouts.func.symbols)
+    choices = choose_experts(transposed=op.transposed, least=low, most=high)
+    up = ExpertsUpKernel(**fields, columns=1)  # no columns wait in it
+    launches = [_launch(op, up, first, _strides((op.x,), layouts))]
+    for choice in choices:
+        down = ExpertsDownKernel(**fields, columns=choice.columns)
+        when = None if len(choices) == 1 else (pairs, choice.first, choice.last)
+        launches.append(_launch(op, down, last, _strides((op.y, gate), layouts), when))
+    return launches
 
 
 def _buffers(*values: Value | None) -> list[Operand]:
     return [v for v in values if v is not None]
 
 
-def _strides(rows: Sequence[Value | None], tokens: Dim, layouts: LayoutMap) -> tuple[Dim, ...]:
+def _strides(rows: Sequence[Value | None], layouts: LayoutMap) -> list[Dim]:
     strides = [layouts.layout(v).row_stride(v.shape) for v in rows if v is not None]
-    return (tokens, *(s for s in strides if s is not None))
+    return [s for s in strides if s is not None]
 
 
 def _launch(
     op: Experts,
     kernel: ExpertsKernel,
     buffers: Sequence[Operand],
-    scratch: Scratch,
-    dims: tuple[Dim, ...],
+    strides: Sequence[Dim],
+    when: tuple[Dim, int, int | None] | None = None,
 ) -> Launch:
-    return Launch(kernel, (*buffers, scratch), dims, work_of(op))
+    tokens = op.x.shape[0]
+    scratch = Scratch(kernel.scratch_bytes(tokens, WORKERS))
+    return Launch(kernel, (*buffers, scratch), (tokens, *strides), work_of(op), when)

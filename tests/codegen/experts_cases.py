@@ -185,11 +185,9 @@ class Mixture:
         assert isinstance(launches, list), launches
         y = torch.full((tokens, self.out), float("nan"), dtype=op.dtype.torch)
         memory = dict(zip(func.args, self._packed(op, func, arguments), strict=True)) | {op.y: y}
-        scratch: Tensor | None = None
+        size = max(_scratch_bytes(launch, nth) for launch in launches)
+        scratch = torch.full((size + GUARD,), 0xFF, dtype=torch.uint8)
         for launch in launches:
-            size = _scratch_bytes(launch, tokens, nth)
-            if scratch is None:
-                scratch = torch.full((size + GUARD,), 0xFF, dtype=torch.uint8)
             buffers = [
                 scratch if isinstance(b, Scratch) else memory[b]
                 for b in launch.buffers
@@ -217,8 +215,7 @@ class Mixture:
         return [memory[v] for v in func.args]
 
 
-def _scratch_bytes(launch: Launch, tokens: int, nth: int) -> int:
-    del tokens
+def _scratch_bytes(launch: Launch, nth: int) -> int:
     scratch = next(b for b in launch.buffers if isinstance(b, Scratch))
     return substitute(scratch.nbytes, {str(WORKERS): nth})
 

@@ -1,0 +1,53 @@
+"""Which blocking routed experts use, and where the shared branch is computed, for how many pairs.
+
+Measured on a Zen 3 core (AVX2, 32 KiB and 512 KiB caches) with weights colder than the caches: 32
+experts of 512, 4 of them for a token, hidden 1024, a shared branch of 512;
+`benchmarks/micro_experts.py` repeats it.
+
+* One kernel serves any number of tokens, for what counts is how many go to *one* expert, which is
+  known only when it runs: 1 token streams six rows at once, 2 five, more three by four (the tiles
+  of `linear_choice`). Up to 32 tokens K goes in blocks of 256; more take it in long blocks, at most
+  64 of them at once.
+* 1 to 8 tokens read weights at 80 to 90 % of the bandwidth in both types; 128 tokens (16 for an
+  expert) do 50 GFlop/s in both. A library's product is slower than that below 192 tokens for one
+  expert, so it is not used.
+* What the experts give to a token waits in scratch until it is added up: all columns of y that a
+  worker has, in runs of 512, while that is little; 256 from 1024 pairs on (a run packs the rows
+  again, 6 % of the work). Matrices ``[K, N]`` are streamed in whole rows, so runs are long there.
+* The shared branch is one more expert in the same launches: nothing waits for it, and its rows fill
+  the gaps that uneven experts leave.
+"""
+
+from __future__ import annotations
+
+from typing import Literal, NamedTuple, TypeAlias
+
+Shared: TypeAlias = Literal["folded", "beside", "apart"]
+"""One of the routed experts; further rows of the same launches; launches of its own."""
+
+FEW_PAIRS = 1024
+
+
+class Choice(NamedTuple):
+    """For ``first`` to ``last`` pairs of a token and an expert (``None``: all from there on)."""
+
+    first: int
+    last: int | None
+    columns: int
+    shared: Shared = "beside"
+
+
+def choose_experts(*, transposed: bool, least: int = 0, most: int | None = None) -> list[Choice]:
+    """The choices for disjoint ranges that cover ``least`` to ``most`` pairs."""
+    few = Choice(0, FEW_PAIRS, 4096 if transposed else 512)
+    many = Choice(FEW_PAIRS + 1, None, 256)
+    found: list[Choice] = []
+    for choice in (few, many):
+        ends = [e for e in (choice.last, most) if e is not None]
+        first, last = max(choice.first, least), min(ends, default=None)
+        if last is None or first <= last:
+            found.append(choice._replace(first=first, last=last))
+    return found
+
+
+__all__ = ["FEW_PAIRS", "Choice", "Shared", "choose_experts"]
