@@ -6,8 +6,16 @@ from fuseline.codegen import (
     lower_attention,
     lower_index,
     lower_linear,
+    lower_mla,
     lower_pointwise,
     lower_rows,
 )
 
-__all__ = ["lower_attention", "lower_index", "lower_linear", "lower_pointwise", "lower_rows"]
+__all__ = [
+    "lower_attention",
+    "lower_index",
+    "lower_linear",
+    "lower_mla",
+    "lower_pointwise",
+    "lower_rows",
+]
