@@ -10,6 +10,7 @@ from fuseline.passes.fuse_add_rms_norm import FuseAddRmsNorm
 from fuseline.passes.fuse_cache_write import FuseCacheWrite
 from fuseline.passes.fuse_gated_mlp import FuseGatedMlp
 from fuseline.passes.fuse_linear_add import FuseLinearAdd
+from fuseline.passes.fuse_mla import FuseMla
 from fuseline.passes.fuse_pointwise import FusePointwise
 from fuseline.passes.fuse_qk_norm import FuseQkNorm
 from fuseline.passes.fuse_qk_rope import FuseQkRope
@@ -53,6 +54,7 @@ def default_pipeline() -> list[Pass]:
         FuseGatedMlp(),
         LowerGatedMlp(),
         MergeLinears(),
+        FuseMla(),
         FuseLinearAdd(),
         FuseAddRmsNorm(),
         FuseRmsNormAdd(),
