@@ -53,8 +53,9 @@ class Stream:
     """``heads`` heads of ``width`` elements and what is done to them.
 
     ``weight`` and ``bias`` are dtypes or ``None``. With ``per_head`` each head has its own row of
-    them (``[heads, width]``); a norm across the heads always does (``[heads * width]``). With
-    ``cached``, token t is written to row ``positions[t]``; one outside is a fault of the call.
+    them (``[heads, width]``); a norm across the heads always does (``[heads * width]``). What was
+    normed is rounded and multiplied by ``scale``. With ``cached``, token t is written to row
+    ``positions[t]``; one outside is a fault of the call.
     """
 
     name: str
@@ -66,6 +67,7 @@ class Stream:
     bias: str | None = None
     per_head: bool = False
     cached: bool = False
+    scale: float = 1.0
 
 
 @dataclass(frozen=True)
@@ -89,6 +91,7 @@ class StreamCode:
     first: int
     stop: int
     how: str
+    scale: str
     method: str
     weight_read: str
     bias_read: str
@@ -206,7 +209,8 @@ class QkNormRopeKernel(KernelTemplate, template="cpp/qk_norm_rope.cpp.jinja"):
         bias_read, bias_at, bias_shared = self._parameter(s, "bias", s.bias)
         late = s.normed and roped and self.order == "rope_norm"
         batched = s.normed and not across and not late
-        fused = batched and roped and s.bias is None and not s.per_head and self.exact_between
+        plain = s.bias is None and not s.per_head and s.scale == 1.0
+        fused = batched and roped and plain and self.exact_between
         weighed = fused and s.weight is not None
         return StreamCode(
             name=s.name,
@@ -225,7 +229,8 @@ class QkNormRopeKernel(KernelTemplate, template="cpp/qk_norm_rope.cpp.jinja"):
             moments_at="m" if across else "m[h - first]" if batched else "{}",
             first=first,
             stop=first + s.heads,
-            how=norm_flags(self.kind, self.cast, s.weight, s.bias) if s.normed else "0",
+            how=self._how(s) if s.normed else "0",
+            scale=float_literal(s.scale),
             method="rope_norm" if late else "norm_rope",
             weight_read=weight_read,
             bias_read=bias_read,
@@ -233,6 +238,10 @@ class QkNormRopeKernel(KernelTemplate, template="cpp/qk_norm_rope.cpp.jinja"):
             bias_at=bias_at,
             shared=weight_shared + bias_shared,
         )
+
+    def _how(self, s: Stream) -> str:
+        flags = norm_flags(self.kind, self.cast, s.weight, s.bias)
+        return flags if s.scale == 1.0 else f"{flags} | SCALED"
 
     def _parameter(
         self, s: Stream, operand: str, dtype: str | None

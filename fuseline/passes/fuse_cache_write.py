@@ -55,7 +55,7 @@ class FuseCacheWrite(Rewrite[QkNormRope], root=QkNormRope):
         if k_write is None or v_write is None:
             return None
         place = func.places
-        before = _where(func, place, k_write, v_write)
+        before = meeting_place(func, place, k_write, v_write)
         if before is None:
             return None
         fused = _fused(op, k_write, v_write)
@@ -134,7 +134,7 @@ def _same_geometry(op: QkNormRope, v_write: IndexWrite) -> bool:
     return v.shape[:3] == op.k_out.shape[:3] and v.dtype is op.k_out.dtype
 
 
-def _where(
+def meeting_place(
     func: Func, place: Mapping[Op, int], k_write: IndexWrite, v_write: IndexWrite
 ) -> Op | None:
     """Which of the two writes can move to the other's place, past what lies between."""

@@ -127,7 +127,8 @@ class Run:
 def _parts(applied: Applied) -> dict[str, str]:
     parts: list[str] = []
     for inner in applied.swallowed:
-        if inner.pattern:
+        again = (inner.pattern, inner.where) == (applied.pattern, applied.where)
+        if inner.pattern and not again:
             parts.append(f"{inner.pattern} at {inner.where}" if inner.where else inner.pattern)
         parts.extend(f"{v}" for v in _parts(inner).values())
     return {"swallowed": "; ".join(parts)} if parts else {}

@@ -11,6 +11,7 @@ from fuseline.passes.fuse_add_rms_norm import FuseAddRmsNorm
 from fuseline.passes.fuse_cache_write import FuseCacheWrite
 from fuseline.passes.fuse_gated_mlp import FuseGatedMlp
 from fuseline.passes.fuse_linear_add import FuseLinearAdd
+from fuseline.passes.fuse_mla import FuseMla
 from fuseline.passes.fuse_moe import FuseMoe
 from fuseline.passes.fuse_pointwise import FusePointwise
 from fuseline.passes.fuse_qk_norm import FuseQkNorm
@@ -70,6 +71,7 @@ def default_pipeline(*, cache_latents: bool = False) -> list[Pass]:
         LowerGatedMlp(),
         FuseWideLinear(),
         MergeLinears(),
+        FuseMla(),
         FuseLinearAdd(),
         FuseAddRmsNorm(),
         FuseRmsNormAdd(),

@@ -10,6 +10,7 @@ from __future__ import annotations
 from fuseline.ir.core import Func, Op, Trait, Value
 from fuseline.ir.ops.call import AtenCall
 from fuseline.ir.ops.fused import GatedLinear, LinearAdd, MergedLinear
+from fuseline.ir.ops.latent import LatentAttention
 from fuseline.ir.ops.matmul import Linear, Matmul, Sdpa
 from fuseline.ir.ops.raised import Attention, LayerNorm, RmsNorm, Rope
 from fuseline.ir.ops.view import Permute, Reshape, Slice
@@ -84,7 +85,7 @@ def _attended(rope: Rope, func: Func) -> bool:
             continue
         seen.add(value)
         for user in func.users(value):
-            if isinstance(user, (Attention, Sdpa)):
+            if isinstance(user, (Attention, LatentAttention, Sdpa)):
                 return True
             if not isinstance(user, _PRODUCTS):
                 stack += user.results

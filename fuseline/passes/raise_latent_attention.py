@@ -6,17 +6,17 @@ from dataclasses import dataclass
 from typing import ClassVar
 
 from fuseline.ir.core import Func, Op, Trait, Value
-from fuseline.ir.ops.buffer import Read
 from fuseline.ir.ops.latent import LatentAttention
 from fuseline.ir.ops.matmul import Linear, Matmul
 from fuseline.ir.ops.raised import Attention
 from fuseline.ir.ops.view import Concat, Slice
 from fuseline.ir.types import DType
+from fuseline.passes.latent_details import latent_details
 from fuseline.passes.latent_forms import Expanded, Shared, expanded
 from fuseline.passes.masks.elements import Elements
 from fuseline.passes.masks.integers import Unknown
 from fuseline.passes.rewrite import NoMatch, Replace, Rewrite
-from fuseline.passes.wording import called, maker, name_of
+from fuseline.passes.wording import called, maker
 
 
 @dataclass(frozen=True)
@@ -166,7 +166,7 @@ def _raised(op: Attention, found: Expanded) -> Replace:
         **op.attributes,
     )
     held = ("keys and values are expansions of one latent", "nothing else reads them")
-    return Replace({op.y: made.y}, held=held, details=_details(made, found))
+    return Replace({op.y: made.y}, held=held, details=latent_details(made))
 
 
 def _queries(q: Value, found: Expanded) -> Value:
@@ -176,19 +176,3 @@ def _queries(q: Value, found: Expanded) -> Value:
     width, axis = found.parts[0].width, 3
     back = Slice(q, axis=axis, start=width, stop=q.shape[-1]).y
     return Concat((back, Slice(q, axis=axis, start=0, stop=width).y), axis=axis).y
-
-
-def _details(op: LatentAttention, found: Expanded) -> dict[str, str]:
-    latent, common = found.latent.shape[-1], 0 if found.shared is None else found.shared.width
-    each = op.latent.dtype.itemsize
-    narrow = (latent + common) * each
-    wide = op.groups * (op.key + common + op.value) * each
-    source = found.latent.owner
-    cache = f"latent, in {name_of(source.buffer)}" if isinstance(source, Read) else "none"
-    return {
-        "heads": f"{op.q.shape[1]} over {op.groups}",
-        "kv rank": str(latent),
-        "widths": f"key {op.key} + {common}, value {op.value}",
-        "cache": cache,
-        "cache bytes per token": f"{narrow} latent, {wide} expanded",
-    }

@@ -17,8 +17,9 @@ from fuseline.codegen.attention import BlockedAttentionKernel, DecodeAttentionKe
 from fuseline.codegen.cumsum import CumsumKernel
 from fuseline.codegen.gather import ArgmaxKernel, GatherKernel, IndexWriteKernel
 from fuseline.codegen.kernel import KernelTemplate, environment
+from fuseline.codegen.mla_projection import mla_projection
 from fuseline.codegen.norm import NormKernel
-from fuseline.codegen.qk_norm_rope import QkNormRopeKernel, Rotation, qk_streams
+from fuseline.codegen.qk_norm_rope import QkNormRopeKernel, Rotation, Stream, qk_streams
 from fuseline.codegen.rope import rope
 from fuseline.codegen.route import RouteKernel
 from fuseline.codegen.shift_write import ShiftWriteKernel
@@ -75,6 +76,7 @@ SAMPLES: list[KernelTemplate] = [
     QkNormRopeKernel("f32", qk_streams((2, 1), 64), None),
     QkNormRopeKernel("f32", qk_streams((2, 1), 64, cache=True, values=(1, 64)), ROTATION),
     rope("f32", 2, 64, ROTATION),
+    mla_projection("f32", latent=Stream("latent", 1, 64), shared=None, q=None, rotation=None),
     DecodeAttentionKernel("f32", 2, 64, 64, 0.125),
     DecodeAttentionKernel("f32", 2, 64, 64, 0.125, window=3),
     BlockedAttentionKernel("f32", 2, 64, 64, 0.125),

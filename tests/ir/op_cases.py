@@ -508,6 +508,51 @@ def _(c: Case, op: type[Any]) -> Op:
     )
 
 
+def _latent_rows(c: Case) -> tuple[dict[str, Any], tuple[int, ...]]:
+    """The fields that the two ops share, and batch, tokens and widths."""
+    dtype, (b, s) = c.one_of(FLOATS), (c.one_of(EXTENTS), c.one_of(EXTENTS))
+    widths = [2 * c.one_of(EXTENTS) for _ in range(3)]
+    rows = [c.arg(dtype, [b, s, w], static=1) for w in widths]
+    table, rotated = c.one_of(["full", "half"]), c.flag()
+    columns = widths[1] if table == "full" else widths[1] // 2
+    cos, sin = (
+        c.arg(dtype, [c.one_of([1, b]), s, columns], static=1) if rotated else None for _ in "cs"
+    )
+    fields = {
+        "latent": rows[0],
+        "shared": rows[1],
+        "q": c.one_of([None, rows[2]]),
+        "latent_weight": c.maybe(lambda: c.arg(dtype, widths[:1], static=1)),
+        "cos": cos,
+        "sin": sin,
+        **_norm_attributes(c),
+        "norm": c.flag(),
+        "scale": c.one_of([1.0, 2.5]),
+        "style": c.one_of(["half", "interleaved", "deinterleave"]),
+        "table": table,
+        "width": widths[1],
+        "sign": c.one_of([1, -1]),
+        "round": c.flag(),
+    }
+    return fields, (b, s, *widths)
+
+
+@case("mla_projection")
+def _(c: Case, op: type[Any]) -> Op:
+    return op(**_latent_rows(c)[0])
+
+
+@case("mla_projection_write")
+def _(c: Case, op: type[Any]) -> Op:
+    (fields, (b, s, latent, shared, _)), longest = _latent_rows(c), 7
+    dtype, lead = fields["latent"].dtype, [b, 1] if c.flag() else [b]
+    caches = {
+        f"{name}_cache": c.arg(dtype, [*lead, longest, width], static=len(lead) + 1, buffer=True)
+        for name, width in (("latent", latent), ("shared", shared))
+    }
+    return op(**fields, index=c.distinct(s, longest), **caches)
+
+
 # -- norms, rope, MLPs ----------------------------------------------------------------------
 
 

@@ -1,0 +1,243 @@
+"""What stands before attention over a latent, in one op; the attention's site then holds it all."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+from fuseline.ir.core import Func, Op, Value
+from fuseline.ir.ops.buffer import IndexWrite
+from fuseline.ir.ops.fused import MergedLinear
+from fuseline.ir.ops.latent import LatentAttention
+from fuseline.ir.ops.mla_projection import MlaProjection, MlaProjectionWrite
+from fuseline.ir.ops.raised import Rope
+from fuseline.ir.ops.view import Reshape
+from fuseline.passes.dependence import depends
+from fuseline.passes.fuse_cache_write import meeting_place
+from fuseline.passes.latent_details import latent_details, product_behind
+from fuseline.passes.latent_rows import (
+    Refused,
+    Row,
+    cache_write,
+    latent_row,
+    only_written,
+    query_row,
+    shared_row,
+)
+from fuseline.passes.qk_chain import table
+from fuseline.passes.rewrite import Replace, Rewrite
+
+_NORM = ("eps", "offset", "cast")
+_ROPE = ("style", "table", "start", "width", "sign", "round")
+
+
+@dataclass(frozen=True)
+class FuseMla(Rewrite[LatentAttention], root=LatentAttention, pattern="mla"):
+    """Norm the latents of keys and queries and rotate the shared key in one op, into the caches.
+
+    Each row is taken if it can be; those that are not stay as they are, with the reason in the
+    site's details. Into the caches they go where nothing else reads them. The products and q's
+    rotation stay ops of their own, and belong to the site.
+
+    Before:
+        func @f(%q: f32[2, 4, S, 9], %kv: f32[2, S, 18], %n: f32[14], %cos: f32[1, 1, S, 4],
+                %sin: f32[1, 1, S, 4], %w: f32[48, 14] = param "kv_b") {
+          %c = slice %kv {axis = 2, stop = 14}
+          %r = slice %kv {axis = 2, start = 14, stop = 18}
+          %cn = rms_norm %c, %n
+          %ch = reshape %cn {shape = (2, 1, S, 14)}
+          %rh = reshape %r {shape = (2, 1, S, 4)}
+          %rr = rope %rh, %cos, %sin {width = 4}
+          %y = latent_attention %q, %ch, %w, %rr {key = 5, value = 7, scale = 0.4, causal = true}
+          return %y
+        }
+    After:
+        func @f(%q: f32[2, 4, S, 9], %kv: f32[2, S, 18], %n: f32[14], %cos: f32[1, 1, S, 4],
+                %sin: f32[1, 1, S, 4], %w: f32[48, 14] = param "kv_b") {
+          %c = slice %kv {axis = 2, stop = 14}
+          %r = slice %kv {axis = 2, start = 14, stop = 18}
+          %cs = reshape %cos {shape = (1, S, 4)}
+          %sn = reshape %sin {shape = (1, S, 4)}
+          %cn, %rr = mla_projection %c, %r, _, %n, _, %cs, %sn {width = 4}
+          %ch = reshape %cn {shape = (2, 1, S, 14)}
+          %rh = reshape %rr {shape = (2, 1, S, 4)}
+          %y = latent_attention %q, %ch, %w, %rh {key = 5, value = 7, scale = 0.4, causal = true}
+          return %y
+        }
+    """
+
+    def rewrite(self, op: LatentAttention, func: Func) -> Replace | None:
+        rows = _rows(func, op)
+        if not any(r.works for r in (rows.latent, rows.shared) if r is not None):
+            return None  # nothing to do, or done
+        change = _written(func, op, rows) or _computed(func, rows)
+        return None if change is None else _whole_site(func, op, rows, change)
+
+
+@dataclass(frozen=True)
+class _Rows:
+    """The rows that can be taken, and why others cannot."""
+
+    latent: Row | None
+    shared: Row | None
+    q: Row | None
+    tables: tuple[Value, Value] | None
+    refused: tuple[str, ...]
+
+
+def _rows(func: Func, op: LatentAttention) -> _Rows:
+    found = [latent_row(func, op), shared_row(func, op)]
+    latent, shared = (r if isinstance(r, Row) else None for r in found)
+    refused = [r.reason for r in found if isinstance(r, Refused)]
+    tables = _tables(shared)
+    if isinstance(tables, str):
+        refused.append(tables)
+        shared, tables = None, None
+    first = latent or shared
+    q = None if first is None else query_row(op, first.source.shape[:2])
+    reason = q.reason if isinstance(q, Refused) else _unlike(latent, q)
+    if reason:
+        refused.append(reason)
+        q = None
+    return _Rows(latent, shared, q if isinstance(q, Row) else None, tables, tuple(refused))
+
+
+def _tables(shared: Row | None) -> tuple[Value, Value] | str | None:
+    """The tables of the rotation as ``[B | 1, S, W]``, or why they are none."""
+    if shared is None or shared.rope is None or shared.chain is None:
+        return None
+    found: list[Value] = []
+    for value in (shared.rope.cos, shared.rope.sin):
+        made = table(shared.chain, value)
+        if isinstance(made, str):
+            return made
+        found.append(made.value())
+    return found[0], found[1]
+
+
+def _unlike(latent: Row | None, q: Row | None) -> str:
+    """How the norm of q's latent differs from that of the latent; empty where it does not."""
+    if latent is None or latent.norm is None or q is None or q.norm is None:
+        return ""
+    if latent.source.dtype is not q.source.dtype:
+        return f"q's latent is of {q.source.dtype}, the latent of {latent.source.dtype}"
+    for name in _NORM:
+        mine, other = q.norm.attributes[name], latent.norm.attributes[name]
+        if mine != other:
+            return f"the norm of q's latent has {name} {mine}, that of the latent {other}"
+    return ""
+
+
+def _fields(latent: Row | None, shared: Row | None, q: Row | None, rows: _Rows) -> dict[str, Any]:
+    """The operands and attributes of the op over some rows."""
+    fields: dict[str, Any] = {
+        "latent": latent and latent.source,
+        "shared": shared and shared.source,
+        "q": q and q.source,
+        "latent_weight": latent and latent.norm and latent.norm.weight,
+        "q_weight": q and q.norm and q.norm.weight,
+    }
+    norms = [r.norm for r in (latent, q) if r is not None and r.norm is not None]
+    if norms:
+        fields |= {name: norms[0].attributes[name] for name in _NORM}
+    if latent is not None:
+        fields |= {"norm": latent.norm is not None, "scale": latent.scale}
+    if shared is not None and shared.rope is not None and rows.tables is not None:
+        fields |= {name: shared.rope.attributes[name] for name in _ROPE}
+        fields |= {"cos": rows.tables[0], "sin": rows.tables[1]}
+    return fields
+
+
+def _computed(func: Func, rows: _Rows) -> Replace | None:
+    """The rows that something is done to, as results."""
+    working = [r if r is not None and r.works else None for r in (rows.latent, rows.shared, rows.q)]
+    for latent, shared, q in (working, [*working[:2], None]):
+        fused = MlaProjection(**_fields(latent, shared, q, rows))
+        taken = [r for r in (latent, shared, q) if r is not None]
+        makers = [r.value.owner for r in taken if r.value.owner is not None]
+        if not depends(func, fused.operands, makers):
+            values = {r.value: _shaped(y, r) for r, y in zip(taken, fused.ys, strict=True)}
+            last = max(makers, key=func.places.__getitem__)
+            return Replace(values, before=last, held=("rows of the same tokens",))
+    return None
+
+
+def _written(func: Func, op: LatentAttention, rows: _Rows) -> Replace | None:
+    """The rows as they are written to their caches; None where they are not, or are read before."""
+    latent, shared = rows.latent, rows.shared
+    if latent is None or (shared is None) != (op.shared is None):
+        return None
+    writes = [cache_write(func, op, shared=False)]
+    writes += [] if shared is None else [cache_write(func, op, shared=True)]
+    found = [w for w in writes if w is not None]
+    taken = [r for r in (latent, shared) if r is not None]
+    if len(found) != len(taken) or any(w.index is not found[0].index for w in found):
+        return None
+    if not all(only_written(func, r, w) for r, w in zip(taken, found, strict=True)):
+        return None
+    before = meeting_place(func, func.places, found[0], found[-1])
+    return None if before is None else _replaced_writes(func, rows, found, before)
+
+
+def _replaced_writes(
+    func: Func, rows: _Rows, writes: list[IndexWrite], before: Op
+) -> Replace | None:
+    buffers = [w.buffer for w in writes]
+    place = func.places
+    later = [u for b in buffers for u in func.users(b) if place[u] > place[before]]
+    later = [u for u in later if u not in writes]
+    for q in (rows.q, None):
+        fused = MlaProjectionWrite(
+            **_fields(rows.latent, rows.shared, q, rows),
+            index=writes[0].index,
+            latent_cache=buffers[0],
+            shared_cache=buffers[1] if len(buffers) > 1 else None,
+        )
+        makers = [] if q is None or q.value.owner is None else [q.value.owner]
+        if not depends(func, fused.operands, [*later, *makers]):
+            values = {} if q is None else {q.value: _shaped(fused.ys[0], q)}
+            held = ("rows of the same tokens", "only the cache writes read the keys' rows")
+            return Replace(values, ops=(fused,), erase=writes, before=before, held=held)
+    return None
+
+
+def _shaped(y: Value, row: Row) -> Value:
+    return y if y.shape == row.value.shape else Reshape(y, shape=row.value.shape).y
+
+
+def _whole_site(func: Func, op: LatentAttention, rows: _Rows, change: Replace) -> Replace:
+    """The change, with the ops that belong to the site put in anew, so that it holds theirs."""
+    values = dict(change.values)
+    for part in _parts(op, rows):
+        if part in func and part not in change.erase:
+            twin = part.clone({})
+            values |= dict(zip(part.results, twin.results, strict=True))
+    twin = op.clone({})
+    assert isinstance(twin, LatentAttention), "a clone is of the same class"
+    details = latent_details(op) | _details(rows, change)
+    return Replace(
+        values | {op.y: twin.y},
+        ops=change.ops,
+        erase=change.erase,
+        before=change.before,
+        held=change.held,
+        details=details,
+    )
+
+
+def _parts(op: LatentAttention, rows: _Rows) -> list[Op]:
+    """The merged products that give the rows, and the rotation of q."""
+    sources = [r.source for r in (rows.latent, rows.shared, rows.q) if r is not None]
+    products = [product_behind(s) for s in sources]
+    parts: list[Op] = [p for p in dict.fromkeys(products) if isinstance(p, MergedLinear)]
+    return parts + ([op.q.owner] if isinstance(op.q.owner, Rope) else [])
+
+
+def _details(rows: _Rows, change: Replace) -> dict[str, str]:
+    rope = None if rows.shared is None else rows.shared.rope
+    details = {"rotation": "none" if rope is None else f"{rope.style}, {rope.width} wide"}
+    if change.erase:
+        details["rows"] = "written in place"
+    if rows.refused:
+        details["left out"] = "; ".join(rows.refused)
+    return details

@@ -1,0 +1,169 @@
+"""Models with multi-head latent attention: one site a layer, numbers of prefill and decode."""
+
+from __future__ import annotations
+
+import copy
+from typing import Any, cast
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+import fuseline
+from fuseline.debug.oracle import oracle
+from fuseline.ir.ops.mla_projection import MlaProjection, MlaProjectionWrite
+from fuseline.report import Report
+from tests.e2e.families import Family, static_cache, tokens
+from tests.e2e.test_families import (
+    DTYPES,
+    _fresh_dynamo,  # pyright: ignore[reportPrivateUsage]
+    assert_no_cache_copy,
+    assert_numbers_rule,
+    compilations,
+)
+
+assert _fresh_dynamo is not None, "the fixture is for these tests too"
+pytestmark = pytest.mark.filterwarnings(
+    "ignore:Dynamo detected a call to a `functools.lru_cache`:UserWarning"  # transformers' moe.py
+)
+
+LATENT = {
+    "hidden_size": 88,
+    "num_attention_heads": 4,
+    "num_key_value_heads": 4,
+    "q_lora_rank": 28,
+    "kv_lora_rank": 24,
+    "qk_rope_head_dim": 8,
+    "qk_nope_head_dim": 12,
+    "v_head_dim": 20,
+}
+EXPERTS = {
+    "first_k_dense_replace": 1,
+    "n_routed_experts": 6,
+    "num_experts_per_tok": 2,
+    "moe_intermediate_size": 40,
+    "n_shared_experts": 1,
+    "n_group": 2,
+    "topk_group": 1,
+}
+DIRECT = {"q_lora_rank": None}
+MODELS = [
+    Family("deepseek_v2", LATENT | EXPERTS),
+    Family("deepseek_v2", LATENT | EXPERTS | DIRECT),
+    Family("deepseek_v3", LATENT | EXPERTS),
+    Family("deepseek_v3", LATENT | EXPERTS | DIRECT | {"rope_interleave": False}),
+    Family("minicpm3", LATENT),
+    Family("glm4_moe_lite", LATENT | EXPERTS),
+    Family("youtu", LATENT),
+    Family("kimi_linear", LATENT | EXPERTS | DIRECT | {"layer_types": ["full_attention"] * 2}),
+]
+SPARSE = [
+    Family(name, LATENT | EXPERTS | {"index_n_heads": 2, "index_head_dim": 16, "index_topk": 4})
+    for name in ("deepseek_v32", "glm_moe_dsa")
+]
+
+
+def _name(family: Family) -> str:
+    q = "low-rank" if family.settings["q_lora_rank"] else "direct"
+    return f"{family.model_type}-{q}"
+
+
+EACH = pytest.mark.parametrize("family", MODELS, ids=_name)
+
+
+def build(family: Family, dtype: torch.dtype) -> nn.Module:
+    model = family.build(dtype)
+    if hasattr(model.config, "n_routed_experts"):
+        cast("Any", model).set_experts_implementation("batched_mm")
+    return model
+
+
+def logits(output: Any) -> Tensor:
+    return cast("Tensor", output.logits)
+
+
+def assert_one_site_a_layer(report: Report, family: Family, programs: int) -> None:
+    """Attention, its norms, rotations and merged products are within the layer's one site."""
+    sites = [s for s in report.sites if s.pattern == "mla"]
+    assert [s.status for s in sites] == ["fused"] * 2 * programs
+    for site in sites:
+        assert site.details["q"].startswith("low-rank" if family.settings["q_lora_rank"] else "di")
+        assert "left out" not in site.details
+        swallowed = site.details["swallowed"]
+        assert "merged_linear" in swallowed
+        assert "rms_norm" in swallowed
+    assert report.count("attention", None) == 0
+    assert report.count("qk_norm", None) == 0
+    assert report.count("rope", None) == 0
+
+
+def projections(model: nn.Module) -> list[type[Any]]:
+    """The class of each projection op of a compiled module."""
+    kinds = (MlaProjection, MlaProjectionWrite)
+    return [type(op) for c in compilations(model) for op in c.func.ops if isinstance(op, kinds)]
+
+
+@EACH
+@DTYPES
+def test_prefill_of_any_batch_and_length(family: Family, dtype: torch.dtype) -> None:
+    model = build(family, dtype)
+    compiled = fuseline.compile(model, dynamic=True, verify=True)
+    with torch.no_grad():
+        for shape in ((2, 7), (3, 13), (1, 1), (1, 29)):
+            ids = tokens(*shape, seed=sum(shape))
+            eager = logits(model(ids, use_cache=False))
+            exact = logits(oracle(model, ids, use_cache=False))
+            assert_numbers_rule(logits(compiled(ids, use_cache=False)), eager, exact)
+    programs = len(compilations(compiled))
+    assert_one_site_a_layer(cast("Any", compiled).report(), family, programs)
+    assert projections(compiled) == [MlaProjection] * 2 * programs
+
+
+def generate(model: Any, cache: Any, steps: int = 6) -> list[Tensor]:
+    """Logits of a prompt, then of single tokens, through a static cache."""
+    inputs = [tokens(2, 7), *(tokens(2, 1, seed=step) for step in range(steps))]
+    return [logits(model(ids, past_key_values=cache)) for ids in inputs]
+
+
+def decode(family: Family, dtype: torch.dtype) -> nn.Module:
+    """A model compiled and compared over a prompt and single tokens."""
+    model = build(family, dtype)
+    compiled = fuseline.compile(model, verify=True)
+    with torch.no_grad():
+        eager = generate(model, static_cache(model))
+        wide = copy.deepcopy(model).double()
+        exact = oracle(lambda: generate(wide, static_cache(wide)))
+        found = generate(compiled, static_cache(model))
+    for ours, theirs, truth in zip(found, eager, exact, strict=True):
+        assert_numbers_rule(ours, theirs, truth)
+    return compiled
+
+
+@EACH
+@DTYPES
+def test_static_cache_decode(family: Family, dtype: torch.dtype) -> None:
+    compiled = decode(family, dtype)
+    assert_no_cache_copy(compiled)
+    report = cast("Any", compiled).report()
+    assert_one_site_a_layer(report, family, len(compilations(compiled)))
+    each = dtype.itemsize
+    step = [s for s in report.sites if s.pattern == "mla"][-1]
+    assert step.details["rows"] == "written in place"
+    wanted = f"{32 * each} latent, {4 * (20 + 20) * each} expanded"
+    assert step.details["cache bytes per token"] == wanted
+    assert projections(compiled)[-1] is MlaProjectionWrite
+
+
+@pytest.mark.parametrize("family", SPARSE, ids=_name)
+def test_an_indexer_acts_by_its_mask(family: Family) -> None:
+    """Sparse attention: the keys it leaves out are masked, and what is masked stays masked."""
+    model = build(family, torch.float32)
+    compiled = fuseline.compile(model, dynamic=True, verify=True)
+    with torch.no_grad():
+        for shape in ((2, 7), (1, 29)):
+            ids = tokens(*shape, seed=sum(shape))
+            eager = logits(model(ids, use_cache=False))
+            exact = logits(oracle(model, ids, use_cache=False))
+            assert_numbers_rule(logits(compiled(ids, use_cache=False)), eager, exact)
+    report = cast("Any", compiled).report()
+    assert report.count("mla") == 2 * len(compilations(compiled))

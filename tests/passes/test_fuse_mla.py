@@ -1,0 +1,201 @@
+"""fuse-mla: norms, rotation and cache writes before attention over a latent, in one op."""
+
+from __future__ import annotations
+
+import pytest
+
+from fuseline.passes.fuse_mla import FuseMla
+from fuseline.passes.fuse_qk_norm import FuseQkNorm
+from fuseline.passes.fuse_qk_rope import FuseQkRope
+from fuseline.passes.merge_linears import MergeLinears
+from fuseline.testing import assert_no_rewrite, assert_rewrites
+
+PASS = FuseMla()
+
+ARGS = """%x: T[2, S, 10], %ln: T[14], %qn: T[6], %cos: T[1, 1, S, 4], %sin: T[1, 1, S, 4],
+  %wa: T[6, 10] = param "q_a", %wk: T[18, 10] = param "kv_a", %wq: T[36, 6] = param "q_b",
+  %w: T[48, 14] = param "kv_b" """
+CACHES = """, %at: i64[S], %lc: buffer<T[2, 1, 16, 14]>, %kc: buffer<T[2, 1, 16, 4]>"""
+
+PRODUCTS = """
+  %qa = linear %x, %wa
+  %kv = linear %x, %wk"""
+MERGED = """
+  %qa, %kv = merged_linear %x, [%wa, %wk]"""
+COLUMNS = """
+  %c = slice %kv {axis = 2, stop = 14}
+  %r = slice %kv {axis = 2, start = 14, stop = 18}"""
+QUERIES = """
+  %qb = linear %qz, %wq
+  %qh = reshape %qb {shape = (2, S, 4, 9)}
+  %qt = permute %qh {dims = (0, 2, 1, 3)}
+  %q = rope %qt, %cos, %sin {start = 5, width = 4}"""
+ROWS = """
+  %qz = rms_norm %qa, %qn
+  %cn = rms_norm %c, %ln
+  %ch = reshape %cn {shape = (2, 1, S, 14)}
+  %rh = reshape %r {shape = (2, 1, S, 4)}
+  %rr = rope %rh, %cos, %sin {width = 4}"""
+TABLES = """
+  %tc = reshape %cos {shape = (1, S, 4)}
+  %ts = reshape %sin {shape = (1, S, 4)}"""
+FUSED = """
+  %cn, %kr, %qz = mla_projection %c, %r, %qa, %ln, %qn, %tc, %ts {width = 4}
+  %ch = reshape %cn {shape = (2, 1, S, 14)}
+  %rr = reshape %kr {shape = (2, 1, S, 4)}"""
+END = """
+  %y = latent_attention %q, %ch, %w, %rr {key = 5, value = 7, scale = 0.4, causal = true}
+  return %y"""
+
+
+def func(body: str, args: str = ARGS, dtype: str = "f32", more: str = "") -> str:
+    text = (args + more).replace(": T[", f": {dtype}[").replace("<T[", f"<{dtype}[")
+    return f"func @f({text}) where S in 1..16 {{{body}\n}}"
+
+
+@pytest.mark.parametrize("dtype", ["f32", "bf16", "f16"])
+def test_both_norms_and_the_rotation(dtype: str) -> None:
+    """DeepSeek-V3: q_a and kv_a are siblings, and all of it is one site."""
+    run = assert_rewrites(
+        (MergeLinears(), PASS, FuseQkNorm(), FuseQkRope()),
+        before=func(PRODUCTS + COLUMNS + ROWS + QUERIES + END, dtype=dtype),
+        after=func(MERGED + COLUMNS + TABLES + FUSED + QUERIES + END, dtype=dtype),
+    )
+    (site,) = run.sites()
+    assert (site.pattern, site.status) == ("mla", "fused")
+    assert site.details["q"] == "low-rank, 6"
+    assert site.details["rotation"] == "half, 4 wide"
+    assert site.details["swallowed"] == "merged_linear"
+
+
+def test_written_into_the_caches() -> None:
+    writes = """
+      index_write %lc, %at, %ch {axis = 2}
+      %ls = read %lc
+      index_write %kc, %at, %rr {axis = 2}
+      %ks = read %kc"""
+    fused = """
+      %qz = mla_projection_write %c, %r, %qa, %ln, %qn, %tc, %ts, %at, %lc, %kc {width = 4}"""
+    reads = """
+      %ls = read %lc
+      %ks = read %kc"""
+    end = """
+      %y = latent_attention %q, %ls, %w, %ks, _, %at {
+        key = 5, value = 7, scale = 0.4, causal = true}
+      return %y"""
+    run = assert_rewrites(
+        PASS,
+        before=func(MERGED + COLUMNS + ROWS + writes + QUERIES + end, more=CACHES),
+        after=func(MERGED + COLUMNS + TABLES + fused + QUERIES + reads + end, more=CACHES),
+    )
+    (site,) = run.sites()
+    assert site.details["rows"] == "written in place"
+    assert site.details["cache"] == "latent, in lc"
+
+
+@pytest.mark.parametrize("others", [", %ch", ", %rr"])
+def test_rows_that_others_read_are_computed_and_written(others: str) -> None:
+    writes = """
+      index_write %lc, %at, %ch {axis = 2}
+      %ls = read %lc
+      index_write %kc, %at, %rr {axis = 2}
+      %ks = read %kc"""
+    end = """
+      %y = latent_attention %q, %ls, %w, %ks, _, %at {key = 5, value = 7, scale = 0.4}
+      return %y"""
+    assert_rewrites(
+        PASS,
+        before=func(MERGED + COLUMNS + ROWS + writes + QUERIES + end + others, more=CACHES),
+        after=func(
+            MERGED + COLUMNS + TABLES + FUSED + QUERIES + writes + end + others, more=CACHES
+        ),
+    )
+
+
+def test_writes_at_other_places_stay() -> None:
+    """Two indices that are not the same value."""
+    writes = """
+      index_write %lc, %at, %ch {axis = 2}
+      %ls = read %lc
+      index_write %kc, %to, %rr {axis = 2}
+      %ks = read %kc"""
+    end = """
+      %y = latent_attention %q, %ls, %w, %ks, _, %at {key = 5, value = 7, scale = 0.4}
+      return %y"""
+    more = CACHES + ", %to: i64[S]"
+    assert_rewrites(
+        PASS,
+        before=func(MERGED + COLUMNS + ROWS + writes + QUERIES + end, more=more),
+        after=func(MERGED + COLUMNS + TABLES + FUSED + QUERIES + writes + end, more=more),
+    )
+
+
+def test_scaled_latent_without_rotation_and_direct_query() -> None:
+    """LongCat's factor behind the norm; Kimi's keys that carry no positions."""
+    args = ARGS.replace("%x:", "%q: T[2, 4, S, 9], %x:")
+    before = """
+      %kv = linear %x, %wk
+      %c = slice %kv {axis = 2, stop = 14}
+      %r = slice %kv {axis = 2, start = 14, stop = 18}
+      %cn = rms_norm %c, %ln {eps = 1e-05}
+      %two = full {value = 2.5, shape = (), dtype = f32}
+      %cs = mul %cn, %two
+      %ch = reshape %cs {shape = (2, 1, S, 14)}
+      %rr = reshape %r {shape = (2, 1, S, 4)}"""
+    after = """
+      %kv = linear %x, %wk
+      %c = slice %kv {axis = 2, stop = 14}
+      %r = slice %kv {axis = 2, start = 14, stop = 18}
+      %cs = mla_projection %c, _, _, %ln {eps = 1e-05, scale = 2.5}
+      %ch = reshape %cs {shape = (2, 1, S, 14)}
+      %rr = reshape %r {shape = (2, 1, S, 4)}"""
+    run = assert_rewrites(PASS, before=func(before + END, args), after=func(after + END, args))
+    assert run.sites()[0].details["rotation"] == "none"
+
+
+def test_norm_of_another_kind_is_left_out() -> None:
+    rows = ROWS.replace("%qa, %qn", "%qa, %qn {eps = 0.001}")
+    norm = """
+      %qz = rms_norm %qa, %qn {eps = 0.001}"""
+    after = """
+      %cn, %kr = mla_projection %c, %r, _, %ln, _, %tc, %ts {width = 4}
+      %ch = reshape %cn {shape = (2, 1, S, 14)}
+      %rr = reshape %kr {shape = (2, 1, S, 4)}"""
+    run = assert_rewrites(
+        PASS,
+        before=func(MERGED + COLUMNS + rows + QUERIES + END),
+        after=func(MERGED + COLUMNS + norm + TABLES + after + QUERIES + END),
+    )
+    (site,) = [s for s in run.sites() if s.pattern == "mla"]
+    reason = "the norm of q's latent has eps 0.001, that of the latent 1e-06"
+    assert site.details["left out"] == reason
+
+
+def test_queries_that_need_the_keys_are_left_out() -> None:
+    """A cycle: q's latent is made of the normed latent of the keys."""
+    products = """
+      %qa = linear %cn, %wa
+      %kv = linear %x, %wk"""
+    rows = "\n %cn = rms_norm %c, %ln" + products.splitlines()[1]
+    rows += ROWS.replace("\n  %cn = rms_norm %c, %ln", "")
+    args = ARGS.replace("%wa: T[6, 10]", "%wa: T[6, 14]")
+    before = products.splitlines()[2] + COLUMNS + rows + QUERIES + END
+    after = """
+      %cn, %kr = mla_projection %c, %r, _, %ln, _, %tc, %ts {width = 4}
+      %qa = linear %cn, %wa
+      %qz = rms_norm %qa, %qn
+      %ch = reshape %cn {shape = (2, 1, S, 14)}
+      %rr = reshape %kr {shape = (2, 1, S, 4)}"""
+    assert_rewrites(
+        PASS,
+        before=func("\n" + before, args),
+        after=func(
+            "\n" + products.splitlines()[2] + COLUMNS + TABLES + after + QUERIES + END, args
+        ),
+    )
+
+
+def test_no_rewrite_where_nothing_is_done_to_the_rows() -> None:
+    args = "%q: f32[2, 4, S, 9], %c: f32[2, 1, S, 14], %r: f32[2, 1, S, 4], %w: f32[48, 14]"
+    body = END.replace("%ch", "%c").replace("%rr", "%r")
+    assert_no_rewrite(PASS, func(body, args), None)
