@@ -5,9 +5,17 @@ from __future__ import annotations
 from fuseline.codegen import (
     lower_attention,
     lower_index,
+    lower_latent,
     lower_linear,
     lower_pointwise,
     lower_rows,
 )
 
-__all__ = ["lower_attention", "lower_index", "lower_linear", "lower_pointwise", "lower_rows"]
+__all__ = [
+    "lower_attention",
+    "lower_index",
+    "lower_latent",
+    "lower_linear",
+    "lower_pointwise",
+    "lower_rows",
+]
