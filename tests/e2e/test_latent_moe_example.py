@@ -78,6 +78,7 @@ def test_compiled_text_is_eagers(cache: CacheForm, expected: list[int]) -> None:
     report = compiled.report()
     assert report.stats["programs"] == 2
     assert report.stats["graph breaks"] == 0
+    # TODO(#3): with the passes for both, these become `mla` and `moe`, one a layer, none missed
     for pattern in ("attention", "gated_mlp"):
         assert report.count(pattern, "fused") == report.count(pattern) == 2 * LAYERS
 
