@@ -210,6 +210,8 @@ def _with_own_route(op: Experts, details: dict[str, str]) -> tuple[dict[Value, V
         details["router"] = f"apart: the indices come from {maker(op.indices)}"
         return {}, op
     details["router"] = describe(route)
+    if (made := unshaped(op.weights)) is not route.weights:
+        details["weights"] = f"apart: {maker(made)} behind the router"
     twin = route.clone({})
     values = dict(zip(route.results, twin.results, strict=True))
     routed = op.clone(values)

@@ -160,7 +160,7 @@ def _apart(op: Experts, weights: Weights) -> dict[str, str]:
         value = value.owner.operands[0]
     if value is weights.value:
         return {}
-    return {"weights": f"apart: {maker(value)} follows the router"}
+    return {"weights": f"apart: {maker(value)} behind the router"}
 
 
 def describe(route: Route) -> str:
