@@ -63,6 +63,11 @@ def parts(*, quick: bool) -> list[Part]:
         for dtype in ("float32", "bfloat16")
         for threads in (1, 2)
     ]
+    found += [
+        Part("moe", "mixture", dtype, threads)
+        for dtype in ("float32", "bfloat16")
+        for threads in (1, 2)
+    ]
     found += [Part("compile", model, "float32", 2) for model in ("smollm2", "qwen3")]
     found += [Part("memory", model, "float32", 2) for model in ("smollm2", "qwen3")]
     found += [Part("compile", "smollm2", "float32", 2, layers=n) for n in LAYERS]
@@ -81,7 +86,8 @@ def run(part: Part, caches: Path, on_line: OnLine) -> Json:
         RuntimeError: a process failed; its last lines are the message.
     """
     started = time.monotonic()
-    runners = {"speed": _speed, "compile": _compile, "memory": _memory, "qk_norm": _qk_norm}
+    runners = {"speed": _speed, "compile": _compile, "memory": _memory}
+    runners |= {"qk_norm": _by_tokens, "moe": _by_tokens}
     result = runners[part.kind](part, caches, on_line)
     return part.facts() | {"took_s": time.monotonic() - started} | result
 
@@ -91,9 +97,9 @@ def _speed(part: Part, caches: Path, on_line: OnLine) -> Json:
     return {"cases": _child("speed", arguments, part.threads, caches / part.kind, on_line)}
 
 
-def _qk_norm(part: Part, caches: Path, on_line: OnLine) -> Json:
+def _by_tokens(part: Part, caches: Path, on_line: OnLine) -> Json:
     arguments = (*_common(part), *part.options)
-    return {"tokens": _child("qk_norm", arguments, part.threads, caches / part.kind, on_line)}
+    return {"tokens": _child(part.kind, arguments, part.threads, caches / part.kind, on_line)}
 
 
 def _memory(part: Part, caches: Path, on_line: OnLine) -> Json:
