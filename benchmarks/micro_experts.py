@@ -69,8 +69,11 @@ class Case:
             weights=arg(kind, self.tokens, self.top),
             up=[arg(kind, self.experts, *up)],
             down=[arg(kind, self.experts, *down)],
+            up_bias=None,
+            down_bias=None,
             shared_up=[arg(kind, self.shared, self.hidden) for _ in range(2)],
             shared_down=arg(kind, self.hidden, self.shared),
+            shared_gate=None,
             experts=self.experts,
             body=swiglu(kind, self.inner),
             shared_body=swiglu(kind, self.shared),
@@ -90,6 +93,16 @@ def swiglu(dtype: DType, width: int) -> Func:
     return body
 
 
+def random_weight(shape: Sequence[int], dtype: torch.dtype, g: torch.Generator) -> Tensor:
+    """Seeded values that keep the size of what they are multiplied by; made in small parts."""
+    out = torch.empty(*shape, dtype=dtype)
+    flat, size = out.view(-1), 1 << 20
+    for start in range(0, len(flat), size):
+        part = flat[start : start + size]
+        part.copy_(torch.randn(len(part), generator=g) * shape[-1] ** -0.5)
+    return out
+
+
 class Timer:
     """The kernels, the loop over experts, and a read, on the same weights."""
 
@@ -99,16 +112,13 @@ class Timer:
         dtype = DTYPES[case.dtype]
 
         def randn(*shape: int) -> Tensor:
-            out = torch.empty(shape, dtype=dtype)
-            for part in out.view(-1).split(1 << 20):
-                part.copy_(torch.randn(part.shape, generator=g) * shape[-1] ** -0.5)
-            return out
+            return random_weight(shape, dtype, g)
 
         self._x = randn(case.tokens, case.hidden) * case.hidden**0.5
-        self._up = randn(case.experts, 2 * case.inner, case.hidden)
-        self._down = randn(case.experts, case.hidden, case.inner)
-        if case.transposed:
-            self._up, self._down = (w.transpose(1, 2).contiguous() for w in (self._up, self._down))
+        up = randn(case.experts, 2 * case.inner, case.hidden)
+        down = randn(case.experts, case.hidden, case.inner)
+        self._up: Tensor = torch.transpose(up, 1, 2).contiguous() if case.transposed else up
+        self._down: Tensor = torch.transpose(down, 1, 2).contiguous() if case.transposed else down
         self._shared = [
             (randn(2 * case.shared, case.hidden), randn(case.hidden, case.shared))
             for _ in range(ROUTES)
@@ -136,7 +146,7 @@ class Timer:
 
     def nbytes(self, route: int) -> int:
         """Bytes of the weights that a call reads."""
-        used = len(set(cast("list[int]", self._indices[route].flatten().tolist())))
+        used = len(set(_list(self._indices[route])))
         each = 3 * self._case.inner * self._case.hidden
         shared = 3 * self._case.shared * self._case.hidden
         return (used * each + shared) * DTYPES[self._case.dtype].itemsize
@@ -198,7 +208,7 @@ class Timer:
         """Expert by expert, as modelling code has it."""
         x, case, y = self._x, self._case, torch.zeros_like(self._y)
         mask = F.one_hot(self._indices[route], case.experts).permute(2, 1, 0)
-        for e in cast("list[int]", mask.sum((-1, -2)).nonzero().flatten().tolist()):
+        for e in _list(mask.sum((-1, -2)).nonzero()):
             slot, token = torch.where(mask[e])
             up, down = self._up[e], self._down[e]
             if case.transposed:
@@ -230,6 +240,10 @@ class Timer:
             times["read"].append(self.read(route, i))
             times["eager"].append(self.eager((i + ROUTES // 2) % ROUTES))
         return times
+
+
+def _list(x: Tensor) -> list[int]:
+    return cast("Any", x).flatten().tolist()
 
 
 def _runs(launch: Launch) -> bool:

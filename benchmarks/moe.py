@@ -25,7 +25,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from benchmarks.common import Json, by_turns, load, medians, say, write_json
-from benchmarks.micro_experts import Case
+from benchmarks.micro_experts import Case, random_weight
 from benchmarks.models import DTYPES
 from benchmarks.tables import SHORT
 from fuseline import Config, _torch
@@ -52,10 +52,7 @@ class Mixture(nn.Module):
         g = torch.Generator().manual_seed(0)
 
         def weight(*shape: int) -> nn.Parameter:
-            w = torch.empty(shape, dtype=dtype)
-            for part in w.view(-1).split(1 << 20):
-                part.copy_(torch.randn(part.shape, generator=g) * shape[-1] ** -0.5)
-            return nn.Parameter(w)
+            return nn.Parameter(random_weight(shape, dtype, g))
 
         self.router = weight(EXPERTS, HIDDEN)
         self.gate_up = weight(EXPERTS, 2 * INNER, HIDDEN)
@@ -81,7 +78,7 @@ class Mixture(nn.Module):
         """Expert by expert, those that have tokens."""
         y = torch.zeros_like(x)
         mask = F.one_hot(indices, EXPERTS).permute(2, 1, 0)
-        for e in cast("list[int]", mask.sum((-1, -2)).nonzero().flatten().tolist()):
+        for e in cast("Any", mask.sum((-1, -2)).nonzero()).flatten().tolist():
             slot, token = torch.where(mask[e])
             gate, up = F.linear(x[token], self.gate_up[e]).chunk(2, -1)
             out = F.linear(F.silu(gate) * up, self.down[e])
