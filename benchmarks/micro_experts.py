@@ -19,7 +19,7 @@ import time
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import torch
 import torch.nn.functional as F
@@ -69,8 +69,11 @@ class Case:
             weights=arg(kind, self.tokens, self.top),
             up=[arg(kind, self.experts, *up)],
             down=[arg(kind, self.experts, *down)],
+            up_bias=None,
+            down_bias=None,
             shared_up=[arg(kind, self.shared, self.hidden) for _ in range(2)],
             shared_down=arg(kind, self.hidden, self.shared),
+            shared_gate=None,
             experts=self.experts,
             body=swiglu(kind, self.inner),
             shared_body=swiglu(kind, self.shared),
@@ -90,6 +93,16 @@ def swiglu(dtype: DType, width: int) -> Func:
     return body
 
 
+def random_weight(shape: Sequence[int], dtype: torch.dtype, g: torch.Generator) -> Tensor:
+    """Seeded values that keep the size of what they are multiplied by; made in small parts."""
+    out = torch.empty(*shape, dtype=dtype)
+    flat, size = out.view(-1), 1 << 20
+    for start in range(0, len(flat), size):
+        part = flat[start : start + size]
+        part.copy_(torch.randn(len(part), generator=g) * shape[-1] ** -0.5)
+    return out
+
+
 class Timer:
     """The kernels, the loop over experts, and a read, on the same weights."""
 
@@ -99,16 +112,13 @@ class Timer:
         dtype = DTYPES[case.dtype]
 
         def randn(*shape: int) -> Tensor:
-            out = torch.empty(shape, dtype=dtype)
-            for part in out.view(-1).split(1 << 20):
-                part.copy_(torch.randn(part.shape, generator=g) * shape[-1] ** -0.5)
-            return out
+            return random_weight(shape, dtype, g)
 
         self._x = randn(case.tokens, case.hidden) * case.hidden**0.5
-        self._up = randn(case.experts, 2 * case.inner, case.hidden)
-        self._down = randn(case.experts, case.hidden, case.inner)
-        if case.transposed:
-            self._up, self._down = (w.transpose(1, 2).contiguous() for w in (self._up, self._down))
+        up = randn(case.experts, 2 * case.inner, case.hidden)
+        down = randn(case.experts, case.hidden, case.inner)
+        self._up: Tensor = torch.transpose(up, 1, 2).contiguous() if case.transposed else up
+        self._down: Tensor = torch.transpose(down, 1, 2).contiguous() if case.transposed else down
         self._shared = [
             (randn(2 * case.shared, case.hidden), randn(case.hidden, case.shared))
             for _ in range(ROUTES)
@@ -136,7 +146,7 @@ class Timer:
 
     def nbytes(self, route: int) -> int:
         """Bytes of the weights that a call reads."""
-        used = len(self._indices[route].unique())
+        used = len(set(_list(self._indices[route])))
         each = 3 * self._case.inner * self._case.hidden
         shared = 3 * self._case.shared * self._case.hidden
         return (used * each + shared) * DTYPES[self._case.dtype].itemsize
@@ -198,11 +208,11 @@ class Timer:
         """Expert by expert, as modelling code has it."""
         x, case, y = self._x, self._case, torch.zeros_like(self._y)
         mask = F.one_hot(self._indices[route], case.experts).permute(2, 1, 0)
-        for e in mask.sum((-1, -2)).nonzero().flatten().tolist():
+        for e in _list(mask.sum((-1, -2)).nonzero()):
             slot, token = torch.where(mask[e])
             up, down = self._up[e], self._down[e]
             if case.transposed:
-                up, down = up.T, down.T
+                up, down = up.transpose(0, 1), down.transpose(0, 1)
             gate, up = F.linear(x[token], up).chunk(2, -1)
             out = F.linear(F.silu(gate) * up, down) * self._weights[token, slot, None]
             y.index_add_(0, token, out)
@@ -214,7 +224,8 @@ class Timer:
         """The norm of the difference to eager over eager's norm."""
         self.ours(0)
         want = self.loop(0).float()
-        return float((self._y.float() - want).norm() / want.norm())
+        difference = self._y.float() - want
+        return float((difference.square().sum() / want.square().sum()).sqrt())
 
     def samples(self, seconds: float) -> dict[str, list[float]]:
         """Seconds by turns, 5 to 100 times each, for about so many seconds."""
@@ -229,6 +240,10 @@ class Timer:
             times["read"].append(self.read(route, i))
             times["eager"].append(self.eager((i + ROUTES // 2) % ROUTES))
         return times
+
+
+def _list(x: Tensor) -> list[int]:
+    return cast("Any", x).flatten().tolist()
 
 
 def _runs(launch: Launch) -> bool:

@@ -63,6 +63,11 @@ def parts(*, quick: bool) -> list[Part]:
         for dtype in ("float32", "bfloat16")
         for threads in (1, 2)
     ]
+    found += [
+        Part("moe", "mixture", dtype, threads)
+        for dtype in ("float32", "bfloat16")
+        for threads in (1, 2)
+    ]
     models = ("smollm2", "qwen3", "deepseek_v3")
     found += [Part("compile", model, "float32", 2) for model in models]
     found += [Part("memory", model, "float32", 2) for model in models]
@@ -82,7 +87,8 @@ def run(part: Part, caches: Path, on_line: OnLine) -> Json:
         RuntimeError: a process failed; its last lines are the message.
     """
     started = time.monotonic()
-    runners = {"speed": _speed, "compile": _compile, "memory": _memory, "qk_norm": _qk_norm}
+    runners = {"speed": _speed, "compile": _compile, "memory": _memory}
+    runners |= {"qk_norm": _by_tokens, "moe": _by_tokens}
     result = runners[part.kind](part, caches, on_line)
     return part.facts() | {"took_s": time.monotonic() - started} | result
 
@@ -92,9 +98,9 @@ def _speed(part: Part, caches: Path, on_line: OnLine) -> Json:
     return {"cases": _child("speed", arguments, part.threads, caches / part.kind, on_line)}
 
 
-def _qk_norm(part: Part, caches: Path, on_line: OnLine) -> Json:
+def _by_tokens(part: Part, caches: Path, on_line: OnLine) -> Json:
     arguments = (*_common(part), *part.options)
-    return {"tokens": _child("qk_norm", arguments, part.threads, caches / part.kind, on_line)}
+    return {"tokens": _child(part.kind, arguments, part.threads, caches / part.kind, on_line)}
 
 
 def _memory(part: Part, caches: Path, on_line: OnLine) -> Json:

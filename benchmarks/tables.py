@@ -50,7 +50,7 @@ class Table:
 
 def tables(results: Json) -> list[Table]:
     """All tables that there are results for."""
-    makers = (_speed, _bandwidth, _compile, _stages, _memory, _qk_norm)
+    makers = (_speed, _bandwidth, _compile, _stages, _memory, _qk_norm, _moe)
     return [table for make in makers if (table := make(results)).rows]
 
 
@@ -198,6 +198,41 @@ def _qk_norm(results: Json) -> Table:
         "it that all threads are awake. Call over kernel: torch.compile's function over our kernel "
         "alone.",
         ("", "threads", *columns, "eager", *ratios),
+        tuple(rows),
+    )
+
+
+def _moe(results: Json) -> Table:
+    rows: list[tuple[str, ...]] = []
+    for part in of_kind(results, "moe"):
+        for tokens, found in part["tokens"].items():
+            middle, ratio = found["median_s"], found["speedup"]
+            forms = ("torch.compile gathered", "torch.compile grouped", "eager")
+            rows.append(
+                (
+                    f"{SHORT[part['dtype']]}, {tokens} tokens",
+                    str(part["threads"]),
+                    *(_ms(middle.get(name)) for name in ("fuseline", "fuseline op", *forms)),
+                    *(_times(ratio[name]) for name in ("fastest other", "op, fastest other")),
+                )
+            )
+    return Table(
+        "Mixture of experts",
+        "Milliseconds of 32 experts of 512 (4 for a token) and a shared one, hidden 1024. Op: the "
+        "one op `moe`, with eager's router before it. torch.compile has two traceable forms of the "
+        "experts, eager loops over them; the last columns say how many times as long the fastest "
+        "of these takes.",
+        (
+            "",
+            "threads",
+            "fuseline",
+            "op",
+            "gathered",
+            "grouped",
+            "eager",
+            "x others",
+            "op: x others",
+        ),
         tuple(rows),
     )
 

@@ -64,9 +64,10 @@ FORMS: list[Any] = [
 @pytest.mark.parametrize("dtype", DTYPES)
 @pytest.mark.parametrize("form", FORMS)
 def test_every_form(form: dict[str, Any], dtype: str) -> None:
-    if form.get("shared_gate"):
-        form = form | {"shared_gate": dtype}
-    mixture = Mixture(**{"dtype": dtype, "route": dtype} | form)
+    fields: dict[str, Any] = {"dtype": dtype, "route": dtype} | form
+    if "shared_gate" in form:
+        fields["shared_gate"] = dtype
+    mixture = Mixture(**fields)
     for tokens in (1, 6, 29):
         check(mixture, tokens, workers=(1, 3))
 
@@ -86,7 +87,8 @@ TRANSPOSED: list[Any] = [
 @pytest.mark.parametrize("dtype", DTYPES)
 @pytest.mark.parametrize("form", TRANSPOSED)
 def test_matrices_that_lie_the_other_way(form: dict[str, Any], dtype: str) -> None:
-    mixture = Mixture(**{"dtype": dtype, "transposed": True} | form)
+    fields: dict[str, Any] = {"dtype": dtype, "transposed": True} | form
+    mixture = Mixture(**fields)
     for tokens in (1, 2, 7, 70):  # streamed; turned where more than 16 meet one expert
         check(mixture, tokens, workers=(1, 3))
 
