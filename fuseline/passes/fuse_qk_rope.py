@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from fuseline.ir.core import Func, Op
+from fuseline.ir.core import Func, Op, Value
+from fuseline.ir.ops.view import Concat, View
 from fuseline.passes.fuse_qk_norm import join
 from fuseline.passes.qk_pair import ROOTS, chains
 from fuseline.passes.rewrite import NoMatch, Replace, Rewrite
@@ -44,4 +45,13 @@ class FuseQkRope(Rewrite[Op], root=ROOTS, pattern="rope"):
         q, k = pair
         if q.norm is not None or k.norm is not None or not (q.steps or k.steps):
             return None
+        if not k.steps and _is_joined(k.source):
+            return None
         return join(func, q, k)
+
+
+def _is_joined(value: Value) -> bool:
+    """Whether a key is put together of parts, of which one may be rotated by itself (MLA)."""
+    while isinstance(value.owner, View):
+        value = value.owner.x
+    return isinstance(value.owner, Concat)

@@ -5,6 +5,7 @@ from __future__ import annotations
 from fuseline.ir.core import Op, Value
 from fuseline.ir.ops.buffer import Read
 from fuseline.ir.ops.fused import LinearAdd, MergedLinear
+from fuseline.ir.ops.index import IndexCopy, SliceScatter
 from fuseline.ir.ops.latent import LatentAttention
 from fuseline.ir.ops.matmul import Linear
 from fuseline.ir.ops.pointwise import Mul
@@ -81,7 +82,7 @@ def _cache(op: LatentAttention) -> str:
     match value.owner:
         case Read(buffer):
             return f"latent, in {name_of(buffer)}"
-        case Concat():
-            return "latent, a new tensor each step"
+        case Concat() | IndexCopy() | SliceScatter():
+            return "latent, a new tensor in each call"
         case _:
             return "none"

@@ -13,8 +13,8 @@ from fuseline.ir.core import Value
 from fuseline.ir.ops.index import Gather, Index, IndexSelect
 from fuseline.ir.ops.matmul import Linear
 from fuseline.ir.ops.raised import Attention
-from fuseline.ir.ops.view import Concat, View
-from fuseline.ir.types import Dim
+from fuseline.ir.ops.view import Concat, Slice, View
+from fuseline.ir.types import Dim, dim
 from fuseline.passes.masks import integers
 from fuseline.passes.masks.elements import Elements
 from fuseline.passes.masks.integers import ZERO, new_index, of_dim
@@ -186,7 +186,27 @@ def _latent(keys: Expansion, tokens: _Tokens, elements: Elements) -> Value | Non
 def _least(
     sources: list[tuple[Value, Place]], want: list[tuple[integers.Linear, Dim]]
 ) -> Value | None:
-    """The source that has the wanted dims, by as few views as can be; the first of several."""
-    found = [(source, arranged(source, at, want)) for source, at in reversed(sources)]
-    ranked = [(views_between(value, source), value) for source, value in found if value is not None]
-    return min(ranked, key=lambda r: r[0])[1] if ranked else None
+    """The source that has the wanted dims, by as few views as can be; the first of several.
+
+    Where none has as many tokens as are wanted, some tokens of one.
+    """
+    for every in (sources, [_some_tokens(source, at, *want[2]) for source, at in sources]):
+        found = [(source, arranged(source, at, want)) for source, at in reversed(every)]
+        ranked = [(views_between(v, source), v) for source, v in found if v is not None]
+        if ranked:
+            return min(ranked, key=lambda r: r[0])[1]
+    return None
+
+
+def _some_tokens(
+    source: Value, at: Place, token: integers.Linear, count: Dim
+) -> tuple[Value, Place]:
+    """The tokens of a source that are wanted, where it has more, and where they are in that."""
+    place = list(at)
+    for axis, expr in enumerate(at):
+        start = (expr - token).const
+        if source.shape[axis] == 1 or start < 0 or expr - token != integers.Linear(start):
+            continue
+        source = Slice(source, axis=axis, start=start, stop=dim(start + count)).y
+        place[axis] = token
+    return source, tuple(place)

@@ -29,6 +29,7 @@ pytestmark = pytest.mark.filterwarnings(
 
 LATENT = {
     "hidden_size": 88,
+    "num_hidden_layers": 1,
     "num_attention_heads": 4,
     "num_key_value_heads": 4,
     "q_lora_rank": 28,
@@ -55,7 +56,7 @@ MODELS = [
     Family("minicpm3", LATENT),
     Family("glm4_moe_lite", LATENT | EXPERTS),
     Family("youtu", LATENT),
-    Family("kimi_linear", LATENT | EXPERTS | DIRECT | {"layer_types": ["full_attention"] * 2}),
+    Family("kimi_linear", LATENT | EXPERTS | DIRECT | {"layer_types": ["full_attention"]}),
 ]
 SPARSE = [
     Family(name, LATENT | EXPERTS | {"index_n_heads": 2, "index_head_dim": 16, "index_topk": 4})
@@ -68,7 +69,15 @@ def _name(family: Family) -> str:
     return f"{family.model_type}-{q}"
 
 
-EACH = pytest.mark.parametrize("family", MODELS, ids=_name)
+EACH = pytest.mark.parametrize(
+    "family",
+    [
+        pytest.param(
+            f, id=_name(f), marks=[] if f.model_type == "deepseek_v3" else [pytest.mark.slow]
+        )
+        for f in MODELS
+    ],
+)
 
 
 def build(family: Family, dtype: torch.dtype) -> nn.Module:
@@ -85,7 +94,7 @@ def logits(output: Any) -> Tensor:
 def assert_one_site_a_layer(report: Report, family: Family, programs: int) -> None:
     """Attention, its norms, rotations and merged products are within the layer's one site."""
     sites = [s for s in report.sites if s.pattern == "mla"]
-    assert [s.status for s in sites] == ["fused"] * 2 * programs
+    assert [s.status for s in sites] == ["fused"] * programs
     for site in sites:
         assert site.details["q"].startswith("low-rank" if family.settings["q_lora_rank"] else "di")
         assert "left out" not in site.details
@@ -109,14 +118,14 @@ def test_prefill_of_any_batch_and_length(family: Family, dtype: torch.dtype) -> 
     model = build(family, dtype)
     compiled = fuseline.compile(model, dynamic=True, verify=True)
     with torch.no_grad():
-        for shape in ((2, 7), (3, 13), (1, 1), (1, 29)):
+        for shape in ((2, 7), (1, 1), (3, 29)):
             ids = tokens(*shape, seed=sum(shape))
             eager = logits(model(ids, use_cache=False))
             exact = logits(oracle(model, ids, use_cache=False))
             assert_numbers_rule(logits(compiled(ids, use_cache=False)), eager, exact)
     programs = len(compilations(compiled))
     assert_one_site_a_layer(cast("Any", compiled).report(), family, programs)
-    assert projections(compiled) == [MlaProjection] * 2 * programs
+    assert projections(compiled) == [MlaProjection] * programs
 
 
 def generate(model: Any, cache: Any, steps: int = 6) -> list[Tensor]:
@@ -154,6 +163,7 @@ def test_static_cache_decode(family: Family, dtype: torch.dtype) -> None:
     assert projections(compiled)[-1] is MlaProjectionWrite
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("family", SPARSE, ids=_name)
 def test_an_indexer_acts_by_its_mask(family: Family) -> None:
     """Sparse attention: the keys it leaves out are masked, and what is masked stays masked."""
@@ -166,4 +176,4 @@ def test_an_indexer_acts_by_its_mask(family: Family) -> None:
             exact = logits(oracle(model, ids, use_cache=False))
             assert_numbers_rule(logits(compiled(ids, use_cache=False)), eager, exact)
     report = cast("Any", compiled).report()
-    assert report.count("mla") == 2 * len(compilations(compiled))
+    assert report.count("mla") == len(compilations(compiled))

@@ -199,3 +199,17 @@ def test_no_rewrite_where_nothing_is_done_to_the_rows() -> None:
     args = "%q: f32[2, 4, S, 9], %c: f32[2, 1, S, 14], %r: f32[2, 1, S, 4], %w: f32[48, 14]"
     body = END.replace("%ch", "%c").replace("%rr", "%r")
     assert_no_rewrite(PASS, func(body, args), None)
+
+
+def test_no_pair_with_a_key_that_is_rotated_in_part() -> None:
+    """Where the latent is not recognised (a bias), the rotations are not those of a pair."""
+    args = """%q: f32[2, 4, S, 9], %n: f32[2, 4, S, 5], %r: f32[2, 1, S, 4], %v: f32[2, 4, S, 7],
+      %cos: f32[1, 1, S, 4], %sin: f32[1, 1, S, 4]"""
+    body = """
+      %qr = rope %q, %cos, %sin {start = 5, width = 4}
+      %rr = rope %r, %cos, %sin {width = 4}
+      %each = expand %rr {shape = (2, 4, S, 4)}
+      %k = concat [%n, %each] {axis = 3}
+      %y = attention %qr, %k, %v {scale = 0.4, causal = true}
+      return %y"""
+    assert_no_rewrite((FuseQkNorm(), FuseQkRope()), func(body, args), None)

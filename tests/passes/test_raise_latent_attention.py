@@ -44,6 +44,7 @@ def test_key_and_value_rows_side_by_side(dtype: str) -> None:
     assert (site.pattern, site.status) == ("mla", "fused")
     each = 4 if dtype == "f32" else 2
     assert site.details == {
+        "q": "not from one product",
         "heads": "4 over 4",
         "kv rank": "14",
         "widths": "key 5 + 4, value 7",
@@ -148,6 +149,23 @@ def test_cached_latent_and_the_mask_of_another_op() -> None:
         ),
     )
     assert run.sites()[0].details["cache"] == "latent, in c"
+
+
+@pytest.mark.parametrize("count", [1, 3])
+def test_some_of_the_tokens(count: int) -> None:
+    """A prompt that attends to the part of a new cache that it has filled."""
+    part = f"{{axis = 2, start = 2, stop = {2 + count}}}"
+    body = (
+        EXPAND + KEYS.replace("%k =", "%kk =") + f"\n %k = slice %kk {part}\n %vv = slice %v {part}"
+    )
+    after = f"""
+      %some = slice %c {part}
+      %also = slice %r {part}
+      %y = latent_attention %q, %some, %w, %also {{key = 5, value = 7, scale = 0.4, causal = true}}
+      return %y"""
+    args = ARGS.replace("T,", "16,")
+    before = body.replace("T,", "16,") + END.replace("%v ", "%vv ")
+    assert_rewrites(PASS, before=func(before, args), after=func(after, args), exact=False)
 
 
 def test_from_torch_attention() -> None:
