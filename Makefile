@@ -15,7 +15,7 @@ QUIET_THREADS := OMP_NUM_THREADS=1 MKL_NUM_THREADS=1 OMP_WAIT_POLICY=passive TOK
 PYTEST := $(QUIET_THREADS) $(BIN)/python -m pytest
 
 .DEFAULT_GOAL := help
-.PHONY: help setup check format test test-slow test-gpu demo bench docs clean
+.PHONY: help setup check format test test-slow test-gpu demo bench zoo docs clean
 
 help: ## list the commands
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-11s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -56,6 +56,11 @@ demo: setup ## compile SmolLM2-135M, continue a prompt, compare with eager and t
 bench: setup ## time decode and prefill against eager and torch.compile (CPU)
 	$(BIN)/python -m benchmarks
 
+zoo: setup ## a tiny model of every architecture of transformers, compiled and compared
+	for dtype in float32 bfloat16; do \
+	  OMP_WAIT_POLICY=passive $(BIN)/python -m fuseline.cli explain --zoo --dtype $$dtype \
+	    --results benchmarks/results/zoo.json --page docs/zoo.md || failed=1; \
+	done; test -z "$$failed"
 
 docs: setup ## rewrite the generated pages and check every snippet
 	$(BIN)/python -m docs.build

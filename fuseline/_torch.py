@@ -198,6 +198,15 @@ def below_autograd() -> AbstractContextManager[object]:
     return cast("AbstractContextManager[object]", _lib._C._AutoDispatchBelowAutograd())
 
 
+def is_functorch(target: object) -> bool:
+    """Whether a traced call belongs to a transform of ``torch.func``.
+
+    Such calls enter and leave the transform, and between them tensors have dims that do not show.
+    """
+    modules = ("torch._functorch", "torch._C._functorch")
+    return str(getattr(target, "__module__", "")).startswith(modules)
+
+
 # -- tracing --------------------------------------------------------------------------------------
 
 
@@ -220,13 +229,27 @@ def functional_graph(module: fx.GraphModule, inputs: Sequence[object]) -> tuple[
     """
     from torch._functorch.aot_autograd import aot_export_module
 
-    with torch.no_grad():
+    # Before dispatch, composite ops are whole, but what is inside a vmap has no batch.
+    early = not any(is_functorch(node.target) for node in module.graph.nodes)
+    with torch.no_grad(), _transforms_left():
         graph, signature = cast("Any", aot_export_module)(
-            module, list(inputs), trace_joint=False, pre_dispatch=True
+            module, list(inputs), trace_joint=False, pre_dispatch=early
         )
     written = {**signature.buffers_to_mutate, **signature.user_inputs_to_mutate}
     outputs = next(n for n in graph.graph.nodes if n.op == "output").args[0]
     return graph, [written[n.name] for n in outputs[: len(written)]]
+
+
+@contextmanager
+def _transforms_left() -> Generator[None]:
+    """Leave the transforms of ``torch.func`` that a failed run of a graph has entered."""
+    functorch = _lib._C._functorch
+    depth = len(functorch.get_interpreter_stack() or ())
+    try:
+        yield
+    finally:
+        if len(functorch.get_interpreter_stack() or ()) > depth:
+            functorch.pop_dynamic_layer_stack_and_undo_to_depth(depth)
 
 
 _SETTINGS = {"specialize_float": True, "record_runtime_overhead": False}

@@ -26,9 +26,10 @@ def add_json(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--json", action="store_true", help="print one JSON object")
 
 
-def add_model(parser: argparse.ArgumentParser) -> None:
+def add_model(parser: argparse.ArgumentParser, *, needed: bool = True) -> None:
     """The model, its dtype, and the options of its compilation."""
-    parser.add_argument("model", metavar="MODEL", help=MODEL_HELP)
+    nargs = None if needed else "?"
+    parser.add_argument("model", metavar="MODEL", nargs=nargs, help=MODEL_HELP)
     parser.add_argument("--dtype", choices=DTYPES, help="dtype of the weights (default: float32)")
     add_options(parser)
 

@@ -7,7 +7,9 @@ from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from fuseline.cli.arguments import add_inputs, add_json, add_model, options
+from fuseline.cli.zoo import command as zoo
 from fuseline.config import Config
+from fuseline.errors import BAD_ARGUMENT
 
 if TYPE_CHECKING:
     from fuseline.cli.models import LoadedModel
@@ -16,20 +18,31 @@ if TYPE_CHECKING:
 
 EXAMPLE = """\
   fuseline explain smollm2
-  fuseline explain my_module:make_model --missed --json"""
+  fuseline explain my_module:make_model --missed --json
+  fuseline explain --zoo --only 'qwen.*' --dtype bfloat16"""
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declare the command's arguments."""
-    add_model(parser)
+    add_model(parser, needed=False)
     add_inputs(parser)
     parser.add_argument("--missed", action="store_true", help="only the sites that were not fused")
     parser.add_argument("--full", action="store_true", help="kernels, passes and numbers as well")
     add_json(parser)
+    zoo.add_arguments(parser)
 
 
 def run(arguments: argparse.Namespace, out: Output) -> int:
-    """Compile without running the result, and print the report."""
+    """Compile without running the result, and print the report.
+
+    Raises:
+        UsageError: FL0103, for a model and ``--zoo`` together, or neither.
+    """
+    if arguments.zoo == (arguments.model is not None):
+        found = f"{arguments.model} and --zoo" if arguments.zoo else "neither"
+        raise BAD_ARGUMENT.error("MODEL", found=found, expected="MODEL or --zoo")
+    if arguments.zoo:
+        return zoo.run(arguments, out)
     config = Config.of(options(arguments))
     with out.step(f"loading {arguments.model}"):
         from fuseline.cli import compiling, models

@@ -81,6 +81,8 @@ def convert(
     for node in module.graph.nodes:
         if node.op == "call_function" and node.target in _ATTENTION:
             _hold_lengths_equal(node)
+        if node.op == "call_function" and _torch.is_functorch(node.target):
+            raise NotSimple("a transform of torch.func, such as vmap")  # its calls come in pairs
     try:
         return _Converter(module, sources, known or {}, ranges or {}).run(name, road)
     except UnknownSize as error:

@@ -24,6 +24,10 @@ class Norm(nn.Module):
         return x * torch.rsqrt(x.pow(2).mean(-1, keepdim=True) + self.eps) * self.weight
 
 
+def sums_of_rows(x: Tensor, w: Tensor) -> Tensor:
+    return torch.vmap(lambda row: (row * 2 + w).cumsum(0))(x)
+
+
 def plain(report: Any) -> list[str]:
     return [str(v) for k, v in report.stats.items() if k.startswith("plain ATen")]
 
@@ -222,3 +226,30 @@ def test_random_numbers_follow_the_generator() -> None:
     found = compiled(randn(4, 4))
     seed(3)
     assert torch.equal(found, randn(4, 4) + torch.rand(4))
+
+
+def test_vmap_is_captured() -> None:
+    compiled, recording = record(sums_of_rows, dynamic=True)
+    for rows in (3, 4):
+        x, w = randn(rows, 5), randn(5)
+        with torch.no_grad():
+            torch.testing.assert_close(compiled(x, w), ((x * 2) + w).cumsum(1))
+    assert len(recording.captured) == 1
+    assert not plain(compiled.report())
+
+
+def test_a_graph_that_cannot_be_traced_again_leaves_no_transform_behind() -> None:
+    """torch would hold that the frame was compiled inside of the transform, and refuse it."""
+    functorch: Any = torch._C._functorch  # pyright: ignore[reportPrivateUsage]
+
+    def enter(x: Tensor) -> Tensor:
+        functorch._vmap_increment_nesting(3, "error")
+        raise ValueError("odd")
+
+    module = torch.fx.GraphModule(nn.Module(), torch.fx.Graph())
+    graph = module.graph
+    graph.output((graph.call_function(enter, (graph.placeholder("x"),)),))
+    module.recompile()
+    with pytest.raises(ValueError, match="odd"):
+        _torch.functional_graph(module, [randn(3)])
+    assert functorch.peek_interpreter_stack() is None

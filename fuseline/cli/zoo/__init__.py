@@ -1,0 +1,1 @@
+"""The census: a tiny model of every causal-LM architecture, compiled and compared."""
