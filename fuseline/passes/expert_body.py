@@ -130,7 +130,8 @@ class _Walk:
         return self.nodes[key]
 
     def _follow(self, value: Value, columns: Columns) -> _Node:
-        op, root = value.owner, unshaped(value)
+        op = value.owner
+        root = value if value in self.sources else unshaped(value)
         if root in self.sources:
             return self._side(self.sources.index(root), value, columns)
         match op:

@@ -61,6 +61,8 @@ def raised_chain(op: Add, func: Func) -> tuple[Value, Experts] | None:
     places = [columns.of(term.weight) for term in terms]
     if not any(places):
         return None
+    if places[0] is not None and places[1] is not None and places[0][0] > places[1][0]:
+        terms[:2], places[:2] = terms[1::-1], places[1::-1]  # the sum of two has no order
     gate = _one_gate(terms, places)
     if begin is not None:
         raise Refused(f"the sum of the experts begins with {called(begin)}, not with zeros")

@@ -27,9 +27,15 @@ _SWAPPED = (0, 2, 1)
 
 @dataclass(frozen=True)
 class Dense:
-    """``[E, T, K]`` (or ``[T, K]``) by matrices ``[E, N, K]`` (``transposed``: ``[E, K, N]``)."""
+    """``[E, T, K]`` (or ``[T, K]``) by matrices ``[E, N, K]`` (``transposed``: ``[E, K, N]``).
+
+    The dims of the result ``y`` follow ``axes``: e and t, or t and e, then n.
+    """
 
     op: Matmul
+    y: Value
+    axes: Axes
+    inside: tuple[Op, ...]
     rows: Value
     weight: Value
     transposed: bool
@@ -38,16 +44,44 @@ class Dense:
     width: int
 
 
-def dense_product(op: Op) -> Dense | None:
+def dense_product(op: Op, func: Func) -> Dense | None:
     """A product of all tokens by the matrices of all experts, which are an argument."""
     if not isinstance(op, Matmul) or len(op.y.shape) != 3:
         return None
+    return _batched(op) or _side_by_side(op, func)
+
+
+def _batched(op: Matmul) -> Dense | None:
+    """One product for each expert."""
     weight, transposed = op.rhs, True
     if isinstance(weight.owner, Permute) and weight.owner.dims == _SWAPPED:
         weight, transposed = weight.owner.x, False
     match weight.owner, op.rhs.shape:
         case None, (int(experts), int(depth), int(width)) if experts > 1:
-            return Dense(op, op.lhs, weight, transposed, experts, depth, width)
+            axes = ("e", "t", "n")
+            inside = (op,)
+            return Dense(op, op.y, axes, inside, op.lhs, weight, transposed, experts, depth, width)
+        case _:
+            return None
+
+
+def _side_by_side(op: Matmul, func: Func) -> Dense | None:
+    """One product for all experts, whose matrices stand side by side, as einsum has it."""
+    joined = op.rhs.owner
+    moved = joined.x.owner if isinstance(joined, Reshape) else None
+    split = only_user(func, op.y)
+    if not isinstance(moved, Permute) or not isinstance(split, Reshape) or op.lhs.shape[0] != 1:
+        return None
+    if moved.x.owner is not None or moved.dims not in ((2, 0, 1), (1, 0, 2)):
+        return None
+    match moved.y.shape:
+        case (int(depth), int(experts), int(width)) if experts > 1:
+            if split.shape != (op.y.shape[1], experts, width):
+                return None
+            axes = ("t", "e", "n")
+            turned = moved.dims == (1, 0, 2)
+            inside = (op, split)
+            return Dense(op, split.y, axes, inside, op.lhs, moved.x, turned, experts, depth, width)
         case _:
             return None
 
@@ -61,14 +95,22 @@ def raised_dense(op: Op, func: Func) -> tuple[Value, Experts] | None:
         Refused: it does, but experts that were not chosen may count.
 
     """
-    up = dense_product(op)
-    down = None if up is None else _second(func, up.op.y)
-    if up is None or down is None or any(_before(up.rows)):
+    up = dense_product(op, func)
+    down = None if up is None else _second(func, up.y)
+    if up is None or down is None:
         return None
-    return _Match(func, up, down).run()
+    ups = sorted(_before(down.rows, func), key=lambda d: func.places[d.op])
+    if not ups or op is not ups[0].op or any(_before(u.rows, func) for u in ups):
+        return None
+    return _Match(func, ups, down).run()
+
+
+def _is_inner(op: Op) -> bool:
+    return op.has(Trait.POINTWISE) or isinstance(op, (Slice, Reshape, Permute))
 
 
 def _second(func: Func, value: Value) -> Dense | None:
+    """The product whose rows are made of a value by element-wise ops and views."""
     seen: set[Op] = set()
     stack = [value]
     while stack:
@@ -77,25 +119,25 @@ def _second(func: Func, value: Value) -> Dense | None:
             if user in seen:
                 continue
             seen.add(user)
-            if (found := dense_product(user)) is not None:
+            if (found := dense_product(user, func)) is not None:
                 return found if found.rows is current else None
-            if user.has(Trait.POINTWISE) or isinstance(user, (Slice, Reshape)):
+            if _is_inner(user):
                 stack += user.results
     return None
 
 
-def _before(value: Value) -> list[Op]:
-    """The dense products that a value is made of by element-wise ops."""
-    found: list[Op] = []
+def _before(value: Value, func: Func) -> list[Dense]:
+    """The dense products that a value is made of by element-wise ops and views."""
+    found: list[Dense] = []
     stack, seen = [value.owner], set[Op]()
     while stack:
         op = stack.pop()
         if op is None or op in seen:
             continue
         seen.add(op)
-        if dense_product(op) is not None:
-            found.append(op)
-        elif op.has(Trait.POINTWISE) or isinstance(op, (Slice, Reshape)):
+        if (product := dense_product(op, func)) is not None:
+            found.append(product)
+        elif _is_inner(op):
             stack += [v.owner for v in op.operands]
     return found
 
@@ -103,7 +145,7 @@ def _before(value: Value) -> list[Op]:
 @dataclass
 class _Match:
     func: Func
-    up: Dense
+    ups: list[Dense]
     down: Dense
     inside: set[Op] = field(default_factory=set[Op])
     extents: dict[str, Dim] = field(default_factory=dict[str, "Dim"])
@@ -111,16 +153,23 @@ class _Match:
 
     def run(self) -> tuple[Value, Experts]:
         """Match, from what goes in to the sum."""
-        up, down = self.up, self.down
-        tokens = up.op.y.shape[1]
+        up, down = self.ups[0], self.down
+        tokens = down.y.shape[down.axes.index("t")]
         self.extents = {"e": up.experts, "t": tokens, "k": up.depth, "d": down.width}
-        if down.experts != up.experts:
-            raise Refused(f"{up.experts} experts in one product, {down.experts} in another")
-        first, up_bias = self.biased(up)
-        body = body_between([first], [up.width], down.rows)
+        for other in (*self.ups, down):
+            self.inside.update(other.inside)
+            if other.experts != up.experts:
+                raise Refused(f"{up.experts} experts in one product, {other.experts} in another")
+        sides = [self.biased(u) for u in self.ups]
+        up_bias = sides[0][1]
+        if len(sides) > 1 and any(bias is not None for _, bias in sides):
+            raise Refused("gate and up are apart and have a bias")
+        body = body_between([y for y, _ in sides], [u.width for u in self.ups], self.inner())
         last, down_bias = self.biased(down)
-        self.inside.update([up.op, down.op, *body.inside])
+        self.inside |= body.inside
         y, dtype = self.summed(last)
+        if any(u.rows is not up.rows for u in self.ups):
+            raise Refused("gate and up read different rows")
         x, weigh = self.given(up, body, has_bias=up_bias is not None or down_bias is not None)
         gate = self.gate
         if gate is None:
@@ -131,12 +180,11 @@ class _Match:
             raise Refused(f"{called(gate.indices)} may choose an expert twice for one token")
         self.check(y)
         turned = down.transposed
-        weight = up.weight if up.transposed is turned else Permute(up.weight, dims=_SWAPPED).y
         return y, Experts(
             x,
             gate.indices,
             gate.values,
-            (weight,),
+            tuple(_oriented(u, turned) for u in self.ups),
             (down.weight,),
             up_bias,
             down_bias,
@@ -150,14 +198,22 @@ class _Match:
             dtype=dtype,
         )
 
+    def inner(self) -> Value:
+        """What the second product reads, before views that move its leading dims."""
+        value = self.down.rows
+        while isinstance(value.owner, Permute) and value.owner.dims[-1] == len(value.shape) - 1:
+            self.inside.add(value.owner)
+            value = value.owner.x
+        return value
+
     def biased(self, product: Dense) -> tuple[Value, Value | None]:
         """A product with the bias of its experts, ``[E, N]``, where there is one."""
-        y = product.op.y
+        y = product.y
         user = only_user(self.func, y)
         other = other_operand(user, y) if isinstance(user, Add) else None
         if not isinstance(user, Add) or other is None or user.y.type != y.type:
             return y, None
-        axes = broadcast(other, ("e", "t", "n"))
+        axes = broadcast(other, product.axes)
         extents = self.extents | {"n": product.width}
         bias = None if "t" in axes else view_along(other, axes, "en", extents)
         if bias is None:
@@ -167,7 +223,7 @@ class _Match:
 
     def summed(self, value: Value) -> tuple[Value, DType]:
         """Follow what the experts give to its sum over them."""
-        axes: Axes = ("e", "t", "d")
+        axes: Axes = (*self.down.axes[:2], "d")
         while True:
             user = only_user(self.func, value)
             if user is None:
@@ -257,6 +313,12 @@ class _Match:
                 if value is not end and (others or self.func.is_returned(value)):
                     names = ", ".join(others) or "the return"
                     raise Refused(f"{called(value)} inside of the experts is read by {names}")
+
+
+def _oriented(product: Dense, transposed: bool) -> Value:
+    if product.transposed is transposed:
+        return product.weight
+    return Permute(product.weight, dims=_SWAPPED).y
 
 
 def maps_zero_to_zero(body: Func) -> bool:

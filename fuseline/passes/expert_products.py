@@ -7,11 +7,12 @@ from dataclasses import dataclass
 
 from fuseline.ir.core import Func, Op, Ref, Trait, Value
 from fuseline.ir.ops.call import AtenCall
+from fuseline.ir.ops.index import Index, IndexSelect
 from fuseline.ir.ops.matmul import GroupedMatmul, Matmul
 from fuseline.ir.ops.pointwise import Add, Cast, Eq
 from fuseline.ir.ops.reduce import Argmax, Cumsum, Sort, Sum, TopK
 from fuseline.ir.ops.view import Concat, Expand, Permute, Reshape, Slice
-from fuseline.ir.types import Dim, same
+from fuseline.ir.types import Dim, dim, same
 from fuseline.passes.expert_body import Refused
 from fuseline.passes.expert_rows import (
     Slots,
@@ -20,6 +21,7 @@ from fuseline.passes.expert_rows import (
     slots_of,
     sorted_slots,
     uncast,
+    unshaped,
 )
 from fuseline.passes.match import other_operand
 from fuseline.passes.wording import called
@@ -38,6 +40,7 @@ class Product:
         weight: the matrices, ``[E, K, N]`` where ``transposed``.
         transposed: see there.
         slots: the expert of each row.
+        per_token: whether the rows are the tokens' own, one for all slots of a token.
     """
 
     op: Op
@@ -46,6 +49,7 @@ class Product:
     weight: Value
     transposed: bool
     slots: Slots
+    per_token: bool = False
 
     @property
     def experts(self) -> int:
@@ -100,18 +104,45 @@ def product_of(op: Op, func: Func) -> Product:
 def _gathered(op: Matmul) -> Product | None:
     """``matrices[ids] @ x`` or ``x @ matrices[ids]``, a batch of products by one vector each."""
     for matrices, rows, left in ((op.lhs, op.rhs, True), (op.rhs, op.lhs, False)):
-        swapped = isinstance(matrices.owner, Permute) and matrices.owner.dims == _SWAPPED
-        picked = row_source(matrices.owner.x if isinstance(matrices.owner, Permute) else matrices)
-        if picked is None or len(matrices.shape) != 3 or picked[0].tensor.rank != 3:
+        one = rows.shape[-1 if left else -2] if len(rows.shape) == 3 else 0
+        picked = _picked(matrices) if one == 1 else None
+        if picked is None:
             continue
-        if isinstance(matrices.owner, Permute) and not swapped:
+        weight, ids, swapped, per_token = picked
+        if per_token and left:
             continue
-        one = rows.shape[-1 if left else -2]
-        if len(rows.shape) != 3 or one != 1:
-            continue
-        weight, turned = _turned(picked[0], swapped)
+        weight, turned = _turned(weight, swapped)
         # ``W @ x`` has W [N, K], ``x @ W`` has it [K, N]
-        return Product(op, op.y, rows, weight, turned == left, slots_of(picked[1]))
+        return Product(op, op.y, rows, weight, turned == left, slots_of(ids), per_token)
+    return None
+
+
+def _picked(matrices: Value) -> tuple[Value, Value, bool, bool] | None:
+    """What matrices are gathered of, by which ids, whether they are swapped then, and whether those
+    of one token are put side by side: ``[T, H, K * N]``.
+    """
+    value = unshaped(matrices)
+    moved = value.owner if isinstance(value.owner, Permute) else None
+    source = value if moved is None else moved.x
+    dims = tuple(range(source.tensor.rank)) if moved is None else moved.dims
+    match source.owner:
+        case Index(weight, (ids,), axes=(0,)) | IndexSelect(weight, ids, axis=0):
+            lead = ids.tensor.rank
+        case _:
+            return None
+    if weight.tensor.rank != 3:
+        return None
+    plain = tuple(range(lead))
+    rows, columns = lead, lead + 1
+    if dims in ((*plain, rows, columns), (*plain, columns, rows)):
+        swapped = dims[-1] == rows
+        fits = matrices.shape[1:] == source.shape[lead:][:: -1 if swapped else 1]
+        return (weight, ids, swapped, False) if fits else None
+    if lead == 2 and dims in ((0, 3, 1, 2), (0, 2, 1, 3)):
+        swapped = dims[1] == columns
+        width = dim(source.shape[1] * source.shape[rows if swapped else columns])
+        fits = matrices.shape[1:] == (source.shape[dims[1]], width)
+        return (weight, ids, swapped, True) if fits else None
     return None
 
 

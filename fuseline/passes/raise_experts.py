@@ -224,6 +224,11 @@ def _check_readers(func: Func, inside: Iterable[Op], end: Value) -> None:
 def _input(ups: Sequence[Product], end: Summed) -> Input:
     """What the rows of the first products are copies of."""
     rows, slots = ups[0].rows, ups[0].slots
+    if any(up.per_token for up in ups):
+        x = as_matrix(_plain(rows), ups[0].depth)
+        if not all(up.per_token for up in ups) or not same(x.shape[0], end.tokens):
+            raise Refused(f"{called(rows)} is each token once for one product, not for another")
+        return Input(x, None)
     if any(up.rows is not rows and _plain(up.rows) is not _plain(rows) for up in ups):
         raise Refused("gate and up read different rows")
     rows, weight = _plain(rows), None
