@@ -233,6 +233,35 @@ _SETTINGS = {"specialize_float": True, "record_runtime_overhead": False}
 """Dynamo's settings for our compilations."""
 
 
+@dataclass(frozen=True)
+class Break:
+    """Why Dynamo ended a graph before its function returned, and the files and lines of the calls
+    that led there, the outermost first.
+    """
+
+    reason: str
+    frames: tuple[tuple[str, int], ...]
+
+
+def _breaks_so_far() -> Sequence[Any]:
+    """Dynamo's own account of all graph breaks; empty where a version of torch keeps none."""
+    return getattr(_lib._dynamo.utils, "graph_break_reasons", ())
+
+
+def _as_break(cause: Any) -> Break:
+    frames = tuple((str(f.filename), int(f.lineno or 0)) for f in cause.user_stack or ())
+    return Break(str(cause.reason), frames)
+
+
+def name_of_target(node: fx.Node) -> str:
+    """The name of what a node calls, whichever way it calls it."""
+    target: Any = node.target
+    if isinstance(target, str):
+        return target
+    packet = getattr(target, "overloadpacket", target)
+    return str(getattr(packet, "__name__", packet))
+
+
 class CompileWatch:
     """A context for calls of one program: settings while Dynamo compiles, and its graph breaks.
 
@@ -245,7 +274,7 @@ class CompileWatch:
     def __init__(
         self,
         on_start: Callable[[], None],
-        on_breaks: Callable[[dict[str, int]], None],
+        on_breaks: Callable[[dict[str, int], Sequence[Break]], None],
         on_limit: Callable[[str], None],
     ) -> None:
         self.on_start = on_start
@@ -253,6 +282,7 @@ class CompileWatch:
         self.on_limit = on_limit
         self._outer: list[CompileWatch | None] = []
         self._breaks: dict[str, int] = {}
+        self._known = 0
         self._before: dict[str, bool] = {}
         self._hurry: AbstractContextManager[None] = nullcontext()
 
@@ -273,6 +303,7 @@ class CompileWatch:
         for name, value in settings.items():
             setattr(config, name, value)
         self._breaks = dict(_lib._dynamo.utils.counters["graph_break"])
+        self._known = len(_breaks_so_far())
         self._hurry = _hurry()
         self._hurry.__enter__()
 
@@ -284,7 +315,8 @@ class CompileWatch:
         now = _lib._dynamo.utils.counters["graph_break"]
         new = {r: n - self._breaks.get(r, 0) for r, n in now.items()}
         if any(new.values()):
-            self.on_breaks({r: n for r, n in new.items() if n})
+            places = [_as_break(b) for b in _breaks_so_far()[self._known :]]
+            self.on_breaks({r: n for r, n in new.items() if n}, places)
 
 
 @contextmanager

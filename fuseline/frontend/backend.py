@@ -16,6 +16,7 @@ from fuseline.frontend.dynamo import capture_dynamo
 from fuseline.frontend.execute import CompileStep, Ran, finish
 from fuseline.frontend.floats import float_inputs
 from fuseline.frontend.importer import CannotImport
+from fuseline.frontend.loops import chooses, depends_on_data, source_of, untraced_experts
 from fuseline.frontend.names import Names
 from fuseline.frontend.record import NotSimple
 from fuseline.frontend.warm import keep
@@ -40,6 +41,8 @@ class Backend:
         plain: graphs that run through plain ATen, with the reason.
         breaks: reasons of Dynamo's graph breaks, with their counts.
         limits: options of torch by which Dynamo refused to compile again, with the counts.
+        chooses: whether a graph chooses the best of several, as a router does.
+        causes: where graphs ended because of what a tensor holds, each place once, and why.
         eager_calls: calls since then for which no graph fitted.
         ran: whether a graph ran in a call.
     """
@@ -51,6 +54,8 @@ class Backend:
     plain: dict[str, str] = field(default_factory=dict[str, str])
     breaks: dict[str, int] = field(default_factory=dict[str, int])
     limits: dict[str, int] = field(default_factory=dict[str, int])
+    chooses: bool = False
+    causes: dict[str, _torch.Break] = field(default_factory=dict[str, _torch.Break])
     eager_calls: int = 0
     ran: Ran = field(default_factory=Ran)
 
@@ -58,6 +63,7 @@ class Backend:
         """The function that runs a graph from Dynamo; ``inputs`` are the values it came with."""
         name = self.name if not self.graphs else f"{self.name}_{self.graphs}"
         self.graphs += 1
+        self.chooses |= chooses(module)
         if not torch.is_grad_enabled() or not any(_wants_gradient(v) for v in inputs):
             return self._runnable(module, inputs, name)
         inner = _without_gradients(module)
@@ -127,8 +133,10 @@ class Backend:
             log.warning("%s runs through plain ATen: %s", name, reason)
             self.plain[name] = reason
 
-    def note_breaks(self, reasons: dict[str, int]) -> None:
+    def note_breaks(self, reasons: dict[str, int], places: Sequence[_torch.Break]) -> None:
         """Account for graph breaks."""
+        for place in filter(depends_on_data, places):
+            self.causes.setdefault(source_of(place), place)
         for reason, count in reasons.items():
             self.breaks[reason] = self.breaks.get(reason, 0) + count
 
@@ -142,14 +150,15 @@ class Backend:
             self.eager_calls += 1
 
     def report(self) -> Report:
-        """The numbers of graphs and of graph breaks, and what runs through plain ATen and why."""
+        """The numbers of graphs and of graph breaks, and what is not compiled, and why."""
         stats: dict[str, Stat] = {"graphs": self.graphs, "graph breaks": sum(self.breaks.values())}
         stats |= {f"graph break: {_first_line(r)}": n for r, n in self.breaks.items()}
         stats |= {f"{PLAIN}{n}": _first_line(r) for n, r in self.plain.items()}
         stats |= {f"recompilations refused, see {o}": n for o, n in self.limits.items()}
         if self.limits:
             stats["calls run eagerly since then"] = self.eager_calls
-        return Report(stats=stats)
+        sites = (untraced_experts(c, chosen=self.chooses) for c in self.causes.values())
+        return Report(sites=tuple(s for s in sites if s is not None), stats=stats)
 
 
 def _without_gradients(module: fx.GraphModule) -> fx.GraphModule | None:

@@ -44,12 +44,13 @@ def place_of(node: fx.Node) -> Loc:
 
 @lru_cache(maxsize=65536)
 def _place(module: str, trace: str) -> Loc:
-    frames = [frame for frame in _FRAME.findall(trace) if not _is_inside(frame[0])]
+    frames = [frame for frame in _FRAME.findall(trace) if not is_library(frame[0])]
     source = f"{frames[-1][0].rpartition('/')[2]}:{frames[-1][1]}" if frames else ""
     return Loc(tidy(module), source)
 
 
-def _is_inside(file: str) -> bool:
+def is_library(file: str) -> bool:
+    """Whether a file is one of torch's, or where a program is entered."""
     return file == _ENTRY or file.startswith(_TORCH)
 
 

@@ -54,7 +54,7 @@ def raised_chain(op: Add, func: Func) -> tuple[Value, Experts] | None:
     """
     if isinstance(reader := only_user(func, op.y), Add) and _term(reader.lhs, reader.rhs, op.y):
         return None  # not the last one
-    terms, inside = _terms(op)
+    terms, inside, begin = _terms(op)
     if len(terms) < _LEAST:
         return None
     columns = _Columns()
@@ -62,6 +62,8 @@ def raised_chain(op: Add, func: Func) -> tuple[Value, Experts] | None:
     if not any(places):
         return None
     gate = _one_gate(terms, places)
+    if begin is not None:
+        raise Refused(f"the sum of the experts begins with {called(begin)}, not with zeros")
     experts = [_expert(term) for term in terms]
     _check_alike(experts)
     _check_weights(func, experts)
@@ -74,30 +76,23 @@ def raised_chain(op: Add, func: Func) -> tuple[Value, Experts] | None:
 # -- the chain --------------------------------------------------------------------------------
 
 
-def _terms(op: Add) -> tuple[list[Term], set[Op]]:
-    """The terms of a chain of additions that begins with zeros, or with a term."""
+def _terms(op: Add) -> tuple[list[Term], set[Op], Value | None]:
+    """The terms of a chain of additions, and what it begins with; None for zeros or a term."""
     terms, inside = list[Term](), set[Op]()
-    current: Op = op
-    while isinstance(current, Add) and current.y.dtype is op.y.dtype:
-        inside.add(current)
-        for total, other in ((current.lhs, current.rhs), (current.rhs, current.lhs)):
-            term = _term_of(other)
-            if term is not None and (_begins(total) or isinstance(total.owner, (Add, Mul))):
-                break
-        else:
-            return [], inside
+    current = op.y
+    while isinstance(current.owner, Add) and current.dtype is op.y.dtype:
+        lhs, rhs = current.owner.lhs, current.owner.rhs
+        term, total = _term_of(rhs), lhs
+        if term is None:
+            term, total = _term_of(lhs), rhs
+        if term is None:
+            break
+        inside.add(current.owner)
         terms.insert(0, term)
-        if _begins(total):
-            return terms, inside
-        if (first := _term_of(total)) is not None:
-            return [first, *terms], inside
-        assert total.owner is not None, "looked at above"
-        current = total.owner
-    return [], inside
-
-
-def _begins(value: Value) -> bool:
-    return is_number(value, 0)
+        current = total
+    if (first := _term_of(current)) is not None:
+        return [first, *terms], inside, None
+    return terms, inside, None if is_number(current, 0) else current
 
 
 def _term(lhs: Value, rhs: Value, total: Value) -> Term | None:
