@@ -45,7 +45,7 @@ class Table:
 
 def tables(results: Json) -> list[Table]:
     """All tables that there are results for."""
-    makers = (_speed, _bandwidth, _compile, _stages, _memory, _qk_norm)
+    makers = (_speed, _bandwidth, _compile, _stages, _memory, _qk_norm, _mla)
     return [table for make in makers if (table := make(results)).rows]
 
 
@@ -193,6 +193,28 @@ def _qk_norm(results: Json) -> Table:
         "it that all threads are awake. Call over kernel: torch.compile's function over our kernel "
         "alone.",
         ("", "threads", *columns, "eager", *ratios),
+        tuple(rows),
+    )
+
+
+def _mla(results: Json) -> Table:
+    rows: list[tuple[str, ...]] = []
+    for part in of_kind(results, "mla"):
+        for batch, found in part["batches"].items():
+            middle, ratio = found["median_s"], found["speedup"]
+            rows.append(
+                (
+                    f"{SHORT[part['dtype']]}, batch {batch}",
+                    str(part["threads"]),
+                    *(_ms(middle[name]) for name in ("fuseline", "torch.compile", "eager")),
+                    *(_times(ratio[name]) for name in ("torch.compile", "eager")),
+                )
+            )
+    return Table(
+        "Latent attention",
+        "Milliseconds of a decode step of multi-head latent attention over 2048 latents of 256, 16 "
+        "heads of 64 + 32 and 64, spelled in the expanded form.",
+        ("", "threads", "fuseline", "torch.compile", "eager", "x torch.compile", "x eager"),
         tuple(rows),
     )
 
