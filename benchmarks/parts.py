@@ -51,6 +51,7 @@ def parts(*, quick: bool) -> list[Part]:
             Part("compile", "tiny", "float32", 1),
             Part("memory", "tiny", "float32", 1),
             Part("qk_norm", "qwen3", "float32", 1, ("--tokens", "1", "8", "--seconds", "0.1")),
+            Part("mla", "latent", "float32", 1, ("--batches", "1", "--seconds", "0.1")),
         ]
     found = [
         Part("speed", model, dtype, threads)
@@ -59,7 +60,8 @@ def parts(*, quick: bool) -> list[Part]:
         for threads in (1, 2)
     ]
     found += [
-        Part("qk_norm", "qwen3", dtype, threads)
+        Part(kind, model, dtype, threads)
+        for kind, model in (("qk_norm", "qwen3"), ("mla", "latent"))
         for dtype in ("float32", "bfloat16")
         for threads in (1, 2)
     ]
@@ -88,7 +90,7 @@ def run(part: Part, caches: Path, on_line: OnLine) -> Json:
     """
     started = time.monotonic()
     runners = {"speed": _speed, "compile": _compile, "memory": _memory}
-    runners |= {"qk_norm": _by_tokens, "moe": _by_tokens}
+    runners |= {"qk_norm": _by_tokens, "moe": _by_tokens, "mla": _mla}
     result = runners[part.kind](part, caches, on_line)
     return part.facts() | {"took_s": time.monotonic() - started} | result
 
@@ -101,6 +103,11 @@ def _speed(part: Part, caches: Path, on_line: OnLine) -> Json:
 def _by_tokens(part: Part, caches: Path, on_line: OnLine) -> Json:
     arguments = (*_common(part), *part.options)
     return {"tokens": _child(part.kind, arguments, part.threads, caches / part.kind, on_line)}
+
+
+def _mla(part: Part, caches: Path, on_line: OnLine) -> Json:
+    arguments = (*_common(part), *part.options)
+    return {"batches": _child("mla", arguments, part.threads, caches / part.kind, on_line)}
 
 
 def _memory(part: Part, caches: Path, on_line: OnLine) -> Json:

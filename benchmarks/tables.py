@@ -50,7 +50,7 @@ class Table:
 
 def tables(results: Json) -> list[Table]:
     """All tables that there are results for."""
-    makers = (_speed, _bandwidth, _compile, _stages, _memory, _qk_norm, _moe)
+    makers = (_speed, _bandwidth, _compile, _stages, _memory, _qk_norm, _moe, _mla)
     return [table for make in makers if (table := make(results)).rows]
 
 
@@ -233,6 +233,27 @@ def _moe(results: Json) -> Table:
             "x others",
             "op: x others",
         ),
+    )
+
+
+def _mla(results: Json) -> Table:
+    rows: list[tuple[str, ...]] = []
+    for part in of_kind(results, "mla"):
+        for batch, found in part["batches"].items():
+            middle, ratio = found["median_s"], found["speedup"]
+            rows.append(
+                (
+                    f"{SHORT[part['dtype']]}, batch {batch}",
+                    str(part["threads"]),
+                    *(_ms(middle[name]) for name in ("fuseline", "torch.compile", "eager")),
+                    *(_times(ratio[name]) for name in ("torch.compile", "eager")),
+                )
+            )
+    return Table(
+        "Latent attention",
+        "Milliseconds of a decode step of multi-head latent attention over 2048 latents of 256, 16 "
+        "heads of 64 + 32 and 64, spelled in the expanded form.",
+        ("", "threads", "fuseline", "torch.compile", "eager", "x torch.compile", "x eager"),
         tuple(rows),
     )
 

@@ -43,12 +43,17 @@ def results() -> Json:
         },
         "speedup": {"kernel": 2.0, "inner": 7.0, "outer": 1.2, "eager": 4.0},
     }
+    mla = {
+        "median_s": {"fuseline": 1e-3, "torch.compile": 5e-3, "eager": 6e-3},
+        "speedup": {"torch.compile": 5.0, "eager": 6.0},
+    }
     facts = {"model": "smollm2", "dtype": "bfloat16", "threads": 2}
     kinds: dict[str, Json] = {
         "speed": {"cases": {"decode-1": decode}},
         "compile": compiled,
         "memory": memory,
         "qk_norm": {"tokens": {"8": qk_norm}},
+        "mla": {"batches": {"8": mla}},
     }
     return {
         "command": "python -m benchmarks",
@@ -131,6 +136,11 @@ def test_compile_table_has_both_states_and_stages_stand_under_their_names() -> N
     assert [row[1:] for row in stages.rows] == [("3.00", "1.00", ""), ("0.75", "", "0.25")]
 
 
+def test_latent_attention_table_has_a_row_for_each_batch() -> None:
+    (row,) = table("Latent attention").rows
+    assert row == ("bf16, batch 8", "2", "1.00", "5.00", "6.00", "5.00", "6.00")
+
+
 def test_part_without_results_has_no_table() -> None:
     empty: Json = results() | {"parts": {}}
     assert tables(empty) == []
@@ -139,7 +149,7 @@ def test_part_without_results_has_no_table() -> None:
 
 def test_page_has_every_table_and_tells_an_incomplete_run() -> None:
     text = page.page(results())
-    assert text.count("\n## ") == len(tables(results())) == 6
+    assert text.count("\n## ") == len(tables(results())) == 7
     assert "not complete" not in text
     assert "not complete" in page.page(results() | {"complete": False})
 
