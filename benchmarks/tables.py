@@ -233,6 +233,7 @@ def _moe(results: Json) -> Table:
             "x others",
             "op: x others",
         ),
+        tuple(rows),
     )
 
 
