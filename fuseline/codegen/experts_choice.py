@@ -14,7 +14,7 @@ experts of 512, 4 of them for a token, hidden 1024, a shared branch of 512;
 
 Not measured here, but taken from `linear_choice` or from counting:
 
-* The library's product is slower than ours below 96 to 192 tokens for one expert, so it is not used.
+* The library's product is slower than ours below 96 to 192 tokens for one expert: it is not used.
 * What the experts give to a token waits in scratch until it is added up: all columns of y that a
   worker has, in runs of 512, while that is little; 256 from 1024 pairs on (a run packs the rows
   again). Matrices ``[K, N]`` are streamed in whole rows, so runs are long there.
