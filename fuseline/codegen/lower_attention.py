@@ -96,9 +96,9 @@ def _launch(
     for value in (op.q, op.k, op.v, op.y):
         dims += layouts.layout(value).strides[:3]
     if op.mask is not None:
-        dims += _broadcast_strides(op.mask, (batch, heads, queries, op.k.shape[2]), layouts)
+        dims += broadcast_strides(op.mask, (batch, heads, queries, op.k.shape[2]), layouts)
     if op.positions is not None:
-        dims += _broadcast_strides(op.positions, (batch, queries), layouts)[:1]
+        dims += broadcast_strides(op.positions, (batch, queries), layouts)[:1]
     buffers: list[Value | Scratch] = [op.q, op.k, op.v]
     buffers += [v for v in (op.mask, op.positions, op.sinks) if v is not None]
     buffers.append(op.y)
@@ -109,7 +109,7 @@ def _launch(
     return [Launch(k, tuple(buffers), tuple(dims), work(op), when) for k in kernel.launches()]
 
 
-def _broadcast_strides(value: Value, shape: tuple[Dim, ...], layouts: LayoutMap) -> list[Dim]:
+def broadcast_strides(value: Value, shape: tuple[Dim, ...], layouts: LayoutMap) -> list[Dim]:
     """The strides of a value against a shape; 0 along dims that it lacks or repeats."""
     missing = len(shape) - value.tensor.rank
     strides: list[Dim] = [0] * missing

@@ -5,6 +5,7 @@ from __future__ import annotations
 from fuseline.codegen import (
     lower_attention,
     lower_index,
+    lower_latent,
     lower_linear,
     lower_mla,
     lower_pointwise,
@@ -14,6 +15,7 @@ from fuseline.codegen import (
 __all__ = [
     "lower_attention",
     "lower_index",
+    "lower_latent",
     "lower_linear",
     "lower_mla",
     "lower_pointwise",

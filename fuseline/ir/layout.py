@@ -15,6 +15,7 @@ import sympy
 
 from fuseline.ir.core import Func, Op, Value
 from fuseline.ir.ops.buffer import Read
+from fuseline.ir.ops.latent import LatentAttention
 from fuseline.ir.ops.raised import Attention
 from fuseline.ir.ops.view import Expand, Permute, Reshape, Slice
 from fuseline.ir.types import Dim, dim, product, same
@@ -218,7 +219,7 @@ def view_layout(op: Reshape | Permute | Expand | Slice, layout: Layout) -> Layou
 
 def result_layout(op: Op, value: Value) -> Layout:
     """How a kernel lays out its result: dense, but attention by token, as its readers want it."""
-    if isinstance(op, Attention):
+    if isinstance(op, (Attention, LatentAttention)):
         b, h, s, d = value.shape
         inner = dense((b, s, h, d)).strides
         return Layout(0, (inner[0], inner[2], inner[1], inner[3]))

@@ -12,7 +12,14 @@ from fuseline.codegen.gather import ArgmaxKernel
 from fuseline.codegen.kernel import KernelTemplate
 from fuseline.codegen.norm import NormKernel
 from fuseline.codegen.qk_norm_rope import QkNormRopeKernel, Rotation, qk_streams
-from tests.codegen import harness, test_attention, test_gather, test_norm, test_qk_norm_rope
+from tests.codegen import (
+    harness,
+    test_attention,
+    test_gather,
+    test_latent,
+    test_norm,
+    test_qk_norm_rope,
+)
 from tests.codegen.oracle import DTYPES
 
 pytestmark = pytest.mark.skipif(platform.machine() != "x86_64", reason="flags of x86-64")
@@ -34,6 +41,12 @@ def test_narrow_vectors(dtype: str, march: str, monkeypatch: pytest.MonkeyPatch)
         kernel = kind(dtype, 2, 36, 20, 0.2, causal=True, positions=True, softcap=5.0)
         case = test_attention.Case(queries=5, positions=torch.arange(5) + 40)
         test_attention.check(kernel, case, nth=2)
+    geometry = test_latent.Geometry(latent=20, key=12)
+    for name in test_latent.KINDS:
+        latent = geometry.kernel(name, dtype, causal=True, positions=True)
+        positions = torch.arange(5) + 40
+        case = test_latent.Case(geometry, queries=5, positions=positions)
+        test_latent.check(latent, case, nth=2)
     x = torch.arange(3000.0).remainder(997).to(DTYPES[dtype]).view(2, 1500)
     assert torch.equal(test_gather.argmax(x, dtype, 2), x.argmax(-1))
 
@@ -49,6 +62,8 @@ def test_wide_vectors_compile(dtype: str, march: str) -> None:
         DecodeAttentionKernel(dtype, 2, 80, 80, 0.2, causal=True, positions=True),
         BlockedAttentionKernel(dtype, 2, 128, 128, 0.2, causal=True),
         ArgmaxKernel(dtype),
+        *test_latent.Geometry(16, 64, 64, 256, 32).kernel("absorbed", dtype).launches(),
+        test_latent.Geometry(16, 64, 64, 256, 32).kernel("expanded", dtype),
     ]
     for kernel in kernels:
         harness.build(kernel, [f"-march={march}"])

@@ -7,6 +7,7 @@ import importlib
 import pkgutil
 from collections.abc import Iterator
 from itertools import pairwise
+from typing import Any
 
 import jinja2.meta
 import jinja2.nodes
@@ -16,6 +17,7 @@ import fuseline.codegen
 from fuseline.codegen.attention import BlockedAttentionKernel, DecodeAttentionKernel
 from fuseline.codegen.gather import ArgmaxKernel, GatherKernel, IndexWriteKernel
 from fuseline.codegen.kernel import KernelTemplate, environment
+from fuseline.codegen.latent import AbsorbedKernel, ExpandedKernel
 from fuseline.codegen.mla_projection import mla_projection
 from fuseline.codegen.norm import NormKernel
 from fuseline.codegen.qk_norm_rope import QkNormRopeKernel, Rotation, Stream, qk_streams
@@ -62,6 +64,7 @@ def test_template_reads_what_its_context_offers(cls: type[KernelTemplate]) -> No
 
 
 ROTATION = Rotation(64)
+LATENT: dict[str, Any] = {"scale": 0.1, "key": 16, "value": 24, "latent": 40, "shared": 8}
 SAMPLES: list[KernelTemplate] = [
     NormKernel("f32", 64),
     NormKernel("bf16", 64),
@@ -84,6 +87,8 @@ SAMPLES: list[KernelTemplate] = [
     ArgmaxKernel("f32"),
     *ArgmaxKernel("bf16").launches(),
     *DecodeAttentionKernel("bf16", 2, 64, 64, 0.125, max_splits=2).launches(),
+    *AbsorbedKernel("f32", group=4, width=24, value_width=40, **LATENT).launches(),
+    ExpandedKernel("f32", group=1, width=24, value_width=24, all_heads=4, **LATENT),
 ]
 
 
