@@ -8,12 +8,16 @@ experts of 512, 4 of them for a token, hidden 1024, a shared branch of 512;
   known only when it runs: 1 token streams six rows at once, 2 five, more three by four (the tiles
   of `linear_choice`). Up to 32 tokens K goes in blocks of 256; more take it in long blocks, at most
   64 of them at once.
-* 1 to 8 tokens read weights at 80 to 90 % of the bandwidth in both types; 128 tokens (16 for an
-  expert) do 50 GFlop/s in both. A library's product is slower than that below 192 tokens for one
-  expert, so it is not used.
+* 1 to 8 tokens read weights at 88 to 92 % of the bandwidth in float32, 76 to 88 % in bfloat16 (one
+  thread); matrices ``[K, N]`` at 77 to 91 % and 55 to 68 %. 128 tokens, 16 for an expert, do 40 to
+  55 GFlop/s in both types; with matrices ``[K, N]``, which are turned first, 25.
+
+Not measured here, but taken from `linear_choice` or from counting:
+
+* The library's product is slower than ours below 96 to 192 tokens for one expert: it is not used.
 * What the experts give to a token waits in scratch until it is added up: all columns of y that a
   worker has, in runs of 512, while that is little; 256 from 1024 pairs on (a run packs the rows
-  again, 6 % of the work). Matrices ``[K, N]`` are streamed in whole rows, so runs are long there.
+  again). Matrices ``[K, N]`` are streamed in whole rows, so runs are long there.
 * The shared branch is one more expert in the same launches: nothing waits for it, and its rows fill
   the gaps that uneven experts leave.
 """

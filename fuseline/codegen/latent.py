@@ -24,13 +24,17 @@ class LatentKernel(AttentionKernel):
 
     q is ``[B, H, Sq, key + shared]`` and y ``[B, H, Sq, value]``, of any strides but the last; a
     latent is a row of ``[B, Sk, latent]`` and the shared part of its key one of ``[B, Sk,
-    shared]``, also by strides; the weight is dense, ``[H * (key + value), latent]``.
+    shared]``, also by strides. The weight is dense, ``[G * (key + value), latent]``, where
+    ``repeat`` query heads have one of the G key heads; with ``apart`` its rows for values are those
+    of a second one, ``[G * value, latent]``.
     """
 
     key: int
     value: int
     latent: int
     shared: int = 0
+    repeat: int = 1
+    apart: bool = False
 
     @property
     def heads(self) -> int:
@@ -45,6 +49,7 @@ class LatentKernel(AttentionKernel):
     def buffers(self) -> tuple[str, ...]:
         """The names of ``buf``, in order."""
         names = ["q", "latent", "weight", *["shared"] * bool(self.shared)]
+        names += ["value_weight"] * self.apart
         names += ["mask"] * (self.mask is not None)
         names += ["positions"] * self.positions + ["sinks"] * (self.sinks is not None)
         return (*names, "y", "scratch")

@@ -48,15 +48,17 @@ def lower_latent_attention(op: LatentAttention, layouts: LayoutMap) -> Lowered:
 
 
 def _refusal(op: LatentAttention, layouts: LayoutMap) -> Refusal | None:
-    operands = [v for v in (op.q, op.latent, op.weight, op.shared) if v is not None]
+    weights = [v for v in (op.weight, op.value_weight) if v is not None]
+    operands = [v for v in (op.q, op.latent, *weights, op.shared) if v is not None]
     types = ", ".join(str(v.type) for v in operands)
     if op.q.dtype not in FLOATS or {v.dtype for v in operands} != {op.q.dtype}:
         return Refusal(f"{types}; the kernel takes one floating type")
     sizes = (op.q.shape[1], op.q.shape[3], op.latent.shape[3], op.key, op.value)
     if not all(isinstance(s, int) and s for s in sizes):
         return Refusal(f"{types}; the kernel needs known heads and widths")
-    if not layouts.layout(op.weight).is_dense(op.weight.shape):
-        return Refusal(f"weight {op.weight.type} does not lie row by row in memory")
+    for weight in weights:
+        if not layouts.layout(weight).is_dense(weight.shape):
+            return Refusal(f"weight {weight.type} does not lie row by row in memory")
     if op.mask is not None and op.mask.tensor.rank > 4:
         return Refusal(f"mask {op.mask.type}")
     if op.mask is not None and op.mask.dtype not in (*FLOATS, DType.BOOL):
@@ -86,6 +88,8 @@ def _absorbed(op: LatentAttention) -> AbsorbedKernel:
         value=op.value,
         latent=latent,
         shared=_shared(op),
+        repeat=heads // op.groups,
+        apart=op.value_weight is not None,
     )
 
 
@@ -109,6 +113,8 @@ def _expanded(op: LatentAttention) -> ExpandedKernel:
         value=op.value,
         latent=latent,
         shared=_shared(op),
+        repeat=heads // op.groups,
+        apart=op.value_weight is not None,
         all_heads=heads,
     )
 
@@ -138,7 +144,8 @@ def _launch(
         dims += broadcast_strides(op.mask, (batch, heads, queries, keys), layouts)
     if op.positions is not None:
         dims += broadcast_strides(op.positions, (batch, queries), layouts)[:1]
-    values = (op.q, op.latent, op.weight, op.shared, op.mask, op.positions, op.sinks)
+    weights = (op.weight, op.shared, op.value_weight)
+    values = (op.q, op.latent, *weights, op.mask, op.positions, op.sinks)
     buffers: list[Value | Scratch] = [v for v in values if v is not None]
     size = kernel.latent_scratch(product((batch, heads, queries)), keys, WORKERS)
     buffers += [op.y, Scratch(size)]

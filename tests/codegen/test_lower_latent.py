@@ -44,20 +44,38 @@ def arguments(dtype: torch.dtype, queries: int, keys: int) -> list[Tensor]:
 
 @pytest.mark.parametrize("dtype", ["f32", pytest.param("bf16", marks=pytest.mark.slow)])
 def test_both_forms_by_the_number_of_queries(dtype: str) -> None:
-    source = text(dtype)
     for queries, keys in ((1, 90), (5, 7), (70, 75)):
-        given = arguments(DTYPES[dtype], queries, keys)
-        want = evaluate(parse_func(source), given)[0]
-        exact = [a.double() if a.dtype.is_floating_point else a for a in given]
-        oracle = evaluate(parse_func(source.replace(f"{dtype}[", "f64[")), exact)[0]
-        for nth in (1, 3):
-            func = parse_func(source)
-            machine = Machine(func, given, nth)
-            assert [s.op.name for s in machine.steps] == ["latent_attention"]
-            got = machine.tensor(func.returns[0])
-            assert isinstance(want, Tensor)
-            assert isinstance(oracle, Tensor)
-            assert_numbers(got, want, oracle, like_eager=dtype == "f32")
+        check(text(dtype), arguments(DTYPES[dtype], queries, keys), dtype)
+
+
+@pytest.mark.parametrize("apart", [False, True])
+def test_weights_apart_and_fewer_key_heads(apart: bool) -> None:
+    """The rows of values in a weight of their own; two query heads, or four, to a key head."""
+    for groups in (2, 1):
+        rows, more = (groups * 12, f", %v: f32[{groups * 20}, 40]") if apart else (groups * 32, "")
+        source = text("f32").replace("%w: f32[96, 40]", f"%w: f32[{rows}, 40]{more}")
+        source = source.replace("60", "80").replace("(B, S, 3, 20)", "(B, S, 4, 20)")
+        source = source.replace("%p {", "%p, _, %v {") if apart else source
+        for queries, keys in ((1, 50), (70, 75)):
+            x, cache, w, p = arguments(torch.float32, queries, keys)
+            w = w.repeat(2, 1)
+            weights = [w[:rows], w[rows : rows + groups * 20]] if apart else [w[:rows]]
+            check(source, [torch.cat([x, x[..., :20]], -1), cache, *weights, p], "f32")
+
+
+def check(source: str, given: list[Tensor], dtype: str) -> None:
+    """The launches give what the reference gives, in float64 too."""
+    want = evaluate(parse_func(source), given)[0]
+    exact = [a.double() if a.dtype.is_floating_point else a for a in given]
+    oracle = evaluate(parse_func(source.replace(f"{dtype}[", "f64[")), exact)[0]
+    for nth in (1, 3):
+        func = parse_func(source)
+        machine = Machine(func, given, nth)
+        assert [s.op.name for s in machine.steps] == ["latent_attention"]
+        got = machine.tensor(func.returns[0])
+        assert isinstance(want, Tensor)
+        assert isinstance(oracle, Tensor)
+        assert_numbers(got, want, oracle, like_eager=dtype == "f32")
 
 
 def test_launches_by_the_number_of_queries() -> None:
