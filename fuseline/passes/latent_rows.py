@@ -115,11 +115,13 @@ def cache_write(func: Func, op: LatentAttention, *, shared: bool) -> IndexWrite 
 
 
 def _fits(write: IndexWrite) -> bool:
-    """Whether a write puts rows at places of a cache ``[B, 1, S, W]`` or ``[B, S, W]``."""
-    cache = write.buffer.tensor
+    """Whether a write puts rows at places of a whole cache ``[B, 1, S, W]`` or ``[B, S, W]``."""
+    cache, src = write.buffer.tensor, write.src.tensor
     one = cache.rank == 3 or (cache.rank == 4 and same(cache.shape[1], 1))
     along = write.axis == cache.rank - 2 and write.index.tensor.rank == 1
-    return one and along and write.src.dtype is cache.dtype and write.src.tensor.rank == cache.rank
+    whole = src.with_shape((*src.shape[: write.axis], *src.shape[write.axis + 1 :]))
+    of = cache.with_shape((*cache.shape[: write.axis], *cache.shape[write.axis + 1 :]))
+    return one and along and whole == of and not write.origin
 
 
 def only_written(func: Func, row: Row, write: Op) -> bool:

@@ -112,6 +112,29 @@ def test_rows_that_others_read_are_computed_and_written(others: str) -> None:
     )
 
 
+@pytest.mark.parametrize("start", [0, 1])
+def test_writes_into_a_part_of_the_caches_stay(start: int) -> None:
+    """The caches are of a larger batch: the fused op writes whole ones."""
+    origin = f", origin = ({start}, 0, 0, 0)" if start else ""
+    part = f"axis = 0, start = {start}, stop = {start + 2}"
+    writes = f"""
+      index_write %lc, %at, %ch {{axis = 2{origin}}}
+      %la = read %lc
+      %ls = slice %la {{{part}}}
+      index_write %kc, %at, %rr {{axis = 2{origin}}}
+      %ka = read %kc
+      %ks = slice %ka {{{part}}}"""
+    end = """
+      %y = latent_attention %q, %ls, %w, %ks, _, %at {key = 5, value = 7, scale = 0.4}
+      return %y"""
+    more = CACHES.replace("buffer<T[2", "buffer<T[4")
+    assert_rewrites(
+        PASS,
+        before=func(MERGED + COLUMNS + ROWS + writes + QUERIES + end, more=more),
+        after=func(MERGED + COLUMNS + TABLES + FUSED + QUERIES + writes + end, more=more),
+    )
+
+
 def test_writes_at_other_places_stay() -> None:
     """Two indices that are not the same value."""
     writes = """
