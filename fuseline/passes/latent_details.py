@@ -51,7 +51,9 @@ def product_behind(value: Value) -> Op | None:
 def query_norm(op: LatentAttention) -> RmsNorm | None:
     """The norm of a latent that q is expanded from; None where there is none."""
     source = _source(product_behind(op.q))
-    return source.owner if source is not None and isinstance(source.owner, RmsNorm) else None
+    if source is None or not isinstance(norm := source.owner, RmsNorm):
+        return None
+    return None if product_behind(norm.x) is None else norm  # else it is the norm of the block
 
 
 def _source(product: Op | None) -> Value | None:

@@ -194,6 +194,28 @@ def test_norm_of_another_kind_is_left_out() -> None:
     assert site.details["left out"] == reason
 
 
+def test_norm_before_a_direct_query_is_that_of_the_block() -> None:
+    """Keys and queries read the same normed x: its norm is no part of the site."""
+    args = ARGS.replace("%wq: T[36, 6]", "%wq: T[36, 10]") + ", %hidden: T[2, S, 10], %bn: T[10]"
+    products = """
+      %xn = rms_norm %hidden, %bn {eps = 0.001}
+      %qb, %kv = merged_linear %xn, [%wq, %wk]"""
+    queries = QUERIES.replace("\n  %qb = linear %qz, %wq", "")
+    rows = ROWS.replace("\n  %qz = rms_norm %qa, %qn", "")
+    after = """
+      %cn, %kr = mla_projection %c, %r, _, %ln, _, %tc, %ts {width = 4}
+      %ch = reshape %cn {shape = (2, 1, S, 14)}
+      %rr = reshape %kr {shape = (2, 1, S, 4)}"""
+    run = assert_rewrites(
+        PASS,
+        before=func(products + COLUMNS + rows + queries + END, args),
+        after=func(products + COLUMNS + TABLES + after + queries + END, args),
+    )
+    (site,) = [s for s in run.sites() if s.pattern == "mla"]
+    assert site.details["q"] == "direct"
+    assert "left out" not in site.details
+
+
 def test_queries_that_need_the_keys_are_left_out() -> None:
     """A cycle: q's latent is made of the normed latent of the keys."""
     products = """
