@@ -1,6 +1,11 @@
-"""Train the example's model on the documentation strings of Python's standard library.
+r"""Train the example's model on the documentation strings of Python's standard library.
 
     python -m examples.latent_moe.train --steps 1100 --out /tmp/latent_moe.safetensors
+
+A model that was trained on short rows can go on with longer ones, whose positions are new to it:
+
+    python -m examples.latent_moe.train --start /tmp/latent_moe.safetensors --length 256 --batch 4 \
+        --rate 0.001 --steps 220 --out /tmp/longer.safetensors
 
 The same steps and seed give the same weights on the same machine. The weights so far are written
 every --save-every steps, so that an interrupted run leaves a model behind. Beside them goes a JSON
@@ -27,9 +32,6 @@ from torch import Tensor
 from examples.latent_moe import corpus
 from examples.latent_moe.model import LatentMoe, ModelConfig, load, save
 
-LENGTH = 128
-"""Tokens of a row in training and in what is held out."""
-
 BALANCE_RATE = 0.003
 
 
@@ -41,12 +43,11 @@ def main(argv: Sequence[str] | None = None) -> int:
 
     print("reading the standard library", flush=True)
     train, held_out = (corpus.documentation(held_out=side) for side in (False, True))
-    rows = corpus.windows(held_out, LENGTH)
+    rows = corpus.windows(held_out, options.length)
     bigram = corpus.Bigram(train).loss(rows)
     print(f"{len(train)} tokens to train on, {len(held_out)} held out; bigram loss {bigram:.4f}")
 
-    model = LatentMoe(ModelConfig())
-    model.initialize(torch.Generator().manual_seed(options.seed))
+    model = begun(options)
     print(f"{sum(p.numel() for p in model.parameters())} parameters", flush=True)
     started = time.perf_counter(), time.process_time()
     steps, loss = optimise(model, train, options)
@@ -60,7 +61,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         "bigram_loss": round(bigram, 4),
         "unit": "nats per byte",
         "steps": steps,
-        "tokens": steps * options.batch * LENGTH,
+        "tokens": steps * options.batch * options.length,
+        "length": options.length,
         "seed": options.seed,
         "seconds": round(seconds),
         "cpu_seconds": round(cpu_seconds),
@@ -71,6 +73,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         "python": platform.python_version(),
         "torch": torch.__version__,
     }
+    if options.start is not None:
+        result["start"] = json.loads(options.start.with_suffix(".json").read_text())
     write(options.out.with_suffix(".json"), json.dumps(result, indent=2) + "\n")
     print(json.dumps(result, indent=2))
     return 0 if result["held_out_loss"] < bigram else 1
@@ -86,13 +90,22 @@ def parsed(argv: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--out", type=Path, default=Path("latent_moe.safetensors"))
     parser.add_argument("--dtype", choices=["float16", "bfloat16", "float32"], default="float16")
-    parser.add_argument("--batch", type=positive, default=8, help=f"rows of {LENGTH} tokens")
+    parser.add_argument("--batch", type=positive, default=8, help="rows in a step")
+    parser.add_argument("--length", type=positive, default=128, help="tokens in a row")
+    parser.add_argument("--start", type=Path, help="weights to go on from, made by this program")
     parser.add_argument("--rate", type=float, default=4e-3, help="the highest learning rate")
     parser.add_argument("--threads", type=positive, default=1)
     parser.add_argument("--save-every", type=positive, default=100, metavar="STEPS")
     options = parser.parse_args(argv)
     if options.out.suffix != ".safetensors" or not options.out.parent.is_dir():
         parser.error(f"{options.out} is no .safetensors file in a folder that exists")
+    longest = ModelConfig().length
+    if options.length > longest:
+        parser.error(f"rows of {options.length} tokens: the model has room for {longest}")
+    start: Path | None = options.start
+    for path in () if start is None else (start, start.with_suffix(".json")):
+        if not path.is_file():
+            parser.error(f"there is no file {path}")
     return options
 
 
@@ -104,6 +117,15 @@ def positive(text: str) -> int:
     return number
 
 
+def begun(options: argparse.Namespace) -> LatentMoe:
+    """The model as training finds it: new, or trained before."""
+    if options.start is not None:
+        return load(options.start).requires_grad_(True)
+    model = LatentMoe(ModelConfig())
+    model.initialize(torch.Generator().manual_seed(options.seed))
+    return model
+
+
 def optimise(model: LatentMoe, tokens: Tensor, options: argparse.Namespace) -> tuple[int, float]:
     """Train and save; how many steps were made, and the mean loss of the last fifty."""
     matrices = [p for p in model.parameters() if p.ndim > 1]
@@ -111,15 +133,15 @@ def optimise(model: LatentMoe, tokens: Tensor, options: argparse.Namespace) -> t
     groups = [{"params": matrices, "weight_decay": 0.1}, {"params": rest, "weight_decay": 0.0}]
     optimizer: Any = torch.optim.AdamW(groups, lr=options.rate, betas=(0.9, 0.95))
     generator = torch.Generator().manual_seed(options.seed)
-    dtype = getattr(torch, options.dtype)
+    dtype, length = getattr(torch, options.dtype), options.length
     started = time.perf_counter()
     losses: list[float] = []
     model.train()
     for step in range(options.steps):
         for group in optimizer.param_groups:
             group["lr"] = options.rate * schedule(step, options.steps)
-        starts = torch.randint(len(tokens) - LENGTH, (options.batch, 1), generator=generator)
-        rows = tokens[starts + torch.arange(LENGTH + 1)]
+        starts = torch.randint(len(tokens) - length, (options.batch, 1), generator=generator)
+        rows = tokens[starts + torch.arange(length + 1)]
         loss = row_loss(model, rows)
         optimizer.zero_grad()
         torch.autograd.backward(loss)
@@ -132,7 +154,7 @@ def optimise(model: LatentMoe, tokens: Tensor, options: argparse.Namespace) -> t
         elapsed = time.perf_counter() - started
         done = step + 1 == options.steps or elapsed > 60 * options.minutes
         if done or (step + 1) % 20 == 0:
-            rate = (step + 1) * options.batch * LENGTH / elapsed
+            rate = (step + 1) * options.batch * length / elapsed
             recent = sum(losses[-20:]) / len(losses[-20:])
             print(f"step {step + 1:5}  loss {recent:.4f}  {rate:6.0f} tokens/s", flush=True)
         if done or (step + 1) % options.save_every == 0:

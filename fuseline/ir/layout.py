@@ -208,7 +208,8 @@ def view_layout(op: Reshape | Permute | Expand | Slice, layout: Layout) -> Layou
             lead = len(op.shape) - op.x.tensor.rank
             strides: list[Dim] = [0] * lead
             for have, want, stride in zip(op.x.shape, op.shape[lead:], layout.strides, strict=True):
-                strides.append(stride if have == want else 0)
+                repeated = have == 1 and want != 1  # equal extents may be written differently
+                strides.append(0 if repeated else stride)
             return Layout(layout.offset, tuple(strides))
         case Slice():
             stride = layout.strides[op.axis]

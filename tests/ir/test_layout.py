@@ -110,3 +110,13 @@ def test_row_stride_of_one_row_is_its_width() -> None:
     assert Layout(0, (999, 999, 1)).row_stride((1, 1, 64)) == 64
     assert Layout(0, (640, 128, 1)).row_stride((2, 5, 64)) == 128
     assert Layout(0, (1000, 128, 1)).row_stride((2, 5, 64)) is None
+
+
+def test_expand_repeats_extents_of_one_only() -> None:
+    """Tracing may write an extent in two ways, and only a value of torch's knows them equal."""
+    func = parse_func("""func @f(%x: f32[B, S, 1, 4]) {
+      %y = expand %x {shape = (B, T, 3, 4)}
+      return %y
+    }""")
+    s = symbol("S")
+    assert _places(func).layout(func.returns[0]) == Layout(0, (4 * s, 4, 0, 1))
