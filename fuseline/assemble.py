@@ -248,9 +248,6 @@ def packed_operands(op: Op) -> list[tuple[Value, ...]]:
         case GatedLinear(_, gate, up, gate_bias, up_bias):
             biases = [(gate_bias, up_bias)] if gate_bias and up_bias else []
             return [(gate, up), *biases]
-        case Experts():
-            shared = op.shared_up if isinstance(op, Moe) else ()
-            return [g for g in (op.up, op.down, shared) if len(g) > 1]
         case _:
             return []
 

@@ -2,12 +2,14 @@
 
 A latent cache belongs to the tensor whose place it takes, and all programs that are compiled for
 that tensor share it: a prefill writes what the steps behind it read. What one program keeps as
-latents no other may keep as keys, so programs that cannot are refused, whichever comes first.
+latents nobody may write as keys, so whoever comes second is refused: a program that cannot, or code
+outside of compiled programs. Zeros that a cache is reset to clear its latents.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass, field
 from typing import Any
 
 import torch
@@ -24,6 +26,14 @@ _LATENTS = "_fuseline_latents"
 _KEYS = "_fuseline_keys"
 
 
+@dataclass
+class _Kept:
+    """What is kept for one cache: tensors by role, and how often others had written it then."""
+
+    version: int
+    tensors: dict[int, Tensor] = field(default_factory=dict[int, Tensor])
+
+
 class LatentCaches:
     """A program with its latent caches, which it is given behind the arguments of a call.
 
@@ -36,14 +46,15 @@ class LatentCaches:
         self._run = run
         place = {arg.hint: i for i, arg in enumerate(func.args)}
         states = [arg for arg in func.args if _kind(arg) == STATE]
-        self._states = [(place[s.origin.name], s) for s in states if s.origin is not None]
-        owners = {index for index, _ in self._states}
-        own = (*func.args[: len(func.args) - len(states)],)
-        users = {arg: func.users(arg) for arg in own}
+        self._states: list[tuple[int, int, Value]] = []
+        for state in states:
+            owner = place[state.origin.name] if state.origin is not None else -1
+            role = sum(index == owner for index, _, _ in self._states)
+            self._states.append((owner, role, state))
+        owners = {index for index, _, _ in self._states}
+        own = enumerate(func.args[: len(func.args) - len(states)])
         self._plain = [
-            (i, arg)
-            for i, arg in enumerate(own)
-            if i not in owners and _may_be_cache(arg) and users[arg]
+            (i, arg) for i, arg in own if i not in owners and _may_be_cache(arg) and func.users(arg)
         ]
         self._written = {i for i, arg in self._plain if isinstance(arg.type, BufferType)}
 
@@ -51,34 +62,58 @@ class LatentCaches:
         """Call the program.
 
         Raises:
-            InputError: FL0906, another program keeps one of the caches in another form.
+            InputError: FL0906, somebody else keeps one of the caches in another form.
         """
         for index, arg in self._plain:
             cache: Any = arguments[index]
             if hasattr(cache, _LATENTS):
-                raise errors.TWO_FORMS_OF_CACHE.error(
-                    _name(arg),
-                    found="keys and values here, where another program keeps their latents",
-                    expected="a latent in every program; `report()` tells why it is not",
+                raise _two_forms(
+                    _name(arg), "keys and values here, where another program keeps their latents"
                 )
             if index in self._written and not hasattr(cache, _KEYS):
                 setattr(cache, _KEYS, True)
-        return self._run([*arguments, *(self._state(arguments[i], s) for i, s in self._states)])
+        own = [_state(arguments[owner], role, state) for owner, role, state in self._states]
+        return self._run([*arguments, *own])
 
-    @staticmethod
-    def _state(cache: Any, state: Value) -> Tensor:
-        if hasattr(cache, _KEYS):
-            raise errors.TWO_FORMS_OF_CACHE.error(
-                state.hint,
-                found="a latent here, where another program has written keys and values",
-                expected="a latent in every program; `report()` tells why it is not",
-            )
-        kept: dict[str, Tensor] = getattr(cache, _LATENTS, {})
-        if state.hint not in kept:
-            shape = [int(d) for d in state.shape]
-            kept[state.hint] = torch.zeros(shape, dtype=state.dtype.torch)
-            setattr(cache, _LATENTS, kept)
-        return kept[state.hint]
+
+def _state(cache: Any, role: int, state: Value) -> Tensor:
+    """The tensor that is kept for a cache in one of its roles: latents first, then shared keys."""
+    name = state.origin.name if state.origin is not None else state.hint
+    if hasattr(cache, _KEYS):
+        raise _two_forms(name, "a latent here, where another program has written keys and values")
+    kept: _Kept | None = getattr(cache, _LATENTS, None)
+    if kept is None:
+        if cache._is_view():
+            raise _two_forms(name, "a view, which is another tensor in the next call")
+        if cache.any():
+            raise _two_forms(name, "keys and values that were written before")
+        kept = _Kept(_version(cache))
+        setattr(cache, _LATENTS, kept)
+    if kept.version != _version(cache):
+        if cache.any():
+            raise _two_forms(name, "keys and values that were written between two calls")
+        kept.tensors.clear()
+        kept.version = _version(cache)
+    shape = tuple(int(d) for d in state.shape)
+    found = kept.tensors.setdefault(role, torch.zeros(0))
+    if found.numel() == 0:
+        found = kept.tensors[role] = torch.zeros(shape, dtype=state.dtype.torch)
+    if tuple(found.shape) != shape or found.dtype != state.dtype.torch:
+        raise _two_forms(name, f"latents {tuple(found.shape)}, here {state.type}")
+    return found
+
+
+def _two_forms(name: str, found: str) -> Exception:
+    return errors.TWO_FORMS_OF_CACHE.error(
+        name,
+        found=found,
+        expected="a latent in every program; `report()` tells why it is not",
+    )
+
+
+def _version(cache: Tensor) -> int:
+    """How often a tensor was written in place through torch; unknown for inference tensors."""
+    return 0 if cache.is_inference() else cache._version  # pyright: ignore[reportPrivateUsage]
 
 
 def _kind(arg: Value) -> str:

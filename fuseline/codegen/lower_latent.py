@@ -47,6 +47,10 @@ def lower_latent_attention(op: LatentAttention, layouts: LayoutMap) -> Lowered:
     return launches
 
 
+MOST_LATENT = 4096
+"""Columns of q and of the latent together: a block of latents lies on the stack."""
+
+
 def _refusal(op: LatentAttention, layouts: LayoutMap) -> Refusal | None:
     weights = [v for v in (op.weight, op.value_weight) if v is not None]
     operands = [v for v in (op.q, op.latent, *weights, op.shared) if v is not None]
@@ -56,6 +60,8 @@ def _refusal(op: LatentAttention, layouts: LayoutMap) -> Refusal | None:
     sizes = (op.q.shape[1], op.q.shape[3], op.latent.shape[3], op.key, op.value)
     if not all(isinstance(s, int) and s for s in sizes):
         return Refusal(f"{types}; the kernel needs known heads and widths")
+    if sum(s for s in sizes[1:3] if isinstance(s, int)) > MOST_LATENT:
+        return Refusal(f"{types}; the kernel keeps a block of at most {MOST_LATENT} columns")
     for weight in weights:
         if not layouts.layout(weight).is_dense(weight.shape):
             return Refusal(f"weight {weight.type} does not lie row by row in memory")

@@ -9,7 +9,8 @@ the same. Nothing of that stays with the configuration: eager runs are what they
 from __future__ import annotations
 
 import threading
-from collections.abc import Iterator
+from dataclasses import dataclass
+from functools import cached_property
 from typing import Any, cast
 
 import torch
@@ -21,6 +22,19 @@ _ALIGNMENT = 16
 """torch's grouped product takes bfloat16 rows of whole multiples of this many bytes only."""
 
 
+@dataclass
+class _Switched:
+    """A configuration that programs are running under, and how many."""
+
+    settings: dict[str, Any]
+    programs: int = 0
+
+
+_lock = threading.Lock()
+_switched: dict[int, _Switched] = {}
+"""The configurations that are switched now: several programs may share one."""
+
+
 class Traceable:
     """A context in which the experts of a target are computed without a loop.
 
@@ -30,45 +44,65 @@ class Traceable:
 
     def __init__(self, target: object) -> None:
         self._target = target
-        self._before: list[tuple[dict[str, Any], str]] = []
-        self._depth = 0
-        self._lock = threading.Lock()
+        self._entered = threading.local()
 
     def __enter__(self) -> None:
-        with self._lock:
-            self._depth += 1
-            if self._depth > 1 or not isinstance(self._target, nn.Module):
-                return
-            for settings, module in _loops(self._target):
-                self._before.append((settings, settings[_SETTING]))
-                settings[_SETTING] = _form(module)
+        taken: list[_Switched] = []
+        if self._forms:
+            with _lock:
+                taken = [s for settings, form in self._forms if (s := _switch(settings, form))]
+        self._stack.append(taken)
 
     def __exit__(self, *_: object) -> None:
-        with self._lock:
-            self._depth -= 1
-            if self._depth:
-                return
-            for settings, before in self._before:
-                settings[_SETTING] = before
-            self._before.clear()
+        taken = self._stack.pop()
+        if not taken:
+            return
+        with _lock:
+            for item in taken:
+                item.programs -= 1
+                if not item.programs:
+                    item.settings[_SETTING] = _LOOP
+                    del _switched[id(item.settings)]
+
+    @property
+    def _stack(self) -> list[list[_Switched]]:
+        """What the calls of this thread have switched, the innermost last."""
+        if not hasattr(self._entered, "stack"):
+            self._entered.stack = []
+        return self._entered.stack
+
+    @cached_property
+    def _forms(self) -> list[tuple[dict[str, Any], str]]:
+        """The configurations that say how experts are computed, each with a form to trace."""
+        if not isinstance(self._target, nn.Module):
+            return []
+        found: dict[int, tuple[dict[str, Any], str]] = {}
+        for module in self._target.modules():
+            settings = getattr(vars(module).get("config"), "__dict__", None)
+            if isinstance(settings, dict) and _SETTING in settings and id(settings) not in found:
+                found[id(settings)] = (cast("dict[str, Any]", settings), _form(module))
+        return list(found.values())
 
 
-def _loops(target: nn.Module) -> Iterator[tuple[dict[str, Any], nn.Module]]:
-    """The configurations that ask for the loop, each once, with a module that has them."""
-    seen: set[int] = set()
-    for module in target.modules():
-        config = cast("object", vars(module).get("config"))
-        settings = getattr(config, "__dict__", None)
-        found = cast("dict[str, Any]", settings if isinstance(settings, dict) else {})
-        if id(found) not in seen and found.get(_SETTING) == _LOOP:
-            seen.add(id(found))
-            yield found, module
+def _switch(settings: dict[str, Any], form: str) -> _Switched | None:
+    """Count one more program under a configuration; None where that asks for no loop."""
+    item = _switched.get(id(settings))
+    if item is None:
+        if settings[_SETTING] != _LOOP:
+            return None
+        settings[_SETTING] = form
+        item = _switched[id(settings)] = _Switched(settings)
+    item.programs += 1
+    return item
 
 
 def _form(module: nn.Module) -> str:
     """Products grouped by expert where torch has them for such matrices, else batched ones."""
-    for parameter in module.parameters():
-        rows = [n * parameter.element_size() % _ALIGNMENT for n in parameter.shape[1:]]
-        if parameter.dim() == 3 and parameter.dtype is torch.bfloat16 and any(rows):
-            return "batched_mm"
+    for owner in module.modules():
+        if isinstance(owner, nn.Conv1d):
+            continue
+        for parameter in owner.parameters(recurse=False):
+            rows = [n * parameter.element_size() % _ALIGNMENT for n in parameter.shape[1:]]
+            if parameter.dim() == 3 and parameter.dtype is torch.bfloat16 and any(rows):
+                return "batched_mm"
     return "grouped_mm"

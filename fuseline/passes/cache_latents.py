@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import ClassVar
 
@@ -10,7 +11,7 @@ from fuseline.ir.ops.buffer import IndexWrite, Read
 from fuseline.ir.ops.matmul import Linear
 from fuseline.ir.ops.raised import Attention
 from fuseline.ir.ops.view import Concat, Expand, Permute, Reshape, Slice
-from fuseline.ir.types import BufferType
+from fuseline.ir.types import BufferType, Dim
 from fuseline.passes.latent_forms import Expanded, Expansion, Shared, expanded
 from fuseline.passes.masks.elements import Elements
 from fuseline.passes.masks.integers import Unknown
@@ -124,10 +125,12 @@ class _Pair:
             cache, name = write.buffer.tensor, name_of(write.buffer)
             if not all(isinstance(d, int) for d in cache.shape):
                 return f"the cache {name} is {cache}, of sizes that are not known"
-            if write.src.shape[0] != cache.shape[0]:
-                return f"{write.src.type} is written to {name}, {cache}: not all of its batch"
+            if write.origin or _around(write.src.shape) != _around(cache.shape):
+                return f"{write.src.type} is written to a part of {name}, {cache}"
             if reason := self._other_user(write, func):
                 return reason
+        if self.keys.buffer.shape[2] != self.values.buffer.shape[2]:
+            return f"caches of two lengths, {self.keys.buffer.type} and {self.values.buffer.type}"
         return ""
 
     def _other_user(self, write: IndexWrite, func: Func) -> str:
@@ -204,6 +207,11 @@ class _Pair:
 
         parts = [part(of) for of in found.parts]
         return parts[0] if len(parts) == 1 else Concat(parts, axis=3).y, heads(found.values)
+
+
+def _around(shape: Sequence[Dim]) -> tuple[Dim, ...]:
+    """The extents that an index of tokens leaves alone."""
+    return (*shape[:2], *shape[3:])
 
 
 def _width(state: Value) -> int:

@@ -70,7 +70,7 @@ def _pointwise(op: Op) -> Gate | None:
         elif isinstance(value.owner, Full) and uniform(value) is not None:
             mapping[value] = _scalar(value)
             (fills[value],) = call_reference(_scalar(value).owner or value.owner, {}, {})
-        elif value.shape == op.results[0].shape and isinstance(op, (Mul, Where)):
+        elif value.shape == op.results[0].shape and _may_be_chosen(op, value):
             mapping[value] = Gather(value, first.indices, axis=len(value.shape) - 1).y
             fills[value] = torch.full((1, 1), float("nan")).to(value.dtype.torch)
         else:
@@ -80,6 +80,11 @@ def _pointwise(op: Op) -> Gate | None:
     else:
         (fill,) = call_reference(op, fills, {})
     return Gate(first.indices, op.clone(mapping).results[0], fill)
+
+
+def _may_be_chosen(op: Op, value: Value) -> bool:
+    """Whether an operand is a factor, or one of two choices: a condition says nothing of zeros."""
+    return isinstance(op, Mul) or (isinstance(op, Where) and value is not op.operands[0])
 
 
 def _scalar(value: Value) -> Value:

@@ -182,6 +182,8 @@ def _grouped_slots(op: GroupedMatmul, func: Func) -> Slots:
         sort = _sort_of(ids, func)  # counted before the sort, whose order does not matter for that
     if sort is None or sort.descending:
         raise Refused("the rows are grouped by expert, and nothing sorts them from the first on")
+    if sort.x.tensor.rank != 1:
+        raise Refused(f"the slots {sort.x.type} are sorted within each token, not all together")
     return sorted_slots(sort)
 
 

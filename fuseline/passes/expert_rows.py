@@ -52,7 +52,7 @@ def slots_of(ids: Value) -> Slots:
     """The slots whose rows have these experts."""
     ids = uncast(ids)
     owner = ids.owner
-    if isinstance(owner, Sort) and ids is owner.values:
+    if isinstance(owner, Sort) and ids is owner.values and owner.x.tensor.rank == 1:
         return sorted_slots(owner)
     picked = row_source(ids)
     if picked is not None and isinstance(picked[1].owner, Sort):
@@ -63,7 +63,7 @@ def slots_of(ids: Value) -> Slots:
 
 
 def sorted_slots(sort: Sort) -> Slots:
-    """The slots that a sort brings into another order."""
+    """The slots that a sort of all of them, in one row, brings into another order."""
     return Slots(uncast(sort.x), sort)
 
 

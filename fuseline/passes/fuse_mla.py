@@ -12,6 +12,7 @@ from fuseline.ir.ops.latent import LatentAttention
 from fuseline.ir.ops.mla_projection import MlaProjection, MlaProjectionWrite
 from fuseline.ir.ops.raised import Rope
 from fuseline.ir.ops.view import Reshape
+from fuseline.ir.types import same
 from fuseline.passes.dependence import depends
 from fuseline.passes.fuse_cache_write import meeting_place
 from fuseline.passes.latent_details import latent_details, product_behind
@@ -175,6 +176,8 @@ def _written(func: Func, op: LatentAttention, rows: _Rows) -> Replace | None:
         return None
     if not all(only_written(func, r, w) for r, w in zip(taken, found, strict=True)):
         return None
+    if not same(found[0].buffer.shape[-2], found[-1].buffer.shape[-2]):
+        return None  # one index is held against one length
     before = meeting_place(func, func.places, found[0], found[-1])
     return None if before is None else _replaced_writes(func, rows, found, before)
 

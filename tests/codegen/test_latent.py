@@ -115,7 +115,7 @@ class Case:
         assert latent is not None
         assert weight is not None
         return LatentAttention.reference(
-            q, latent, weight, shared, mask, self.positions, self.sinks, **attributes
+            q, latent, weight, shared, mask, self.positions, self.sinks, None, **attributes
         )
 
 

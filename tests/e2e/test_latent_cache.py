@@ -117,3 +117,45 @@ def test_other_programs_may_not_use_the_cache() -> None:
         compiled(x, at)
         with pytest.raises(InputError, match="FL0906"):
             compiled(x[:, :3], at[:3])
+
+
+def _caches() -> tuple[Tensor, Tensor]:
+    model = build(torch.float32)
+    return torch.zeros_like(model.keys), torch.zeros_like(model.values)
+
+
+def test_programs_that_name_a_cache_differently_share_its_latents() -> None:
+    """A prefill and a step may be two functions."""
+    model, plain = build(torch.float32), build(torch.float32)
+
+    def run(owner: Attention, keys: Tensor, values: Tensor, x: Tensor, at: Tensor) -> Tensor:
+        owner.keys, owner.values = keys, values
+        return owner(x, at)
+
+    def prefill(x: Tensor, at: Tensor, keys: Tensor, values: Tensor) -> Tensor:
+        return run(model, keys, values, x, at)
+
+    def decode(x: Tensor, at: Tensor, k_cache: Tensor, v_cache: Tensor) -> Tensor:
+        return run(model, k_cache, v_cache, x, at)
+
+    caches, inputs = _caches(), calls(torch.float32)
+    options = {"cache": "latent", "dynamic": False}
+    both = [fuseline.compile(f, **options) for f in (prefill, decode)]  # pyright: ignore[reportCallIssue, reportArgumentType, reportUnknownVariableType]
+    with torch.no_grad():
+        found = [both[i > 0](*call, *caches) for i, call in enumerate(inputs[:3])]
+        eager = [plain(*call) for call in inputs[:3]]
+    for ours, theirs in zip(found, eager, strict=True):
+        torch.testing.assert_close(ours, theirs)
+
+
+def test_keys_that_were_written_outside_are_refused_and_zeros_reset_the_latents() -> None:
+    model = build(torch.float32)
+    compiled = fuseline.compile(model, cache="latent", dynamic=False)
+    prompt, step = calls(torch.float32)[:2]
+    with torch.no_grad():
+        first = compiled(*prompt)
+        model.keys.zero_()
+        assert torch.equal(compiled(*prompt), first)
+        model(*prompt)  # eager writes keys
+        with pytest.raises(InputError, match="FL0906"):
+            compiled(*step)

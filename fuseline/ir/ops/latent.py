@@ -34,7 +34,9 @@ def expand_latent(
     batch, _, length, _ = latent.shape
 
     def heads(rows: Tensor, width: int) -> Tensor:
-        return F.linear(latent, rows).reshape(batch, length, -1, width).transpose(1, 2)
+        return (
+            F.linear(latent, rows).reshape(batch, length, len(rows) // width, width).transpose(1, 2)
+        )
 
     if value_weight is None:
         both = heads(weight, key + value)

@@ -23,7 +23,7 @@ from fuseline.ir.ops.raised import (
     rms_norm_reference,
     rope_reference,
 )
-from fuseline.ir.types import Dim, TensorType, dim, promote
+from fuseline.ir.types import Dim, TensorType, dim, promote, same
 
 _ROPE = ("style", "table", "start", "width", "sign", "round")
 
@@ -142,6 +142,10 @@ class MlaProjectionWrite(LatentRows, name="mla_projection_write", traits={Trait.
                 raise OpError(self, "needs a cache for each of latent and shared key")
             if row is not None and cache is not None and row.shape[-1] != cache.shape[-1]:
                 raise OpError(self, f"a cache {cache.type} for {row.type}")
+        if self.shared_cache is not None and not same(
+            self.shared_cache.shape[-2], self.latent_cache.shape[-2]
+        ):
+            raise OpError(self, f"caches {self.latent_cache.type} and {self.shared_cache.type}")
         return () if self.q is None else (self.q.tensor,)
 
     def cost(self) -> Cost:
