@@ -113,7 +113,7 @@ def _two_forms(name: str, found: str) -> Exception:
 
 def _version(cache: Tensor) -> int:
     """How often a tensor was written in place through torch; unknown for inference tensors."""
-    return 0 if cache.is_inference() else cache._version  # pyright: ignore[reportPrivateUsage]
+    return 0 if cache.is_inference() else cache._version
 
 
 def _kind(arg: Value) -> str:

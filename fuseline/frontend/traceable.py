@@ -67,9 +67,8 @@ class Traceable:
     @property
     def _stack(self) -> list[list[_Switched]]:
         """What the calls of this thread have switched, the innermost last."""
-        if not hasattr(self._entered, "stack"):
-            self._entered.stack = []
-        return self._entered.stack
+        kept = vars(self._entered)
+        return cast("list[list[_Switched]]", kept.setdefault("stack", []))
 
     @cached_property
     def _forms(self) -> list[tuple[dict[str, Any], str]]:
@@ -78,9 +77,10 @@ class Traceable:
             return []
         found: dict[int, tuple[dict[str, Any], str]] = {}
         for module in self._target.modules():
-            settings = getattr(vars(module).get("config"), "__dict__", None)
-            if isinstance(settings, dict) and _SETTING in settings and id(settings) not in found:
-                found[id(settings)] = (cast("dict[str, Any]", settings), _form(module))
+            config = cast("object", vars(module).get("config"))
+            settings = cast("dict[str, Any]", getattr(config, "__dict__", {}))
+            if _SETTING in settings and id(settings) not in found:
+                found[id(settings)] = (settings, _form(module))
         return list(found.values())
 
 

@@ -208,8 +208,8 @@ def view_layout(op: Reshape | Permute | Expand | Slice, layout: Layout) -> Layou
             lead = len(op.shape) - op.x.tensor.rank
             strides: list[Dim] = [0] * lead
             for have, want, stride in zip(op.x.shape, op.shape[lead:], layout.strides, strict=True):
-                repeated = have == 1 and want != 1  # equal extents may be written differently
-                strides.append(0 if repeated else stride)
+                # equal extents may be written differently
+                strides.append(0 if (have,) == (1,) and (want,) != (1,) else stride)
             return Layout(layout.offset, tuple(strides))
         case Slice():
             stride = layout.strides[op.axis]

@@ -81,7 +81,7 @@ class CacheLatents(Rewrite[IndexWrite], root=IndexWrite, pattern="latent_cache")
         elements = Elements(func)
         for other in _partners(op, func):
             try:
-                found = expanded(Attention(op.src, op.src, other.src, scale=1.0), elements)
+                found = expanded(_attention(op, other), elements)
             except Unknown:
                 continue  # a size that index arithmetic cannot hold: not a product's columns
             if not isinstance(found, Expanded) or not _keys_first(found):
@@ -91,6 +91,11 @@ class CacheLatents(Rewrite[IndexWrite], root=IndexWrite, pattern="latent_cache")
                 return NoMatch(reason)
             return pair.replaced(func)
         return None
+
+
+def _attention(keys: IndexWrite, values: IndexWrite) -> Attention:
+    """What would attend over the written keys and values."""
+    return Attention(keys.src, keys.src, values.src, None, None, None, scale=1.0)
 
 
 def _partners(op: IndexWrite, func: Func) -> list[IndexWrite]:
@@ -188,7 +193,7 @@ class _Pair:
         def heads(part: Expansion) -> Value:
             product = part.product
             if product not in made:
-                y = Linear(latent, product.weight).y
+                y = Linear(latent, product.weight, None).y
                 batch, _, length, _ = latent.shape
                 count = self.keys.buffer.shape[1]
                 y = Reshape(y, shape=(batch, length, count, part.rows)).y
@@ -205,7 +210,7 @@ class _Pair:
             shape = (*self.keys.buffer.shape[:3], of.width)
             return Expand(shared, shape=shape).y
 
-        parts = [part(of) for of in found.parts]
+        parts = tuple(part(of) for of in found.parts)
         return parts[0] if len(parts) == 1 else Concat(parts, axis=3).y, heads(found.values)
 
 
@@ -223,5 +228,6 @@ def _width(state: Value) -> int:
 def _heads_width(cache: Value) -> int:
     """Bytes of a token in a cache of heads."""
     heads, width = cache.shape[1], cache.shape[3]
-    known = isinstance(heads, int) and isinstance(width, int)
-    return heads * width * cache.dtype.itemsize if known else 0
+    if not isinstance(heads, int) or not isinstance(width, int):
+        return 0
+    return heads * width * cache.dtype.itemsize

@@ -146,6 +146,7 @@ def test_indices_outside_of_the_experts_are_a_fault(index: int) -> None:
             mixture.run(3, arguments, nth=nth)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("lanes", [4, 16])
 def test_any_vector_width(lanes: int) -> None:
     for dtype in ("f32", "bf16"):

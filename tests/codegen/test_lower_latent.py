@@ -48,7 +48,7 @@ def test_both_forms_by_the_number_of_queries(dtype: str) -> None:
         check(text(dtype), arguments(DTYPES[dtype], queries, keys), dtype)
 
 
-@pytest.mark.parametrize("apart", [False, True])
+@pytest.mark.parametrize("apart", [False, pytest.param(True, marks=pytest.mark.slow)])
 def test_weights_apart_and_fewer_key_heads(apart: bool) -> None:
     """The rows of values in a weight of their own; two query heads, or four, to a key head."""
     for groups in (2, 1):

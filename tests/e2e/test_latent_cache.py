@@ -139,8 +139,8 @@ def test_programs_that_name_a_cache_differently_share_its_latents() -> None:
         return run(model, k_cache, v_cache, x, at)
 
     caches, inputs = _caches(), calls(torch.float32)
-    options = {"cache": "latent", "dynamic": False}
-    both = [fuseline.compile(f, **options) for f in (prefill, decode)]  # pyright: ignore[reportCallIssue, reportArgumentType, reportUnknownVariableType]
+    options: dict[str, Any] = {"cache": "latent", "dynamic": False}
+    both = [fuseline.compile(f, **options) for f in (prefill, decode)]
     with torch.no_grad():
         found = [both[i > 0](*call, *caches) for i, call in enumerate(inputs[:3])]
         eager = [plain(*call) for call in inputs[:3]]

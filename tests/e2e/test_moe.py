@@ -8,7 +8,7 @@ from typing import Any, cast
 
 import pytest
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 import fuseline
 from fuseline.debug.oracle import oracle, relative_error
@@ -41,7 +41,7 @@ DEEPSEEK = {
 }
 
 
-def family(kind: str, name: str = "", **settings: Any) -> Any:
+def family(kind: str, name: Any = "", **settings: Any) -> Any:
     """A case of `FAMILIES`; only one of them is not slow."""
     marks = () if name == "groups" else (pytest.mark.slow,)
     return pytest.param(Family(kind, settings), id=f"{kind}-{name}".rstrip("-"), marks=marks)
@@ -161,7 +161,7 @@ def test_decode(family: Family, dtype: torch.dtype) -> None:
     compiled = fuseline.compile(model, verify=True)
     with torch.no_grad():
         eager = _generate(model, static_cache(model))
-        wide = copy.deepcopy(cast("nn.Module", model)).double()
+        wide = copy.deepcopy(model).double()
         exact = oracle(lambda: _generate(wide, static_cache(wide)))
         found = _generate(compiled, static_cache(model))
     for ours, theirs, truth in zip(found, eager, exact, strict=True):
