@@ -41,13 +41,15 @@ def expr(value: Dim) -> Expr:
 class Assembled:
     """A plan, the kernels it calls by symbol, and what the report says of them.
 
-    ``symbols`` tells the kernel of each op that has one: the last, where it has several.
+    ``symbols`` tells the kernel of each op that has one: the last, where it has several; and
+    ``refusals`` why the others have none.
     """
 
     plan: Plan
     kernels: Mapping[str, KernelTemplate]
     records: tuple[KernelRecord, ...]
     symbols: Mapping[Op, str]
+    refusals: Mapping[Op, str]
 
 
 class _Assembler:
@@ -74,7 +76,8 @@ class _Assembler:
             packed=_packed_groups(self.func),
         )
         symbols = {i.op: i.launches[-1].kernel.symbol for i in self.emitted if i.launches}
-        return Assembled(plan, self.kernels, tuple(self._records()), symbols)
+        refusals = {i.op: i.refusal for i in self.emitted if not i.launches}
+        return Assembled(plan, self.kernels, tuple(self._records()), symbols, refusals)
 
     def _buffer(self, buffer: Buffer) -> int:
         self.buffers.append(buffer)

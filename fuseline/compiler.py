@@ -63,11 +63,19 @@ class Outcome:
     """Where in the func the op is that does the work of each site; -1 where none does."""
 
     def with_kernels(self, ops: Sequence[Op], built: Built) -> Outcome:
-        """The outcome with the kernels of its sites; ``ops`` are the func's after all passes."""
-        symbols = built.assembled.symbols
-        kernels = [symbols.get(ops[place], "") if place >= 0 else "" for place in self.places]
-        pairs = zip(self.sites, kernels, strict=True)
-        return replace(self, sites=tuple(replace(site, kernel=k) for site, k in pairs))
+        """The outcome with the kernels of its sites, or with why there is none.
+
+        ``ops`` are the func's after all passes.
+        """
+        symbols, refusals = built.assembled.symbols, built.assembled.refusals
+        sites: list[Site] = []
+        for site, place in zip(self.sites, self.places, strict=True):
+            op = ops[place] if place >= 0 else None
+            refusal = refusals.get(op, "") if op is not None else ""
+            details = dict(site.details) | ({"no kernel": refusal} if refusal else {})
+            kernel = symbols.get(op, "") if op is not None else ""
+            sites.append(replace(site, kernel=kernel, details=details))
+        return replace(self, sites=tuple(sites))
 
 
 @dataclass

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import inspect
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
@@ -142,3 +142,14 @@ def test_more_arguments_are_named_after_the_one_that_takes_them(tmp_path: Path) 
         compiled(torch.ones(2, 3), torch.ones(6, 4), torch.ones(2, 3))
     (text,) = (path.read_text() for path in (tmp_path / "dump").glob("*/00-imported.fl"))
     assert all(f"%{name}: f32" in text for name in ("x", "scales_0", "scales_1")), text
+
+
+def test_a_site_whose_op_has_no_kernel_says_so() -> None:
+    """Raised, but run by the plain lowering: float64 has no kernel of norms."""
+    norm = nn.RMSNorm(6, eps=1e-6).double()
+    compiled = fuseline.compile(norm)
+    with torch.no_grad():
+        compiled(torch.ones(2, 6, dtype=torch.float64))
+    (site,) = [s for s in cast("Any", compiled).report().sites if s.pattern == "rms_norm"]
+    assert site.kernel == ""
+    assert "f64" in site.details["no kernel"]
