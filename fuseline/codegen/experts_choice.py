@@ -24,10 +24,7 @@ Not measured here, but taken from `linear_choice` or from counting:
 
 from __future__ import annotations
 
-from typing import Literal, NamedTuple, TypeAlias
-
-Shared: TypeAlias = Literal["folded", "beside", "apart"]
-"""One of the routed experts; further rows of the same launches; launches of its own."""
+from typing import NamedTuple
 
 FEW_PAIRS = 1024
 
@@ -38,7 +35,6 @@ class Choice(NamedTuple):
     first: int
     last: int | None
     columns: int
-    shared: Shared = "beside"
 
 
 def choose_experts(*, transposed: bool, least: int = 0, most: int | None = None) -> list[Choice]:
@@ -54,4 +50,4 @@ def choose_experts(*, transposed: bool, least: int = 0, most: int | None = None)
     return found
 
 
-__all__ = ["FEW_PAIRS", "Choice", "Shared", "choose_experts"]
+__all__ = ["FEW_PAIRS", "Choice", "choose_experts"]
