@@ -99,7 +99,8 @@ class GroupedMatmul(Op, name="grouped_matmul", traits={Trait.PURE}):
         start = 0
         for group in range(ends.shape[0]):
             end = int(ends[group])
-            torch.mm(x[start:end], weight[group], out=y[start:end])
+            if end > start:
+                torch.mm(x[start:end], weight[group], out=y[start:end])
             start = end
         return y
 
