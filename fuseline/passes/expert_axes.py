@@ -6,7 +6,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from typing import TypeAlias
 
 from fuseline.ir.core import Value
-from fuseline.ir.ops.view import Expand, Permute, Reshape
+from fuseline.ir.ops.view import Expand, Permute, Reshape, View
 from fuseline.ir.types import Dim, dim, same
 
 Axes: TypeAlias = tuple[str, ...]
@@ -31,6 +31,22 @@ def traced(value: Value, axes: Axes, extents: Extents) -> Iterator[tuple[Value, 
         if found is None:
             return
         value, axes = x, found
+
+
+def viewed(op: View, axes: Axes, extents: Extents) -> Axes | None:
+    """The axes of what a view makes of what follows ``axes``; None where they get mixed up."""
+    match op:
+        case Permute(dims=dims):
+            return tuple(axes[i] for i in dims)
+        case Reshape(shape=shape):
+            return _regrouped("".join(axes), shape, extents)
+        case _:
+            return None
+
+
+def follows(axes: Axes, wanted: str, extents: Extents) -> bool:
+    """Whether there is one dim for each of the wanted axes, in their order."""
+    return axes == tuple("" if extents[letter] == 1 else letter for letter in wanted)
 
 
 def broadcast(operand: Value, axes: Axes) -> Axes:
@@ -64,7 +80,7 @@ def view_along(value: Value, axes: Axes, wanted: str, extents: Extents) -> Value
         order = [own.index(letter) for letter in present]
         if order == sorted(order):
             best = source.owner.x if isinstance(source.owner, Reshape) else source
-            break
+            continue
         rest = [i for i in range(len(own)) if i not in order]
         best = best or Permute(source, dims=(*rest, *order)).y
     shape = tuple(extents[letter] for letter in wanted)

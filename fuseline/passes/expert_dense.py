@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from collections.abc import Iterator
+from dataclasses import dataclass, field, replace
 
 import torch
 
@@ -15,7 +16,15 @@ from fuseline.ir.ops.reduce import Sum
 from fuseline.ir.ops.view import Permute, Reshape, Slice
 from fuseline.ir.types import Dim, DType
 from fuseline.passes.canonical_casts import is_exact
-from fuseline.passes.expert_axes import Axes, broadcast, traced, view_along
+from fuseline.passes.expert_axes import (
+    Axes,
+    Extents,
+    broadcast,
+    follows,
+    traced,
+    view_along,
+    viewed,
+)
 from fuseline.passes.expert_body import Body, Refused, body_between
 from fuseline.passes.expert_gate import Gate, are_distinct, gate_of
 from fuseline.passes.expert_products import lie_within
@@ -69,21 +78,34 @@ def _side_by_side(op: Matmul, func: Func) -> Dense | None:
     """One product for all experts, whose matrices stand side by side, as einsum has it."""
     joined = op.rhs.owner
     moved = joined.x.owner if isinstance(joined, Reshape) else None
-    split = only_user(func, op.y)
-    if not isinstance(moved, Permute) or not isinstance(split, Reshape) or op.lhs.shape[0] != 1:
+    if not isinstance(moved, Permute) or op.lhs.shape[0] != 1:
         return None
     if moved.x.owner is not None or moved.dims not in ((2, 0, 1), (1, 0, 2)):
         return None
     match moved.y.shape:
         case (int(depth), int(experts), int(width)) if experts > 1:
-            if split.shape != (op.y.shape[1], experts, width):
-                return None
-            axes = ("t", "e", "n")
             turned = moved.dims == (1, 0, 2)
-            inside = (op, split)
-            return Dense(op, split.y, axes, inside, op.lhs, moved.x, turned, experts, depth, width)
+            extents = {"e": experts, "t": op.y.shape[1], "n": width}
+            for y, axes, inside in _views(op, func, extents):
+                if any(follows(axes, wanted, extents) for wanted in ("ten", "etn")):
+                    shape = (op.lhs, moved.x, turned, experts, depth, width)
+                    return Dense(op, y, axes, inside, *shape)
+            return None
         case _:
             return None
+
+
+def _views(op: Matmul, func: Func, extents: Extents) -> Iterator[tuple[Value, Axes, tuple[Op, ...]]]:
+    """What views make of the columns of all experts, with the ops up to there."""
+    y, inside = op.y, [op]
+    axes: Axes | None = ("", "" if extents["t"] == 1 else "t", "en")
+    while isinstance(user := only_user(func, y), (Permute, Reshape)):
+        axes = viewed(user, axes, extents)
+        if axes is None:
+            return
+        inside.append(user)
+        y = user.y
+        yield y, axes, tuple(inside)
 
 
 def raised_dense(op: Op, func: Func) -> tuple[Value, Experts] | None:
@@ -223,33 +245,60 @@ class _Match:
 
     def summed(self, value: Value) -> tuple[Value, DType]:
         """Follow what the experts give to its sum over them."""
-        axes: Axes = (*self.down.axes[:2], "d")
+        axes: Axes = tuple("" if self.extents[a] == 1 else a for a in (*self.down.axes[:2], "d"))
         while True:
             user = only_user(self.func, value)
             if user is None:
                 raise Refused(f"{called(value)}, of each expert by itself, has several readers")
             self.inside.add(user)
             match user:
-                case Permute(dims=dims):
-                    axes = tuple(axes[i] for i in dims)
+                case Permute() | Reshape() if moved := viewed(user, axes, self.extents):
+                    axes = moved
                 case Cast(dtype=dtype) if is_exact(value.dtype, dtype):
                     pass
                 case Mul():
                     self.weighed(other_operand(user, value), axes, user.y.dtype, self.down)
-                case Sum(axes=(axis,)) if axes[axis] == "e" and axes[:axis] + axes[axis + 1 :] == (
-                    "t",
-                    "d",
-                ):
-                    reader = only_user(self.func, user.y)
-                    if isinstance(reader, Cast) and is_exact(reader.dtype, user.y.dtype):
-                        return reader.y, reader.dtype
-                    return user.y, user.y.dtype
+                case Sum(axes=(axis,)) if axes[axis] == "e" and self.is_rest(axes, axis):
+                    return self.rounded(user.y)
+                case Matmul() if (other := self.contracted(user, value, axes)) is not None:
+                    self.weighed(other[0], other[1], user.y.dtype, self.down)
+                    return self.in_float32(user.y)
                 case _:
                     raise Refused(
                         f"what the experts give is read by {user.name}, which neither weighs it "
                         "nor adds it up"
                     )
             value = user.results[0]
+
+    def is_rest(self, axes: Axes, axis: int) -> bool:
+        """Whether tokens and columns are left where an axis is added up."""
+        return follows((*axes[:axis], *axes[axis + 1 :]), "td", self.extents)
+
+    def rounded(self, y: Value) -> tuple[Value, DType]:
+        """The sum, or what it is cast to."""
+        reader = only_user(self.func, y)
+        if isinstance(reader, Cast) and is_exact(reader.dtype, y.dtype):
+            return reader.y, reader.dtype
+        return y, y.dtype
+
+    def contracted(self, op: Matmul, value: Value, axes: Axes) -> tuple[Value, Axes] | None:
+        """What each token's sum over experts weighs them by, ``[T, 1, E]`` or ``[T, E, 1]``."""
+        token = axes[0] if axes else ""
+        if op.rhs is value and op.lhs is not value and follows(axes, "ted", self.extents):
+            return (op.lhs, (token, "", "e")) if op.lhs.shape[1] == 1 else None
+        if op.lhs is value and op.rhs is not value and follows(axes, "tde", self.extents):
+            return (op.rhs, (token, "e", "")) if op.rhs.shape[2] == 1 else None
+        return None
+
+    def in_float32(self, y: Value) -> tuple[Value, DType]:
+        """The sum of a product, which rounds once: the weights multiply in float32."""
+        gate = self.gate
+        assert gate is not None, "the product has weighed"
+        if not is_exact(gate.values.dtype, DType.F32):
+            raise Refused(f"weights of {gate.values.dtype} are added up by a product")
+        if gate.values.dtype is not DType.F32:
+            self.gate = replace(gate, values=Cast(gate.values, dtype=DType.F32).y)
+        return y, y.dtype
 
     def weighed(self, value: Value | None, axes: Axes, dtype: DType, product: Dense) -> None:
         """Take the weights of the experts, which must be 0 for those that were not chosen."""

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 from fuseline.ir.core import Func, Op, Ref, Trait, Value
@@ -134,16 +134,24 @@ def _picked(matrices: Value) -> tuple[Value, Value, bool, bool] | None:
         return None
     plain = tuple(range(lead))
     rows, columns = lead, lead + 1
-    if dims in ((*plain, rows, columns), (*plain, columns, rows)):
-        swapped = dims[-1] == rows
-        fits = matrices.shape[1:] == source.shape[lead:][:: -1 if swapped else 1]
-        return (weight, ids, swapped, False) if fits else None
-    if lead == 2 and dims in ((0, 3, 1, 2), (0, 2, 1, 3)):
-        swapped = dims[1] == columns
-        width = dim(source.shape[1] * source.shape[rows if swapped else columns])
-        fits = matrices.shape[1:] == (source.shape[dims[1]], width)
-        return (weight, ids, swapped, True) if fits else None
+    for swapped, order in ((False, (rows, columns)), (True, (columns, rows))):
+        if _moves_alike(source, dims, (*plain, *order)):
+            fits = matrices.shape[1:] == tuple(source.shape[d] for d in order)
+            return (weight, ids, swapped, False) if fits else None
+    if lead != 2:
+        return None
+    for swapped, order in ((True, (columns, 1, rows)), (False, (rows, 1, columns))):
+        if _moves_alike(source, dims, (0, *order)):
+            width = dim(source.shape[1] * source.shape[order[-1]])
+            fits = matrices.shape[1:] == (source.shape[order[0]], width)
+            return (weight, ids, swapped, True) if fits else None
     return None
+
+
+def _moves_alike(source: Value, dims: Sequence[int], others: Sequence[int]) -> bool:
+    """Whether two permutations of a value's dims give the same elements in the same order."""
+    first, second = ([d for d in order if source.shape[d] != 1] for order in (dims, others))
+    return first == second
 
 
 def _turned(weight: Value, swapped: bool) -> tuple[Value, bool]:

@@ -12,6 +12,7 @@ from fuseline.ir.ops.reduce import Amax, Softmax, Sum, TopK
 from fuseline.ir.ops.view import Expand, Reshape
 from fuseline.ir.types import DType, promote
 from fuseline.passes.constants import is_number, number
+from fuseline.passes.expert_rows import unshaped
 from fuseline.passes.match import narrow
 
 
@@ -109,84 +110,88 @@ def _vector(value: Value, compared: Value) -> Value | None:
 
 def _without_groups(compared: Value) -> tuple[Groups | None, Value]:
     """The limit to the best groups, and the values that it is put on."""
-    match compared.owner:
-        case Where(condition, lhs, rhs):
-            mask, inverted = _mask(condition)
-            chosen, filled = (rhs, lhs) if inverted else (lhs, rhs)
-            fill = number(filled)
-            groups = None if fill is None else _groups(mask, chosen, float(fill))
-            if groups is not None and chosen.shape == compared.shape:
-                return (None if groups.top == groups.count else groups), chosen
-        case _:
-            pass
-    return None, compared
+    op = unshaped(compared).owner
+    op = compared.owner if isinstance(compared.owner, Where) else op
+    if not isinstance(op, Where):
+        return None, compared
+    marks, inverted = _marks(op.condition)
+    chosen, filled = (op.rhs, op.lhs) if inverted else (op.lhs, op.rhs)
+    fill = number(filled)
+    if marks is None or fill is None or chosen.shape != op.y.shape:
+        return None, compared
+    if chosen.shape != compared.shape:
+        chosen = unshaped(chosen)  # the groups are a dim of their own
+        if chosen.shape != compared.shape:
+            return None, compared
+    groups = _groups(marks, op.condition, chosen, float(fill))
+    if groups is None:
+        return None, compared
+    return (None if groups.top == groups.count else groups), chosen
 
 
-def _mask(condition: Value) -> tuple[Value, bool]:
-    """A mask without its casts and negations, and whether it is negated."""
+def _marks(condition: Value) -> tuple[Scatter | None, bool]:
+    """The marks of groups that a condition repeats, and whether it holds outside of the best."""
     inverted = False
-    while isinstance(condition.owner, (LogicalNot, Cast)):
+    while isinstance(condition.owner, (LogicalNot, Cast, Reshape, Expand)):
         inverted ^= isinstance(condition.owner, LogicalNot)
         condition = condition.owner.x
-    return condition, inverted
+    marks = condition.owner
+    if not isinstance(marks, Scatter):
+        return None, False
+    if is_number(marks.x, 0) and is_number(marks.src, 1):
+        return marks, inverted
+    if is_number(marks.x, 1) and is_number(marks.src, 0):
+        return marks, not inverted
+    return None, False
 
 
-def _groups(mask: Value, chosen: Value, fill: float) -> Groups | None:
-    """The groups that a mask over all experts ``[..., E]`` keeps."""
+def _groups(marks: Scatter, mask: Value, chosen: Value, fill: float) -> Groups | None:
+    """The groups that a mask over all experts keeps."""
     *lead, experts = chosen.shape
-    marks = _each_group(mask).owner
-    if not isinstance(marks, Scatter) or not isinstance(experts, int):
+    groups, best = marks.y.shape[-1], marks.index.owner
+    if not isinstance(experts, int) or not isinstance(groups, int) or experts % groups:
         return None
-    groups = marks.y.shape[-1]
-    best = marks.index.owner
-    if not isinstance(groups, int) or marks.y.shape != (*lead, groups) or experts % groups:
-        return None
-    if not _spreads(mask, marks.y, (*lead, groups, experts // groups)):
-        return None
-    if not is_number(marks.x, 0) or not is_number(marks.src, 1):
+    by_group = (*lead, groups, experts // groups)
+    if marks.y.shape != (*lead, groups) or not _spreads(mask, marks.y, by_group):
         return None
     last = len(lead)
     if marks.axis != last or not isinstance(best, TopK) or best.indices is not marks.index:
         return None
-    score = _group_score(best.x, chosen, (*lead, groups, experts // groups))
+    score = _group_score(best.x, chosen, by_group)
     if score is None or best.axis != last or not best.largest or not isinstance(best.k, int):
         return None
     return Groups(groups, best.k, score, fill)
 
 
-def _each_group(mask: Value) -> Value:
-    """What a mask over experts repeats."""
-    while isinstance(mask.owner, (Reshape, Expand, Cast)):
-        mask = mask.owner.x
-    return mask
-
-
 def _spreads(mask: Value, marks: Value, by_group: tuple[object, ...]) -> bool:
-    """Whether a mask ``[..., E]`` is each mark ``[..., G]`` for all experts of its group."""
+    """Whether a mask is each mark ``[..., G]`` for all experts of its group: ``[..., E]``, or
+    ``[..., G, E / G]``, or that with a last dim of 1.
+    """
     *lead, groups, each = by_group
+    column = (*lead, groups, 1)
     source = _plain(mask)
     if isinstance(source.owner, Reshape) and source.owner.x.shape == tuple(by_group):
         source = _plain(source.owner.x)
     if not isinstance(source.owner, Expand):
-        return each == 1 and _views_of(source, marks)
+        return (each == 1 or source.shape == column) and _views_of(source, marks)
     wide, source = source.shape, _plain(source.owner.x)
     if wide == tuple(by_group):
-        fits = source.shape == (*lead, groups, 1)
+        fits = source.shape == column
     else:
         fits = groups == 1 and wide == (*lead, each) and source.shape == (*lead, 1)
     return fits and _views_of(source, marks)
 
 
 def _views_of(value: Value, source: Value) -> bool:
-    """Whether a value holds the elements of another in their order."""
-    while value is not source and isinstance(value.owner, (Reshape, Cast)):
+    """Whether a value holds the elements of another in their order, or the negation of each."""
+    while value is not source and isinstance(value.owner, (Reshape, Cast, LogicalNot)):
         value = value.owner.x
     return value is source
 
 
 def _plain(value: Value) -> Value:
-    """A value without the casts that lead to it: those of marks of 0 and 1 change none."""
-    while isinstance(value.owner, Cast):
+    """A mask without the casts and negations that lead to it: those of 0 and 1 are by element."""
+    while isinstance(value.owner, (Cast, LogicalNot)):
         value = value.owner.x
     return value
 
@@ -208,4 +213,9 @@ def _group_score(value: Value, chosen: Value, by_group: tuple[object, ...]) -> G
 
 
 def _grouped(value: Value, chosen: Value, by_group: tuple[object, ...]) -> bool:
-    return value.shape == tuple(by_group) and _views_of(value, chosen)
+    """Whether a value is the chosen ones group by group."""
+    if value.shape != tuple(by_group):
+        return False
+    while value is not chosen and isinstance(value.owner, Reshape):
+        value = value.owner.x
+    return value is chosen

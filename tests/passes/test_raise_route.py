@@ -197,6 +197,39 @@ def grouped(
     ]
 
 
+@pytest.mark.parametrize("outside", [False, True])
+@pytest.mark.parametrize("negated", [False, True])
+def test_best_groups_as_a_dim_of_their_own(outside: bool, negated: bool) -> None:
+    """``masked_fill`` before the groups are flattened; marks of the best, or of all others."""
+    marks = f"full {{value = {str(outside).lower()}, shape = (T, 3), dtype = bool}}"
+    keeps = outside == negated
+    mask = "%m3" if not negated else "%mn"
+    found = raises(
+        [
+            "%s = sigmoid %l",
+            "%k = add %s, %c",
+            "%by = reshape %k {shape = (T, 3, 2)}",
+            "%bv, %bi = topk %by {k = 2, axis = 2}",
+            "%gs = sum %bv {axes = (2,)}",
+            "%gv, %gi = topk %gs {k = 2, axis = 1}",
+            f"%every = {marks}",
+            f"%mark = full {{value = {str(not outside).lower()}, dtype = bool}}",
+            "%marks = scatter %every, %gi, %mark {axis = 1}",
+            "%m3 = reshape %marks {shape = (T, 3, 1)}",
+            *(["%mn = logical_not %m3"] if negated else []),
+            "%fill = full {value = -inf, dtype = f32}",
+            f"%mb = where {mask}, {'%by, %fill' if keeps else '%fill, %by'}",
+            "%m = reshape %mb {shape = (T, 6)}",
+            "%v, %i = topk %m {k = 3, axis = 1, ordered = false}",
+            "%g = gather %s, %i {axis = 1}",
+            *SUM,
+        ],
+        '%l, %c {k = 3, score = "sigmoid", groups = 3, top_groups = 2, group_score = "top2",'
+        ' ordered = false, normalize = "sum", eps = 1e-20}',
+    )
+    assert found.startswith("top 3 of 6, in 2 of 3 groups, sigmoid, corrected")
+
+
 @pytest.mark.parametrize("fill", ["-inf", "0.0"])
 @pytest.mark.parametrize("ordered", ["true", "false"])
 def test_best_groups_by_their_two_best(fill: str, ordered: str) -> None:
