@@ -33,7 +33,18 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("--prompt", default="Return a list of")
     parser.add_argument("--tokens", type=int, default=200)
     parser.add_argument("--weights", type=Path, default=WEIGHTS)
-    parser.add_argument("--cache", choices=["expanded", "latent"], default="expanded")
+    parser.add_argument(
+        "--cache",
+        choices=["expanded", "latent"],
+        default="expanded",
+        help="what the model itself caches: keys and values, or what they are expanded from",
+    )
+    parser.add_argument(
+        "--compiled-cache",
+        choices=["model", "latent"],
+        default="model",
+        help="what the compiled model caches: what the model does, or latents in their place",
+    )
     options = parser.parse_args(argv)
     prompt = list(options.prompt.encode())
     if not options.weights.is_file():
@@ -43,7 +54,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     if not prompt or not 0 < options.tokens <= room:
         parser.error(f"a prompt of {len(prompt)} bytes leaves room for 1 to {room} tokens")
 
-    compiled: Any = fuseline.compile(model)
+    compiled: Any = fuseline.compile(model, cache=options.compiled_cache)
     print("compiling a prefill and a step", file=sys.stderr, flush=True)
     greedy(compiled, prompt, 2)
     tokens, seconds = timed(compiled, prompt, options.tokens)

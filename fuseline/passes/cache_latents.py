@@ -9,10 +9,9 @@ from typing import ClassVar
 from fuseline.ir.core import Func, Op, Origin, Value
 from fuseline.ir.ops.buffer import IndexWrite, Read
 from fuseline.ir.ops.matmul import Linear
-from fuseline.ir.ops.raised import Attention
 from fuseline.ir.ops.view import Concat, Expand, Permute, Reshape, Slice
 from fuseline.ir.types import BufferType, Dim
-from fuseline.passes.latent_forms import Expanded, Expansion, Shared, expanded
+from fuseline.passes.latent_forms import Expanded, Expansion, Shared, expanded_writes
 from fuseline.passes.masks.elements import Elements
 from fuseline.passes.masks.integers import Unknown
 from fuseline.passes.raise_latent_attention import unfit
@@ -81,7 +80,7 @@ class CacheLatents(Rewrite[IndexWrite], root=IndexWrite, pattern="latent_cache")
         elements = Elements(func)
         for other in _partners(op, func):
             try:
-                found = expanded(_attention(op, other), elements)
+                found = expanded_writes(op, other, elements)
             except Unknown:
                 continue  # a size that index arithmetic cannot hold: not a product's columns
             if not isinstance(found, Expanded) or not _keys_first(found):
@@ -91,11 +90,6 @@ class CacheLatents(Rewrite[IndexWrite], root=IndexWrite, pattern="latent_cache")
                 return NoMatch(reason)
             return pair.replaced(func)
         return None
-
-
-def _attention(keys: IndexWrite, values: IndexWrite) -> Attention:
-    """What would attend over the written keys and values."""
-    return Attention(keys.src, keys.src, values.src, None, None, None, scale=1.0)
 
 
 def _partners(op: IndexWrite, func: Func) -> list[IndexWrite]:

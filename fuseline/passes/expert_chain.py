@@ -11,13 +11,13 @@ from fuseline.ir.ops.matmul import Linear
 from fuseline.ir.ops.pointwise import Add, Cast, Eq, Mul, Where
 from fuseline.ir.ops.reduce import Sum
 from fuseline.ir.ops.view import Concat, Reshape, Slice
-from fuseline.ir.types import Dim, DType, product, promote
+from fuseline.ir.types import DType, product, promote
 from fuseline.passes.constants import is_number, number
 from fuseline.passes.expert_body import Body, Refused, body_between, does_the_same
 from fuseline.passes.expert_gate import Gate, are_distinct, gate_of
 from fuseline.passes.expert_products import lie_within
 from fuseline.passes.expert_rows import unshaped
-from fuseline.passes.match import only_user
+from fuseline.passes.match import only_user, reshaped
 from fuseline.passes.merge_linears import unpackable
 from fuseline.passes.wording import called
 
@@ -265,9 +265,9 @@ def _op(experts: Sequence[Expert], gate: Gate, dtype: DType) -> Experts:
     k = gate.indices.shape[-1]
     up_bias = _stacked([[up.bias for up in e.ups] for e in experts])
     return Experts(
-        _reshaped(x, (tokens, x.shape[-1])),
-        _reshaped(gate.indices, (tokens, k)),
-        _reshaped(gate.values, (tokens, k)),
+        reshaped(x, (tokens, x.shape[-1])),
+        reshaped(gate.indices, (tokens, k)),
+        reshaped(gate.values, (tokens, k)),
         tuple(up.weight for e in experts for up in e.ups),
         tuple(e.down.weight for e in experts),
         up_bias,
@@ -280,11 +280,6 @@ def _op(experts: Sequence[Expert], gate: Gate, dtype: DType) -> Experts:
         combine="in_turn",
         dtype=dtype,
     )
-
-
-def _reshaped(value: Value, shape: tuple[Dim, ...]) -> Value:
-    value = unshaped(value)
-    return value if value.shape == shape else Reshape(value, shape=shape).y
 
 
 def _stacked(biases: Sequence[Sequence[Value | None]]) -> Value | None:

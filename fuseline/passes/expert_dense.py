@@ -95,9 +95,11 @@ def _side_by_side(op: Matmul, func: Func) -> Dense | None:
             return None
 
 
-def _views(op: Matmul, func: Func, extents: Extents) -> Iterator[tuple[Value, Axes, tuple[Op, ...]]]:
+def _views(
+    op: Matmul, func: Func, extents: Extents
+) -> Iterator[tuple[Value, Axes, tuple[Op, ...]]]:
     """What views make of the columns of all experts, with the ops up to there."""
-    y, inside = op.y, [op]
+    y, inside = op.y, list[Op]([op])
     axes: Axes | None = ("", "" if extents["t"] == 1 else "t", "en")
     while isinstance(user := only_user(func, y), (Permute, Reshape)):
         axes = viewed(user, axes, extents)

@@ -13,10 +13,11 @@ from fuseline.ir.ops.create import Full
 from fuseline.ir.ops.index import Gather, Scatter
 from fuseline.ir.ops.pointwise import Cast, Eq, Mul, Where
 from fuseline.ir.ops.reduce import Sort, Sum, TopK
-from fuseline.ir.ops.view import Expand, Reshape, Slice
-from fuseline.ir.types import Dim, same
+from fuseline.ir.ops.view import Expand, Slice
+from fuseline.ir.types import same
 from fuseline.passes.constants import number, uniform
-from fuseline.passes.expert_rows import is_running, uncast, unshaped
+from fuseline.passes.expert_rows import is_running, uncast
+from fuseline.passes.match import reshaped
 
 
 @dataclass(frozen=True)
@@ -112,18 +113,13 @@ def _one_hot_sum(x: Value) -> Gate | None:
         for ids, numbers in ((compared.lhs, compared.rhs), (compared.rhs, compared.lhs)):
             is_range = is_running(uncast(numbers)) and same(numbers.tensor.numel, experts)
             if is_range and ids.shape == weights.shape == (*shape, 1):
-                indices, values = (_reshaped(v, shape) for v in (ids, weights))
+                indices, values = (reshaped(v, shape) for v in (ids, weights))
                 return Gate.zero_elsewhere(indices, values)
     return None
 
 
 def _uncast(value: Value) -> Value:
     return value.owner.x if isinstance(value.owner, Cast) else value
-
-
-def _reshaped(value: Value, shape: tuple[Dim, ...]) -> Value:
-    value = unshaped(value)
-    return value if value.shape == shape else Reshape(value, shape=shape).y
 
 
 def are_distinct(indices: Value) -> bool:

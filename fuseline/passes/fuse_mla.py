@@ -10,12 +10,13 @@ from fuseline.ir.ops.buffer import IndexWrite
 from fuseline.ir.ops.fused import MergedLinear
 from fuseline.ir.ops.latent import LatentAttention
 from fuseline.ir.ops.mla_projection import MlaProjection, MlaProjectionWrite
-from fuseline.ir.ops.raised import Rope
+from fuseline.ir.ops.raised import Attention, Rope
 from fuseline.ir.ops.view import Reshape
 from fuseline.ir.types import same
 from fuseline.passes.dependence import depends
 from fuseline.passes.fuse_cache_write import meeting_place
-from fuseline.passes.latent_details import latent_details, product_behind
+from fuseline.passes.latent_details import Latents, latent_details, product_behind
+from fuseline.passes.latent_forms import Expanded, expanded_writes
 from fuseline.passes.latent_rows import (
     Refused,
     Row,
@@ -24,21 +25,27 @@ from fuseline.passes.latent_rows import (
     only_written,
     query_row,
     shared_row,
+    write_behind,
 )
+from fuseline.passes.masks.elements import Elements
+from fuseline.passes.masks.integers import Unknown
 from fuseline.passes.qk_chain import table
+from fuseline.passes.raise_latent_attention import is_latent
 from fuseline.passes.rewrite import Replace, Rewrite
+from fuseline.passes.wording import name_of
 
 _NORM = ("eps", "offset", "cast")
 _ROPE = ("style", "table", "start", "width", "sign", "round")
 
 
 @dataclass(frozen=True)
-class FuseMla(Rewrite[LatentAttention], root=LatentAttention, pattern="mla"):
+class FuseMla(Rewrite[Op], root=(LatentAttention, Attention), pattern="mla"):
     """Norm the latents of keys and queries and rotate the shared key in one op, into the caches.
 
     Each row is taken if it can be; those that are not stay as they are, with the reason in the
     site's details. Into the caches they go where nothing else reads them. The products and q's
-    rotation stay ops of their own, and belong to the site.
+    rotation stay ops of their own, and belong to the site. Attention over caches of keys and values
+    that are expanded from a latent before they are written has the same rows.
 
     Before:
         func @f(%q: f32[2, 4, S, 9], %kv: f32[2, S, 18], %n: f32[14], %cos: f32[1, 1, S, 4],
@@ -67,12 +74,52 @@ class FuseMla(Rewrite[LatentAttention], root=LatentAttention, pattern="mla"):
         }
     """
 
-    def rewrite(self, op: LatentAttention, func: Func) -> Replace | None:
-        rows = _rows(func, op)
+    def rewrite(self, op: Op, func: Func) -> Replace | None:
+        site = _site(op, func)
+        if site is None:
+            return None
+        rows = _rows(func, site.of)
         if not any(r.works for r in (rows.latent, rows.shared) if r is not None):
             return None  # nothing to do, or done
-        change = _written(func, op, rows) or _computed(func, rows)
-        return None if change is None else _whole_site(func, op, rows, change)
+        change = _written(func, site.of, rows) or _computed(func, rows)
+        return None if change is None else _whole_site(func, op, site, rows, change)
+
+
+@dataclass(frozen=True)
+class _Site:
+    """What an attention is over, and what the site says of it."""
+
+    of: Latents
+    details: dict[str, str]
+
+
+def _site(op: Op, func: Func) -> _Site | None:
+    if isinstance(op, LatentAttention):
+        of = Latents.of(op)
+        return _Site(of, latent_details(of))
+    assert isinstance(op, Attention), "the other root"
+    return _over_expanded(op, func)
+
+
+def _over_expanded(op: Attention, func: Func) -> _Site | None:
+    """Attention over caches of keys and values, both expanded from one latent."""
+    writes = [write_behind(func, value) for value in (op.k, op.v)]
+    keys, values = writes
+    if keys is None or values is None or keys.src.shape[:3] != values.src.shape[:3]:
+        return None
+    if keys.src.tensor.rank != 4 or values.src.tensor.rank != 4:
+        return None
+    try:
+        found = expanded_writes(keys, values, Elements(func))
+    except Unknown:
+        return None  # a size that index arithmetic cannot hold: not a product's columns
+    groups = keys.src.shape[1]
+    if not isinstance(found, Expanded) or not isinstance(groups, int) or not is_latent(found, func):
+        return None
+    shared = found.shared and found.shared.value
+    of = Latents(op.q, found.latent, shared, groups, found.keys.width, found.values.width)
+    names = f"{name_of(keys.buffer)} and {name_of(values.buffer)}"
+    return _Site(of, latent_details(of) | {"cache": f"expanded keys and values, in {names}"})
 
 
 @dataclass(frozen=True)
@@ -86,8 +133,8 @@ class _Rows:
     refused: tuple[str, ...]
 
 
-def _rows(func: Func, op: LatentAttention) -> _Rows:
-    found = [latent_row(func, op), shared_row(func, op)]
+def _rows(func: Func, of: Latents) -> _Rows:
+    found = [latent_row(func, of.latent), shared_row(func, of.shared)]
     latent, shared = (r if isinstance(r, Row) else None for r in found)
     refused = [r.reason for r in found if isinstance(r, Refused)]
     tables = _tables(shared)
@@ -95,7 +142,7 @@ def _rows(func: Func, op: LatentAttention) -> _Rows:
         refused.append(tables)
         shared, tables = None, None
     first = latent or shared
-    q = None if first is None else query_row(op, first.source.shape[:2])
+    q = None if first is None else query_row(of.q, first.source.shape[:2])
     reason = q.reason if isinstance(q, Refused) else _unlike(latent, q)
     if reason:
         refused.append(reason)
@@ -163,13 +210,13 @@ def _computed(func: Func, rows: _Rows) -> Replace | None:
     return None
 
 
-def _written(func: Func, op: LatentAttention, rows: _Rows) -> Replace | None:
+def _written(func: Func, of: Latents, rows: _Rows) -> Replace | None:
     """The rows as they are written to their caches; None where they are not, or are read before."""
     latent, shared = rows.latent, rows.shared
-    if latent is None or (shared is None) != (op.shared is None):
+    if latent is None or (shared is None) != (of.shared is None):
         return None
-    writes = [cache_write(func, op, shared=False)]
-    writes += [] if shared is None else [cache_write(func, op, shared=True)]
+    writes = [cache_write(func, of.latent)]
+    writes += [] if shared is None else [cache_write(func, of.shared)]
     found = [w for w in writes if w is not None]
     taken = [r for r in (latent, shared) if r is not None]
     if len(found) != len(taken) or any(w.index is not found[0].index for w in found):
@@ -208,32 +255,29 @@ def _shaped(y: Value, row: Row) -> Value:
     return y if y.shape == row.value.shape else Reshape(y, shape=row.value.shape).y
 
 
-def _whole_site(func: Func, op: LatentAttention, rows: _Rows, change: Replace) -> Replace:
+def _whole_site(func: Func, op: Op, site: _Site, rows: _Rows, change: Replace) -> Replace:
     """The change, with the ops that belong to the site put in anew, so that it holds theirs."""
     values = dict(change.values)
-    for part in _parts(op, rows):
+    for part in (*_parts(site.of, rows), op):
         if part in func and part not in change.erase:
             twin = part.clone({})
             values |= dict(zip(part.results, twin.results, strict=True))
-    twin = op.clone({})
-    assert isinstance(twin, LatentAttention), "a clone is of the same class"
-    details = latent_details(op) | _details(rows, change)
     return Replace(
-        values | {op.y: twin.y},
+        values,
         ops=change.ops,
         erase=change.erase,
         before=change.before,
         held=change.held,
-        details=details,
+        details=site.details | _details(rows, change),
     )
 
 
-def _parts(op: LatentAttention, rows: _Rows) -> list[Op]:
+def _parts(of: Latents, rows: _Rows) -> list[Op]:
     """The merged products that give the rows, and the rotation of q."""
     sources = [r.source for r in (rows.latent, rows.shared, rows.q) if r is not None]
     products = [product_behind(s) for s in sources]
     parts: list[Op] = [p for p in dict.fromkeys(products) if isinstance(p, MergedLinear)]
-    return parts + ([op.q.owner] if isinstance(op.q.owner, Rope) else [])
+    return parts + ([of.q.owner] if isinstance(of.q.owner, Rope) else [])
 
 
 def _details(rows: _Rows, change: Replace) -> dict[str, str]:

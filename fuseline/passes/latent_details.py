@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+
 from fuseline.ir.core import Op, Value
 from fuseline.ir.ops.buffer import Read
 from fuseline.ir.ops.fused import LinearAdd, MergedLinear
@@ -17,18 +19,42 @@ from fuseline.passes.wording import name_of
 PRODUCTS = (Linear, MergedLinear, LinearAdd)
 
 
-def latent_details(op: LatentAttention) -> dict[str, str]:
+@dataclass(frozen=True)
+class Latents:
+    """What one attention is over: ``groups`` key heads that are expanded from a latent.
+
+    Attributes:
+        q: ``[B, H, S, key + R]``.
+        latent: ``[B, 1, S, L]``, of this step or of a cache.
+        shared: ``[B, 1, S, R]``, the part of the keys that all heads have in common.
+        groups, key, value: as in `LatentAttention`.
+    """
+
+    q: Value
+    latent: Value
+    shared: Value | None
+    groups: int
+    key: int
+    value: int
+
+    @classmethod
+    def of(cls, op: LatentAttention) -> Latents:
+        """Those of an op that attends over the latent itself."""
+        return cls(op.q, op.latent, op.shared, op.groups, op.key, op.value)
+
+
+def latent_details(of: Latents) -> dict[str, str]:
     """The details of one site."""
-    latent = op.latent.shape[-1]
-    common = 0 if op.shared is None else op.shared.shape[-1]
-    each = op.latent.dtype.itemsize
-    wide = op.groups * (op.key + common + op.value)
+    latent = of.latent.shape[-1]
+    common = 0 if of.shared is None else of.shared.shape[-1]
+    each = of.latent.dtype.itemsize
+    wide = of.groups * (of.key + common + of.value)
     return {
-        "q": _query(op),
+        "q": _query(of.q),
         "kv rank": str(latent),
-        "heads": f"{op.q.shape[1]} over {op.groups}",
-        "widths": f"key {op.key} + {common}, value {op.value}",
-        "cache": _cache(op),
+        "heads": f"{of.q.shape[1]} over {of.groups}",
+        "widths": f"key {of.key} + {common}, value {of.value}",
+        "cache": _cache(of.latent),
         "cache bytes per token": f"{(latent + common) * each} latent, {wide * each} expanded",
     }
 
@@ -48,9 +74,9 @@ def product_behind(value: Value) -> Op | None:
                 return owner if isinstance(owner, PRODUCTS) else None
 
 
-def query_norm(op: LatentAttention) -> RmsNorm | None:
+def query_norm(q: Value) -> RmsNorm | None:
     """The norm of a latent that q is expanded from; None where there is none."""
-    source = _source(product_behind(op.q))
+    source = _source(product_behind(q))
     if source is None or not isinstance(norm := source.owner, RmsNorm):
         return None
     return None if product_behind(norm.x) is None else norm  # else it is the norm of the block
@@ -66,8 +92,8 @@ def _source(product: Op | None) -> Value | None:
     return value
 
 
-def _query(op: LatentAttention) -> str:
-    source = _source(product_behind(op.q))
+def _query(q: Value) -> str:
+    source = _source(product_behind(q))
     if source is None:
         return "not from one product"
     norm = source.owner if isinstance(source.owner, RmsNorm) else None
@@ -77,11 +103,10 @@ def _query(op: LatentAttention) -> str:
     return f"low-rank, {source.shape[-1]}" + ("" if norm is not None else ", no norm")
 
 
-def _cache(op: LatentAttention) -> str:
-    value = op.latent
-    while isinstance(value.owner, View):
-        value = value.owner.x
-    match value.owner:
+def _cache(latent: Value) -> str:
+    while isinstance(latent.owner, View):
+        latent = latent.owner.x
+    match latent.owner:
         case Read(buffer):
             return f"latent, in {name_of(buffer)}"
         case Concat() | IndexCopy() | SliceScatter():

@@ -10,6 +10,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from fuseline.ir.core import Value
+from fuseline.ir.ops.buffer import IndexWrite
 from fuseline.ir.ops.index import Gather, Index, IndexSelect
 from fuseline.ir.ops.matmul import Linear
 from fuseline.ir.ops.raised import Attention
@@ -111,6 +112,14 @@ def expanded(op: Attention, elements: Elements) -> Expanded | NoMatch | None:
     if latent is None:
         return NoMatch(f"the rows of {keys.product.x.type} are not the tokens of v {op.v.type}")
     return Expanded(tuple(p for p in parts if p is not None), values, latent)
+
+
+def expanded_writes(
+    keys: IndexWrite, values: IndexWrite, elements: Elements
+) -> Expanded | NoMatch | None:
+    """The same of what is written to a cache of keys and to one of values."""
+    k, v = keys.src, values.src
+    return expanded(Attention(k, k, v, None, None, None, scale=1.0), elements)
 
 
 def _strands(strand: _Strand, elements: Elements) -> list[_Strand]:

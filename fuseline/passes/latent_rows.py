@@ -8,14 +8,14 @@ from dataclasses import dataclass
 
 from fuseline.ir.core import Func, Op, Value
 from fuseline.ir.ops.buffer import IndexWrite, Read
-from fuseline.ir.ops.latent import LatentAttention
 from fuseline.ir.ops.pointwise import Mul
 from fuseline.ir.ops.raised import RmsNorm, Rope
 from fuseline.ir.ops.view import Reshape, View
 from fuseline.ir.types import Dim, same
 from fuseline.passes.constants import number
 from fuseline.passes.latent_details import query_norm
-from fuseline.passes.qk_chain import Chain, reshaped, trace, written_key
+from fuseline.passes.match import reshaped
+from fuseline.passes.qk_chain import Chain, trace, written_key
 
 
 @dataclass(frozen=True)
@@ -42,9 +42,9 @@ class Refused:
     reason: str
 
 
-def latent_row(func: Func, op: LatentAttention) -> Row | Refused:
+def latent_row(func: Func, latent: Value) -> Row | Refused:
     """The latent of this step's tokens: normed, or not, and multiplied by a number."""
-    value = step_value(func, op.latent)
+    value = step_value(func, latent)
     inner, scale = _unscaled(value)
     chain = trace(_by_head(inner))
     match chain.steps:
@@ -63,11 +63,11 @@ def _plain(value: Value) -> Refused:
     return Refused(f"the latent {value.type} is multiplied by a number without a norm")
 
 
-def shared_row(func: Func, op: LatentAttention) -> Row | Refused | None:
+def shared_row(func: Func, shared: Value | None) -> Row | Refused | None:
     """The part of the keys that heads have in common, of this step's tokens: rotated, or not."""
-    if op.shared is None:
+    if shared is None:
         return None
-    value = step_value(func, op.shared)
+    value = step_value(func, shared)
     chain = trace(_by_head(value))
     match chain.steps:
         case []:
@@ -80,9 +80,9 @@ def shared_row(func: Func, op: LatentAttention) -> Row | Refused | None:
             return Refused(f"the shared key is {chain.describe()}")
 
 
-def query_row(op: LatentAttention, tokens: tuple[Dim, ...]) -> Row | Refused | None:
+def query_row(q: Value, tokens: tuple[Dim, ...]) -> Row | Refused | None:
     """The normed latent of the queries, as a row of the same tokens; None where q has none."""
-    norm = query_norm(op)
+    norm = query_norm(q)
     if norm is None:
         return None
     if reason := _unfit(norm):
@@ -101,16 +101,20 @@ def step_value(func: Func, value: Value) -> Value:
     return written_key(func, value)
 
 
-def cache_write(func: Func, op: LatentAttention, *, shared: bool) -> IndexWrite | None:
-    """The write of this step's tokens into the cache that is attended to."""
-    value = op.shared if shared else op.latent
+def write_behind(func: Func, value: Value | None) -> IndexWrite | None:
+    """The write of this step's tokens into the cache that a value is read from."""
     owner = None if value is None else _before_views(value).owner
     if not isinstance(owner, Read):
         return None
     place = func.places
     users = func.users(owner.buffer)
     writes = [w for w in users if isinstance(w, IndexWrite) and place[w] < place[owner]]
-    write = max(writes, key=place.__getitem__, default=None)
+    return max(writes, key=place.__getitem__, default=None)
+
+
+def cache_write(func: Func, value: Value | None) -> IndexWrite | None:
+    """The write of this step's rows into the cache that is attended to."""
+    write = write_behind(func, value)
     return write if write is not None and _fits(write) else None
 
 

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from fuseline.ir.core import Func, Op, Value
 from fuseline.ir.ops.pointwise import Cast
 from fuseline.ir.ops.view import Expand, Reshape, Slice
+from fuseline.ir.types import Dim
 from fuseline.passes.canonical_casts import is_exact
 
 
@@ -22,6 +23,13 @@ def narrow(value: Value) -> Value:
     if not isinstance(owner, Cast) or not owner.x.dtype.is_float:
         return value
     return owner.x if is_exact(owner.x.dtype, owner.dtype) else value
+
+
+def reshaped(value: Value, shape: tuple[Dim, ...]) -> Value:
+    """The value under another shape, by at most one reshape of what it is a reshape of."""
+    while value.shape != shape and isinstance(value.owner, Reshape):
+        value = value.owner.x
+    return value if value.shape == shape else Reshape(value, shape=shape).y
 
 
 def without_leading_ones(value: Value, rank: int) -> Value:

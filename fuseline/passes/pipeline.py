@@ -34,6 +34,7 @@ from fuseline.passes.raise_rope import RaiseRope
 from fuseline.passes.raise_route import RaiseRoute
 from fuseline.passes.restore_mutations import RestoreMutations
 from fuseline.passes.rewrite import Pass
+from fuseline.passes.split_cache_write import SplitCacheWrite
 
 
 def default_pipeline(*, cache_latents: bool = False) -> list[Pass]:
@@ -79,6 +80,7 @@ def default_pipeline(*, cache_latents: bool = False) -> list[Pass]:
         FuseQkNorm(),
         FuseQkRope(),
         FuseCacheWrite(),
+        SplitCacheWrite(),
         FusePointwise(),
         # plan: nothing is overwritten before its last reader
         ProtectReads(),

@@ -17,6 +17,7 @@ from fuseline.ir.ops.index import IndexCopy, SliceScatter
 from fuseline.ir.ops.raised import LayerNorm, RmsNorm, Rope
 from fuseline.ir.ops.view import Concat, Expand, Permute, Reshape, Slice
 from fuseline.ir.types import Dim, dim
+from fuseline.passes.match import reshaped
 from fuseline.passes.wording import maker
 
 Order: TypeAlias = Literal["bshd", "bhsd"]
@@ -110,13 +111,6 @@ def _swapped_back(value: Value, shape: tuple[Dim, ...]) -> Value:
             return x
         case _:
             return value
-
-
-def reshaped(value: Value, shape: tuple[Dim, ...]) -> Value:
-    """The value under another shape, by at most one reshape of what it is a reshape of."""
-    while value.shape != shape and isinstance(value.owner, Reshape):
-        value = value.owner.x
-    return value if value.shape == shape else Reshape(value, shape=shape).y
 
 
 def _is_normed(value: Value) -> bool:

@@ -11,7 +11,7 @@ from fuseline.ir.ops.matmul import Linear, Matmul
 from fuseline.ir.ops.raised import Attention
 from fuseline.ir.ops.view import Concat, Slice
 from fuseline.ir.types import DType
-from fuseline.passes.latent_details import latent_details
+from fuseline.passes.latent_details import Latents, latent_details
 from fuseline.passes.latent_forms import Expanded, Shared, expanded
 from fuseline.passes.masks.elements import Elements
 from fuseline.passes.masks.integers import Unknown
@@ -57,7 +57,7 @@ class RaiseLatentAttention(Rewrite[Attention], root=Attention, pattern="mla"):
             return None  # a size that index arithmetic cannot hold: not a product's columns
         if not isinstance(found, Expanded):
             return found
-        if not _is_latent(found, func):
+        if not is_latent(found, func):
             return None
         if reason := unfit({op.q.dtype, op.k.dtype, op.v.dtype}, found) or _read_elsewhere(
             op, found, func
@@ -70,7 +70,7 @@ def _products(found: Expanded) -> list[Linear]:
     return list(dict.fromkeys([found.keys.product, found.values.product]))
 
 
-def _is_latent(found: Expanded, func: Func) -> bool:
+def is_latent(found: Expanded, func: Func) -> bool:
     """Whether what is expanded is a latent, not the x of ordinary keys and values.
 
     A latent is narrower than what it expands to. Where no part of a key bypasses the expansion,
@@ -166,7 +166,7 @@ def _raised(op: Attention, found: Expanded) -> Replace:
         **op.attributes,
     )
     held = ("keys and values are expansions of one latent", "nothing else reads them")
-    return Replace({op.y: made.y}, held=held, details=latent_details(made))
+    return Replace({op.y: made.y}, held=held, details=latent_details(Latents.of(made)))
 
 
 def _queries(q: Value, found: Expanded) -> Value:

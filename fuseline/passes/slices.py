@@ -12,6 +12,7 @@ from fuseline.ir.ops.pointwise import Add, Lt, Where
 from fuseline.ir.ops.view import Expand, Permute, Reshape, Slice
 from fuseline.ir.types import Dim, broadcast, product
 from fuseline.passes.constants import number
+from fuseline.passes.match import reshaped
 from fuseline.passes.rewrite import NoMatch
 
 
@@ -110,7 +111,9 @@ def _by_axis(
     shape = [*(whole[a] for a in others[:place]), *every]
     shape += [whole[a] for a in others[place:]]
     src = update.src
-    if src.shape != tuple(shape):
+    if src.tensor.numel == product(shape):
+        src = reshaped(src, tuple(shape))  # at most dims of extent 1 are put before the others
+    else:
         src = Expand(src, shape=tuple(shape)).y
     # Dims of the index of extent 1 belong to no range; the free axis takes one, others go.
     keep: list[tuple[int, Dim]] = []

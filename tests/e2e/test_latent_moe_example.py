@@ -64,10 +64,20 @@ def test_both_caches_give_the_text_of_the_whole_sequence(
 
 
 @pytest.mark.timeout(600)
-@pytest.mark.parametrize("cache", ["expanded", pytest.param("latent", marks=pytest.mark.slow)])
-def test_compiled_text_is_eagers(cache: CacheForm, expected: list[int]) -> None:
+@pytest.mark.parametrize(
+    ("cache", "kept", "sites"),
+    [
+        ("expanded", "model", {"mla", "moe"}),
+        pytest.param("latent", "model", {"mla", "moe"}, marks=pytest.mark.slow),
+        pytest.param("expanded", "latent", {"mla", "moe", "latent_cache"}, marks=pytest.mark.slow),
+    ],
+)
+def test_compiled_text_is_eagers(
+    cache: CacheForm, kept: Any, sites: set[str], expected: list[int]
+) -> None:
+    """The same 200 tokens with the model's own cache of either form, and with latents for it."""
     model = load(WEIGHTS, cache=cache)
-    compiled: Any = fuseline.compile(load(WEIGHTS, cache=cache))
+    compiled: Any = fuseline.compile(load(WEIGHTS, cache=cache), cache=kept)
     ours, eagers = (torch.stack([*continuation(m, PROMPT, 200)]) for m in (compiled, model))
     assert ours.argmax(-1).equal(torch.tensor(expected))
     ids = torch.tensor([PROMPT + expected[:-1]])
@@ -78,9 +88,14 @@ def test_compiled_text_is_eagers(cache: CacheForm, expected: list[int]) -> None:
     report = compiled.report()
     assert report.stats["programs"] == 2
     assert report.stats["graph breaks"] == 0
-    # TODO(#3): with the passes for both, these become `mla` and `moe`, one a layer, none missed
-    for pattern in ("attention", "gated_mlp"):
-        assert report.count(pattern, "fused") == report.count(pattern) == 2 * LAYERS
+    for pattern in sites:
+        assert report.count(pattern) == report.count(pattern, None) == 2 * LAYERS
+    assert not [site for site in report.sites if site.status == "missed"]
+    wide = "latent" not in (cache, kept)
+    for site in report.sites:
+        if site.pattern == "mla":
+            assert site.details["cache bytes per token"] == "256 latent, 1280 expanded"
+            assert site.details["cache"].startswith("expanded" if wide else "latent")
 
 
 def test_the_latent_cache_is_a_fifth_of_the_expanded_one() -> None:

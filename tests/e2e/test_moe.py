@@ -24,7 +24,7 @@ SIZES: dict[str, Any] = {
     "moe_intermediate_size": 40,
 }
 DEEPSEEK = {
-    "hidden_size": 88,
+    "hidden_size": 120,
     "num_attention_heads": 3,
     "num_key_value_heads": 3,
     "kv_lora_rank": 24,

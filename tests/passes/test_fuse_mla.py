@@ -93,6 +93,66 @@ def test_written_into_the_caches() -> None:
     assert site.details["cache"] == "latent, in lc"
 
 
+EXPANDED = """
+  %both = linear %ch, %w
+  %heads = reshape %both {shape = (2, S, 4, 12)}
+  %t = permute %heads {dims = (0, 2, 1, 3)}
+  %n = slice %t {axis = 3, stop = 5}
+  %each = expand %rr {shape = (2, 4, S, 4)}
+  %k = concat [%n, %each] {axis = 3}
+  index_write %lc, %at, %k {axis = 2}
+  %ks = read %lc
+  %v = slice %t {axis = 3, start = 5, stop = 12}
+  index_write %kc, %at, %v {axis = 2}
+  %vs = read %kc"""
+WIDE = """, %at: i64[S], %lc: buffer<T[2, 4, 16, 9]>, %kc: buffer<T[2, 4, 16, 7]>"""
+OVER_HEADS = """
+  %y = attention %q, %ks, %vs, _, %at {scale = 0.4, causal = true}
+  return %y"""
+
+
+@pytest.mark.parametrize("dtype", ["f32", "bf16", "f16"])
+def test_caches_of_keys_and_values(dtype: str) -> None:
+    """The same rows stand before the expansion; the site is that of the attention."""
+    run = assert_rewrites(
+        (MergeLinears(), PASS, FuseQkNorm(), FuseQkRope()),
+        before=func(
+            PRODUCTS + COLUMNS + ROWS + EXPANDED + QUERIES + OVER_HEADS, dtype=dtype, more=WIDE
+        ),
+        after=func(
+            MERGED + COLUMNS + TABLES + FUSED + QUERIES + EXPANDED + OVER_HEADS,
+            dtype=dtype,
+            more=WIDE,
+        ),
+    )
+    (site,) = run.sites()
+    assert (site.pattern, site.status) == ("mla", "fused")
+    assert site.details["cache"] == "expanded keys and values, in lc and kc"
+    each = {"f32": 4}.get(dtype, 2)
+    assert site.details["cache bytes per token"] == f"{18 * each} latent, {64 * each} expanded"
+
+
+def test_no_latent_in_ordinary_keys_and_values() -> None:
+    """Products of x itself, and no narrower latent: attention with a rotated part."""
+    body = """
+      %kv = linear %x, %wkv
+      %heads = reshape %kv {shape = (2, S, 4, 12)}
+      %t = permute %heads {dims = (0, 2, 1, 3)}
+      %n = slice %t {axis = 3, stop = 5}
+      %v = slice %t {axis = 3, start = 5, stop = 12}
+      index_write %lc, %at, %n {axis = 2}
+      index_write %kc, %at, %v {axis = 2}
+      %ks = read %lc
+      %vs = read %kc
+      %y = attention %q, %ks, %vs, _, %at {scale = 0.4, causal = true}
+      return %y"""
+    args = (
+        """%x: T[2, S, 60], %q: T[2, 4, S, 5], %wkv: T[48, 60] = param "kv", %at: i64[S],"""
+        """ %lc: buffer<T[2, 4, 16, 5]>, %kc: buffer<T[2, 4, 16, 7]>"""
+    )
+    assert_no_rewrite(PASS, func(body, args=args), None)
+
+
 @pytest.mark.parametrize("others", [", %ch", ", %rr"])
 def test_rows_that_others_read_are_computed_and_written(others: str) -> None:
     writes = """
