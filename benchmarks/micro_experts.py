@@ -30,7 +30,8 @@ from fuseline.codegen import lowerings
 from fuseline.codegen.lower import WORKERS, Launch, Scratch, lower
 from fuseline.ir.core import Func, Value
 from fuseline.ir.layout import LayoutMap
-from fuseline.ir.ops.experts import Moe
+from fuseline.ir.ops.experts import Experts, Moe
+from fuseline.ir.ops.fused import GatedLinear, LinearAdd
 from fuseline.ir.ops.pointwise import Mul, Silu
 from fuseline.ir.types import DType, TensorType, substitute
 from tests.codegen.harness import Call, Host, build, compile_source, sgemm_address
@@ -83,6 +84,17 @@ class Case:
         func.append(op)
         func.set_returns([op.y])
         return func, op
+
+
+def apart(func: Func, op: Moe) -> None:
+    """Put the shared branch of a func of one op behind the routed experts, in ops of its own."""
+    routed = {n: v for n, v in op.attributes.items() if n not in ("shared_body", "factor")}
+    given = (op.x, op.indices, op.weights, op.up, op.down, op.up_bias, op.down_bias)
+    assert op.shared_down is not None, "there is a shared branch"
+    experts = func.append(Experts(*given, **routed))
+    hidden = func.append(GatedLinear(op.x, *op.shared_up))
+    func.set_returns([func.append(LinearAdd(hidden.y, op.shared_down, experts.y, None)).y])
+    func.edit(erase=[op])
 
 
 def swiglu(dtype: DType, width: int) -> Func:

@@ -7,7 +7,7 @@ compiled for each number of tokens. Each call has another input, which goes to o
 torch.compile is given both traceable forms: weights gathered for every token, and the grouped
 product over sorted tokens that transformers has for a CPU; the faster one counts. ``fuseline`` is
 the compiled model (of the grouped form), ``fuseline op`` the op `moe` on the weights and indices
-that eager's router gives it.
+that eager's router gives it, ``fuseline apart`` the same with the shared branch in ops of its own.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from benchmarks.common import Json, by_turns, load, medians, say, write_json
-from benchmarks.micro_experts import Case, random_weight
+from benchmarks.micro_experts import Case, apart, random_weight
 from benchmarks.models import DTYPES
 from benchmarks.tables import SHORT
 from fuseline import Config, _torch
@@ -112,9 +112,13 @@ def inputs(tokens: int, dtype: torch.dtype) -> list[Tensor]:
     return [torch.randn(tokens, HIDDEN, generator=g).to(dtype) for _ in range(INPUTS)]
 
 
-def moe_op(model: Mixture, tokens: int, dtype: str, threads: int) -> Callable[..., Tensor]:
-    """A program of the one op, called with x, weights and indices."""
-    func, _ = Case(SHORT[dtype], tokens, EXPERTS, TOP, HIDDEN, INNER, SHARED).op()
+def moe_op(
+    model: Mixture, tokens: int, dtype: str, threads: int, *, beside: bool = True
+) -> Callable[..., Tensor]:
+    """A program of the one op, or of the shared branch apart; takes x, weights and indices."""
+    func, moe = Case(SHORT[dtype], tokens, EXPERTS, TOP, HIDDEN, INNER, SHARED).op()
+    if not beside:
+        apart(func, moe)
     config = Config()
     tools = Tools.find(config)
     assert tools.toolchain is not None, "kernels need a compiler"
@@ -142,9 +146,14 @@ def contenders(tokens: int, dtype: str, threads: int) -> dict[str, Callable[[Ten
         found[name] = _in_form(model, form, _torch.optimize(model, "inductor", dynamic=False))
     own = _torch.optimize(model, Backend(Compiler(Config())), dynamic=False)
     found["fuseline"] = _in_form(model, "grouped", own)
-    op = moe_op(model, tokens, dtype, threads)
-    found["fuseline op"] = lambda x: op(x, *model.route(x))
+    for name, beside in (("fuseline op", True), ("fuseline apart", False)):
+        op = moe_op(model, tokens, dtype, threads, beside=beside)
+        found[name] = _behind_router(model, op)
     return found
+
+
+def _behind_router(model: Mixture, op: Callable[..., Tensor]) -> Callable[[Tensor], Tensor]:
+    return lambda x: op(x, *model.route(x))
 
 
 def _in_form(
@@ -182,6 +191,7 @@ def measure(tokens: int, dtype: str, threads: int, seconds: float) -> Json:
             "fastest other": others / middle["fuseline"],
             "op, fastest other": others / middle["fuseline op"],
             "op, eager": middle["eager"] / middle["fuseline op"],
+            "beside, apart": middle["fuseline apart"] / middle["fuseline op"],
         },
         "difference_to_eager": differences,
         "load": load(),

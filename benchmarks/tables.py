@@ -214,6 +214,7 @@ def _moe(results: Json) -> Table:
                     str(part["threads"]),
                     *(_ms(middle.get(name)) for name in ("fuseline", "fuseline op", *forms)),
                     *(_times(ratio[name]) for name in ("fastest other", "op, fastest other")),
+                    _times(ratio["beside, apart"]),
                 )
             )
     return Table(
@@ -221,7 +222,8 @@ def _moe(results: Json) -> Table:
         "Milliseconds of 32 experts of 512 (4 for a token) and a shared one, hidden 1024. Op: the "
         "one op `moe`, with eager's router before it. torch.compile has two traceable forms of the "
         "experts, eager loops over them; the last columns say how many times as long the fastest "
-        "of these takes.",
+        "of these takes. Apart: the op with the shared branch in ops of its own, over the op that "
+        "has it beside the experts.",
         (
             "",
             "threads",
@@ -232,6 +234,7 @@ def _moe(results: Json) -> Table:
             "eager",
             "x others",
             "op: x others",
+            "op: apart",
         ),
         tuple(rows),
     )

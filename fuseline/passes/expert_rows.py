@@ -9,9 +9,9 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from fuseline.ir.core import Value
+from fuseline.ir.core import Op, Value
 from fuseline.ir.ops.create import Full, Iota
-from fuseline.ir.ops.index import Index, IndexPut, IndexSelect, Scatter
+from fuseline.ir.ops.index import Index, IndexCopy, IndexPut, IndexSelect, Scatter
 from fuseline.ir.ops.pointwise import Cast, FloorDivide
 from fuseline.ir.ops.reduce import Sort
 from fuseline.ir.ops.view import Expand, Reshape
@@ -182,6 +182,24 @@ def restores(index: Value, slots: Slots) -> bool:
             return index is again.indices and uncast(x) is order.indices
         case _:
             return False
+
+
+def puts_back(op: Op, rows: Value, slots: Slots) -> bool:
+    """Whether an op assigns rows to their slots, all of which it fills."""
+    match op:
+        case IndexCopy(x, place, src, axis=0):
+            pass
+        case IndexPut(x, (place,), src, axes=(0,), accumulate=False):
+            pass
+        case Scatter(x, index, src, axis=0) if isinstance(index.owner, Expand):
+            place = index.owner.x  # the same place for all columns
+            if place.tensor.numel != index.shape[0]:
+                return False
+        case _:
+            return False
+    order = slots.order
+    fills = src is rows and (x.shape, x.dtype) == (src.shape, src.dtype)
+    return fills and order is not None and uncast(place) is order.indices
 
 
 def _inverts(x: Value, place: Value, src: Value, order: Sort) -> bool:

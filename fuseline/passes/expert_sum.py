@@ -7,14 +7,14 @@ from dataclasses import dataclass, field
 import torch
 
 from fuseline.ir.core import Func, Op, Value
-from fuseline.ir.ops.index import Index, IndexSelect
+from fuseline.ir.ops.index import Index, IndexCopy, IndexPut, IndexSelect, Scatter
 from fuseline.ir.ops.pointwise import Cast, Mul
 from fuseline.ir.ops.reduce import Sum
 from fuseline.ir.ops.view import Expand, Reshape
 from fuseline.ir.types import Dim, DType, dim, same
 from fuseline.passes.canonical_casts import is_exact
 from fuseline.passes.expert_body import Refused
-from fuseline.passes.expert_rows import Slots, restores, slot_rows, unshaped
+from fuseline.passes.expert_rows import Slots, puts_back, restores, slot_rows, unshaped
 from fuseline.passes.match import only_user, other_operand
 from fuseline.passes.wording import called
 
@@ -110,6 +110,8 @@ class _Way:
             case Index(x, (index,), axes=(0,)) | IndexSelect(x, index, axis=0) if x is self.value:
                 if not restores(index, self.slots):
                     raise Refused("the rows are picked by an index that does not undo the sort")
+                self.slots = self.slots.in_slot_order
+            case IndexCopy() | IndexPut() | Scatter() if puts_back(user, self.value, self.slots):
                 self.slots = self.slots.in_slot_order
             case Reshape(shape=(*_, last)) if same(last, self.width):
                 pass

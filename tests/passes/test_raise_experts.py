@@ -133,6 +133,36 @@ def test_other_inverses(inverse: list[str]) -> None:
     )
 
 
+PUTS = {
+    "index_copy": ["%back = index_copy %blank, %perm, %ow {axis = 0}"],
+    "index_put": ["%back = index_put %blank, [%perm], %ow {axes = (0,)}"],
+    "scatter": [
+        "%column = reshape %perm {shape = (<2*T>, 1)}",
+        "%places = expand %column {shape = (<2*T>, 8)}",
+        "%back = scatter %blank, %places, %ow {axis = 0}",
+    ],
+}
+
+
+@pytest.mark.parametrize("put", PUTS.values(), ids=PUTS)
+def test_rows_are_put_back(put: list[str]) -> None:
+    """``out[order] = rows``: the sort's own order says where they go."""
+    arguments = ARGUMENTS.format("f32")
+    blank = "%blank = full {value = 0, shape = (<2*T>, 8), dtype = f32}"
+    lines = [*GROUPED[: -len(BACK) - len(SUM)], blank, *put, *SUM]
+    assert_rewrites(
+        RaiseExperts(), func(arguments, *lines), func(arguments, *raised("dtype = f32"))
+    )
+
+
+def test_no_rows_put_back_among_others() -> None:
+    """What is there already stays where nothing is put."""
+    blank = "%blank = full {value = 1, shape = (<3*T>, 8), dtype = f32}"
+    grid = ["%grid = reshape %back {shape = (T, 3, 8)}", *SUM[1:]]
+    lines = [*GROUPED[: -len(BACK) - len(SUM)], blank, *PUTS["index_copy"], *grid]
+    miss(lines, "read by index_copy")
+
+
 def test_counts_from_comparisons() -> None:
     """``(ids[:, None] == arange(E)).sum(0)``, of the ids before they are sorted."""
     count = [
