@@ -8,19 +8,18 @@ a compiler may do otherwise. 16 heads, of 64 + 32 for keys and 64 for values; la
 
 from __future__ import annotations
 
-import argparse
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
-from pathlib import Path
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 import fuseline
-from benchmarks.common import Json, by_turns, load, medians, say, write_json
+from benchmarks.by_size import BySize
+from benchmarks.common import Json, by_turns, load, medians
 from benchmarks.models import DTYPES
 from fuseline import _torch
 from fuseline.debug.oracle import relative_error
@@ -78,6 +77,7 @@ def inputs(widths: Widths, batch: int, dtype: torch.dtype) -> tuple[Tensor, ...]
 
 def measure(batch: int, dtype: str, seconds: float) -> Json:
     """Samples and figures for one batch."""
+    torch.compiler.reset()
     model = LatentAttention(Widths(), DTYPES[dtype])
     given = inputs(model.widths, batch, DTYPES[dtype])
     makers: dict[str, Callable[..., Tensor]] = {
@@ -98,26 +98,8 @@ def measure(batch: int, dtype: str, seconds: float) -> Json:
     }
 
 
-def main(argv: Sequence[str]) -> None:
-    """Measure all batches, print a line for each, and write the figures."""
-    parser = argparse.ArgumentParser(prog="python -m benchmarks.mla", description=__doc__)
-    parser.add_argument("--threads", type=int, default=1)
-    parser.add_argument("--dtype", choices=list(DTYPES), default="float32")
-    parser.add_argument("--batches", type=int, nargs="+", default=list(BATCHES))
-    parser.add_argument("--seconds", type=float, default=5, help="of sampling for each case")
-    parser.add_argument("--output", type=Path)
-    args = parser.parse_args(argv)
-    torch.set_num_threads(args.threads)
-    result: Json = {}
-    with torch.no_grad():
-        for batch in args.batches:
-            torch.compiler.reset()
-            found = result[str(batch)] = measure(batch, args.dtype, args.seconds)
-            parts = [f"{name} {1e3 * value:.2f} ms" for name, value in found["median_s"].items()]
-            say(f"batch {batch}: {', '.join(parts)}")
-            if args.output:
-                write_json(args.output, result)
+BENCHMARK = BySize("mla", __doc__, "batches", BATCHES, 5, measure)
 
 
 if __name__ == "__main__":
-    main(sys.argv[1:])
+    BENCHMARK.main(sys.argv[1:])

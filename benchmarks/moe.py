@@ -12,19 +12,18 @@ that eager's router gives it, ``fuseline apart`` the same with the shared branch
 
 from __future__ import annotations
 
-import argparse
 import importlib
 import itertools
 import sys
-from collections.abc import Callable, Iterator, Sequence
-from pathlib import Path
+from collections.abc import Callable, Iterator
 from typing import Any, cast
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from benchmarks.common import Json, by_turns, load, medians, say, write_json
+from benchmarks.by_size import BySize
+from benchmarks.common import Json, by_turns, load, medians
 from benchmarks.micro_experts import Case, apart, random_weight
 from benchmarks.models import DTYPES
 from benchmarks.tables import SHORT
@@ -113,7 +112,7 @@ def inputs(tokens: int, dtype: torch.dtype) -> list[Tensor]:
 
 
 def moe_op(
-    model: Mixture, tokens: int, dtype: str, threads: int, *, beside: bool = True
+    model: Mixture, tokens: int, dtype: str, *, beside: bool = True
 ) -> Callable[..., Tensor]:
     """A program of the one op, or of the shared branch apart; takes x, weights and indices."""
     func, moe = Case(SHORT[dtype], tokens, EXPERTS, TOP, HIDDEN, INNER, SHARED).op()
@@ -124,7 +123,9 @@ def moe_op(
     assert tools.toolchain is not None, "kernels need a compiler"
     built = build(func, {}, tools, strict=True)
     runner = Runner.open(tools.cache, tools.toolchain)
-    program = Program(built.assembled.plan, runner, built.addresses, threads=threads)
+    program = Program(
+        built.assembled.plan, runner, built.addresses, threads=torch.get_num_threads()
+    )
     both = torch.cat((model.shared_gate, model.shared_up))
     fixed = [model.gate_up, model.down, *both.chunk(2), model.shared_down]
 
@@ -135,7 +136,7 @@ def moe_op(
     return run
 
 
-def contenders(tokens: int, dtype: str, threads: int) -> dict[str, Callable[[Tensor], Tensor]]:
+def contenders(tokens: int, dtype: str) -> dict[str, Callable[[Tensor], Tensor]]:
     """What can be called with an input."""
     model = Mixture(DTYPES[dtype])
     forms = {"grouped": "torch.compile grouped"}
@@ -147,7 +148,7 @@ def contenders(tokens: int, dtype: str, threads: int) -> dict[str, Callable[[Ten
     own = _torch.optimize(model, Backend(Compiler(Config())), dynamic=False)
     found["fuseline"] = _in_form(model, "grouped", own)
     for name, beside in (("fuseline op", True), ("fuseline apart", False)):
-        op = moe_op(model, tokens, dtype, threads, beside=beside)
+        op = moe_op(model, tokens, dtype, beside=beside)
         found[name] = _behind_router(model, op)
     return found
 
@@ -168,12 +169,12 @@ def _in_form(
     return run
 
 
-def measure(tokens: int, dtype: str, threads: int, seconds: float) -> Json:
+def measure(tokens: int, dtype: str, seconds: float) -> Json:
     """Samples and figures for one number of tokens."""
     importlib.import_module("transformers.integrations.moe")  # has the grouped product
     torch.compiler.reset()
     given = inputs(tokens, DTYPES[dtype])
-    functions = contenders(tokens, dtype, threads)
+    functions = contenders(tokens, dtype)
     want = functions["eager"](given[0])
     differences = {
         name: relative_error([function(given[0])], [want])
@@ -203,31 +204,8 @@ def _next(function: Callable[[Tensor], Tensor], turns: Iterator[Tensor]) -> Run:
     return lambda: function(next(turns))
 
 
-def main(argv: Sequence[str]) -> None:
-    """Measure all numbers of tokens, print a line for each, and write the figures."""
-    parser = argparse.ArgumentParser(prog="python -m benchmarks.moe", description=__doc__)
-    parser.add_argument("--threads", type=int, default=1)
-    parser.add_argument("--dtype", choices=list(DTYPES), default="float32")
-    parser.add_argument("--tokens", type=int, nargs="+", default=list(TOKENS))
-    parser.add_argument("--seconds", type=float, default=4, help="of sampling for each case")
-    parser.add_argument("--output", type=Path)
-    args = parser.parse_args(argv)
-    torch.set_num_threads(args.threads)
-    result: Json = {}
-    with torch.no_grad():
-        for tokens in args.tokens:
-            result[str(tokens)] = measure(tokens, args.dtype, args.threads, args.seconds)
-            show(tokens, result[str(tokens)])
-            if args.output:
-                write_json(args.output, result)
-
-
-def show(tokens: int, result: Json) -> None:
-    """One line for a number of tokens."""
-    parts = [f"{name} {1e3 * value:.2f} ms" for name, value in result["median_s"].items()]
-    parts += [f"{name} {value:.2f} x" for name, value in result["speedup"].items()]
-    say(f"{tokens} tokens: {', '.join(parts)}")
+BENCHMARK = BySize("moe", __doc__, "tokens", TOKENS, 4, measure)
 
 
 if __name__ == "__main__":
-    main(sys.argv[1:])
+    BENCHMARK.main(sys.argv[1:])

@@ -90,7 +90,7 @@ def run(part: Part, caches: Path, on_line: OnLine) -> Json:
     """
     started = time.monotonic()
     runners = {"speed": _speed, "compile": _compile, "memory": _memory}
-    runners |= {"qk_norm": _by_tokens, "moe": _by_tokens, "mla": _mla}
+    runners |= dict.fromkeys(_SIZES, _by_size)
     result = runners[part.kind](part, caches, on_line)
     return part.facts() | {"took_s": time.monotonic() - started} | result
 
@@ -100,14 +100,14 @@ def _speed(part: Part, caches: Path, on_line: OnLine) -> Json:
     return {"cases": _child("speed", arguments, part.threads, caches / part.kind, on_line)}
 
 
-def _by_tokens(part: Part, caches: Path, on_line: OnLine) -> Json:
-    arguments = (*_common(part), *part.options)
-    return {"tokens": _child(part.kind, arguments, part.threads, caches / part.kind, on_line)}
+_SIZES = {"qk_norm": "tokens", "moe": "tokens", "mla": "batches"}
+"""What the benchmarks of one block are measured at several of."""
 
 
-def _mla(part: Part, caches: Path, on_line: OnLine) -> Json:
+def _by_size(part: Part, caches: Path, on_line: OnLine) -> Json:
     arguments = (*_common(part), *part.options)
-    return {"batches": _child("mla", arguments, part.threads, caches / part.kind, on_line)}
+    found = _child(part.kind, arguments, part.threads, caches / part.kind, on_line)
+    return {_SIZES[part.kind]: found}
 
 
 def _memory(part: Part, caches: Path, on_line: OnLine) -> Json:

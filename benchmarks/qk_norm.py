@@ -11,19 +11,18 @@ program with its argument checks, inductor's ``call`` with its own), which alloc
 
 from __future__ import annotations
 
-import argparse
 import importlib
 import sys
 import time
 from collections.abc import Callable, Sequence
-from pathlib import Path
 from typing import Any, cast
 from unittest import mock
 
 import torch
 from torch import Tensor, nn
 
-from benchmarks.common import Json, by_turns, load, medians, say, write_json
+from benchmarks.by_size import BySize
+from benchmarks.common import Json, by_turns, load, medians
 from benchmarks.micro_rows import inductor_kernels
 from benchmarks.models import DTYPES
 from fuseline import Config, _torch
@@ -190,31 +189,8 @@ def repeated(run: Run, times: int) -> Run:
     return several
 
 
-def main(argv: Sequence[str]) -> None:
-    """Measure all numbers of tokens, print a line for each, and write the figures."""
-    parser = argparse.ArgumentParser(prog="python -m benchmarks.qk_norm", description=__doc__)
-    parser.add_argument("--threads", type=int, default=1)
-    parser.add_argument("--dtype", choices=list(DTYPES), default="float32")
-    parser.add_argument("--tokens", type=int, nargs="+", default=list(TOKENS))
-    parser.add_argument("--seconds", type=float, default=2, help="of sampling for each case")
-    parser.add_argument("--output", type=Path)
-    args = parser.parse_args(argv)
-    torch.set_num_threads(args.threads)
-    result: Json = {}
-    with torch.no_grad():
-        for tokens in args.tokens:
-            result[str(tokens)] = measure(tokens, args.dtype, args.seconds)
-            show(tokens, result[str(tokens)])
-            if args.output:
-                write_json(args.output, result)
-
-
-def show(tokens: int, result: Json) -> None:
-    """One line for a number of tokens."""
-    parts = [f"{name} {1e6 * value:.1f} us" for name, value in result["median_s"].items()]
-    parts += [f"{name} {value:.1f} x" for name, value in result["speedup"].items()]
-    say(f"{tokens} tokens: {', '.join(parts)}")
+BENCHMARK = BySize("qk_norm", __doc__, "tokens", TOKENS, 2, measure, (1e-6, "us"))
 
 
 if __name__ == "__main__":
-    main(sys.argv[1:])
+    BENCHMARK.main(sys.argv[1:])

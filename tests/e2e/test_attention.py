@@ -6,7 +6,7 @@ judged here; `tests.e2e.test_families` judges compiled code.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any, cast
 
@@ -49,13 +49,6 @@ SPELLED_OUT = (
 )
 
 pytestmark = pytest.mark.filterwarnings("ignore:Dynamo detected a call to a `functools.lru_cache`")
-
-
-@pytest.fixture(autouse=True)
-def _fresh_dynamo() -> Iterator[None]:
-    torch.compiler.reset()
-    yield
-    torch.compiler.reset()
 
 
 def _cases(families: Sequence[Family], fast: str) -> list[Any]:

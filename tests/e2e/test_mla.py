@@ -2,30 +2,26 @@
 
 from __future__ import annotations
 
-import copy
 from typing import Any, cast
 
 import pytest
 import torch
-from torch import Tensor, nn
+from torch import nn
 
-import fuseline
-from fuseline.debug.oracle import oracle
 from fuseline.ir.ops.mla_projection import MlaProjection, MlaProjectionWrite
 from fuseline.report import Report
-from tests.e2e.families import Family, static_cache, tokens
-from tests.e2e.test_families import (
+from tests.e2e.families import Family
+from tests.e2e.harness import (
     DTYPES,
-    _fresh_dynamo,  # pyright: ignore[reportPrivateUsage]
+    QUIET,
     assert_no_cache_copy,
-    assert_numbers_rule,
     compilations,
+    decoded,
+    prefilled,
+    report_of,
 )
 
-assert _fresh_dynamo is not None, "the fixture is for these tests too"
-pytestmark = pytest.mark.filterwarnings(
-    "ignore:Dynamo detected a call to a `functools.lru_cache`:UserWarning"  # transformers' moe.py
-)
+pytestmark = QUIET
 
 LATENT = {
     "hidden_size": 88,
@@ -87,10 +83,6 @@ def build(family: Family, dtype: torch.dtype) -> nn.Module:
     return model
 
 
-def logits(output: Any) -> Tensor:
-    return cast("Tensor", output.logits)
-
-
 def assert_one_site_a_layer(report: Report, family: Family, programs: int) -> None:
     """Attention, its norms, rotations and merged products are within the layer's one site."""
     sites = [s for s in report.sites if s.pattern == "mla"]
@@ -115,45 +107,18 @@ def projections(model: nn.Module) -> list[type[Any]]:
 @EACH
 @DTYPES
 def test_prefill_of_any_batch_and_length(family: Family, dtype: torch.dtype) -> None:
-    model = build(family, dtype)
-    compiled = fuseline.compile(model, dynamic=True, verify=True)
-    with torch.no_grad():
-        for shape in ((2, 7), (1, 1), (3, 29)):
-            ids = tokens(*shape, seed=sum(shape))
-            eager = logits(model(ids, use_cache=False))
-            exact = logits(oracle(model, ids, use_cache=False))
-            assert_numbers_rule(logits(compiled(ids, use_cache=False)), eager, exact)
+    compiled = prefilled(build(family, dtype), ((2, 7), (1, 1), (3, 29)))
     programs = len(compilations(compiled))
-    assert_one_site_a_layer(cast("Any", compiled).report(), family, programs)
+    assert_one_site_a_layer(report_of(compiled), family, programs)
     assert projections(compiled) == [MlaProjection] * programs
-
-
-def generate(model: Any, cache: Any, steps: int = 6) -> list[Tensor]:
-    """Logits of a prompt, then of single tokens, through a static cache."""
-    inputs = [tokens(2, 7), *(tokens(2, 1, seed=step) for step in range(steps))]
-    return [logits(model(ids, past_key_values=cache)) for ids in inputs]
-
-
-def decode(family: Family, dtype: torch.dtype) -> nn.Module:
-    """A model compiled and compared over a prompt and single tokens."""
-    model = build(family, dtype)
-    compiled = fuseline.compile(model, verify=True)
-    with torch.no_grad():
-        eager = generate(model, static_cache(model))
-        wide = copy.deepcopy(model).double()
-        exact = oracle(lambda: generate(wide, static_cache(wide)))
-        found = generate(compiled, static_cache(model))
-    for ours, theirs, truth in zip(found, eager, exact, strict=True):
-        assert_numbers_rule(ours, theirs, truth)
-    return compiled
 
 
 @EACH
 @DTYPES
 def test_static_cache_decode(family: Family, dtype: torch.dtype) -> None:
-    compiled = decode(family, dtype)
+    compiled = decoded(build(family, dtype), steps=6)
     assert_no_cache_copy(compiled)
-    report = cast("Any", compiled).report()
+    report = report_of(compiled)
     assert_one_site_a_layer(report, family, len(compilations(compiled)))
     each = dtype.itemsize
     step = [s for s in report.sites if s.pattern == "mla"][-1]
@@ -167,13 +132,5 @@ def test_static_cache_decode(family: Family, dtype: torch.dtype) -> None:
 @pytest.mark.parametrize("family", SPARSE, ids=_name)
 def test_an_indexer_acts_by_its_mask(family: Family) -> None:
     """Sparse attention: the keys it leaves out are masked, and what is masked stays masked."""
-    model = build(family, torch.float32)
-    compiled = fuseline.compile(model, dynamic=True, verify=True)
-    with torch.no_grad():
-        for shape in ((2, 7), (1, 29)):
-            ids = tokens(*shape, seed=sum(shape))
-            eager = logits(model(ids, use_cache=False))
-            exact = logits(oracle(model, ids, use_cache=False))
-            assert_numbers_rule(logits(compiled(ids, use_cache=False)), eager, exact)
-    report = cast("Any", compiled).report()
-    assert report.count("mla") == len(compilations(compiled))
+    compiled = prefilled(build(family, torch.float32), ((2, 7), (1, 29)))
+    assert report_of(compiled).count("mla") == len(compilations(compiled))

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from typing import Any, cast
 
 import pytest
@@ -15,13 +14,6 @@ from tests.cli.helpers import tiny_llama
 from tests.e2e.families import FAMILIES, tokens
 
 ROWS = torch.linspace(-2, 2, 3 * 5 * 20).reshape(3, 5, 20)
-
-
-@pytest.fixture(autouse=True)
-def _fresh_dynamo() -> Iterator[None]:
-    torch.compiler.reset()
-    yield
-    torch.compiler.reset()
 
 
 def test_the_backend_is_found_by_name() -> None:
