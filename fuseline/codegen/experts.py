@@ -157,14 +157,19 @@ class ExpertsKernel(KernelTemplate):
         return self.sum_floats // 2
 
     @property
-    def turned_rows(self) -> int:
-        """Columns of a transposed matrix that are turned into rows at once."""
-        return 48
+    def column_block(self) -> int:
+        """How far the sums over K of a transposed matrix go before they are added up."""
+        return 256
 
     @property
-    def turned_floats(self) -> int:
+    def packed_columns(self) -> int:
+        """Columns of a transposed matrix that are packed at once, a block of them."""
+        return 64
+
+    @property
+    def packed_floats(self) -> int:
         """Scratch for them."""
-        return self.turned_rows * max(self.hidden, self.inner) if self.transposed else 0
+        return self.packed_columns * self.column_block if self.transposed else 0
 
     @property
     def title(self) -> str:
@@ -186,7 +191,7 @@ class ExpertsKernel(KernelTemplate):
         waiting = pairs if self.combine == "slots" else tokens
         waiting = dim(waiting + tokens) if self.shared else waiting
         floats = self.hidden + self.panel_floats + self.wait_floats + self.sum_floats
-        floats += self.turned_floats + waiting * min(self.columns, self.out)
+        floats += self.packed_floats + waiting * min(self.columns, self.out)
         own = 4 * (2 * self.experts + 4 + pairs + floats) + 2 * 64
         return dim(rows + workers * own)
 
