@@ -753,7 +753,7 @@ def _(c: Case, op: type[Any]) -> Op:
         group_score=c.one_of(["max", "top2"]),
         group_fill=c.one_of([0.0, float("-inf")]),
         ordered=c.flag(),
-        normalize=c.one_of(["none", "sum", "softmax"]),
+        normalize=c.one_of(["none", "sum", "softmax", "sigmoid"]),
         eps=c.one_of([0.0, 1e-20]),
         floor=c.one_of([None, 1e-6]),
         scale=c.one_of([1.0, 2.5]),

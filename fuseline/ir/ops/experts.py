@@ -28,7 +28,7 @@ from fuseline.ir.core import (
 from fuseline.ir.types import Dim, DType, TensorType, dim, product
 
 Score: TypeAlias = Literal["none", "softmax", "sigmoid", "sqrt_softplus"]
-Normalize: TypeAlias = Literal["none", "sum", "softmax"]
+Normalize: TypeAlias = Literal["none", "sum", "softmax", "sigmoid"]
 GroupScore: TypeAlias = Literal["max", "top2"]
 Weigh: TypeAlias = Literal["output", "input"]
 Combine: TypeAlias = Literal["slots", "experts", "in_turn"]
@@ -88,6 +88,8 @@ def route_reference(
     weights = values if selected else scores.gather(-1, indices)
     if normalize == "softmax":
         weights = torch.softmax(weights, -1)
+    elif normalize == "sigmoid":
+        weights = torch.sigmoid(weights)
     elif normalize == "sum":
         total = weights.sum(-1, keepdim=True)
         total = total + eps if eps else total
@@ -104,8 +106,9 @@ class Route(Op, name="route", traits={Trait.PURE}):
     best (by their largest score, or by the sum of their two largest) get ``group_fill`` instead;
     the ``k`` largest are chosen as `torch.topk` does (``ordered``: largest first). The weights are
     the chosen experts' scores without the correction (``selected``: the values that were compared),
-    then ``normalize``: divided by their sum plus ``eps``, of at least ``floor``, or their softmax;
-    times ``scale``, rounded to ``weight_dtype`` last. weights and i64 indices are ``[..., k]``.
+    then ``normalize``: divided by their sum plus ``eps``, of at least ``floor``, or their softmax,
+    or the sigmoid of each; times ``scale``, rounded to ``weight_dtype`` last. weights and i64
+    indices are ``[..., k]``.
     """
 
     logits: Value = operand()
