@@ -6,11 +6,13 @@ import pytest
 
 from fuseline.assemble import packed_operands
 from fuseline.ir.ops.experts import Moe
+from fuseline.ir.text import parse_func
 from fuseline.passes.fuse_moe import FuseMoe
+from fuseline.passes.raise_experts import RaiseExperts
 from fuseline.passes.raise_route import RaiseRoute
 from fuseline.passes.rewrite import Pass
 from fuseline.report import Site
-from fuseline.testing import assert_no_rewrite, assert_rewrites
+from fuseline.testing import assert_no_rewrite, assert_rewrites, run_passes
 
 HEAD = """func @f(%x: {0}[B, S, 8], %i: i64[B*S, 2], %w: {0}[B*S, 2], %u: {0}[5, 6, 8],
   %d: {0}[5, 8, 6], %sg: {0}[7, 8] = param "sg", %su: {0}[7, 8] = param "su",
@@ -295,3 +297,37 @@ def test_no_fuse_of_expert_weights_that_cannot_be_packed() -> None:
     assert_no_rewrite(
         FuseMoe(), func(experts, result="%r"), "weight comes from argument u, not from a parameter"
     )
+
+
+def test_a_miss_of_experts_that_were_raised_is_a_miss_of_the_report() -> None:
+    """Gate and up apart, and not parameters: found by one pass, and left by the other."""
+    sides = [
+        f"%{side}w = index %{side}, [%ids] {{axes = (0,)}}\n%{side}p = matmul %{side}w, %rows\n"
+        f"%{side}h = reshape %{side}p {{shape = (<2*T>, 6)}}"
+        for side in "gu"
+    ]
+    newline = "\n"
+    text = f"""func @f(%x: f32[T, 8], %l: f32[T, 5], %g: f32[5, 6, 8], %u: f32[5, 6, 8],
+        %d: f32[5, 8, 6]) {{
+      %s, %i = topk %l {{k = 2, axis = 1}}
+      %ids = reshape %i {{shape = (<2*T>,)}}
+      %x1 = reshape %x {{shape = (T, 1, 8)}}
+      %x2 = expand %x1 {{shape = (T, 2, 8)}}
+      %rows = reshape %x2 {{shape = (<2*T>, 8, 1)}}
+      {newline.join(sides)}
+      %a = silu %gh
+      %m = mul %a, %uh
+      %inner = reshape %m {{shape = (<2*T>, 6, 1)}}
+      %dg = index %d, [%ids] {{axes = (0,)}}
+      %q = matmul %dg, %inner
+      %o = reshape %q {{shape = (<2*T>, 8)}}
+      %s1 = reshape %s {{shape = (<2*T>, 1)}}
+      %ow = mul %o, %s1
+      %grid = reshape %ow {{shape = (T, 2, 8)}}
+      %y = sum %grid {{axes = (1,)}}
+      return %y
+    }}"""
+    run = run_passes([RaiseExperts(), FuseMoe()], parse_func(text))
+    (site,) = run.sites()
+    assert (site.pattern, site.status) == ("moe", "missed")
+    assert site.reason == "weight comes from argument g, not from a parameter"
