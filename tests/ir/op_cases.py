@@ -822,7 +822,7 @@ def _(c: Case, op: type[Any]) -> Op:
             "shared_up": [c.arg(x.dtype, [width, x.shape[1]], static=2) for _ in range(1 + gated)],
             "shared_down": c.arg(x.dtype, [out, width], static=2),
             "shared_body": _activation(x.dtype, width, gated),
-            "shared_gate": c.maybe(lambda: c.arg(x.dtype, [tokens, 1], static=1)),
+            "shared_gate": c.maybe(lambda: c.arg(c.one_of(FLOATS), [tokens, 1], static=1)),
             "factor": c.one_of([1.0, 0.5]),
         }
     return op(**fields)

@@ -302,7 +302,8 @@ class Moe(Experts, name="moe"):
     The shared branch is ``shared_body(x @ shared_up.T) @ shared_down.T``, rounded like the experts;
     shared_up is gate ``[J, H]`` and up ``[J, H]``, one behind the other in one buffer, or up alone
     where the body takes one product. ``shared_gate`` ``[T, 1]`` multiplies the branch by its
-    sigmoid. ``factor`` multiplies the sum. Without shared weights this is `Experts`.
+    sigmoid, rounded to x's type. ``factor`` multiplies the sum. Without shared weights this is
+    `Experts`.
     """
 
     shared_up: tuple[Value, ...] = variadic_operand()
@@ -353,6 +354,6 @@ class Moe(Experts, name="moe"):
         (hidden,) = shared_body([F.linear(x, w) for w in shared_up])
         shared = F.linear(hidden, shared_down)
         if shared_gate is not None:
-            shared = torch.sigmoid(shared_gate) * shared
+            shared = torch.sigmoid(shared_gate).to(shared.dtype) * shared
         y = y + shared
         return y * factor if factor != 1.0 else y
