@@ -37,7 +37,7 @@ BLOCKS = {  # the router, and the shared branch
     "llama4_text": ("top 2 of 5, sigmoid of the chosen, in f32", "silu MLP of 40"),
     "nemotron_h": (
         f"top 2 of 6, {SIGMOID}, in f32",
-        "apart: added behind the projection of the latent experts",
+        "relu2 MLP of 56 on the x before the projection, the result added behind the one back",
     ),
 }
 WIDE = ("deepseek_v2", "deepseek_v3", "glm4_moe", "nemotron_h")  # logits in float32
