@@ -148,8 +148,9 @@ def _between_projections(
         return values | {back.y: twin.results[0]}
     rows = (*branch.y.shape[:-1], moe.y.shape[-1])
     inner = moe.y if moe.y.shape == rows else Reshape(moe.y, shape=rows).y
-    total = Add(branch.y, Linear(inner, back.weight, back.bias).y).y
-    return values | {end.total: _shaped(total, end.total)}
+    total = Add(branch.y, back.clone({back.x: inner}).results[0])
+    total.loc = None if end.total.owner is None else end.total.owner.loc
+    return values | {end.total: _shaped(total.y, end.total)}
 
 
 def _beside(end: End, around: Projections, details: dict[str, str], func: Func) -> Beside | None:

@@ -81,32 +81,37 @@ def _reads_like(branch: Branch, x: Value) -> bool:
     return root_of(mlp.x) is root_of(x)
 
 
-def _behind(value: Value, x: Value) -> Branch | None:
+def _behind(value: Value, x: Value, *, joined: bool = False) -> Branch | None:
     """The MLP behind ops that `Moe` does not do.
 
     A sum or product with another tensor may be the residual stream, in which the MLPs of earlier
-    layers are: there it must be one over what the experts read, or over a norm of that.
+    layers are: there it must be one over what the experts read, or over a norm of that, and one
+    such op is all that is looked behind.
     """
     if _is_mlp(value):
         return Branch(value)
     op = value.owner
     match op:
         case Reshape():
-            return _behind(op.x, x)
+            return _behind(op.x, x, joined=joined)
         case RmsNorm() | LayerNorm():
-            return _with(_behind(op.x, x), "added as the norm of its result")
+            return _with(_behind(op.x, x, joined=joined), "added as the norm of its result")
         case Cast():
-            found = _behind(op.x, x)
+            found = _behind(op.x, x, joined=joined)
             back = None if found is None or found.value is None else found.value.dtype
             return found if back is op.dtype else _with(found, f"added as its result in {op.dtype}")
         case Mul() | Div() | Add() if op.lhs is not op.rhs:
             for inner, other in (op.operands, op.operands[::-1]):
-                found = _behind(inner, x)
-                if found is not None and (not other.shape or _reads_like(found, x)):
+                plain = not other.shape
+                if joined and not plain:
+                    continue
+                found = _behind(inner, x, joined=joined or not plain)
+                if found is not None and (plain or _reads_like(found, x)):
                     return _with(found, _words(op, other))
             return None
         case Op() if op.has(Trait.POINTWISE) and len(op.operands) == 1:
-            return _with(_behind(op.operands[0], x), f"added as {op.name} of its result")
+            found = _behind(op.operands[0], x, joined=joined)
+            return _with(found, f"added as {op.name} of its result")
         case _:
             return None
 
@@ -167,9 +172,9 @@ def _summands(value: Value) -> set[Value]:
     found, stack = set[Value](), [value]
     while stack:
         current = stack.pop()
-        found.add(current)
-        if isinstance(current.owner, Add):
+        if isinstance(current.owner, Add) and current not in found:
             stack += current.owner.operands
+        found.add(current)
     return found
 
 
