@@ -10,7 +10,7 @@ from fuseline.ir.ops.experts import Experts
 from fuseline.ir.ops.matmul import Linear
 from fuseline.ir.ops.pointwise import Add, Cast, Div, Mul
 from fuseline.ir.ops.raised import LayerNorm, RmsNorm
-from fuseline.ir.ops.view import Reshape
+from fuseline.ir.ops.view import Permute, Reshape
 from fuseline.passes.canonical_casts import is_exact
 from fuseline.passes.constants import number
 from fuseline.passes.expert_rows import unshaped
@@ -76,9 +76,9 @@ def end_of(op: Experts, func: Func) -> End:
 
 def _step(op: Op, value: Value, start: Value) -> str | None:
     """What an op does to the experts' result: empty for nothing; None where it is no step."""
+    if _is_reshape(op):
+        return ""
     match op:
-        case Reshape():
-            return ""
         case Cast() if is_exact(start.dtype, op.dtype):
             return ""
         case RmsNorm(x) | LayerNorm(x) if x is value:
@@ -89,6 +89,14 @@ def _step(op: Op, value: Value, start: Value) -> str | None:
             return f"added to {op.name} of the experts' result"
         case _:
             return None
+
+
+def _is_reshape(op: Op) -> bool:
+    """Whether an op changes the shape alone; a permute does where it moves nothing but ones."""
+    if isinstance(op, Permute):
+        wide = [d for d in op.dims if op.x.shape[d] != 1]
+        return wide == sorted(wide)
+    return isinstance(op, Reshape)
 
 
 def _sum(
@@ -140,8 +148,8 @@ def scale_of(op: Op, value: Value) -> float | None:
 def _projections(op: Experts, func: Func) -> Projections | None:
     """The products around experts that work in a space of their own; None where they do not."""
     inner, value = unshaped(op.x).owner, op.y
-    while isinstance(reader := only_user(func, value), Reshape):
-        value = reader.y
+    while (reader := only_user(func, value)) is not None and _is_reshape(reader):
+        value = reader.results[0]
     if not isinstance(inner, Linear) or not isinstance(reader, Linear) or reader.x is not value:
         return None
     return Projections(inner, reader)

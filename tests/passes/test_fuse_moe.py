@@ -434,6 +434,25 @@ def test_weighed_branch_and_average_beside_latent_experts() -> None:
     assert site.details["shared"].endswith(", the sum times 0.5")
 
 
+def test_dims_of_one_that_move_behind_latent_experts() -> None:
+    """What einsum leaves of a product with the weights of all experts."""
+    views = [
+        "%r1 = reshape %r {{shape = (<B*S>, 1, 8)}}",
+        "%r2 = permute %r1 {{dims = (0, 2, 1)}}",
+        "%r3 = reshape %r2 {{shape = (<B*S>, 8)}}",
+        BACK.replace("%r", "%r3"),
+    ]
+    site = fuses(
+        [*LATENT, *views, MLP.replace("%x", "%rows"), "%o = add %k, %s"],
+        [
+            *latent("%s = gated_mlp %rows, %sg, %su, %sd"),
+            BACK.replace("%r", "%m"),
+            "%o = add %s, %k",
+        ],
+    )
+    assert site.details["latent"] == "8 to 8 and back to 8"
+
+
 def test_branch_with_views_inside_keeps_its_own_x() -> None:
     """Beside latent experts: the views name the extents of the x that the branch reads."""
     mlp = [
