@@ -79,8 +79,9 @@ def _step(op: Op, value: Value, start: Value) -> str | None:
     if _is_reshape(op):
         return ""
     match op:
-        case Cast() if is_exact(start.dtype, op.dtype):
-            return ""
+        case Cast():
+            exact = is_exact(start.dtype, op.dtype)
+            return "" if exact else f"added to the experts' result in {op.dtype}"
         case RmsNorm(x) | LayerNorm(x) if x is value:
             return "added to the norm of the experts' result"
         case Mul() | Div() if (factor := scale_of(op, value)) is not None:

@@ -334,6 +334,22 @@ def test_no_branch_whose_weight_is_not_rounded() -> None:
     apart([ROUTED, MLP, *lines], reason, "bf16")
 
 
+def test_no_branch_behind_a_rounding_of_the_experts() -> None:
+    """Experts that give float32, rounded before the sum."""
+    lines = [
+        ROUTED.replace("dtype = {0}", "dtype = f32"),
+        MLP,
+        "%n = cast %y {{dtype = bf16}}",
+        "%o = add %n, %s",
+    ]
+    text = func(*lines, dtype="bf16")
+    run = assert_rewrites(FuseMoe(), text, text.replace("experts %rows", "moe %rows"))
+    (site,) = run.sites()
+    assert site.details["shared"] == (
+        "apart: added to the experts' result in bf16; of bf16, the experts take bf16 and give f32"
+    )
+
+
 def test_no_branch_of_batched_products() -> None:
     """inkling: several shared experts, each weighed between its products, and summed."""
     lines = [
