@@ -111,7 +111,8 @@ def _sum(
     projections: Projections | None,
 ) -> End:
     """The sum, its rounding and its factor."""
-    if value.dtype is not start.dtype:  # added in a wider type, and rounded: as torch adds, anyway
+    wider = value.dtype is not start.dtype and is_exact(start.dtype, value.dtype)
+    if wider:  # added in it, and rounded: as torch adds, anyway
         reader = only_user(func, y)
         plain = _unwidened(other) is not other
         if plain and isinstance(reader, Cast) and reader.dtype is start.dtype:
