@@ -120,12 +120,6 @@ class ExpertsKernel(KernelTemplate):
         return CPP_TYPES[(self.shared and self.shared.gate_dtype) or self.dtype]
 
     @property
-    def branch_type(self) -> str:
-        """The C++ type of the shared branch times its gate."""
-        gate = (self.shared and self.shared.gate_dtype) or self.dtype
-        return CPP_TYPES[promoted(self.dtype, gate)]
-
-    @property
     def pairs(self) -> bool:
         """Whether weights widen two at a time (see `_tile.h.jinja`)."""
         return self.dtype == "bf16"

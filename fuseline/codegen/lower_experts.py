@@ -171,9 +171,8 @@ def _shared_branch(op: Experts) -> SharedBranch | None:
     inner = _known(down.shape[1])[0]
     if not 1 <= len(ups) <= 2 or any(v.shape[0] != inner for v in ups):
         raise _Unsupported(f"shared up {', '.join(str(v.type) for v in ups)}")
-    branch = promoted(op.x.dtype.value, gate.dtype.value if gate else op.x.dtype.value)
-    if promoted(branch, op.dtype.value) != op.dtype.value:
-        raise _Unsupported(f"a shared branch of {branch} is added to {op.dtype}")
+    if promoted(op.x.dtype.value, op.dtype.value) != op.dtype.value:
+        raise _Unsupported(f"a shared branch of {op.x.dtype} is added to {op.dtype}")
     body = _activation(op, op.shared_body, len(ups))
     return SharedBranch(inner, len(ups) == 2, body, dtype_name(gate))
 

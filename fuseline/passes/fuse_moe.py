@@ -2,24 +2,21 @@
 
 from __future__ import annotations
 
-import math
 from dataclasses import dataclass
 
-from fuseline.ir.core import Func, Op, Value
+from fuseline.ir.core import Func, Value
 from fuseline.ir.ops.experts import Experts, Moe, Route
 from fuseline.ir.ops.matmul import Linear
-from fuseline.ir.ops.pointwise import Add, Cast, Div, Mul
-from fuseline.ir.ops.raised import LayerNorm, RmsNorm
+from fuseline.ir.ops.pointwise import Add, Cast
 from fuseline.ir.ops.view import Reshape
-from fuseline.passes.canonical_casts import is_exact
-from fuseline.passes.constants import number
 from fuseline.passes.expert_body import Refused
 from fuseline.passes.expert_rows import unshaped
-from fuseline.passes.match import narrow, only_user, other_operand
 from fuseline.passes.merge_linears import unpackable
+from fuseline.passes.moe_beside import Beside, beside
+from fuseline.passes.moe_sum import End, Projections, end_of
 from fuseline.passes.raise_route import describe, selection
 from fuseline.passes.rewrite import NoMatch, Replace, Rewrite
-from fuseline.passes.shared_branch import Shared, is_branch, shared_branch
+from fuseline.passes.shared_branch import Shared, shared_branch
 from fuseline.passes.wording import maker
 
 
@@ -30,6 +27,12 @@ class FuseMoe(Rewrite[Experts], root=Experts, pattern="moe"):
     The branch may be weighed by the sigmoid of a product, and the sum by a factor. Where the branch
     reads something else, or has a form that the op does not, it stays, and the site says why.
     Whether the branch runs as one more expert or beside the others is for the kernel to decide.
+
+    Experts may work in a width of their own, between two projections. The branch then reads what
+    the first one reads, and is added to what the second one gives: it cannot be the op's, but
+    belongs to the site, as the projections and the router's product do. All of them are put in
+    anew over one x, so that later passes merge the products that read it, and add in the epilogue
+    of the second projection.
 
     Before:
         func @f(%x: f32[T, 8], %i: i64[T, 2], %w: f32[T, 2], %u: f32[5, 6, 8], %d: f32[5, 8, 6],
@@ -59,6 +62,45 @@ class FuseMoe(Rewrite[Experts], root=Experts, pattern="moe"):
             }}
           return %y
         }
+
+    Before:
+        func @f(%x: f32[B, S, 9], %i: i64[B*S, 2], %w: f32[B*S, 2], %u: f32[5, 6, 8],
+                %d: f32[5, 8, 6], %into: f32[8, 9] = param "into", %back: f32[9, 8],
+                %su: f32[7, 9] = param "su", %sd: f32[9, 7]) {
+          %t = reshape %x {shape = (<B*S>, 9)}
+          %l = linear %t, %into
+          %r = experts %l, %i, %w, [%u], [%d] {experts = 5, gated = false, dtype = f32,
+            body = func @body(%h: f32[6]) {
+              %a = relu %h
+              return %a
+            }}
+          %p = linear %r, %back
+          %q = reshape %p {shape = (B, S, 9)}
+          %h = linear %x, %su
+          %a = relu %h
+          %s = linear %a, %sd
+          %y = add %q, %s
+          return %y
+        }
+    After:
+        func @f(%x: f32[B, S, 9], %i: i64[B*S, 2], %w: f32[B*S, 2], %u: f32[5, 6, 8],
+                %d: f32[5, 8, 6], %into: f32[8, 9] = param "into", %back: f32[9, 8],
+                %su: f32[7, 9] = param "su", %sd: f32[9, 7]) {
+          %t = reshape %x {shape = (<B*S>, 9)}
+          %l = linear %t, %into
+          %h = linear %t, %su
+          %a = relu %h
+          %s = linear %a, %sd
+          %r = moe %l, %i, %w, [%u], [%d] {experts = 5, gated = false, dtype = f32,
+            body = func @body(%h: f32[6]) {
+              %a = relu %h
+              return %a
+            }}
+          %p = linear %r, %back
+          %q = add %s, %p
+          %y = reshape %q {shape = (B, S, 9)}
+          return %y
+        }
     """
 
     def rewrite(self, op: Experts, func: Func) -> Replace | NoMatch | None:
@@ -70,137 +112,92 @@ class FuseMoe(Rewrite[Experts], root=Experts, pattern="moe"):
                 return NoMatch(next(r for r in reasons if r))
         details = {"experts": _geometry(op), "activation": _words(op.body)}
         values, routed = _with_own_route(op, details)
-        end = _end(op, func)
-        shared = None if end.branch is None else _shared(op, end, details, func)
-        if end.latent:
-            details["latent"] = end.latent
-        moe = _moe(routed, op, shared, end)
-        old = op.y if shared is None else end.y
-        values[old] = moe.y if old.shape == moe.y.shape else Reshape(moe.y, shape=old.shape).y
-        return Replace(values, before=op, held=_HELD, details=details)
+        end = end_of(op, func)
+        if end.projections is not None:
+            details["latent"] = str(end.projections)
+            moe = _moe(routed, op, None, end)
+            values |= _between_projections(op, end, end.projections, moe, details, func)
+        else:
+            shared = _shared(op, end, details, func)
+            moe = _moe(routed, op, shared, end)
+            old = op.y if shared is None else end.y
+            values[old] = _shaped(moe.y, old)
+            values |= {} if moe.shared_gate is None else _product_anew(moe.shared_gate)
+        return Replace(values, before=op, held=_HELD, details=details, work=moe)
 
 
 _HELD = ("the weights lie, or can be packed, side by side",)
 
 
-@dataclass(frozen=True)
-class _End:
-    """What becomes of the experts' result.
+def _shaped(y: Value, old: Value) -> Value:
+    return y if y.shape == old.shape else Reshape(y, shape=old.shape).y
 
-    Attributes:
-        y: the sum with the branch, with a factor.
-        branch: what is added to the experts' result; absent where that is no MLP's.
-        factor: of the sum.
-        apart: why the op cannot add it.
-        latent: the projections around the experts, where there are any.
+
+def _between_projections(
+    op: Experts, end: End, around: Projections, moe: Moe, details: dict[str, str], func: Func
+) -> dict[Value, Value]:
+    """The projections and the branch beside them, put in anew, so that the site holds theirs.
+
+    The branch cannot be the op's: it is added behind the second projection, which adds it up.
     """
-
-    y: Value
-    branch: Value | None = None
-    factor: float = 1.0
-    apart: str = ""
-    latent: str = ""
-
-
-def _end(op: Experts, func: Func) -> _End:
-    latent, value, apart = _latent(op, func), op.y, ""
-    while (reader := only_user(func, value)) is not None:
-        match reader:
-            case Add(lhs, rhs, y=y) if lhs is not rhs:
-                other = rhs if lhs is value else lhs
-                return _sum(func, op, value, other, y, apart, latent)
-            case Reshape():
-                pass
-            case Cast() if is_exact(op.dtype, reader.dtype):
-                pass
-            case Linear(x) if x is value and latent and "projection" not in apart:
-                apart = "added behind the projection of the latent experts"
-            case RmsNorm(x) | LayerNorm(x) if x is value:
-                apart = "added to the norm of the experts' result"
-            case Mul() if _factor(reader, value) is not None:
-                apart = f"added to the experts' result times {_factor(reader, value):g}"
-            case _:
-                break
-        value = reader.results[0]
-    return _End(op.y, latent=latent)
+    into, back = around.into.clone({}), around.back
+    values = {around.into.y: into.results[0]}
+    branch = _beside(end, around, details, func)
+    if branch is None:
+        twin = back.clone({back.x: _shaped(moe.y, back.x)})
+        return values | {back.y: twin.results[0]}
+    rows = (*branch.y.shape[:-1], moe.y.shape[-1])
+    inner = moe.y if moe.y.shape == rows else Reshape(moe.y, shape=rows).y
+    total = Add(branch.y, back.clone({back.x: inner}).results[0])
+    total.loc = None if end.total.owner is None else end.total.owner.loc
+    return values | {end.total: _shaped(total.y, end.total)}
 
 
-def _sum(
-    func: Func, op: Experts, value: Value, other: Value, y: Value, apart: str, latent: str
-) -> _End:
-    """The sum, its rounding and its factor."""
-    branch = _unwidened(other)
-    inner = _unnormed(branch)
-    if not is_branch(inner):
-        return _End(op.y, latent=latent)
-    if value.dtype is not op.dtype:  # added in a wider type, and rounded: as torch adds, anyway
-        reader = only_user(func, y)
-        if branch is other or not isinstance(reader, Cast) or reader.dtype is not op.dtype:
-            return _End(op.y, inner, apart=f"added in {value.dtype}", latent=latent)
-        y = reader.y
-    factor, scaled = 1.0, y
-    while isinstance(reader := only_user(func, scaled), Reshape):
-        scaled = reader.y
-    if reader is not None and (found := _factor(reader, scaled)) is not None:
-        factor, y = found, reader.results[0]
-    if inner is not branch:
-        apart = apart or "added as the norm of its result"
-    return _End(y, inner, factor, apart, latent)
-
-
-def _unwidened(value: Value) -> Value:
-    value = unshaped(value) if isinstance(unshaped(value).owner, Cast) else value
-    return narrow(value)
-
-
-def _unnormed(value: Value) -> Value:
-    owner = unshaped(value).owner
-    return owner.x if isinstance(owner, (RmsNorm, LayerNorm)) else value
-
-
-def _factor(op: Op, value: Value) -> float | None:
-    """The number by which an op multiplies a value; a division only by a power of two is one."""
-    if not isinstance(op, (Mul, Div)) or op.y.dtype is not value.dtype:
+def _beside(end: End, around: Projections, details: dict[str, str], func: Func) -> Beside | None:
+    """The branch beside latent experts; what it is, or why it stays, goes to the details."""
+    if end.branch is None and not end.apart:
         return None
-    other = other_operand(op, value)
-    found = None if other is None or other.shape else number(other)
-    if found is None:
-        return None
-    if isinstance(op, Mul):
-        return float(found)
-    exact = op.lhs is value and found and abs(math.frexp(found)[0]) == 0.5
-    return 1.0 / found if exact else None
-
-
-def _latent(op: Experts, func: Func) -> str:
-    """The widths around experts that work in a space of their own; empty where they do not."""
-    inner, value = unshaped(op.x).owner, op.y
-    while isinstance(reader := only_user(func, value), Reshape):
-        value = reader.y
-    if not isinstance(inner, Linear) or not isinstance(reader, Linear) or reader.x is not value:
-        return ""
-    return f"{inner.x.shape[-1]} to {op.x.shape[-1]} and back to {reader.weight.shape[0]}"
-
-
-def _shared(op: Experts, end: _End, details: dict[str, str], func: Func) -> Shared | None:
-    """The branch if the op can take it in; what it is, or why it stays, goes to the details."""
-    assert end.branch is not None, "asked of sums only"
     try:
-        shared = _checked(op, end, end.branch, func)
+        if end.branch is None or end.apart:
+            raise Refused("; ".join(end.apart))
+        if end.branch.dtype is not around.back.y.dtype:
+            raise Refused(f"of {end.branch.dtype}, added to {around.back.y.dtype}")
+        branch = beside(end.branch, around.into.x, func)
     except Refused as refused:
         details["shared"] = f"apart: {refused}"
         return None
-    averaged = "" if end.factor == 1.0 else f", the sum times {end.factor:g}"
-    details["shared"] = shared.words + averaged
+    place = "on the x before the projection, the result added behind the one back"
+    details["shared"] = f"{branch.words} {place}{_averaged(end)}"
+    return branch
+
+
+def _averaged(end: End) -> str:
+    return "" if end.factor == 1.0 else f", the sum times {end.factor:g}"
+
+
+def _shared(op: Experts, end: End, details: dict[str, str], func: Func) -> Shared | None:
+    """The branch if the op can take it in; what it is, or why it stays, goes to the details."""
+    if end.branch is None and not end.apart:
+        return None
+    try:
+        shared = _checked(op, end, func)
+    except Refused as refused:
+        details["shared"] = f"apart: {'; '.join([*end.apart, *refused.args])}"
+        return None
+    details["shared"] = shared.words + _averaged(end)
     return shared
 
 
-def _checked(op: Experts, end: _End, branch: Value, func: Func) -> Shared:
-    if end.apart:
-        raise Refused(end.apart)
+def _checked(op: Experts, end: End, func: Func) -> Shared:
+    branch = end.branch
+    if branch is None:
+        raise Refused
     if branch.dtype is not op.dtype or op.x.dtype is not op.dtype:
         raise Refused(f"of {branch.dtype}, the experts take {op.x.dtype} and give {op.dtype}")
-    return shared_branch(branch, op.x, func)
+    shared = shared_branch(branch, op.x, func)
+    if end.apart:
+        raise Refused
+    return shared
 
 
 def _with_own_route(op: Experts, details: dict[str, str]) -> tuple[dict[Value, Value], Experts]:
@@ -212,14 +209,24 @@ def _with_own_route(op: Experts, details: dict[str, str]) -> tuple[dict[Value, V
     details["router"] = describe(route)
     if (made := unshaped(op.weights)) is not route.weights:
         details["weights"] = f"apart: {maker(made)} behind the router"
+    values = _product_anew(route.logits)
     twin = route.clone({})
-    values = dict(zip(route.results, twin.results, strict=True))
+    values |= dict(zip(route.results, twin.results, strict=True))
     routed = op.clone(values)
     assert isinstance(routed, Experts), "a clone is of the same class"
     return values, routed
 
 
-def _moe(routed: Experts, op: Experts, shared: Shared | None, end: _End) -> Moe:
+def _product_anew(value: Value) -> dict[Value, Value]:
+    """The product that makes a value, put in anew, so that what becomes of it is the site's."""
+    while isinstance(value.owner, (Cast, Reshape)):
+        value = value.owner.x
+    if not isinstance(value.owner, Linear):
+        return {}
+    return {value: value.owner.clone({}).results[0]}
+
+
+def _moe(routed: Experts, op: Experts, shared: Shared | None, end: End) -> Moe:
     given = (routed.x, routed.indices, routed.weights, routed.up, routed.down)
     biases = (routed.up_bias, routed.down_bias)
     if shared is None:

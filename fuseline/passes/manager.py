@@ -40,6 +40,7 @@ class Applied:
     before: Cost
     after: Cost
     ops: tuple[Op, ...] = ()
+    work: Op | None = None
     swallowed: list[Applied] = field(default_factory=list["Applied"])
     owner: Applied | None = None
 
@@ -93,33 +94,43 @@ class Run:
     def located(self) -> list[tuple[Site, Op | None]]:
         """The sites, each fused one with the op that does its work.
 
-        A norm is one site: alone, in a larger fusion, or as the one that a fusion missed.
+        A norm is one site: alone, in a larger fusion, or as the one that a fusion missed. So is
+        what one pass recognised and a later one of the same pattern missed: the miss has its place.
         """
         applied = [a for a in self.applied if a.pattern and a.owner is None]
-        fused = {(a.pattern, op) for a in applied for op in a.ops}
+        made_by = {(a.pattern, a.rewrite, op) for a in applied for op in a.ops}
         missed = [
-            m for m in self.missed.values() if m.op in self.func and (m.pattern, m.op) not in fused
+            m
+            for m in self.missed.values()
+            if m.op in self.func and (m.pattern, m.rewrite, m.op) not in made_by
         ]
         norms = {m.op for m in missed if m.op.name in _NORMS}
-        found: list[tuple[Site, Op | None]] = [
-            (Site(a.pattern, str(a.where or ""), "fused", details=a.details | _parts(a)), op)
-            for a in applied
-            if (op := self._worker(a)) is not None and norms.isdisjoint(a.ops)
-        ]
+        places = {(m.pattern, m.op) for m in missed}
+        found: list[tuple[Site, Op | None]] = []
+        known: dict[tuple[str, Op], dict[str, str]] = {}
+        for a in applied:
+            op, details = self._worker(a), a.details | _parts(a)
+            again = [(a.pattern, o) for o in a.ops if (a.pattern, o) in places]
+            if again:
+                known[again[0]] = details
+            elif op is not None and norms.isdisjoint(a.ops):
+                found.append((Site(a.pattern, str(a.where or ""), "fused", details=details), op))
         made = norms.union(*(a.ops for a in applied))
         found += [
             (Site(op.name, str(op.loc or ""), "fused"), op)
             for op in self.func.ops
             if op.name in _NORMS and op not in made
         ]
-        found += [
-            (Site(m.pattern, str(m.where or ""), "missed", m.reason, details=m.details), None)
-            for m in missed
-        ]
+        for m in missed:
+            details = known.get((m.pattern, m.op), {}) | m.details
+            where = str(m.where or "")
+            found.append((Site(m.pattern, where, "missed", m.reason, details=details), None))
         return found
 
     def _worker(self, applied: Applied) -> Op | None:
         """The op that does what a rewrite found: the last one that is neither view nor aside."""
+        if applied.work is not None and applied.work in self.func:
+            return applied.work
         living = [op for op in applied.ops if op in self.func]
         return next((op for op in reversed(living) if not _is_aside(op)), (living or [None])[-1])
 
@@ -130,8 +141,8 @@ def _parts(applied: Applied) -> dict[str, str]:
         again = (inner.pattern, inner.where) == (applied.pattern, applied.where)
         if inner.pattern and not again:
             parts.append(f"{inner.pattern} at {inner.where}" if inner.where else inner.pattern)
-        parts.extend(f"{v}" for v in _parts(inner).values())
-    return {"swallowed": "; ".join(parts)} if parts else {}
+        parts.extend(v for t in _parts(inner).values() for v in t.split("; "))
+    return {"swallowed": "; ".join(dict.fromkeys(parts))} if parts else {}
 
 
 class PassManager:
@@ -394,11 +405,14 @@ def _record(
         before=_total(removed),
         after=_total(new),
         ops=tuple(new),
+        work=change.work,
     )
+    whole = _whole(run, removed)
+    if whole is not None:
+        record.owner = whole
+        whole.swallowed.append(record)
     for op in removed:
-        owner = run.owners.pop(op, None)
-        while owner is not None and owner.owner is not None:
-            owner = owner.owner
+        owner = _outermost(run.owners.pop(op, None))
         if owner is None or owner is record or _works(run, owner):
             continue
         if change.keep_sites and owner.pattern == record.pattern:
@@ -412,6 +426,22 @@ def _record(
         _carry_misses(run, removed, new[-1])
     if not record.pattern and len(record.swallowed) == 1:
         _inherit(record)
+
+
+def _outermost(record: Applied | None) -> Applied | None:
+    """The rewrite that a rewrite's work counts under."""
+    while record is not None and record.owner is not None:
+        record = record.owner
+    return record
+
+
+def _whole(run: Run, removed: Sequence[Op]) -> Applied | None:
+    """The living site that everything which a rewrite replaces is a part of; None without one."""
+    owners = [_outermost(run.owners.get(op)) for op in removed if not _is_aside(op)]
+    whole = owners[0] if owners else None
+    if whole is None or not whole.pattern or any(owner is not whole for owner in owners):
+        return None
+    return whole if _works(run, whole) else None
 
 
 def _carry_misses(run: Run, removed: Sequence[Op], op: Op) -> None:

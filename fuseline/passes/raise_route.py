@@ -12,7 +12,11 @@ from fuseline.passes.router_choice import Choice, Groups, choice_of
 from fuseline.passes.router_weights import Weights, weights_of
 from fuseline.passes.wording import maker
 
-_NORMALIZED = {"sum": "divided by their sum", "softmax": "softmax of the chosen"}
+_NORMALIZED = {
+    "sum": "divided by their sum",
+    "softmax": "softmax of the chosen",
+    "sigmoid": "sigmoid of the chosen",
+}
 
 
 @dataclass(frozen=True)

@@ -39,6 +39,7 @@ class Replace:
         before: where the new ops go; the root where absent. They are moved down if needed.
         held: the predicates that held, for the record.
         details: further facts for the site.
+        work: the new op that does the site's work, where others follow it.
         keep_sites: earlier sites of the same pattern whose ops are replaced stay sites of their
             own, beside this one, as the new ops do their work too.
     """
@@ -50,6 +51,7 @@ class Replace:
     before: Op | None = None
     held: Sequence[str] = ()
     details: Mapping[str, str] = field(default_factory=dict[str, str])
+    work: Op | None = None
     keep_sites: bool = False
 
 

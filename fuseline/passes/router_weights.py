@@ -1,4 +1,4 @@
-"""What a router makes of the chosen scores: their sum or softmax, a factor, a rounding."""
+"""What a router makes of the chosen scores: softmax, sigmoid or shares, a factor, a rounding."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from dataclasses import dataclass, replace
 from fuseline.ir.core import Func, Op, Value
 from fuseline.ir.ops.experts import Normalize
 from fuseline.ir.ops.index import Gather
-from fuseline.ir.ops.pointwise import Add, Cast, Div, Maximum, Mul
+from fuseline.ir.ops.pointwise import Add, Cast, Div, Maximum, Mul, Sigmoid
 from fuseline.ir.ops.reduce import Softmax, Sum, TopK
 from fuseline.ir.types import DType
 from fuseline.passes.constants import number
@@ -62,9 +62,9 @@ def _chosen(topk: TopK, choice: Choice, func: Func) -> Weights:
 
 def _normalized(weights: Weights, choice: Choice, func: Func) -> Weights:
     assert weights.value is not None, "there are weights"
-    softmax = _softmax(weights, choice, func)
-    if softmax is not None:
-        return softmax
+    scored = _scored(weights, choice, func)
+    if scored is not None:
+        return scored
     value, last = weights.value, weights.value.tensor.rank - 1
     readers = func.users(value)
     totals = [r for r in readers if isinstance(r, Sum)]
@@ -97,8 +97,8 @@ def _guarded(op: Op | None, total: Value, found: Weights) -> tuple[Value, Weight
     return (op.y, replace(found, eps=float(bound))) if not found.eps else None
 
 
-def _softmax(weights: Weights, choice: Choice, func: Func) -> Weights | None:
-    """The softmax of the chosen logits; widened first where all of them can be, exactly."""
+def _scored(weights: Weights, choice: Choice, func: Func) -> Weights | None:
+    """The softmax or sigmoid of the chosen; logits are widened first where all can be, exactly."""
     value = weights.value
     assert value is not None, "there are weights"
     reader = only_user(func, value)
@@ -106,6 +106,8 @@ def _softmax(weights: Weights, choice: Choice, func: Func) -> Weights | None:
         value, reader = reader.y, only_user(func, reader.y)
     if isinstance(reader, Softmax) and reader.axis == value.tensor.rank - 1:
         return replace(weights, value=reader.y, dtype=value.dtype, normalize="softmax")
+    if isinstance(reader, Sigmoid):
+        return replace(weights, value=reader.y, dtype=value.dtype, normalize="sigmoid")
     return None
 
 

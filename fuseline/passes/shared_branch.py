@@ -6,17 +6,21 @@ from dataclasses import dataclass, replace
 
 from fuseline.ir.core import Func, Op, Trait, Value
 from fuseline.ir.ops.create import Full
-from fuseline.ir.ops.matmul import Linear
-from fuseline.ir.ops.pointwise import Mul, Sigmoid
-from fuseline.ir.ops.raised import GatedMlp
+from fuseline.ir.ops.matmul import Linear, Matmul
+from fuseline.ir.ops.pointwise import Add, Cast, Div, Mul, Sigmoid
+from fuseline.ir.ops.raised import GatedMlp, LayerNorm, RmsNorm
+from fuseline.ir.ops.reduce import Sum
 from fuseline.ir.ops.view import Reshape
-from fuseline.ir.types import TensorType
+from fuseline.ir.types import DType, TensorType
+from fuseline.passes.canonical_casts import is_exact
+from fuseline.passes.constants import number
 from fuseline.passes.expert_body import Refused, body_between
 from fuseline.passes.expert_rows import unshaped
 from fuseline.passes.fuse_gated_mlp import side_by_side
 from fuseline.passes.lower_gated_mlp import activated
-from fuseline.passes.match import only_user
+from fuseline.passes.match import narrow, only_user
 from fuseline.passes.merge_linears import unpackable
+from fuseline.passes.raise_gated_mlp import activation_of
 from fuseline.passes.wording import called
 
 
@@ -39,10 +43,139 @@ class Shared:
     words: str
 
 
-def is_branch(value: Value) -> bool:
+@dataclass(frozen=True)
+class Branch:
+    """What an MLP makes, and what is done to it before it is added that `Moe` does not do.
+
+    Attributes:
+        value: what the MLP makes, weighed or not; absent for a branch that is none.
+        steps: each as a reason why the branch stays.
+    """
+
+    value: Value | None
+    steps: tuple[str, ...] = ()
+
+
+def branch_behind(value: Value, x: Value) -> Branch | None:
+    """The branch that makes a summand: an MLP, or else products of the experts' x."""
+    if (found := _behind(value, x)) is not None:
+        return found
+    made = _makers(value, x)
+    if made is None:
+        return None
+    return Branch(None, (f"made by {', '.join(sorted(made))}: no MLP that the op has",))
+
+
+def _is_mlp(value: Value) -> bool:
     """Whether an MLP, weighed or not, makes a value."""
     inner = _ungated(value)[0]
     return isinstance(inner.owner, GatedMlp) or bool(_products(inner))
+
+
+def _reads_like(branch: Branch, x: Value) -> bool:
+    """Whether an MLP reads x, or a norm of the same."""
+    assert branch.value is not None, "asked of MLPs"
+    inner = _ungated(branch.value)[0]
+    mlp = inner.owner if isinstance(inner.owner, GatedMlp) else _products(inner)[0].owner
+    assert isinstance(mlp, (GatedMlp, Linear)), "an MLP has products"
+    return root_of(mlp.x) is root_of(x)
+
+
+def _behind(value: Value, x: Value, *, joined: bool = False) -> Branch | None:
+    """The MLP behind ops that `Moe` does not do.
+
+    A sum or product with another tensor may be the residual stream, in which the MLPs of earlier
+    layers are: there it must be one over what the experts read, or over a norm of that, and one
+    such op is all that is looked behind.
+    """
+    if _is_mlp(value):
+        return Branch(value)
+    op = value.owner
+    match op:
+        case Reshape():
+            return _behind(op.x, x, joined=joined)
+        case RmsNorm() | LayerNorm():
+            return _with(_behind(op.x, x, joined=joined), "added as the norm of its result")
+        case Cast():
+            found = _behind(op.x, x, joined=joined)
+            back = None if found is None or found.value is None else found.value.dtype
+            return found if back is op.dtype else _with(found, f"added as its result in {op.dtype}")
+        case Mul() | Div() | Add() if op.lhs is not op.rhs:
+            for inner, other in (op.operands, op.operands[::-1]):
+                plain = not other.shape
+                if joined and not plain:
+                    continue
+                found = _behind(inner, x, joined=joined or not plain)
+                if found is not None and (plain or _reads_like(found, x)):
+                    return _with(found, _words(op, other))
+            return None
+        case Op() if op.has(Trait.POINTWISE) and len(op.operands) == 1:
+            found = _behind(op.operands[0], x, joined=joined)
+            return _with(found, f"added as {op.name} of its result")
+        case _:
+            return None
+
+
+def _with(found: Branch | None, step: str) -> Branch | None:
+    return None if found is None else replace(found, steps=(*found.steps, step))
+
+
+def _words(op: Mul | Div | Add, other: Value) -> str:
+    known = None if other.shape else number(other)
+    name = called(other) if known is None else f"{known:g}"
+    sign = {"mul": "times", "div": "divided by", "add": "plus"}[op.name]
+    return f"added as its result {sign} {name}"
+
+
+def root_of(value: Value) -> Value:
+    """What a value is a norm of, however it is rounded, shaped and weighed."""
+    while True:
+        match value.owner:
+            case Reshape(x=x) | Cast(x=x) | RmsNorm(x=x) | LayerNorm(x=x):
+                value = x
+            case Mul(lhs, rhs) if len(lhs.shape) != len(rhs.shape):
+                value = lhs if len(lhs.shape) > len(rhs.shape) else rhs
+            case _:
+                return value
+
+
+def _makers(value: Value, x: Value) -> set[str] | None:
+    """The products, and what they are summed by, that make a value of x alone; else None."""
+    root, names, reached = root_of(x), set[str](), False
+    stack, seen = [value], set[Value]()
+    while stack:
+        current = stack.pop()
+        op = current.owner
+        if current in seen or (op is not None and not op.operands):
+            continue
+        seen.add(current)
+        if current is x or current is unshaped(x) or current is root:
+            reached = True
+        elif isinstance(op, (Linear, Matmul, GatedMlp)):
+            names.add(op.name)
+            stack += op.operands
+        elif op is None:
+            continue
+        elif isinstance(op, (RmsNorm, LayerNorm, Sum)) or _is_plain(op):
+            stack += op.operands
+        else:
+            return None
+    return names if reached and names and root not in _summands(value) else None
+
+
+def _is_plain(op: Op) -> bool:
+    return op.has(Trait.POINTWISE) or op.has(Trait.VIEW)
+
+
+def _summands(value: Value) -> set[Value]:
+    """What a value is the sum of."""
+    found, stack = set[Value](), [value]
+    while stack:
+        current = stack.pop()
+        if isinstance(current.owner, Add) and current not in found:
+            stack += current.owner.operands
+        found.add(current)
+    return found
 
 
 def shared_branch(value: Value, x: Value, func: Func) -> Shared:
@@ -58,11 +191,32 @@ def shared_branch(value: Value, x: Value, func: Func) -> Shared:
         _check_gate(gate, x)
     mlp = inner.owner
     if isinstance(mlp, GatedMlp):
-        shared = _of_gated_mlp(mlp, func)
         _check_same(mlp.x, x)
+        shared = _of_gated_mlp(mlp, func)
     else:
         shared = _of_products(inner, x, func)
     return shared if gate is None else replace(shared, gate=gate, words=f"{shared.words}, gated")
+
+
+def described(value: Value, x: Value) -> str:
+    """A branch over x in a few words, whether or not `Moe` could compute it.
+
+    Raises:
+        Refused: it reads something else.
+
+    """
+    inner, gate, _ = _ungated(value)
+    mlp = inner.owner
+    if isinstance(mlp, GatedMlp):
+        _check_same(mlp.x, x)
+        words = _name_of_gated(mlp)
+    else:
+        assert isinstance(mlp, Linear), "asked of branches only"
+        for product in _products(inner):
+            assert isinstance(product.owner, Linear), "products are"
+            _check_same(product.owner.x, x)
+        words = _name(mlp)
+    return words if gate is None else f"{words}, gated"
 
 
 def _ungated(value: Value) -> tuple[Value, Value | None, Mul | None]:
@@ -71,10 +225,21 @@ def _ungated(value: Value) -> tuple[Value, Value | None, Mul | None]:
     product = inner.owner
     if isinstance(product, Mul):
         for weight, branch in (product.operands, product.operands[::-1]):
-            sigmoid = unshaped(weight).owner
-            if isinstance(sigmoid, Sigmoid) and weight.shape == (*branch.shape[:-1], 1):
-                return unshaped(branch), sigmoid.x, product
+            logits = _logits(weight)
+            if logits is not None and weight.shape == (*branch.shape[:-1], 1):
+                return unshaped(branch), logits, product
     return inner, None, None
+
+
+def _logits(weight: Value) -> Value | None:
+    """The logits of a weight that is their sigmoid, rounded to its type once."""
+    made = unshaped(weight).owner
+    if isinstance(made, Cast):
+        made = unshaped(made.x).owner
+    if not isinstance(made, Sigmoid) or not is_exact(weight.dtype, made.y.dtype):
+        return None
+    plain = narrow(made.x)  # torch widens narrow numbers for a sigmoid, too
+    return plain if plain.dtype is weight.dtype else made.x
 
 
 def _products(inner: Value) -> list[Value]:
@@ -112,7 +277,7 @@ def _of_gated_mlp(op: GatedMlp, func: Func) -> Shared:
     for made in _made(result):
         body.append(made)
     body.set_returns([result])
-    return Shared((op.gate, op.up), op.down, body, None, f"{op.activation} MLP of {width[0]}")
+    return Shared((op.gate, op.up), op.down, body, None, _name_of_gated(op))
 
 
 def _made(value: Value) -> list[Op]:
@@ -152,7 +317,19 @@ def _of_products(inner: Value, x: Value, func: Func) -> Shared:
             if reason := unpackable(func, op.weight, label):
                 raise Refused(reason)
     weights = tuple(op.weight for op in products)
-    return Shared(weights, down.weight, body.func, None, f"MLP of {body.func.returns[0].shape[0]}")
+    return Shared(weights, down.weight, body.func, None, _name(down))
+
+
+def _name_of_gated(op: GatedMlp) -> str:
+    return f"{op.activation} MLP of {op.gate.shape[0]}"
+
+
+def _name(down: Linear) -> str:
+    """An MLP by its second product: by its activation, where it has no gate and a known one."""
+    inner, plain = unshaped(down.x), len(_products(down.y)) == 1
+    squares = isinstance(inner.owner, Mul) and inner.owner.lhs is not inner.owner.rhs
+    activation = activation_of(inner) if plain and not squares else None
+    return " ".join([*([activation] if activation else []), f"MLP of {down.x.shape[-1]}"])
 
 
 def _place(func: Func, value: Value) -> int:
@@ -187,11 +364,15 @@ def _check_gate(gate: Value, x: Value) -> None:
     source = unshaped(gate).owner
     if not isinstance(source, Linear):
         raise Refused(f"its weight is the sigmoid of {called(gate)}")
-    _check_same(source.x, x)
-    if gate.dtype is not x.dtype:
+    _check_same(narrow(source.x), x)
+    if gate.dtype not in (x.dtype, DType.F32):
         raise Refused(f"its weight is computed in {gate.dtype}")
 
 
 def _check_same(mine: Value, x: Value) -> None:
-    if unshaped(mine) is not unshaped(x) or mine.shape[-1:] != x.shape[-1:]:
-        raise Refused(f"reads {called(unshaped(mine))}, the experts {called(unshaped(x))}")
+    if unshaped(mine) is unshaped(x) and mine.shape[-1:] == x.shape[-1:]:
+        return
+    root = root_of(x)
+    if root_of(mine) is root and root not in (unshaped(mine), unshaped(x)):
+        raise Refused(f"reads another norm of {called(root)} than the experts")
+    raise Refused(f"reads {called(unshaped(mine))}, the experts {called(unshaped(x))}")

@@ -53,6 +53,8 @@ KERNELS = [
     RouteKernel(
         "bf16", 32, 4, score="none", dtype="bf16", normalize="softmax", weight_dtype="bf16"
     ),
+    RouteKernel("bf16", 16, 1, score="none", normalize="sigmoid", weight_dtype="bf16"),
+    RouteKernel("f32", 40, 3, score="none", dtype="bf16", normalize="sigmoid", scale=1.5),
     RouteKernel("f16", 31, 31, dtype="f16", ordered=False, normalize="sum", floor=1e-4),
     RouteKernel("f32", 128, 2, dtype="bf16", scale=0.3),
     RouteKernel("f32", 512, 22, score="sigmoid", correction="f16", normalize="sum"),
@@ -132,6 +134,8 @@ def _weights(
     weights = scores.gather(-1, indices)
     if kernel.normalize == "softmax":
         weights = torch.softmax(weights, -1)
+    if kernel.normalize == "sigmoid":
+        weights = torch.sigmoid(weights)
     if kernel.normalize == "sum":
         total = weights.sum(-1, keepdim=True) + kernel.eps
         weights = weights / (total if kernel.floor is None else total.clamp(min=kernel.floor))

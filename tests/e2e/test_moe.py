@@ -95,7 +95,10 @@ DTYPES = pytest.mark.parametrize(
     ],
 )
 STEPS = 6
-SHARED = ("qwen2_moe", "deepseek_v2", "deepseek_v3", "glm4_moe", "granitemoeshared", "llama4_text")
+SHARED = (
+    *("qwen2_moe", "deepseek_v2", "deepseek_v3", "glm4_moe", "granitemoeshared", "llama4_text"),
+    "nemotron_h",
+)
 pytestmark = pytest.mark.filterwarnings(
     "ignore:Dynamo detected a call to a `functools.lru_cache`:UserWarning"  # transformers' moe.py
 )

@@ -753,7 +753,7 @@ def _(c: Case, op: type[Any]) -> Op:
         group_score=c.one_of(["max", "top2"]),
         group_fill=c.one_of([0.0, float("-inf")]),
         ordered=c.flag(),
-        normalize=c.one_of(["none", "sum", "softmax"]),
+        normalize=c.one_of(["none", "sum", "softmax", "sigmoid"]),
         eps=c.one_of([0.0, 1e-20]),
         floor=c.one_of([None, 1e-6]),
         scale=c.one_of([1.0, 2.5]),
@@ -822,7 +822,7 @@ def _(c: Case, op: type[Any]) -> Op:
             "shared_up": [c.arg(x.dtype, [width, x.shape[1]], static=2) for _ in range(1 + gated)],
             "shared_down": c.arg(x.dtype, [out, width], static=2),
             "shared_body": _activation(x.dtype, width, gated),
-            "shared_gate": c.maybe(lambda: c.arg(x.dtype, [tokens, 1], static=1)),
+            "shared_gate": c.maybe(lambda: c.arg(c.one_of(FLOATS), [tokens, 1], static=1)),
             "factor": c.one_of([1.0, 0.5]),
         }
     return op(**fields)

@@ -32,6 +32,14 @@ class _AddOfNeg(Rewrite[Add], root=Add, pattern="add_rms_norm"):
 
 
 @dataclass(frozen=True)
+class _NarrowSub(Rewrite[Sub], root=Sub, pattern="add_rms_norm"):
+    """Misses what `_AddOfNeg` has made."""
+
+    def rewrite(self, op: Sub, func: Func) -> NoMatch:
+        return NoMatch("lhs is too wide", {"lhs": str(op.lhs.type)})
+
+
+@dataclass(frozen=True)
 class _Broken(FuncPass):
     """Leaves an op that reads a value of another func."""
 
@@ -70,6 +78,15 @@ def test_rewrite_is_applied_and_recorded() -> None:
     assert [(s.status, s.where, s.reason) for s in run.sites()] == [
         ("fused", "layers.1 (model.py:7)", ""),
         ("missed", "layers.2 (model.py:7)", "rhs is not a neg"),
+    ]
+
+
+def test_a_later_miss_takes_the_place_of_the_site() -> None:
+    """Recognised by one pass, and left by another: users are to see why."""
+    run = PassManager([_AddOfNeg(), _NarrowSub()], check=True).run(_located())
+    assert [(s.status, s.where, s.reason, s.details) for s in run.sites()] == [
+        ("missed", "layers.2 (model.py:7)", "rhs is not a neg", {}),
+        ("missed", "layers.1 (model.py:7)", "lhs is too wide", {"lhs": "f32[4]"}),
     ]
 
 

@@ -168,6 +168,29 @@ def test_softmax_in_float32_of_the_chosen_logits(first: bool) -> None:
     )
 
 
+@pytest.mark.parametrize("first", [True, False])
+def test_sigmoid_in_float32_of_the_chosen_logits(first: bool) -> None:
+    """llama4 compares logits in the model's dtype and takes the sigmoid of those it chose."""
+    widen = ["%f = cast %l {dtype = f32}", "%v, %i = topk %f {k = 2, axis = 1}"]
+    later = ["%o, %i = topk %l {k = 2, axis = 1}", "%v = cast %o {dtype = f32}"]
+    router = raises(
+        [*(widen if first else later), "%s = sigmoid %v", "%w = cast %s {dtype = bf16}"],
+        '%l {k = 2, score = "none", normalize = "sigmoid", weight_dtype = bf16}',
+        dtype="bf16",
+    )
+    assert router == "top 2 of 6, sigmoid of the chosen, in f32"
+
+
+def test_sigmoid_of_logits_that_round_to_one_score() -> None:
+    """The logits decide: large ones differ, and their sigmoids are all 1."""
+    import torch
+
+    logits = torch.tensor([[20.0, 30.0, 25.0, 1.0, 50.0, 50.0], [-1.0, -200.0, 0.0, 3.0, 3.0, 2.0]])
+    text = func("%v, %i = topk %l {k = 3, axis = 1}", "%w = sigmoid %v")
+    route = '%w, %i = route %l {k = 3, score = "none", normalize = "sigmoid"}'
+    assert_rewrites(RaiseRoute(), text, func(route), sizes={"T": 2}, given={"l": logits})
+
+
 def grouped(
     groups: int, top: int, score: str, fill: str, compared: str, *, ordered: str = "false"
 ) -> list[str]:
@@ -280,11 +303,10 @@ def test_all_groups_are_no_limit(groups: int, top: int) -> None:
 
 
 def test_what_follows_stays() -> None:
-    """cohere2_moe: the sigmoid of the chosen logits is not the router's."""
     raises(
-        ["%v, %i = topk %l {k = 2, axis = 1}", "%z = sigmoid %v"],
+        ["%v, %i = topk %l {k = 2, axis = 1}", "%z = tanh %v"],
         '%l {k = 2, score = "none"}',
-        "%z = sigmoid %w",
+        "%z = tanh %w",
     )
 
 

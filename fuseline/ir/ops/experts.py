@@ -28,7 +28,7 @@ from fuseline.ir.core import (
 from fuseline.ir.types import Dim, DType, TensorType, dim, product
 
 Score: TypeAlias = Literal["none", "softmax", "sigmoid", "sqrt_softplus"]
-Normalize: TypeAlias = Literal["none", "sum", "softmax"]
+Normalize: TypeAlias = Literal["none", "sum", "softmax", "sigmoid"]
 GroupScore: TypeAlias = Literal["max", "top2"]
 Weigh: TypeAlias = Literal["output", "input"]
 Combine: TypeAlias = Literal["slots", "experts", "in_turn"]
@@ -88,6 +88,8 @@ def route_reference(
     weights = values if selected else scores.gather(-1, indices)
     if normalize == "softmax":
         weights = torch.softmax(weights, -1)
+    elif normalize == "sigmoid":
+        weights = torch.sigmoid(weights)
     elif normalize == "sum":
         total = weights.sum(-1, keepdim=True)
         total = total + eps if eps else total
@@ -104,8 +106,9 @@ class Route(Op, name="route", traits={Trait.PURE}):
     best (by their largest score, or by the sum of their two largest) get ``group_fill`` instead;
     the ``k`` largest are chosen as `torch.topk` does (``ordered``: largest first). The weights are
     the chosen experts' scores without the correction (``selected``: the values that were compared),
-    then ``normalize``: divided by their sum plus ``eps``, of at least ``floor``, or their softmax;
-    times ``scale``, rounded to ``weight_dtype`` last. weights and i64 indices are ``[..., k]``.
+    then ``normalize``: divided by their sum plus ``eps``, of at least ``floor``, or their softmax,
+    or the sigmoid of each; times ``scale``, rounded to ``weight_dtype`` last. weights and i64
+    indices are ``[..., k]``.
     """
 
     logits: Value = operand()
@@ -299,7 +302,8 @@ class Moe(Experts, name="moe"):
     The shared branch is ``shared_body(x @ shared_up.T) @ shared_down.T``, rounded like the experts;
     shared_up is gate ``[J, H]`` and up ``[J, H]``, one behind the other in one buffer, or up alone
     where the body takes one product. ``shared_gate`` ``[T, 1]`` multiplies the branch by its
-    sigmoid. ``factor`` multiplies the sum. Without shared weights this is `Experts`.
+    sigmoid, rounded to x's type. ``factor`` multiplies the sum. Without shared weights this is
+    `Experts`.
     """
 
     shared_up: tuple[Value, ...] = variadic_operand()
@@ -350,6 +354,6 @@ class Moe(Experts, name="moe"):
         (hidden,) = shared_body([F.linear(x, w) for w in shared_up])
         shared = F.linear(hidden, shared_down)
         if shared_gate is not None:
-            shared = torch.sigmoid(shared_gate) * shared
+            shared = torch.sigmoid(shared_gate).to(shared.dtype) * shared
         y = y + shared
         return y * factor if factor != 1.0 else y
