@@ -186,6 +186,46 @@ def test_matrices_turned_in_one_product_only() -> None:
     )
 
 
+GATHERED = [
+    "%x1 = reshape %x {shape = (T, 1, 8)}",
+    "%x2 = expand %x1 {shape = (T, 2, 8)}",
+    "%rows = reshape %x2 {shape = (<2*T>, 8, 1)}",
+    "%wg = index %w, [%ids] {axes = (0,)}",
+    "%h = matmul %wg, %rows",
+    "%g = slice %h {axis = 1, stop = 12}",
+    "%u = slice %h {axis = 1, start = 12, stop = 24}",
+    *ACTIVATION,
+    "%dg = index %d, [%ids] {axes = (0,)}",
+    "%q = matmul %dg, %m",
+    "%o = reshape %q {shape = (<2*T>, 8)}",
+    "%w1 = reshape %s {shape = (<2*T>, 1)}",
+    "%ow = mul %o, %w1",
+    "%grid = reshape %ow {shape = (T, 2, 8)}",
+    SUM[1],
+]
+
+
+@pytest.mark.parametrize("dropped", [False, True])
+def test_columns_with_a_dim_of_one_behind(dropped: bool) -> None:
+    """Rows stay columns of one, ``[S, I, 1]``, through the activation or half of it."""
+    lines = list(GATHERED)
+    if dropped:
+        at = lines.index("%m = mul %a, %u")
+        lines[at : at + 1] = [
+            "%a1 = reshape %a {shape = (<2*T>, 12)}",
+            "%u1 = reshape %u {shape = (<2*T>, 12)}",
+            "%m1 = mul %a1, %u1",
+            "%m = reshape %m1 {shape = (<2*T>, 12, 1)}",
+        ]
+    arguments = ARGUMENTS.format("f32")
+    assert_rewrites(
+        RaiseExperts(),
+        func(arguments, *CHOICE, *lines),
+        func(arguments, *raised("dtype = f32")),
+        exact=False,
+    )
+
+
 # -- misses -------------------------------------------------------------------------------------
 
 
