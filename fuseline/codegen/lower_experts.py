@@ -15,6 +15,7 @@ from fuseline.codegen.experts import (
     promoted,
 )
 from fuseline.codegen.experts_choice import choose_experts
+from fuseline.codegen.forms import Form, When
 from fuseline.codegen.lower import (
     WORKERS,
     Launch,
@@ -191,7 +192,11 @@ def _launches(op: Experts, fields: dict[str, Any], layouts: LayoutMap) -> list[L
     for choice in choices:
         down = ExpertsDownKernel(**fields, transposed=turned, columns=choice.columns)
         when = None if len(choices) == 1 else (pairs, choice.first, choice.last)
-        launches.append(_launch(op, down, last, _strides((op.y, gate), layouts), when))
+        form = Form(
+            "columns of down at once", str(choice.columns), "pairs of a token and an expert"
+        )
+        strides = _strides((op.y, gate), layouts)
+        launches.append(_launch(op, down, last, strides, when, form))
     return launches
 
 
@@ -209,8 +214,9 @@ def _launch(
     kernel: ExpertsKernel,
     buffers: Sequence[Operand],
     strides: Sequence[Dim],
-    when: tuple[Dim, int, int | None] | None = None,
+    when: When = None,
+    form: Form | None = None,
 ) -> Launch:
     tokens = op.x.shape[0]
     scratch = Scratch(kernel.scratch_bytes(tokens, WORKERS))
-    return Launch(kernel, (*buffers, scratch), (tokens, *strides), work_of(op), when)
+    return Launch(kernel, (*buffers, scratch), (tokens, *strides), work_of(op), when, form)
