@@ -100,6 +100,19 @@ def test_parts_of_a_configuration_are_shrunk_too() -> None:
     assert config.text_config.hidden_size == config.vision_config.hidden_size == 88
 
 
+def test_layers_that_are_given_as_a_list_are_as_many_as_the_model_has() -> None:
+    config = shrunk("zamba")
+    assert config.num_hidden_layers == len(config.layers_block_type) == 4
+    assert set(config.layers_block_type) == {"linear_attention", "hybrid"}
+
+
+def test_a_part_is_as_the_whole_wants_it() -> None:
+    """What stands between gemma4_assistant and a model is in its class, not in its settings."""
+    config = shrunk("gemma4_assistant")
+    assert config.text_config.hidden_size_per_layer_input == 0
+    assert config.text_config.hidden_size == config.backbone_hidden_size == 88
+
+
 def test_no_model_where_an_optional_package_is_missing() -> None:
     if importlib.util.find_spec("timm"):
         pytest.skip("timm is installed")
