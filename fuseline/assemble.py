@@ -9,6 +9,7 @@ from dataclasses import dataclass
 import sympy
 from torch import Tensor
 
+from fuseline.codegen.forms import described
 from fuseline.codegen.kernel import KernelTemplate
 from fuseline.codegen.lower import Emitted, Scratch
 from fuseline.ir.core import Func, Loc, Op, Value
@@ -41,8 +42,8 @@ def expr(value: Dim) -> Expr:
 class Assembled:
     """A plan, the kernels it calls by symbol, and what the report says of them.
 
-    ``symbols`` tells the kernel of each op that has one: the last, where it has several; and
-    ``refusals`` why the others have none.
+    ``symbols`` tells the kernel of each op that has one: the last, where it has several; ``forms``
+    what is done for which sizes, where that is chosen; and ``refusals`` why the others have none.
     """
 
     plan: Plan
@@ -50,6 +51,7 @@ class Assembled:
     records: tuple[KernelRecord, ...]
     symbols: Mapping[Op, str]
     refusals: Mapping[Op, str]
+    forms: Mapping[Op, Mapping[str, str]]
 
 
 class _Assembler:
@@ -77,7 +79,8 @@ class _Assembler:
         )
         symbols = {i.op: i.launches[-1].kernel.symbol for i in self.emitted if i.launches}
         refusals = {i.op: i.refusal for i in self.emitted if not i.launches}
-        return Assembled(plan, self.kernels, tuple(self._records()), symbols, refusals)
+        forms = {i.op: described((n.form, n.when) for n in i.launches) for i in self.emitted}
+        return Assembled(plan, self.kernels, tuple(self._records()), symbols, refusals, forms)
 
     def _buffer(self, buffer: Buffer) -> int:
         self.buffers.append(buffer)

@@ -63,17 +63,21 @@ class Outcome:
     """Where in the func the op is that does the work of each site; -1 where none does."""
 
     def with_kernels(self, ops: Sequence[Op], built: Built) -> Outcome:
-        """The outcome with the kernels of its sites, or with why there is none.
+        """The outcome with the kernels of its sites and what these choose, or why there is none.
 
         ``ops`` are the func's after all passes.
         """
-        symbols, refusals = built.assembled.symbols, built.assembled.refusals
+        done = built.assembled
         sites: list[Site] = []
         for site, place in zip(self.sites, self.places, strict=True):
             op = ops[place] if place >= 0 else None
-            refusal = refusals.get(op, "") if op is not None else ""
-            details = dict(site.details) | ({"no kernel": refusal} if refusal else {})
-            kernel = symbols.get(op, "") if op is not None else ""
+            if op is None:
+                sites.append(replace(site, kernel=""))
+                continue
+            refusal = done.refusals.get(op, "")
+            details = dict(site.details) | dict(done.forms.get(op, {}))
+            details |= {"no kernel": refusal} if refusal else {}
+            kernel = done.symbols.get(op, "")
             sites.append(replace(site, kernel=kernel, details=details))
         return replace(self, sites=tuple(sites))
 

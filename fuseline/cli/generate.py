@@ -6,7 +6,7 @@ import argparse
 import sys
 import time
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, get_args
 
 from fuseline.cli.arguments import (
     add_json,
@@ -19,7 +19,7 @@ from fuseline.cli.arguments import (
 )
 from fuseline.cli.compiling import Tally
 from fuseline.cli.timing import Timing
-from fuseline.config import Config
+from fuseline.config import Cache, Config
 from fuseline.errors import BAD_ARGUMENT, NOT_A_TEXT_MODEL, TOO_LONG
 
 if TYPE_CHECKING:
@@ -46,6 +46,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--top-p", type=share, default=1.0, help="... that sum up to so much")
     parser.add_argument("--seed", type=seed, default=0, help="of the random numbers (default: 0)")
     parser.add_argument("--eager", action="store_true", help="do not compile; for comparison")
+    parser.add_argument(
+        "--kv-cache",
+        choices=get_args(Cache),
+        help="what the caches hold: what the model writes, or the latents that its keys and values "
+        "are expanded from; as --set cache=... (default: as FUSELINE_KV_CACHE has it, or model)",
+    )
     add_json(parser)
 
 
@@ -88,7 +94,7 @@ class Answer:
 
 def run(arguments: argparse.Namespace, out: Output) -> int:
     """Generate, stream the text, then print the rates."""
-    config = Config.of(options(arguments))
+    config = Config.of(_options(arguments))
     with out.step(f"loading {arguments.model}"):
         from fuseline.cli import models
 
@@ -104,6 +110,19 @@ def run(arguments: argparse.Namespace, out: Output) -> int:
     else:
         out.note(answer.summary())
     return 0
+
+
+def _options(arguments: argparse.Namespace) -> dict[str, object]:
+    """The options of the compilation, those with a flag of their own among them."""
+    if arguments.kv_cache is None:
+        return options(arguments)
+    if arguments.eager:
+        found, expected = (
+            f"{arguments.kv_cache} with --eager",
+            "one of the two: eager code is as is",
+        )
+        raise BAD_ARGUMENT.error("--kv-cache", found=found, expected=expected)
+    return options(arguments) | {"cache": arguments.kv_cache}
 
 
 def _session(

@@ -47,7 +47,7 @@ class ExpertsKernel(KernelTemplate):
         out_dtype: of y.
         body: the activation, over ``g`` and, where ``gated``, ``u``.
         interleaved: gate and up are every second row of one matrix.
-        transposed: matrices lie ``[K, N]``.
+        transposed: the launch's own matrices lie ``[K, N]``.
         up_strides: where the matrices of gate and up lie; with ``transposed`` rows run along N.
         up_bias, down_bias, round_bias, weigh, combine, factor: as the op has them.
         shared: the shared branch, if there is one.

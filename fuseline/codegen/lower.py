@@ -10,6 +10,7 @@ from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any, TypeAlias, TypeVar
 
+from fuseline.codegen.forms import Form, When
 from fuseline.codegen.kernel import KernelTemplate
 from fuseline.ir.core import Func, Op, Value
 from fuseline.ir.layout import LayoutMap
@@ -42,13 +43,15 @@ class Launch:
         dims: run-time integers, in the kernel's order.
         work: four times the bytes moved, plus the flops; small work is left to one worker.
         when: run only while the first dim lies within the bounds (both included).
+        form: what it does there, where other sizes have other launches.
     """
 
     kernel: KernelTemplate
     buffers: tuple[Operand, ...]
     dims: tuple[Dim, ...]
     work: Dim
-    when: tuple[Dim, int, int | None] | None = None
+    when: When = None
+    form: Form | None = None
 
 
 @dataclass(frozen=True)

@@ -8,6 +8,7 @@ from fuseline.codegen.attention import (
     BlockedAttentionKernel,
     DecodeAttentionKernel,
 )
+from fuseline.codegen.forms import Form, When
 from fuseline.codegen.lower import Launch, Lowered, NeedDense, Refusal, Scratch, lowers, work
 from fuseline.codegen.lower_rows import FLOATS, dtype_name
 from fuseline.ir.core import Value
@@ -70,7 +71,7 @@ def _launch(
     op: Attention,
     kind: type[AttentionKernel],
     layouts: LayoutMap,
-    when: tuple[Dim, int, int | None] | None,
+    when: When,
 ) -> list[Launch]:
     batch, heads, queries, width = op.q.shape
     groups, value_width = op.k.shape[1], op.v.shape[3]
@@ -106,7 +107,9 @@ def _launch(
         rows = product((batch, heads, queries))
         size = SCRATCH_HEADER + kernel.max_splits * rows * kernel.partial_row * 4
         buffers.append(Scratch(dim(size)))
-    return [Launch(k, tuple(buffers), tuple(dims), work(op), when) for k in kernel.launches()]
+    words = "keys streamed" if kind is DecodeAttentionKernel else "in blocks"
+    form = Form("attention", words, "query rows of a key head")
+    return [Launch(k, tuple(buffers), tuple(dims), work(op), when, form) for k in kernel.launches()]
 
 
 def broadcast_strides(value: Value, shape: tuple[Dim, ...], layouts: LayoutMap) -> list[Dim]:

@@ -15,6 +15,7 @@ from fuseline.codegen.experts import (
     promoted,
 )
 from fuseline.codegen.experts_choice import choose_experts
+from fuseline.codegen.forms import Form, When
 from fuseline.codegen.lower import (
     WORKERS,
     Launch,
@@ -79,7 +80,7 @@ def _shared(op: Experts) -> tuple[tuple[Value, ...], Value | None, Value | None]
 
 
 def _fields(op: Experts) -> dict[str, Any]:
-    """The geometry, in the terms of the kernels.
+    """The geometry, in the terms of the kernels, but for how the matrices of each lie.
 
     Raises:
         _Unsupported: the kernels do not do this.
@@ -95,7 +96,7 @@ def _fields(op: Experts) -> dict[str, Any]:
     if op.dtype.value not in ("f32", "bf16", "f16"):
         raise _Unsupported(f"y of {op.dtype}; the kernel gives f32, bf16 and f16")
     out, inner = op.down[0].shape[-2:]
-    if op.transposed:
+    if op.is_down_transposed:
         out, inner = inner, out
     hidden, inner, out = _known(op.x.shape[-1], inner, out)
     strides = _up_strides(op, hidden, inner)
@@ -112,7 +113,6 @@ def _fields(op: Experts) -> dict[str, Any]:
         "up_strides": strides,
         "gated": op.gated,
         "interleaved": op.gated and op.interleaved,
-        "transposed": op.transposed,
         "up_bias": op.up_bias is not None,
         "down_bias": op.down_bias is not None,
         "round_bias": op.round_bias,
@@ -184,13 +184,18 @@ def _launches(op: Experts, fields: dict[str, Any], layouts: LayoutMap) -> list[L
     first = _buffers(op.indices, *before, op.x, op.up[0], op.up_bias, *ups[:1])
     last = _buffers(op.indices, *after, op.down[0], op.down_bias, shared_down, gate, op.y)
     low, high = bounds(pairs, layouts.func.symbols)
-    choices = choose_experts(transposed=op.transposed, least=low, most=high)
-    up = ExpertsUpKernel(**fields, columns=1)  # no columns wait in it
+    turned = op.is_down_transposed
+    choices = choose_experts(transposed=turned, least=low, most=high)
+    up = ExpertsUpKernel(**fields, transposed=op.transposed, columns=1)  # no columns wait in it
     launches = [_launch(op, up, first, _strides((op.x,), layouts))]
     for choice in choices:
-        down = ExpertsDownKernel(**fields, columns=choice.columns)
+        down = ExpertsDownKernel(**fields, transposed=turned, columns=choice.columns)
         when = None if len(choices) == 1 else (pairs, choice.first, choice.last)
-        launches.append(_launch(op, down, last, _strides((op.y, gate), layouts), when))
+        form = Form(
+            "columns of down at once", str(choice.columns), "pairs of a token and an expert"
+        )
+        strides = _strides((op.y, gate), layouts)
+        launches.append(_launch(op, down, last, strides, when, form))
     return launches
 
 
@@ -208,8 +213,9 @@ def _launch(
     kernel: ExpertsKernel,
     buffers: Sequence[Operand],
     strides: Sequence[Dim],
-    when: tuple[Dim, int, int | None] | None = None,
+    when: When = None,
+    form: Form | None = None,
 ) -> Launch:
     tokens = op.x.shape[0]
     scratch = Scratch(kernel.scratch_bytes(tokens, WORKERS))
-    return Launch(kernel, (*buffers, scratch), (tokens, *strides), work_of(op), when)
+    return Launch(kernel, (*buffers, scratch), (tokens, *strides), work_of(op), when, form)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from fuseline.codegen.forms import Form, When
 from fuseline.codegen.latent import AbsorbedKernel, ExpandedKernel, LatentKernel
 from fuseline.codegen.latent_choice import most_absorbed
 from fuseline.codegen.lower import (
@@ -135,7 +136,7 @@ def _launch(
     op: LatentAttention,
     kernel: LatentKernel,
     layouts: LayoutMap,
-    when: tuple[Dim, int, int | None] | None,
+    when: When,
 ) -> list[Launch]:
     batch, heads, queries, _ = op.q.shape
     keys = op.latent.shape[2]
@@ -155,4 +156,6 @@ def _launch(
     buffers: list[Value | Scratch] = [v for v in values if v is not None]
     size = kernel.latent_scratch(product((batch, heads, queries)), keys, WORKERS)
     buffers += [op.y, Scratch(size)]
-    return [Launch(k, tuple(buffers), tuple(dims), work(op), when) for k in kernel.launches()]
+    words = "absorbed" if isinstance(kernel, AbsorbedKernel) else "expanded"
+    form = Form("attention", words, "queries")
+    return [Launch(k, tuple(buffers), tuple(dims), work(op), when, form) for k in kernel.launches()]

@@ -5,7 +5,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from fuseline.codegen.linear import Activation, LinearKernel
+from fuseline.codegen.forms import Form, When
+from fuseline.codegen.linear import Activation, LinearKernel, LinearLargeKernel
 from fuseline.codegen.linear_choice import choose_linear
 from fuseline.codegen.lower import WORKERS, Launch, Lowered, NeedDense, Refusal, Scratch, lowers
 from fuseline.codegen.lower import work as work_of
@@ -161,11 +162,12 @@ def _launch(
     kernel: LinearKernel,
     tokens: Dim,
     layouts: LayoutMap,
-    when: tuple[Dim, int, int | None] | None,
+    when: When,
 ) -> Launch:
     rows = [item.x, *_present(item.residual), *item.ys]
     strides = [layouts.layout(v).row_stride(v.shape) for v in rows]
     scratch = Scratch(kernel.scratch_bytes(tokens, WORKERS))
+    words = "in blocks" if isinstance(kernel, LinearLargeKernel) else "weights streamed"
     return Launch(
         kernel,
         (
@@ -179,4 +181,5 @@ def _launch(
         (tokens, *(s for s in strides if s is not None)),
         work_of(item.op),
         when,
+        Form("product", words, "tokens"),
     )

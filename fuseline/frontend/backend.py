@@ -16,7 +16,7 @@ from fuseline.frontend.dynamo import capture_dynamo
 from fuseline.frontend.execute import CompileStep, Ran, finish
 from fuseline.frontend.floats import float_inputs
 from fuseline.frontend.importer import CannotImport
-from fuseline.frontend.loops import chooses, depends_on_data, source_of, untraced_experts
+from fuseline.frontend.loops import chooses, depends_on_data, source_of, untraced
 from fuseline.frontend.names import Names
 from fuseline.frontend.record import NotSimple
 from fuseline.frontend.warm import keep
@@ -157,7 +157,7 @@ class Backend:
         stats |= {f"recompilations refused, see {o}": n for o, n in self.limits.items()}
         if self.limits:
             stats["calls run eagerly since then"] = self.eager_calls
-        sites = (untraced_experts(c, chosen=self.chooses) for c in self.causes.values())
+        sites = (untraced(c, chosen=self.chooses) for c in self.causes.values())
         return Report(sites=tuple(s for s in sites if s is not None), stats=stats)
 
 

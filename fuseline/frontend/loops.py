@@ -1,13 +1,11 @@
-"""Loops over what a router chose, which no tracer follows: named where a graph ends before one."""
+"""Where a graph ends because of what a tensor holds, as before a loop over chosen experts."""
 
 from __future__ import annotations
-
-import ast
-import linecache
 
 from torch import fx
 
 from fuseline import _torch
+from fuseline.frontend.expert_loops import function_around, names_in, runs_over_experts
 from fuseline.frontend.places import is_library
 from fuseline.report import Site
 
@@ -16,10 +14,15 @@ _SIGNS = ("dynamic shape operator", "data-dependent", "data dependent", "tensor.
 
 _CHOICE = "topk"
 
-_ADVICE = (
+_EXPERTS = (
     "the program goes on by what a tensor holds, and these experts run in eager; written as "
-    "grouped or gathered products they are traced, which transformers' models do after "
-    'set_experts_implementation("grouped_mm")'
+    "grouped or gathered products they are traced, which models of transformers that leave the "
+    'choice do after set_experts_implementation("grouped_mm")'
+)
+
+_OTHER = (
+    "the program goes on by what a tensor holds, and what is done by that runs in eager, until the "
+    "next graph"
 )
 
 
@@ -35,41 +38,26 @@ def depends_on_data(cause: _torch.Break) -> bool:
 
 def source_of(cause: _torch.Break) -> str:
     """The file and line of the user's code where a graph ended."""
-    file, line = _frame(cause)
-    return f"{file.rpartition('/')[2]}:{line}" if file else ""
+    found = _frames(cause)
+    return f"{found[-1][0].rpartition('/')[2]}:{found[-1][1]}" if found else ""
 
 
-def untraced_experts(cause: _torch.Break, *, chosen: bool) -> Site | None:
-    """The miss for a graph that ended by data: of experts, where something was chosen.
+def untraced(cause: _torch.Break, *, chosen: bool) -> Site | None:
+    """The miss for a graph that ended by data behind a choice: of experts, where a loop runs there.
 
     ``chosen``: a graph of the same program chooses. Dynamo leaves a function alone when it cannot
     trace a loop in it; then the choice is in no graph, but in the function's source.
     """
-    if not chosen and _CHOICE not in _names(*_frame(cause)):
+    frames = _frames(cause)
+    if not chosen and not any(_CHOICE in names_in(function_around(*f)) for f in frames[-1:]):
         return None
     said = cause.reason.strip().split("\n", 1)[0]
-    return Site("moe", source_of(cause), "missed", f"{said}: {_ADVICE}")
+    inner = range(len(frames))[-1:]
+    if any(runs_over_experts(*f, inside=i not in inner) for i, f in enumerate(frames)):
+        return Site("moe", source_of(cause), "missed", f"{said}: {_EXPERTS}")
+    return Site("graph_break", source_of(cause), "missed", f"{said}: {_OTHER}")
 
 
-def _frame(cause: _torch.Break) -> tuple[str, int]:
-    own = [frame for frame in cause.frames if not is_library(frame[0])]
-    return own[-1] if own else ("", 0)
-
-
-def _names(file: str, line: int) -> set[str]:
-    """The attributes and names that the function around a line reads."""
-    try:
-        tree = ast.parse("".join(linecache.getlines(file)))
-    except SyntaxError:
-        return set()
-    functions = (ast.FunctionDef, ast.AsyncFunctionDef, ast.Lambda)
-    around = [
-        node
-        for node in ast.walk(tree)
-        if isinstance(node, functions) and node.lineno <= line <= (node.end_lineno or 0)
-    ]
-    if not around:
-        return set()
-    inner = max(around, key=lambda node: node.lineno)
-    attributes = {n.attr for n in ast.walk(inner) if isinstance(n, ast.Attribute)}
-    return attributes | {n.id for n in ast.walk(inner) if isinstance(n, ast.Name)}
+def _frames(cause: _torch.Break) -> list[tuple[str, int]]:
+    """The files and lines of the user's code, the innermost last."""
+    return [frame for frame in cause.frames if not is_library(frame[0])]

@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 
 from fuseline.ir.core import Func, Op, Trait, Value
 from fuseline.ir.ops.create import Full
-from fuseline.ir.ops.view import Slice
+from fuseline.ir.ops.view import Reshape, Slice
 from fuseline.ir.types import TensorType
 from fuseline.passes.expert_rows import unshaped
 from fuseline.passes.wording import called
@@ -56,10 +56,11 @@ def body_between(sources: Sequence[Value], widths: Sequence[int], inner: Value) 
     made = unshaped(inner)
     if made is not inner and inner.owner is not None:
         walk.inside.add(inner.owner)
-    width = made.shape[-1]
+    tail = _tail(made, widths)
+    width = made.shape[-1 - tail]
     if not isinstance(width, int):
         raise Refused(f"{called(made)} is {made.type}, of a width that is not known")
-    result = walk.visit(made, Columns(0, width))
+    result = walk.visit(made, Columns(0, width), tail)
     sides = sorted(walk.sides, key=lambda s: (s[0], s[1].start))
     gated, interleaved = _form(widths, sides, width)
     func = Func("body")
@@ -69,6 +70,17 @@ def body_between(sources: Sequence[Value], widths: Sequence[int], inner: Value) 
         args[side] = func.add_arg(kind, ("gate", "up")[number] if gated else "up")
     func.set_returns([walk.build(result, func, args)])
     return Body(func, gated, interleaved, frozenset(walk.inside))
+
+
+def _tail(inner: Value, widths: Sequence[int]) -> int:
+    """How many dims of 1 stand behind the columns of a value, as in products of one vector each."""
+    wanted = {*widths, *(width // 2 for width in widths)}
+    for tail, extent in enumerate(reversed(inner.shape)):
+        if extent in wanted:
+            return tail
+        if extent != 1:
+            break
+    return 0
 
 
 def _wanted(count: int, gated: bool, interleaved: bool, width: int) -> list[tuple[int, Columns]]:
@@ -122,38 +134,46 @@ class _Walk:
         default_factory=dict[tuple[Value, Columns], _Node]
     )
 
-    def visit(self, value: Value, columns: Columns) -> _Node:
-        """The node of a value, looked at in some columns."""
+    def visit(self, value: Value, columns: Columns, tail: int) -> _Node:
+        """The node of a value, looked at in some columns that so many dims of 1 stand behind."""
         key = (value, columns)
         if key not in self.nodes:
-            self.nodes[key] = self._follow(value, columns)
+            self.nodes[key] = self._follow(value, columns, tail)
         return self.nodes[key]
 
-    def _follow(self, value: Value, columns: Columns) -> _Node:
+    def _follow(self, value: Value, columns: Columns, tail: int) -> _Node:
         op = value.owner
         root = value if value in self.sources else unshaped(value)
         if root in self.sources:
-            return self._side(self.sources.index(root), value, columns)
+            return self._side(self.sources.index(root), value, columns, tail)
         match op:
             case Full(shape=()):
                 return _Node(op, value)
-            case Slice(x, axis=axis, start=int(start), step=step) if axis == len(x.shape) - 1:
+            case Slice(x, axis=axis, start=int(start), step=step) if (
+                axis == len(x.shape) - 1 - tail
+            ):
                 self.inside.add(op)
                 first = start + columns.start * step
-                return self.visit(x, Columns(first, columns.length, step * columns.step))
+                return self.visit(x, Columns(first, columns.length, step * columns.step), tail)
+            case Reshape(x) if (kept := _tail_before(x, value, tail)) is not None:
+                self.inside.add(op)
+                return self.visit(x, columns, kept)
             case Op() if op.has(Trait.POINTWISE):
                 self.inside.add(op)
                 inputs = tuple(
-                    self.visit(v, self._column_of(v, value, columns)) for v in op.operands
+                    self.visit(v, self._column_of(v, value, columns), tail) for v in op.operands
                 )
                 return _Node(op, value, inputs)
             case _:
                 raise Refused(f"between the products of the experts stands {called(value)}")
 
-    def _side(self, number: int, value: Value, columns: Columns) -> _Node:
+    def _side(self, number: int, value: Value, columns: Columns, tail: int) -> _Node:
+        if value.shape[-1 - tail] != self.widths[number]:
+            raise Refused(
+                f"of a product, {self.sources[number].type}, the dim of {value.shape[-1 - tail]} "
+                f"in {value.type} is read, not its {self.widths[number]} columns"
+            )
         if value.owner is not None and value is not self.sources[number]:
-            if value.shape[-1] != self.widths[number]:
-                raise Refused(f"the columns of a product are reshaped to {value.type}")
             self.inside.add(value.owner)
         self.sides.add((number, columns))
         return _Node(None, value, side=(number, columns))
@@ -180,6 +200,15 @@ class _Walk:
             op.loc = None
             node.built[func] = op.results[node.op.results.index(node.value)]
         return node.built[func]
+
+
+def _tail_before(x: Value, value: Value, tail: int) -> int | None:
+    """The dims of 1 behind the columns of x, of which a reshape only adds or drops some."""
+    kept = tail + len(x.shape) - len(value.shape)
+    if kept < 0 or any(extent != 1 for extent in x.shape[len(x.shape) - kept :]):
+        return None
+    same = x.shape[: len(x.shape) - kept] == value.shape[: len(value.shape) - tail]
+    return kept if same else None
 
 
 def does_the_same(one: Func, other: Func) -> bool:

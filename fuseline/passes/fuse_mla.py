@@ -30,7 +30,7 @@ from fuseline.passes.latent_rows import (
 from fuseline.passes.masks.elements import Elements
 from fuseline.passes.masks.integers import Unknown
 from fuseline.passes.qk_chain import table
-from fuseline.passes.raise_latent_attention import is_latent
+from fuseline.passes.raise_latent_attention import is_compressed, is_latent
 from fuseline.passes.rewrite import Replace, Rewrite
 from fuseline.passes.wording import name_of
 
@@ -116,6 +116,8 @@ def _over_expanded(op: Attention, func: Func) -> _Site | None:
     groups = keys.src.shape[1]
     if not isinstance(found, Expanded) or not isinstance(groups, int) or not is_latent(found, func):
         return None
+    if found.shared is None and not is_compressed(found.latent):
+        return None  # an encoder's states, for one
     shared = found.shared and found.shared.value
     of = Latents(op.q, found.latent, shared, groups, found.keys.width, found.values.width)
     names = f"{name_of(keys.buffer)} and {name_of(values.buffer)}"

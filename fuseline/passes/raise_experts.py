@@ -15,6 +15,7 @@ from fuseline.passes.canonical_casts import is_exact
 from fuseline.passes.expert_body import Body, Refused, body_between
 from fuseline.passes.expert_chain import raised_chain
 from fuseline.passes.expert_dense import raised_dense
+from fuseline.passes.expert_kernels import as_given, unfit
 from fuseline.passes.expert_products import (
     Biased,
     Product,
@@ -126,8 +127,8 @@ class RaiseExperts(Rewrite[Op], root=(GroupedMatmul, Matmul, Add), pattern="moe"
             if is_product(op):
                 return _raised(op, func)
             if isinstance(op, Add):
-                return _replaced(raised_chain(op, func), "the weights can be packed")
-            return _replaced(raised_dense(op, func))
+                return _replaced(raised_chain(op, func), func, "the weights can be packed")
+            return _replaced(raised_dense(op, func), func)
         except Refused as refused:
             return NoMatch(str(refused))
 
@@ -140,7 +141,7 @@ class Input:
     weight: Weight | None
 
 
-def _raised(op: Op, func: Func) -> Replace | None:
+def _raised(op: Op, func: Func) -> Replace | NoMatch | None:
     product = product_of(op, func)
     if any(_same_slots(other, product, func) for other in products_before(product.rows)):
         return None  # the second product: the first one is the root
@@ -164,18 +165,26 @@ def _raised(op: Op, func: Func) -> Replace | None:
     _check_readers(func, inside, end.y)
     given = _input(ups, end)
     fused = _experts(given, ups, sides, down, last, body, end)
-    y = fused.y if fused.y.shape == end.y.shape else Reshape(fused.y, shape=end.y.shape).y
-    return Replace({end.y: y}, before=end.y.owner, held=_HELD)
+    return _replace(end.y, fused, func, _HELD)
 
 
-def _replaced(found: tuple[Value, Experts] | None, *held: str) -> Replace | None:
+def _replaced(
+    found: tuple[Value, Experts] | None, func: Func, *held: str
+) -> Replace | NoMatch | None:
     """Experts that compute every token by the op that computes the chosen ones."""
     if found is None:
         return None
-    end, fused = found
-    y = fused.y if fused.y.shape == end.shape else Reshape(fused.y, shape=end.shape).y
     true = ("experts that were not chosen give exactly 0", "nothing else reads what they give")
-    return Replace({end: y}, before=end.owner, held=(*true, *held))
+    return _replace(*found, func, (*true, *held))
+
+
+def _replace(end: Value, raised: Experts, func: Func, held: Sequence[str]) -> Replace | NoMatch:
+    """The op in the place of a sum, where a kernel takes it."""
+    fused = as_given(raised)
+    if reason := unfit(fused, func):
+        return NoMatch(reason)
+    y = fused.y if fused.y.shape == end.shape else Reshape(fused.y, shape=end.shape).y
+    return Replace({end: y}, before=end.owner, held=(*held, "a kernel takes them"))
 
 
 _HELD = (
@@ -284,7 +293,7 @@ def _experts(
     body: Body,
     end: Summed,
 ) -> Experts:
-    """The op; matrices that are not all turned alike are, by a view."""
+    """The op; matrices that are not all turned alike are, by a view (see `as_given`)."""
     if given.weight is not None and end.weight is not None:
         raise Refused("both what goes into the experts and what comes out of them is weighed")
     weight = given.weight or end.weight

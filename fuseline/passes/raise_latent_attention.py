@@ -6,12 +6,13 @@ from dataclasses import dataclass
 from typing import ClassVar
 
 from fuseline.ir.core import Func, Op, Trait, Value
+from fuseline.ir.ops.buffer import Read
 from fuseline.ir.ops.latent import LatentAttention
 from fuseline.ir.ops.matmul import Linear, Matmul
-from fuseline.ir.ops.raised import Attention
+from fuseline.ir.ops.raised import Attention, LayerNorm, RmsNorm
 from fuseline.ir.ops.view import Concat, Slice
 from fuseline.ir.types import DType
-from fuseline.passes.latent_details import Latents, latent_details
+from fuseline.passes.latent_details import Latents, latent_details, product_behind
 from fuseline.passes.latent_forms import Expanded, Shared, expanded
 from fuseline.passes.masks.elements import Elements
 from fuseline.passes.masks.integers import Unknown
@@ -62,7 +63,7 @@ class RaiseLatentAttention(Rewrite[Attention], root=Attention, pattern="mla"):
         if reason := unfit({op.q.dtype, op.k.dtype, op.v.dtype}, found) or _read_elsewhere(
             op, found, func
         ):
-            return NoMatch(reason)
+            return NoMatch(reason) if found.shared or is_compressed(found.latent) else None
         return _raised(op, found)
 
 
@@ -92,6 +93,21 @@ def is_latent(found: Expanded, func: Func) -> bool:
             elif isinstance(user, (Linear, Matmul)) and user not in products:
                 others.append(user)
     return not others
+
+
+def is_compressed(latent: Value) -> bool:
+    """Whether a latent is what another product made narrower, with its norm or kept in a cache.
+
+    What keys and values are made of otherwise, such as an encoder's states, is no latent.
+    """
+    value = _root(latent)
+    if isinstance(value.owner, Read):
+        return True
+    if isinstance(value.owner, (RmsNorm, LayerNorm)):
+        value = value.owner.x
+    product = product_behind(value)
+    wide = None if product is None else product.operands[0].shape[-1]
+    return isinstance(wide, int) and isinstance(latent.shape[-1], int) and latent.shape[-1] < wide
 
 
 def _root(value: Value) -> Value:

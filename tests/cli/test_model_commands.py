@@ -16,6 +16,7 @@ import pytest
 from fuseline import KernelRecord, Report, Site
 from fuseline.cli import compiling, main
 from fuseline.cli.output import Output
+from fuseline.config import Config
 from fuseline.runtime.build import Progress
 from tests.cli.helpers import save_directory
 
@@ -44,6 +45,29 @@ def test_generate_gives_eagers_tokens(folder: Path, capsys: Print) -> None:
     assert (ours["prompt_tokens"], len(ours["tokens"])) == (10, 12)
     assert ours["compile_seconds"] > eager["compile_seconds"] == 0
     assert ours["tokens_per_second"] > 0
+
+
+def test_generate_compiles_for_a_latent_cache(
+    folder: Path, capsys: Print, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The flag is the option `cache`; a model without latents is compiled as ever."""
+    given: list[str] = []
+    inner = compiling.compile_program
+
+    def compile_program(model: Any, config: Config, *more: Any) -> Any:
+        given.append(config.cache)
+        return inner(model, config, *more)
+
+    monkeypatch.setattr(compiling, "compile_program", compile_program)
+    argv = ["generate", str(folder), "--prompt", "The sea", "--tokens", "2", "--json"]
+    argv += ["--set", "cache=model"]
+    assert main(argv) == 0
+    plain = answer(capsys)
+    assert main([*argv, "--kv-cache", "latent"]) == 0
+    assert answer(capsys)["tokens"] == plain["tokens"]
+    assert given == ["model", "latent"]
+    assert main([*argv, "--kv-cache", "latent", "--eager"]) == 2
+    assert "latent with --eager" in capsys.readouterr().err
 
 
 def test_generate_says_what_was_built_and_what_the_cache_held(

@@ -6,16 +6,17 @@ import importlib.util
 import json
 import os
 import time
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
+from torch import nn
 from transformers import CONFIG_MAPPING
 
 from fuseline.cli import main
-from fuseline.cli.zoo import table
+from fuseline.cli.zoo import table, trial
 from fuseline.cli.zoo.census import Plan, census, chosen, resumed
 from fuseline.cli.zoo.models import NotConfigured, build, names
 from fuseline.cli.zoo.results import Miss, Mode, Result, Results
@@ -24,6 +25,7 @@ from fuseline.cli.zoo.sizes import Sizes, size
 from fuseline.cli.zoo.trial import examine
 from fuseline.cli.zoo.worker import Limits, one_line
 from fuseline.config import Config
+from fuseline.report import Report
 from tests.cli import zoo_fakes
 
 Print = pytest.CaptureFixture[str]
@@ -96,6 +98,19 @@ def test_other_sizes_are_tried_where_the_first_do_not_fit() -> None:
 def test_parts_of_a_configuration_are_shrunk_too() -> None:
     config = shrunk("gemma3")
     assert config.text_config.hidden_size == config.vision_config.hidden_size == 88
+
+
+def test_layers_that_are_given_as_a_list_are_as_many_as_the_model_has() -> None:
+    config = shrunk("zamba")
+    assert config.num_hidden_layers == len(config.layers_block_type) == 4
+    assert set(config.layers_block_type) == {"linear_attention", "hybrid"}
+
+
+def test_a_part_is_as_the_whole_wants_it() -> None:
+    """What stands between gemma4_assistant and a model is in its class, not in its settings."""
+    config = shrunk("gemma4_assistant")
+    assert config.text_config.hidden_size_per_layer_input == 0
+    assert config.text_config.hidden_size == config.backbone_hidden_size == 88
 
 
 def test_no_model_where_an_optional_package_is_missing() -> None:
@@ -246,6 +261,38 @@ def test_the_table_says_what_became_of_each() -> None:
         "with moe: 1 architectures, 1 configured, 1 captured whole, 1 correct, 1 (100%) both, 0",
     ):
         assert line in text
+
+
+def test_one_seed_outside_the_rule_is_one_too_many() -> None:
+    """Few of several may be close choices of experts; nobody has shown it."""
+    few = replace(zoo_fakes.right(), seeds=5, outside=1)
+    row = result("few", prefill=few)
+    assert (row.status, row.correct) == ("wrong", False)
+    text = table.text([row])
+    assert "2.0e-07 / 2.0e-07, 1 of 5 seeds" in text
+    assert "few: prefill: 1 of 5 seeds outside the rule" in text
+    assert Result.of_dict(asdict(row)) == row
+
+
+@pytest.mark.parametrize(("excesses", "outside"), [([0.5], 0), ([2, 0.1, 0.1, 0.1, 0.1], 1)])
+def test_every_seed_counts(
+    monkeypatch: pytest.MonkeyPatch, excesses: list[float], outside: int
+) -> None:
+    """The worst of them is what the table shows."""
+    left = iter(excesses)
+
+    def nothing(program: Any, seed: int) -> list[Any]:
+        raise AssertionError(f"{program} {seed}")
+
+    def errors(*_: Any) -> trial.Errors:
+        return trial.Errors(ours=next(left), eager=0.7, allowed=1.0)
+
+    monkeypatch.setattr(trial, "measured", errors)
+    found = trial.measure(nn.Identity(), None, nothing, 1.5)
+    mode = trial.noted(Report(), found)
+    assert (mode.seeds, mode.outside, mode.error) == (len(excesses), outside, excesses[0])
+    assert mode.right == (not outside)
+    assert next(left, None) is None
 
 
 def test_the_page_is_the_same_however_long_it_took() -> None:

@@ -84,6 +84,7 @@ class Mixture:
     gated: bool = True
     interleaved: bool = False
     transposed: bool = False
+    down_transposed: bool | None = None
     bias: bool = False
     round_bias: bool = True
     weigh: str = "output"
@@ -117,6 +118,7 @@ class Mixture:
             "gated": self.gated,
             "interleaved": self.interleaved,
             "transposed": self.transposed,
+            "down_transposed": self.down_transposed,
             "round_bias": self.round_bias,
             "weigh": self.weigh,
             "combine": self.combine,
@@ -140,7 +142,8 @@ class Mixture:
         """The shapes of the matrices of up or of down."""
         parts = 1 + (self.gated and "apart" in self.form and not down)
         sizes = (rows // parts, columns)
-        sizes = sizes[::-1] if self.transposed else sizes
+        apart = down and self.down_transposed is not None
+        sizes = sizes[::-1] if (self.down_transposed if apart else self.transposed) else sizes
         if "each" in self.form:
             return [sizes] * (parts * self.experts)
         return [(self.experts, *sizes)] * parts

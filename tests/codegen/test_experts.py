@@ -82,6 +82,8 @@ TRANSPOSED: list[Any] = [
         id="interleaved",
     ),
     pytest.param({"hidden": 301, "inner": 131, "out": 521, "experts": 2, "top": 1}, id="odd"),
+    pytest.param({"down_transposed": False, "out": 37, "shared": 9}, id="up alone"),
+    pytest.param({"transposed": False, "down_transposed": True, "out": 37}, id="down alone"),
 ]
 
 

@@ -123,6 +123,7 @@ def test_static_cache_decode(family: Family, dtype: torch.dtype) -> None:
     each = dtype.itemsize
     step = [s for s in report.sites if s.pattern == "mla"][-1]
     assert step.details["rows"] == "written in place"
+    assert step.details["attention"] == "absorbed"
     wanted = f"{32 * each} latent, {4 * (20 + 20) * each} expanded"
     assert step.details["cache bytes per token"] == wanted
     assert projections(compiled)[-1] is MlaProjectionWrite

@@ -8,7 +8,8 @@ from typing import Any, cast
 
 import pytest
 import torch
-from torch import Tensor
+import torch.nn.functional as F
+from torch import Tensor, nn
 
 import fuseline
 from fuseline.debug.oracle import oracle, relative_error
@@ -170,3 +171,38 @@ def test_decode(family: Family, dtype: torch.dtype) -> None:
     for ours, theirs, truth in zip(found, eager, exact, strict=True):
         assert_numbers_rule(ours, theirs, truth)
     assert_explained(compiled, family)
+
+
+class Gathered(nn.Module):
+    """Matrices of up as ``[N, K]``, of down as ``[K, N]``, gathered for each token's experts."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.router = nn.Linear(24, 5, bias=False)
+        self.up = nn.Parameter(torch.randn(5, 40, 24) * 0.2)
+        self.down = nn.Parameter(torch.randn(5, 20, 24) * 0.2)
+
+    def forward(self, x: Tensor) -> Tensor:
+        weights, chosen = F.softmax(self.router(x), -1).topk(2, -1)
+        ids = chosen.reshape(-1)
+        rows = x[:, None].expand(-1, 2, -1).reshape(-1, 24, 1)
+        gate, up = torch.bmm(self.up[ids], rows).chunk(2, 1)
+        inner = (F.silu(gate) * up).squeeze(-1)
+        outer = torch.bmm(inner[:, None], self.down[ids]).reshape(-1, 24)
+        return (outer * weights.reshape(-1, 1)).reshape(-1, 2, 24).sum(1)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+def test_experts_run_in_a_kernel_or_are_left_alone(dtype: torch.dtype) -> None:
+    """However matrices lie; of a type without kernels the model's own products are faster."""
+    cast("Any", torch).manual_seed(0)
+    model = Gathered().to(dtype)
+    compiled = fuseline.compile(model)
+    x = torch.randn(7, 24, dtype=dtype)
+    with torch.no_grad():
+        torch.testing.assert_close(compiled(x), model(x))
+    (site,) = [s for s in cast("Any", compiled).report().sites if s.pattern == "moe"]
+    if dtype is torch.float32:
+        assert site.kernel.startswith("experts_down")
+    else:
+        assert site.reason == "x of the experts is f64: there are kernels for f32, bf16, f16"

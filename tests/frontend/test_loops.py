@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 
 from fuseline.report import Report
@@ -40,8 +41,53 @@ class Apart(Inline):
         return self.combine(x, weights, indices)
 
     def combine(self, x: Tensor, weights: Tensor, indices: Tensor) -> Tensor:
-        hit = (indices == 1).nonzero()  # data decides
-        return x + weights.sum() * hit.sum()
+        out = torch.zeros_like(x)
+        for e in cast("Any", indices).unique().tolist():  # data decides
+            token, slot = torch.where(indices == e)
+            out[token] += self.experts[e](x[token]) * weights[token, slot, None]
+        return out
+
+
+class Matrices(Inline):
+    """Matrices in the place of modules, those of an expert taken by its number."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.matrices = nn.Parameter(torch.randn(3, 8, 8))
+
+    def forward(self, x: Tensor) -> Tensor:
+        weights, indices = self.router(x).topk(2, dim=-1)
+        mask = F.one_hot(indices, 3).permute(2, 1, 0)
+        out = torch.zeros_like(x)
+        for hit in mask.sum((1, 2)).nonzero():  # data decides
+            number = int(hit[0].item())
+            slot, token = torch.where(mask[number])
+            matrix = self.matrices[number]
+            out.index_add_(0, token, x[token] @ matrix * weights[token, slot, None])
+        return out
+
+
+class Beam(Inline):
+    """A choice, and a loop that goes on by data, over no experts."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        scores, best = self.router(x).topk(2, dim=-1)
+        total = torch.zeros(())
+        for row in range(best.shape[0]):
+            if best[row, 0].item() == 0:  # data decides
+                total = total + scores[row].sum()
+        return total
+
+
+class Layers(Inline):
+    """Layers in a loop, of which one goes on by what its choice is."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        for layer in self.experts:
+            best = self.router(x).topk(1, dim=-1).indices
+            if best.sum() > 2:  # data decides
+                x = layer(x)
+        return x
 
 
 class Nothing(nn.Module):
@@ -51,22 +97,31 @@ class Nothing(nn.Module):
         return x[x[:, 0] > 0].sum(0)
 
 
-def missed(module: nn.Module) -> list[tuple[str, str]]:
+def missed(module: nn.Module, pattern: str = "moe") -> list[tuple[str, str]]:
     """Places and reasons of the missed sites after one call, whose result is eager's."""
     compiled, _ = record(module)
     x = torch.randn(5, 8)
     with torch.no_grad():
         torch.testing.assert_close(compiled(x), module(x))
     report: Report = compiled.report()
-    return [(s.where, s.reason) for s in report.sites if s.pattern == "moe"]
+    return [(s.where, s.reason) for s in report.sites if s.pattern == pattern]
 
 
-@pytest.mark.parametrize("module", [Inline(), Apart()])
+@pytest.mark.parametrize("module", [Inline(), Apart(), Matrices()])
 def test_a_loop_is_named(module: nn.Module) -> None:
     ((where, reason),) = missed(module)
     assert where in {f"test_loops.py:{line}" for line in LINES}
     assert 'set_experts_implementation("grouped_mm")' in reason
-    assert reason.startswith("Dynamic shape operator")
+    assert "the program goes on by what a tensor holds" in reason
+
+
+@pytest.mark.parametrize("module", [Beam(), Layers()])
+def test_no_experts_where_another_loop_goes_on_by_data(module: nn.Module) -> None:
+    """A choice alone makes no experts; the place and the cause are named all the same."""
+    assert not missed(module)
+    where, reason = missed(module, "graph_break")[0]
+    assert where in {f"test_loops.py:{line}" for line in LINES}
+    assert "experts" not in reason
 
 
 def test_no_word_where_nothing_was_chosen() -> None:

@@ -192,7 +192,8 @@ def test_weights_on_what_goes_in() -> None:
 
 def test_gate_and_up_apart() -> None:
     arguments = ARGUMENTS.format("f32").replace(
-        "%w: f32[5, 24, 8]", "%w: f32[5, 8, 12], %v: f32[5, 8, 12]"
+        "%w: f32[5, 24, 8]",
+        '%w: f32[5, 8, 12] = param "gate", %v: f32[5, 8, 12] = param "up"',
     )
     arguments = arguments.replace("%d: f32[5, 8, 12]", "%d: f32[5, 12, 8]")
     up = ["%g = grouped_matmul %rows, %w, %ends", "%u = grouped_matmul %rows, %v, %ends"]
@@ -203,16 +204,54 @@ def test_gate_and_up_apart() -> None:
 
 
 def test_matrices_turned_in_one_product_only() -> None:
-    """The op has one way for both: a view turns the others."""
+    """The op takes those of either product as they lie."""
     arguments = ARGUMENTS.format("f32").replace("%d: f32[5, 8, 12]", "%d: f32[5, 12, 8]")
     lines = replaced(GROUPED, dt="%one = full {value = 1, dtype = i64}")
     lines = replaced(lines, o="%o = grouped_matmul %m, %d, %ends")
-    after = raised("transposed = true", "dtype = f32")
-    after = [after[0], UP[0], after[1].replace("[%w]", "[%wt]")]
+    after = raised("down_transposed = true", "dtype = f32")
     assert_rewrites(
         RaiseExperts(),
         func(arguments, *(line for line in lines if "%one" not in line)),
         func(arguments, *after),
+    )
+
+
+GATHERED = [
+    "%x1 = reshape %x {shape = (T, 1, 8)}",
+    "%x2 = expand %x1 {shape = (T, 2, 8)}",
+    "%rows = reshape %x2 {shape = (<2*T>, 8, 1)}",
+    "%wg = index %w, [%ids] {axes = (0,)}",
+    "%h = matmul %wg, %rows",
+    "%g = slice %h {axis = 1, stop = 12}",
+    "%u = slice %h {axis = 1, start = 12, stop = 24}",
+    *ACTIVATION,
+    "%dg = index %d, [%ids] {axes = (0,)}",
+    "%q = matmul %dg, %m",
+    "%o = reshape %q {shape = (<2*T>, 8)}",
+    "%w1 = reshape %s {shape = (<2*T>, 1)}",
+    "%ow = mul %o, %w1",
+    "%grid = reshape %ow {shape = (T, 2, 8)}",
+    SUM[1],
+]
+
+
+@pytest.mark.parametrize("dropped", [False, True])
+def test_columns_with_a_dim_of_one_behind(dropped: bool) -> None:
+    """Rows stay columns of one, ``[S, I, 1]``, through the activation or half of it."""
+    lines = list(GATHERED)
+    if dropped:
+        at = lines.index("%m = mul %a, %u")
+        lines[at : at + 1] = [
+            "%a1 = reshape %a {shape = (<2*T>, 12)}",
+            "%u1 = reshape %u {shape = (<2*T>, 12)}",
+            "%m1 = mul %a1, %u1",
+            "%m = reshape %m1 {shape = (<2*T>, 12, 1)}",
+        ]
+    arguments = ARGUMENTS.format("f32")
+    assert_rewrites(
+        RaiseExperts(),
+        func(arguments, *CHOICE, *lines),
+        func(arguments, *raised("dtype = f32")),
         exact=False,
     )
 
@@ -285,6 +324,30 @@ def test_no_experts_without_weights_or_sum() -> None:
     assert_no_rewrite(
         RaiseExperts(), text, "of each slot by itself, is read by nothing, and returned"
     )
+
+
+@pytest.mark.parametrize("dtype", ["f64", "i32"])
+def test_no_experts_of_a_type_without_kernels(dtype: str) -> None:
+    """The op would run by its reference, a loop: what the model does itself is faster."""
+    lines = [*CHOICE, *SORT, COUNT, *ENDS, *UP, *HALVES, "%m = mul %g, %u", *DOWN]
+    lines += [f"%sc = cast %s {{dtype = {dtype}}}", "%sw = reshape %sc {shape = (<2*T>,)}"]
+    text = func(ARGUMENTS.format(dtype), *lines, *WEIGH[1:], *BACK, *SUM)
+    reason = f"x of the experts is {dtype}: there are kernels for f32, bf16, f16"
+    assert_no_rewrite(RaiseExperts(), text, reason)
+
+
+def test_no_experts_whose_gate_and_up_cannot_lie_side_by_side() -> None:
+    arguments = ARGUMENTS.replace("%w: {0}[5, 24, 8]", "%w: {0}[5, 8, 12], %v: {0}[5, 8, 12]")
+    up = ["%g = grouped_matmul %rows, %w, %ends", "%u = grouped_matmul %rows, %v, %ends"]
+    lines = [*CHOICE, *SORT, COUNT, *ENDS, *up, *ACTIVATION, *DOWN, *WEIGH, *BACK, *SUM]
+    miss(lines, "weight comes from argument w, not from a parameter", arguments=arguments)
+
+
+def test_no_experts_whose_matrices_lie_anyhow() -> None:
+    """Every second row of a larger matrix: no kernel reads that."""
+    arguments = ARGUMENTS.replace("%w: {0}[5, 24, 8]", "%all: {0}[5, 48, 8]")
+    half = ["%w = slice %all {axis = 1, stop = 47, step = 2}"]
+    miss([*half, *GROUPED], "does not lie row by row in memory", arguments=arguments)
 
 
 def test_no_experts_with_one_product() -> None:

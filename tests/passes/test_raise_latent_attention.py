@@ -193,6 +193,39 @@ def test_no_bias() -> None:
     refused(func(body, args), "the expansion of the latent has a bias b")
 
 
+CROSS = """%q: f32[B, 4, S, 5], %e: f32[B, T, 14], %w: f32[48, 14] = param "kv",
+  %b: f32[48], %a: f32[14, 20] = param "kv_a", %x: f32[B, T, 20], %n: f32[14]"""
+
+
+def cross(states: str) -> str:
+    """Keys and values of one product with a bias, all of them expanded."""
+    return f"""
+      {states}
+      %p = linear %c, %w, %b
+      %heads = reshape %p {{shape = (B, T, 4, 12)}}
+      %t = permute %heads {{dims = (0, 2, 1, 3)}}
+      %k = slice %t {{axis = 3, stop = 5}}
+      %v = slice %t {{axis = 3, start = 5, stop = 12}}""" + END.replace(", causal = true", "")
+
+
+@pytest.mark.parametrize(
+    "states",
+    [
+        "%c = rms_norm %e, %n",
+        "%o = linear %e, %a.square\n %s = add %e, %o\n %c = layer_norm %s, %n, %n",
+    ],
+)
+def test_no_word_about_attention_to_the_states_of_an_encoder(states: str) -> None:
+    """Narrower than keys and values together, as of any encoder with wide heads: no latent."""
+    args = CROSS + (', %a.square: f32[14, 14] = param "o"' if "square" in states else "")
+    refused(func(cross(states), args), None)
+
+
+def test_a_bias_is_a_reason_where_a_product_made_the_latent() -> None:
+    states = "%d = linear %x, %a\n %c = rms_norm %d, %n"
+    refused(func(cross(states), CROSS), "the expansion of the latent has a bias b")
+
+
 def test_no_reader_of_the_expanded_keys() -> None:
     refused(
         func(EXPAND + KEYS + END + ", %k"),

@@ -11,7 +11,7 @@ import re
 from collections.abc import Mapping
 from typing import Any, cast
 
-from fuseline.cli.zoo.sizes import EXCEPTIONS, LAYERS, Setting, Sizes, size
+from fuseline.cli.zoo.sizes import EXCEPTIONS, LAYERS, PARTS, Setting, Sizes, size
 
 MOST_KINDS = 4
 """Layers of a model that has more kinds of them than this."""
@@ -30,20 +30,22 @@ _GROWS = re.compile(r"(.*_)?num_experts|moe_top_?k")
 """Fields whose default may be below their size: one expert is no mixture."""
 
 
-def shrink(kind: type[Any], sizes: Sizes) -> Any:
+def shrink(kind: type[Any], sizes: Sizes, more: Mapping[str, Any] | None = None) -> Any:
     """A tiny configuration of a class.
 
     Args:
         kind: the class of the configuration.
         sizes: the sizes to give it.
+        more: what the configuration that it is a part of asks of it.
 
     Raises:
         Exception: whatever the class raises, where sizes do not fit one another.
     """
-    plain = kind()
+    wanted = PARTS.get(kind.__name__, {})
+    plain = kind(**wanted)
     kinds: dict[str, type[Any]] = {n: type(getattr(plain, n)) for n in sub_configs(plain)}
-    parts = {name: shrink(part, sizes) for name, part in kinds.items()}
-    return kind(**settings(kind, plain, sizes), **parts)
+    parts = {name: shrink(part, sizes, wanted.get(name)) for name, part in kinds.items()}
+    return kind(**{**settings(kind, plain, sizes), **parts, **(more or {})})
 
 
 def settings(kind: type[Any], plain: Any, sizes: Sizes) -> dict[str, Any]:

@@ -124,7 +124,10 @@ EXCEPTIONS: Mapping[str, Mapping[str, Any]] = {
         "axial_pos_shape": (8, 8),
     },
     # One layer's weights are shared with the others of its kind: there must be others.
-    "ZambaConfig": {"num_hidden_layers": 4, "attn_layer_period": 2, "attn_layer_offset": 1},
+    "ZambaConfig": {
+        "num_hidden_layers": 4,
+        "layers_block_type": ["linear_attention", "hybrid"] * 2,
+    },
     # The defaults leave out what the model reads.
     "CohereCompassTextConfig": {
         "rope_parameters": {"full_attention": {"rope_type": "default", "rope_theta": 10000.0}}
@@ -135,6 +138,20 @@ EXCEPTIONS: Mapping[str, Mapping[str, Any]] = {
     "LongcatFlashConfig": {"head_dim": 8},
 }
 """Settings of classes that take no others; each kind with its reason."""
+
+
+PARTS: Mapping[str, Mapping[str, Mapping[str, Any]]] = {
+    # The model of a draft takes a part that is plainer than that part's own defaults.
+    "Gemma4AssistantConfig": {
+        "text_config": {
+            "hidden_size_per_layer_input": 0,
+            "vocab_size_per_layer_input": 0,
+            "enable_moe_block": False,
+            "use_double_wide_mlp": False,
+        }
+    },
+}
+"""What classes ask of the configurations in them, by the fields that hold these."""
 
 
 def size(name: str, sizes: Sizes) -> Setting | None:

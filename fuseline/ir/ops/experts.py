@@ -188,6 +188,7 @@ def experts_reference(
     gated: bool,
     interleaved: bool,
     transposed: bool,
+    down_transposed: bool | None,
     round_bias: bool,
     weigh: str,
     combine: str,
@@ -195,11 +196,11 @@ def experts_reference(
 ) -> Tensor:
     """Expert by expert: see `Experts`."""
     ups, downs = _each_weight(up, experts), _each_weight(down, experts)
-    width = downs[0][0].shape[1 if transposed else 0]
+    turned = transposed if down_transposed is None else down_transposed
+    width = downs[0][0].shape[1 if turned else 0]
     kind = torch.promote_types(x.dtype, weights.dtype)
     rows = torch.zeros(*indices.shape, width, dtype=kind)
     total = torch.zeros(x.shape[0], width, dtype=dtype.torch)
-    form = {"transposed": transposed, "round_bias": round_bias}
     for e in range(experts):
         token, slot = torch.where(indices == e)
         if not token.numel():
@@ -208,10 +209,11 @@ def experts_reference(
         if weigh == "input":
             given = (given * weight).to(x.dtype)
         bias = None if up_bias is None else up_bias[e]
-        hidden = _product(given, torch.cat(ups[e], 1 if transposed else 0), bias, **form)
+        matrix = torch.cat(ups[e], 1 if transposed else 0)
+        hidden = _product(given, matrix, bias, transposed=transposed, round_bias=round_bias)
         (inner,) = body(_sides(hidden, gated=gated, interleaved=interleaved))
         bias = None if down_bias is None else down_bias[e]
-        out = _product(inner, downs[e][0], bias, **form)
+        out = _product(inner, downs[e][0], bias, transposed=turned, round_bias=round_bias)
         out = out * weight if weigh == "output" else out
         if combine == "in_turn":
             total.index_add_(0, token, out.to(total.dtype))
@@ -239,8 +241,9 @@ class Experts(Op, name="experts", traits={Trait.PURE}):
 
     up is one tensor ``[E, N, H]`` (``transposed``: ``[E, H, N]``), or gate and up ``[E, I, H]``
     apart, or the experts' matrices ``[N, H]`` one by one, each gate before its up where these are
-    apart; down is ``[E, D, I]`` (``[E, I, D]``) or E matrices ``[D, I]``. Several tensors lie one
-    behind the other in one buffer, as in `MergedLinear`. ``body`` takes ``[I]``-wide gate and up
+    apart; down is ``[E, D, I]`` (``down_transposed``, which is as ``transposed`` where it is
+    absent: ``[E, I, D]``) or E matrices ``[D, I]``. Several tensors lie one behind the other in one
+    buffer, as in `MergedLinear`. ``body`` takes ``[I]``-wide gate and up
     (N = 2 I: two halves, or every second column if ``interleaved``), or the one product where not
     ``gated``.
 
@@ -262,6 +265,7 @@ class Experts(Op, name="experts", traits={Trait.PURE}):
     gated: bool = attribute(default=True)
     interleaved: bool = attribute(default=False)
     transposed: bool = attribute(default=False)
+    down_transposed: bool | None = attribute(default=None)
     round_bias: bool = attribute(default=True)
     weigh: Weigh = attribute(default="output")
     combine: Combine = attribute(default="slots")
@@ -278,8 +282,13 @@ class Experts(Op, name="experts", traits={Trait.PURE}):
             raise OpError(self, "needs the weights of its experts")
         if _width(self.up, self.transposed)[1] != x.shape[-1]:
             raise OpError(self, f"up {self.up[0].type} does not fit x {x}")
-        width = _width(self.down, self.transposed)[0]
+        width = _width(self.down, self.is_down_transposed)[0]
         return TensorType(self.dtype, (x.shape[0], width))
+
+    @property
+    def is_down_transposed(self) -> bool:
+        """Whether the matrices of down are ``[I, D]``."""
+        return self.transposed if self.down_transposed is None else self.down_transposed
 
     def cost(self) -> Cost:
         matrices: Dim = 0
