@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -42,7 +43,8 @@ class Apart(Inline):
 
     def combine(self, x: Tensor, weights: Tensor, indices: Tensor) -> Tensor:
         out = torch.zeros_like(x)
-        for e in cast("Any", indices).unique().tolist():  # data decides
+        chosen: Any = indices
+        for e in chosen.unique().tolist():  # data decides
             token, slot = torch.where(indices == e)
             out[token] += self.experts[e](x[token]) * weights[token, slot, None]
         return out
