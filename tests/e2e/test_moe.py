@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import copy
-from collections.abc import Callable, Iterator
 from typing import Any, cast
 
 import pytest
@@ -12,9 +10,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 import fuseline
-from fuseline.debug.oracle import oracle, relative_error
-from fuseline.report import Report
-from tests.e2e.families import Family, static_cache, tokens
+from tests.e2e.families import Family
+from tests.e2e.harness import DTYPES, QUIET, compilations, decoded, prefilled, report_of
 
 SIZES: dict[str, Any] = {
     "hidden_size": 88,  # torch's grouped product takes rows of a multiple of 16 bytes only
@@ -76,7 +73,7 @@ FAMILIES = [
         "nemotron_h",
         hidden_size=88,
         head_dim=20,
-        layers_block_type=["moe", "moe"],
+        layers_block_type=["attention", "moe"],
         n_routed_experts=6,
         num_experts_per_tok=3,
         moe_intermediate_size=40,
@@ -88,40 +85,20 @@ FAMILIES = [
     ),
 ]
 EACH = pytest.mark.parametrize("family", FAMILIES)
-DTYPES = pytest.mark.parametrize(
-    "dtype",
-    [
-        pytest.param(torch.float32, id="f32"),
-        pytest.param(torch.bfloat16, id="bf16", marks=pytest.mark.slow),
-    ],
-)
 STEPS = 6
 SHARED = (
     *("qwen2_moe", "deepseek_v2", "deepseek_v3", "glm4_moe", "granitemoeshared", "llama4_text"),
     "nemotron_h",
 )
-pytestmark = pytest.mark.filterwarnings(
-    "ignore:Dynamo detected a call to a `functools.lru_cache`:UserWarning"  # transformers' moe.py
-)
+pytestmark = QUIET
 
 
-@pytest.fixture(autouse=True)
-def _fresh_dynamo() -> Iterator[None]:
-    torch.compiler.reset()
-    yield
-    torch.compiler.reset()
-
-
-def assert_numbers_rule(found: Tensor, eager: Tensor, exact: Tensor) -> None:
-    own, theirs = relative_error(found, exact), relative_error(eager, exact)
-    assert own <= 1.5 * theirs + torch.finfo(eager.dtype).eps, f"{own:.3g} against {theirs:.3g}"
-
-
-def assert_explained(model: Any, family: Family, layers: int = 2) -> None:
+def assert_explained(model: nn.Module, family: Family) -> None:
     """One site a block, fused, with its router and shared branch; nothing runs through torch."""
-    report: Report = model.report()
-    programs = int(report.stats["programs"])
-    assert report.count("moe", None) == report.count("moe") == layers * programs, report
+    report = report_of(model)
+    kinds = family.settings.get("layers_block_type", ["moe", "moe"])
+    count = kinds.count("moe") * len(compilations(model))
+    assert report.count("moe", None) == report.count("moe") == count, report
     assert report.count("route", None) == 0, "routers belong to their blocks"
     blocks = [s for s in report.sites if s.pattern == "moe"]
     assert all("router" in s.details for s in blocks)
@@ -133,44 +110,16 @@ def assert_explained(model: Any, family: Family, layers: int = 2) -> None:
     assert not left & {"sort", "topk", "grouped_matmul", "index_put", "matmul", "moe", "route"}
 
 
-def _logits(output: Any) -> Tensor:
-    return cast("Tensor", output.logits)
-
-
 @EACH
 @DTYPES
 def test_prefill(family: Family, dtype: torch.dtype) -> None:
-    model = family.build(dtype)
-    compiled = fuseline.compile(model, dynamic=True, verify=True)
-    with torch.no_grad():
-        for shape in ((2, 7), (1, 1), (3, 13)):
-            ids = tokens(*shape, seed=sum(shape))
-            eager = _logits(model(ids, use_cache=False))
-            exact = _logits(oracle(model, ids, use_cache=False))
-            assert_numbers_rule(_logits(compiled(ids, use_cache=False)), eager, exact)
-    assert_explained(compiled, family)
-
-
-def _generate(model: Callable[..., Any], cache: Any) -> list[Tensor]:
-    inputs = [tokens(2, 7), *(tokens(2, 1, seed=step) for step in range(STEPS))]
-    return [_logits(model(ids, past_key_values=cache)) for ids in inputs]
+    assert_explained(prefilled(family.build(dtype), ((2, 7), (1, 1), (3, 13))), family)
 
 
 @EACH
 @DTYPES
 def test_decode(family: Family, dtype: torch.dtype) -> None:
-    if family.model_type == "nemotron_h":
-        pytest.skip("its blocks here are experts only: there is nothing to cache")
-    model = family.build(dtype)
-    compiled = fuseline.compile(model, verify=True)
-    with torch.no_grad():
-        eager = _generate(model, static_cache(model))
-        wide = copy.deepcopy(model).double()
-        exact = oracle(lambda: _generate(wide, static_cache(wide)))
-        found = _generate(compiled, static_cache(model))
-    for ours, theirs, truth in zip(found, eager, exact, strict=True):
-        assert_numbers_rule(ours, theirs, truth)
-    assert_explained(compiled, family)
+    assert_explained(decoded(family.build(dtype), STEPS), family)
 
 
 class Gathered(nn.Module):
