@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 from fuseline.codegen.attention import (
     SCRATCH_HEADER,
     AttentionKernel,
@@ -13,6 +15,7 @@ from fuseline.codegen.lower import Launch, Lowered, NeedDense, Refusal, Scratch,
 from fuseline.codegen.lower_rows import FLOATS, dtype_name
 from fuseline.ir.core import Value
 from fuseline.ir.layout import LayoutMap
+from fuseline.ir.ops.latent import LatentAttention
 from fuseline.ir.ops.raised import Attention
 from fuseline.ir.types import Dim, DType, bounds, dim, product
 
@@ -58,13 +61,7 @@ def _refusal(op: Attention) -> Refusal | None:
     sizes = (op.q.shape[1], op.q.shape[3], op.k.shape[1], op.v.shape[3])
     if not all(isinstance(s, int) and s for s in sizes):
         return Refusal(f"q {op.q.type}, v {op.v.type}; the kernel needs known heads and head dims")
-    if op.mask is not None and op.mask.tensor.rank > 4:
-        return Refusal(f"mask {op.mask.type}")
-    if op.mask is not None and op.mask.dtype not in (*FLOATS, DType.BOOL):
-        return Refusal(f"mask {op.mask.type}")
-    if op.positions is not None and op.positions.dtype is not DType.I64:
-        return Refusal(f"positions {op.positions.type}; the kernel takes i64")
-    return None
+    return refused_mask(op)
 
 
 def _launch(
@@ -80,26 +77,16 @@ def _launch(
     assert isinstance(width, int)
     assert isinstance(value_width, int)
     kernel = kind(
-        dtype=op.q.dtype.value,
+        **scoring(op),
         group=heads // groups,
         width=width,
         value_width=value_width,
-        scale=op.scale,
-        causal=op.causal,
-        positions=op.positions is not None,
-        window=op.window,
-        softcap=op.softcap,
-        mask=dtype_name(op.mask),
-        sinks=dtype_name(op.sinks),
         max_splits=SPLITS if kind is DecodeAttentionKernel else 1,
     )
     dims: list[Dim] = [batch, groups, queries, op.k.shape[2]]
     for value in (op.q, op.k, op.v, op.y):
         dims += layouts.layout(value).strides[:3]
-    if op.mask is not None:
-        dims += broadcast_strides(op.mask, (batch, heads, queries, op.k.shape[2]), layouts)
-    if op.positions is not None:
-        dims += broadcast_strides(op.positions, (batch, queries), layouts)[:1]
+    dims += mask_strides(op, op.k.shape[2], layouts)
     buffers: list[Value | Scratch] = [op.q, op.k, op.v]
     buffers += [v for v in (op.mask, op.positions, op.sinks) if v is not None]
     buffers.append(op.y)
@@ -110,6 +97,42 @@ def _launch(
     words = "keys streamed" if kind is DecodeAttentionKernel else "in blocks"
     form = Form("attention", words, "query rows of a key head")
     return [Launch(k, tuple(buffers), tuple(dims), work(op), when, form) for k in kernel.launches()]
+
+
+def refused_mask(op: Attention | LatentAttention) -> Refusal | None:
+    """Why no kernel takes the mask or the positions."""
+    if op.mask is not None and op.mask.tensor.rank > 4:
+        return Refusal(f"mask {op.mask.type}")
+    if op.mask is not None and op.mask.dtype not in (*FLOATS, DType.BOOL):
+        return Refusal(f"mask {op.mask.type}")
+    if op.positions is not None and op.positions.dtype is not DType.I64:
+        return Refusal(f"positions {op.positions.type}; the kernel takes i64")
+    return None
+
+
+def scoring(op: Attention | LatentAttention) -> dict[str, Any]:
+    """The fields that say how scores are made, in the terms of `AttentionKernel`."""
+    return {
+        "dtype": op.q.dtype.value,
+        "scale": op.scale,
+        "causal": op.causal,
+        "positions": op.positions is not None,
+        "window": op.window,
+        "softcap": op.softcap,
+        "mask": dtype_name(op.mask),
+        "sinks": dtype_name(op.sinks),
+    }
+
+
+def mask_strides(op: Attention | LatentAttention, keys: Dim, layouts: LayoutMap) -> list[Dim]:
+    """The strides of the mask, and of the positions, where there are any."""
+    batch, heads, queries, _ = op.q.shape
+    strides: list[Dim] = []
+    if op.mask is not None:
+        strides += broadcast_strides(op.mask, (batch, heads, queries, keys), layouts)
+    if op.positions is not None:
+        strides += broadcast_strides(op.positions, (batch, queries), layouts)[:1]
+    return strides
 
 
 def broadcast_strides(value: Value, shape: tuple[Dim, ...], layouts: LayoutMap) -> list[Dim]:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 from fuseline.codegen.forms import Form, When
 from fuseline.codegen.latent import AbsorbedKernel, ExpandedKernel, LatentKernel
 from fuseline.codegen.latent_choice import most_absorbed
@@ -15,12 +17,12 @@ from fuseline.codegen.lower import (
     lowers,
     work,
 )
-from fuseline.codegen.lower_attention import broadcast_strides
-from fuseline.codegen.lower_rows import FLOATS, dtype_name
+from fuseline.codegen.lower_attention import mask_strides, refused_mask, scoring
+from fuseline.codegen.lower_rows import FLOATS
 from fuseline.ir.core import Value
 from fuseline.ir.layout import LayoutMap
 from fuseline.ir.ops.latent import LatentAttention
-from fuseline.ir.types import Dim, DType, bounds, product
+from fuseline.ir.types import Dim, bounds, product
 
 
 @lowers(LatentAttention)
@@ -66,64 +68,38 @@ def _refusal(op: LatentAttention, layouts: LayoutMap) -> Refusal | None:
     for weight in weights:
         if not layouts.layout(weight).is_dense(weight.shape):
             return Refusal(f"weight {weight.type} does not lie row by row in memory")
-    if op.mask is not None and op.mask.tensor.rank > 4:
-        return Refusal(f"mask {op.mask.type}")
-    if op.mask is not None and op.mask.dtype not in (*FLOATS, DType.BOOL):
-        return Refusal(f"mask {op.mask.type}")
-    if op.positions is not None and op.positions.dtype is not DType.I64:
-        return Refusal(f"positions {op.positions.type}; the kernel takes i64")
-    return None
+    return refused_mask(op)
 
 
 def _absorbed(op: LatentAttention) -> AbsorbedKernel:
-    heads, latent = op.q.shape[1], op.latent.shape[3]
-    assert isinstance(heads, int)
-    assert isinstance(latent, int)
-    return AbsorbedKernel(
-        dtype=op.q.dtype.value,
-        group=heads,
-        width=op.key + _shared(op),
-        value_width=latent,
-        scale=op.scale,
-        causal=op.causal,
-        positions=op.positions is not None,
-        window=op.window,
-        softcap=op.softcap,
-        mask=dtype_name(op.mask),
-        sinks=dtype_name(op.sinks),
-        key=op.key,
-        value=op.value,
-        latent=latent,
-        shared=_shared(op),
-        repeat=heads // op.groups,
-        apart=op.value_weight is not None,
-    )
+    fields = _fields(op)
+    return AbsorbedKernel(**fields, group=_heads(op), value_width=fields["latent"])
 
 
 def _expanded(op: LatentAttention) -> ExpandedKernel:
-    heads, latent = op.q.shape[1], op.latent.shape[3]
-    assert isinstance(heads, int)
-    assert isinstance(latent, int)
-    return ExpandedKernel(
-        dtype=op.q.dtype.value,
-        group=1,
-        width=op.key + _shared(op),
-        value_width=op.value,
-        scale=op.scale,
-        causal=op.causal,
-        positions=op.positions is not None,
-        window=op.window,
-        softcap=op.softcap,
-        mask=dtype_name(op.mask),
-        sinks=dtype_name(op.sinks),
-        key=op.key,
-        value=op.value,
-        latent=latent,
-        shared=_shared(op),
-        repeat=heads // op.groups,
-        apart=op.value_weight is not None,
-        all_heads=heads,
-    )
+    return ExpandedKernel(**_fields(op), group=1, value_width=op.value, all_heads=_heads(op))
+
+
+def _fields(op: LatentAttention) -> dict[str, Any]:
+    """What the kernels of both forms have in common."""
+    latent = op.latent.shape[3]
+    assert isinstance(latent, int), "checked by _refusal"
+    return {
+        **scoring(op),
+        "width": op.key + _shared(op),
+        "key": op.key,
+        "value": op.value,
+        "latent": latent,
+        "shared": _shared(op),
+        "repeat": _heads(op) // op.groups,
+        "apart": op.value_weight is not None,
+    }
+
+
+def _heads(op: LatentAttention) -> int:
+    heads = op.q.shape[1]
+    assert isinstance(heads, int), "checked by _refusal"
+    return heads
 
 
 def _shared(op: LatentAttention) -> int:
@@ -147,10 +123,7 @@ def _launch(
             strides = layouts.layout(cache).strides
             dims += [strides[0], strides[2]]
     dims += layouts.layout(op.y).strides[:3]
-    if op.mask is not None:
-        dims += broadcast_strides(op.mask, (batch, heads, queries, keys), layouts)
-    if op.positions is not None:
-        dims += broadcast_strides(op.positions, (batch, queries), layouts)[:1]
+    dims += mask_strides(op, keys, layouts)
     weights = (op.weight, op.shared, op.value_weight)
     values = (op.q, op.latent, *weights, op.mask, op.positions, op.sinks)
     buffers: list[Value | Scratch] = [v for v in values if v is not None]
