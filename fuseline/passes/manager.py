@@ -162,6 +162,8 @@ class PassManager:
         self.observers = observers
         self.current: Pass | None = None
         """The pass that is running, or that raised."""
+        self.latest: Run | None = None
+        """The record of the last run, also of one that raised."""
 
     def run(self, func: Func) -> Run:
         """Run all passes; the func is edited in place.
@@ -170,7 +172,7 @@ class PassManager:
             IRError: ``check`` is set and a pass left an invalid func; the message names the pass.
 
         """
-        run = Run(func)
+        run = self.latest = Run(func)
         for pass_ in self.passes:
             self.current = pass_
             self._run_pass(pass_, run)
