@@ -23,6 +23,9 @@ log = logging.getLogger(__name__)
 
 _MAX_ROUNDS = 16
 
+_BY_THE_WAY = ("concat", "gather")
+"""Ops that bring together what a new op reads, such as the biases of all experts."""
+
 _NORMS = (RmsNorm.name, LayerNorm.name)
 """Ops that programs may hold before any pass: torch has them whole."""
 
@@ -433,7 +436,7 @@ def _works(run: Run, record: Applied) -> bool:
 
 
 def _is_aside(op: Op) -> bool:
-    return op.has(Trait.VIEW) or op.has(Trait.POINTWISE)
+    return op.has(Trait.VIEW) or op.has(Trait.POINTWISE) or op.name in _BY_THE_WAY
 
 
 def _inherit(record: Applied) -> None:
