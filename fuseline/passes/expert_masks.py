@@ -229,10 +229,10 @@ class _Tokens:
     def of(cls, link: Link, end: Value) -> _Tokens:
         """The tokens that are the rows of the sum, as an addition to it finds them."""
         indices, count = link.place.mask.indices, product(end.shape[:-1])
+        if not same(indices.shape[-1], 1) and same(product(indices.shape[:-1]), count):
+            return cls(indices, len(indices.shape) - 1, count)
         if same(indices.tensor.numel, count):
             return cls(indices, None, count)
-        if same(product(indices.shape[:-1]), count):
-            return cls(indices, len(indices.shape) - 1, count)
         raise Refused(f"the experts' numbers are {indices.type}, and the sum is {end.type}")
 
     @property
