@@ -8,7 +8,7 @@ number is left.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from fuseline.ir.core import Func, Op, Ref, Trait, Value
 from fuseline.ir.ops.call import AtenCall
@@ -219,11 +219,13 @@ class _Tokens:
         indices: the experts' numbers.
         slots: the dim of these that runs over a token's slots; None where there is one only.
         count: how many tokens there are.
+        chosen: the weights of the chosen experts, by those of all.
     """
 
     indices: Value
     slots: int | None
     count: Dim
+    chosen: dict[Value, Value | None] = field(default_factory=dict[Value, "Value | None"])
 
     @classmethod
     def of(cls, link: Link, end: Value) -> _Tokens:
@@ -311,23 +313,30 @@ class _Tokens:
         expert, source = link.place.mask.expert, place.source
         if column is not None:
             return self._chosen(source) if column == expert and self.are_rows(place) else None
-        if self.are_slots(place):
-            return source
-        if not self.are_elements(place):
-            return None
-        gate = expert_weighed_by(source)
-        if gate is not None:
-            return gate[1].values if gate == (expert, gate[1]) and self._is_of(gate[1]) else None
+        if self.are_elements(place) and (found := self._of_column(source, expert)) is not None:
+            return found
+        return source if self.are_slots(place) else None
+
+    def _of_column(self, source: Value, expert: int | None) -> Value | None:
+        """The weights of the slots, of which a value has those of one expert."""
         each = _plain(source).owner
-        if isinstance(each, Slice) and each.axis == len(each.x.shape) - 1 and each.start == expert:
-            return self._chosen(each.x)
+        if isinstance(each, Slice) and each.axis == len(each.x.shape) - 1:
+            return self._chosen(each.x) if each.start == expert else None
+        gate = expert_weighed_by(source)
+        if gate is not None and gate[0] == expert and self._is_of(gate[1]):
+            return gate[1].values
         return None
 
     def _is_of(self, gate: Gate) -> bool:
         return _plain(gate.indices) is _plain(self.indices)
 
     def _chosen(self, every: Value) -> Value | None:
-        """Of weights of all experts those of the chosen ones."""
+        """Of weights of all experts those of the chosen ones, made once."""
+        if every not in self.chosen:
+            self.chosen[every] = self._choose(every)
+        return self.chosen[every]
+
+    def _choose(self, every: Value) -> Value | None:
         gate = gate_of(every)
         if gate is not None and self._is_of(gate):
             return gate.values
@@ -466,8 +475,7 @@ def _check_alike(experts: Sequence[Expert]) -> None:
             raise Refused(f"expert {number} reads another x")
         if not does_the_same(expert.body.func, first.body.func):
             raise Refused(f"the activation of expert {number} is another than that of the first")
-        same_grid = _plain(expert.weighed.values) is _plain(first.weighed.values)
-        if not (same_grid or _same_source(expert.weighed.values, first.weighed.values)):
+        if _plain(expert.weighed.values) is not _plain(first.weighed.values):
             raise Refused(f"expert {number} is weighed by other weights than the first")
         if (expert.weigh, expert.weighed.casts) != (first.weigh, first.weighed.casts):
             raise Refused(f"expert {number} is weighed in another way than the first")
@@ -475,16 +483,6 @@ def _check_alike(experts: Sequence[Expert]) -> None:
             types = own.weight.type == other.weight.type and own.transposed is other.transposed
             if not types or (own.bias is None) is not (other.bias is None):
                 raise Refused(f"a weight of expert {number} is {own.weight.type}, not as others")
-
-
-def _same_source(one: Value, other: Value) -> bool:
-    """Whether two values, not yet in the func, gather the same."""
-    match one.owner, other.owner:
-        case Gather(x, index, axis=axis), Gather(y, other_index, axis=other_axis):
-            alike = _plain(index) is _plain(other_index)
-            return x is y and alike and axis == other_axis
-        case _:
-            return False
 
 
 def _check_readers(func: Func, inside: set[Op], end: Op) -> None:
