@@ -16,7 +16,7 @@ from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
-from typing import Any, Protocol, TypeAlias, cast
+from typing import Any, NoReturn, Protocol, TypeAlias, cast
 
 import sympy
 import torch
@@ -100,6 +100,21 @@ def is_unbacked(expr: object) -> bool:
     from torch.fx.experimental.symbolic_shapes import free_unbacked_symbols
 
     return bool(cast("Any", free_unbacked_symbols)(expr))
+
+
+def resized(fake: Tensor, sizes: Mapping[sympy.Symbol, sympy.Symbol]) -> Tensor:
+    """A fake tensor like another, with other symbols in its sizes and strides."""
+    env = cast("Any", fake).fake_mode.shape_env
+
+    def renamed(size: int | torch.SymInt) -> Any:
+        expr = expression(size)
+        if isinstance(expr, int) or not expr.free_symbols & sizes.keys():
+            return size
+        return env.create_symintnode(cast("Any", expr).xreplace(dict(sizes)), hint=None)
+
+    with cast("Any", fake).fake_mode:
+        shape, strides = map(renamed, fake.shape), map(renamed, fake.stride())
+        return torch.empty_strided([*shape], [*strides], dtype=fake.dtype, device=fake.device)
 
 
 # -- operators ------------------------------------------------------------------------------------
@@ -255,6 +270,9 @@ def _transforms_left() -> Generator[None]:
 _SETTINGS = {"specialize_float": True, "record_runtime_overhead": False}
 """Dynamo's settings for our compilations."""
 
+_SIZES_OF_DATA = "capture_dynamic_output_shape_ops"
+"""Dynamo's setting to go on where only the data tells how large a result is."""
+
 
 @dataclass(frozen=True)
 class Break:
@@ -292,6 +310,10 @@ class CompileWatch:
     an epsilon becomes an input), compiled code does not tell a profiler when it begins, and the
     graph breaks of each compilation are handed over, as is the option by which Dynamo refuses
     one. Costs next to nothing where nothing is compiled. May be entered again while it is in force.
+
+    Graphs may have sizes that only the data tells (as of ``nonzero``), until
+    `break_at_sizes_of_data` is called for one: from then on such ops end graphs, unless the user
+    has set torch otherwise.
     """
 
     def __init__(
@@ -303,9 +325,11 @@ class CompileWatch:
         self.on_start = on_start
         self.on_breaks = on_breaks
         self.on_limit = on_limit
+        self.follows_sizes = True
         self._outer: list[CompileWatch | None] = []
         self._breaks: dict[str, int] = {}
         self._known = 0
+        self._void: list[Any] = []  # breaks of a graph that was given up
         self._before: dict[str, bool] = {}
         self._hurry: AbstractContextManager[None] = nullcontext()
 
@@ -321,7 +345,10 @@ class CompileWatch:
         """Dynamo starts to compile."""
         self.on_start()
         config = _lib._dynamo.config
-        settings = {n: v for n, v in _SETTINGS.items() if hasattr(config, n)}
+        wanted = dict(_SETTINGS)
+        if self.follows_sizes and _can_trace_again():
+            wanted[_SIZES_OF_DATA] = True
+        settings = {n: v for n, v in wanted.items() if hasattr(config, n)}
         self._before = {name: getattr(config, name) for name in settings}
         for name, value in settings.items():
             setattr(config, name, value)
@@ -329,6 +356,17 @@ class CompileWatch:
         self._known = len(_breaks_so_far())
         self._hurry = _hurry()
         self._hurry.__enter__()
+
+    @property
+    def asked_for_sizes(self) -> bool:
+        """Whether graphs have sizes that only the data tells because of this watch."""
+        return self.follows_sizes and self._before.get(_SIZES_OF_DATA) is False
+
+    def give_up_sizes(self) -> None:
+        """Have ops with sizes that only the data tells end graphs."""
+        setattr(_lib._dynamo.config, _SIZES_OF_DATA, self._before.pop(_SIZES_OF_DATA))
+        self.follows_sizes = False
+        self._void = [b for b in _breaks_so_far()[self._known :] if _GUARDS_DATA in b.reason]
 
     def ended(self) -> None:
         """Dynamo has compiled, or has given up."""
@@ -338,7 +376,8 @@ class CompileWatch:
         now = _lib._dynamo.utils.counters["graph_break"]
         new = {r: n - self._breaks.get(r, 0) for r, n in now.items()}
         if any(new.values()):
-            places = [_as_break(b) for b in _breaks_so_far()[self._known :]]
+            found = [b for b in _breaks_so_far()[self._known :] if b not in self._void]
+            places = [_as_break(b) for b in found]
             self.on_breaks({r: n for r, n in new.items() if n}, places)
 
 
@@ -414,6 +453,83 @@ def _on_start(*args: object) -> None:
 def _on_end(*args: object) -> None:
     if _open:
         _open.pop().ended()
+
+
+@lru_cache(maxsize=1)
+def _restart() -> type[Exception] | None:
+    """What a backend may raise to have the present frame traced again; None in a torch without."""
+    exceptions = importlib.import_module("torch._dynamo.exc")
+    return getattr(exceptions, "TensorifyScalarRestartAnalysis", None)
+
+
+@lru_cache(maxsize=1)
+def _can_trace_again() -> bool:
+    """Whether frames can be traced again, and are where tracing fails because of such sizes.
+
+    Dynamo has calls that end a graph where no size may depend on data, and fail where it may
+    (``x.unique().tolist()``), and where the program asks for such a size it breaks far outside.
+    """
+    module = cast("Any", importlib.import_module("torch._dynamo.convert_frame"))
+    trace = getattr(module, "trace_frame", None)
+    if trace is None or _restart() is None:
+        return False
+
+    def trace_again_without(*args: Any, **kwargs: Any) -> Any:
+        try:
+            return trace(*args, **kwargs)
+        except Exception as error:
+            if not may_break_at_sizes_of_data() or not _stems_from_sizes(error):
+                raise
+            _open[-1].give_up_sizes()
+            again = cast("Any", _restart())(restart_reason=f"{type(error).__name__}: {error}")
+            for name in filter(_is_dynamos, vars(error)):
+                setattr(again, name, getattr(error, name))
+            raise again from error
+
+    module.trace_frame = trace_again_without
+    return True
+
+
+def _is_dynamos(name: str) -> bool:
+    """Whether Dynamo has put an attribute on an error, to clean up after it."""
+    return name.startswith("_torch_dynamo")
+
+
+_GUARDS_DATA = "data-dependent expression"
+"""What torch says where a program asks for a size that only the data tells."""
+
+
+def _stems_from_sizes(error: Exception) -> bool:
+    """Whether tracing may have failed because of a size that only the data tells.
+
+    Where Dynamo breaks, skips or restarts on its own account, it says so; a backend's error is its
+    own; anything else might come of it.
+    """
+    exceptions = cast("Any", importlib.import_module("torch._dynamo.exc"))
+    if isinstance(error, exceptions.BackendCompilerFailed):
+        return False
+    own = (exceptions.RestartAnalysis, exceptions.SkipFrame, exceptions.Unsupported)
+    said, cause = list[str](), cast("BaseException | None", error)
+    while cause is not None:
+        said += [str(cause), str(getattr(cause, "restart_reason", ""))]
+        cause = cause.__cause__ or cause.__context__
+    return not isinstance(error, own) or any(_GUARDS_DATA in text for text in said)
+
+
+def may_break_at_sizes_of_data() -> bool:
+    """Whether a backend that is called now may call `break_at_sizes_of_data`."""
+    return bool(_open) and _open[-1].asked_for_sizes
+
+
+def break_at_sizes_of_data(reason: str) -> NoReturn:
+    """Have Dynamo forget the graph that it hands to a backend, and trace its frame again.
+
+    Ops whose results have sizes that only the data tells then end graphs. Nothing has run by then
+    of what was traced, and Dynamo keeps nothing of it.
+    """
+    _open[-1].give_up_sizes()
+    restart = cast("Any", _restart())
+    raise restart(restart_reason=reason)
 
 
 @lru_cache(maxsize=1)

@@ -27,7 +27,12 @@ from fuseline.debug.reproducer import internal_error
 from fuseline.frontend.backend import Backend
 from fuseline.frontend.captured import Argument, Captured, Input
 from fuseline.frontend.execute import Compiled, CompileStep
-from fuseline.frontend.importer import CannotImport, import_captured, import_dim
+from fuseline.frontend.importer import (
+    CannotImport,
+    DependsOnData,
+    import_captured,
+    import_dim,
+)
 from fuseline.frontend.wrap import wrap
 from fuseline.ir.core import Func, Op, Value
 from fuseline.ir.evaluate import evaluate
@@ -35,6 +40,7 @@ from fuseline.ir.layout import Layout, dense
 from fuseline.ir.text import print_func
 from fuseline.latent_caches import LatentCaches
 from fuseline.logs import apply_config
+from fuseline.passes.known_sizes import UnknownSizeError
 from fuseline.passes.manager import PassManager, Run
 from fuseline.passes.pipeline import default_pipeline
 from fuseline.passes.plan import Owed, own_results
@@ -239,6 +245,7 @@ class Compiler:
         """Run the pipeline.
 
         Raises:
+            DependsOnData: a size is left that only the data tells.
             InternalError: a pass failed; the func before it is saved.
 
         """
@@ -246,6 +253,10 @@ class Compiler:
         manager = self._manager(pipeline, dump)
         try:
             return manager.run(func)
+        except UnknownSizeError as error:
+            sites = manager.latest.sites() if manager.latest else []
+            missed = [s for s in sites if s.pattern == "moe" and s.status == "missed"]
+            raise DependsOnData(str(error), missed) from error
         except Exception as error:
             done = manager.passes.index(manager.current) if manager.current else 0
             again = import_captured(captured)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any, TypeAlias
 
 import torch
@@ -12,15 +12,16 @@ from torch import Tensor, fx
 
 from fuseline import _torch
 from fuseline.errors import OverlapError
+from fuseline.frontend.data_sizes import depends_on_data
 from fuseline.frontend.dynamo import capture_dynamo
 from fuseline.frontend.execute import CompileStep, Ran, finish
 from fuseline.frontend.floats import float_inputs
-from fuseline.frontend.importer import CannotImport
-from fuseline.frontend.loops import chooses, depends_on_data, source_of, untraced
+from fuseline.frontend.importer import CannotImport, DependsOnData
+from fuseline.frontend.loops import chooses, ends_by_data, source_of, untraced
 from fuseline.frontend.names import Names
 from fuseline.frontend.record import NotSimple
 from fuseline.frontend.warm import keep
-from fuseline.report import PLAIN, Report, Stat
+from fuseline.report import PLAIN, Report, Site, Stat
 
 log = logging.getLogger(__name__)
 
@@ -43,6 +44,7 @@ class Backend:
         limits: options of torch by which Dynamo refused to compile again, with the counts.
         chooses: whether a graph chooses the best of several, as a router does.
         causes: where graphs ended because of what a tensor holds, each place once, and why.
+        loops: what looked like a loop over experts in a graph that was given up, by place.
         eager_calls: calls since then for which no graph fitted.
         ran: whether a graph ran in a call.
     """
@@ -56,6 +58,7 @@ class Backend:
     limits: dict[str, int] = field(default_factory=dict[str, int])
     chooses: bool = False
     causes: dict[str, _torch.Break] = field(default_factory=dict[str, _torch.Break])
+    loops: dict[str, Site] = field(default_factory=dict[str, Site])
     eager_calls: int = 0
     ran: Ran = field(default_factory=Ran)
 
@@ -97,6 +100,8 @@ class Backend:
         try:
             compiled = self.step(captured)
         except CannotImport as reason:
+            if isinstance(reason, DependsOnData):
+                self.loops |= {site.where: site for site in reason.missed}
             return self._run_plain(module, name, str(reason))
         run = finish(captured.owed, compiled, self.ran)
         if captured.writes:
@@ -105,6 +110,11 @@ class Backend:
         return run
 
     def _run_plain(self, module: fx.GraphModule, name: str, reason: str) -> Runnable:
+        """Run a graph as it is; one with sizes that only the data tells is rather cut at them."""
+        if _torch.may_break_at_sizes_of_data() and depends_on_data(module):
+            log.info("%s is traced again, with breaks: %s", name, reason)
+            self.graphs -= 1
+            _torch.break_at_sizes_of_data(reason)
         self._note(name, reason)
 
         def call(*arguments: Any) -> Any:
@@ -135,7 +145,7 @@ class Backend:
 
     def note_breaks(self, reasons: dict[str, int], places: Sequence[_torch.Break]) -> None:
         """Account for graph breaks."""
-        for place in filter(depends_on_data, places):
+        for place in filter(ends_by_data, places):
             self.causes.setdefault(source_of(place), place)
         for reason, count in reasons.items():
             self.breaks[reason] = self.breaks.get(reason, 0) + count
@@ -157,8 +167,21 @@ class Backend:
         stats |= {f"recompilations refused, see {o}": n for o, n in self.limits.items()}
         if self.limits:
             stats["calls run eagerly since then"] = self.eager_calls
-        sites = (untraced(c, chosen=self.chooses) for c in self.causes.values())
-        return Report(sites=tuple(s for s in sites if s is not None), stats=stats)
+        return Report(sites=tuple(self._missed()), stats=stats)
+
+    def _missed(self) -> list[Site]:
+        """What is in no graph as data decides, and loops over experts that run as they are."""
+        found = [untraced(c, chosen=self.chooses) for c in self.causes.values()]
+        sites = [site for site in found if site is not None]
+        if not any(site.pattern == "moe" for site in sites):
+            return [*sites, *self.loops.values()]
+        said = "; ".join(dict.fromkeys(site.reason for site in self.loops.values()))
+        if not said:
+            return sites
+        return [
+            replace(s, reason=f"{s.reason}; as one graph: {said}") if s.pattern == "moe" else s
+            for s in sites
+        ]
 
 
 def _without_gradients(module: fx.GraphModule) -> fx.GraphModule | None:

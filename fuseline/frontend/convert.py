@@ -28,11 +28,13 @@ from fuseline.frontend.captured import (
     Return,
     Symbol,
 )
+from fuseline.frontend.data_sizes import range_in, sizes_in, unproven, with_sizes
 from fuseline.frontend.dims import UnknownSize, import_dim
 from fuseline.frontend.functionalize import Emitter, Handle, literals_of
 from fuseline.frontend.places import place_of, value_of
 from fuseline.frontend.record import NotSimple, Recorder, map_tree
 from fuseline.frontend.symbols import SymbolNodes
+from fuseline.ir.types import Range
 
 _lib: Any = torch
 
@@ -122,6 +124,8 @@ class _Converter:
         self.recorder = Recorder(self.fake_mode)
         self.values: dict[fx.Node, Any] = dict(known)
         self.known = set(known)
+        self.unknown: dict[Any, Range] = {}  # sizes that only the data tells
+        self.checks: list[Any] = []
         self.arguments: list[Handle | None] = []
         self.placeholders: list[fx.Node] = []
         self.complex: list[fx.Node] = []  # inputs that come as their real views
@@ -229,6 +233,9 @@ class _Converter:
         if node.target in _IGNORED or _is_idle(node):
             self.values[node] = None
             return
+        if node.target is torch.ops.aten._assert_scalar.default:
+            self._check(node)
+            return
         value = value_of(node)
         if not _holds_tensor(value):
             self._number(node, value)
@@ -254,9 +261,26 @@ class _Converter:
         if isinstance(value, torch.SymFloat):
             self.values[node] = self._evaluate(node)
             return
-        if _torch.is_unbacked(_torch.scalar_expression(value)):
+        expr = _torch.scalar_expression(value)
+        if _torch.is_unbacked(expr) and not self.symbols.knows(expr):
             raise NotSimple(f"{node.name}, whose value depends on data")
         self.values[node] = value
+
+    def _check(self, node: fx.Node) -> None:
+        """What tracing holds of sizes that only the data tells."""
+        held = map_tree(node.args[0], lambda a: self.values[a] if _is_node(a) else a)
+        self.checks.append(_torch.scalar_expression(held))
+        self.values[node] = None
+
+    def _check_checks(self) -> None:
+        """Nothing may be held of sizes but what the ops say that make them.
+
+        Programs with such sizes are not run (`fuseline.passes.known_sizes`): whoever takes them
+        out shows which of them are equal.
+        """
+        held = unproven(self.checks, self.unknown)
+        if held is not None:
+            raise NotSimple(f"a check of {held}, which depends on data")
 
     def _evaluate(self, node: fx.Node) -> float:
         """Arithmetic on floats that are known."""
@@ -284,7 +308,27 @@ class _Converter:
                 number = len(self.emitter.literals)
                 handle = self._constant(literal, None, f"literal_{number}")
                 self.emitter.literals[id(literal)] = handle
-        self.values[node] = self.emitter.replay(recording, [handle for handle, _ in pairs])
+        sizes = sizes_in(recording, value_of(node))
+        recording = with_sizes(recording, sizes)
+        if new := [s for s in sizes.values() if s not in self.unknown]:
+            found = range_in(recording, [fake for _, fake in pairs])
+            self.unknown |= dict.fromkeys(new, found)
+        made = self.emitter.replay(recording, [handle for handle, _ in pairs])
+        self.values[node] = made
+        self._sizes_of_data(made)
+
+    def _sizes_of_data(self, made: Any) -> None:
+        """Note where a size that only the data tells can be read."""
+
+        def leaf(value: Any) -> Any:
+            if isinstance(value, Handle):
+                for axis, size in enumerate(value.fake.shape):
+                    expr = _torch.expression(size)
+                    if isinstance(expr, sympy.Symbol) and _torch.is_unbacked(expr):
+                        self.symbols.source(value.node, axis, expr)
+            return value
+
+        map_tree(made, leaf)
 
     def _fakes(self, value: Any, fake: Any, slots: dict[int, tuple[Handle, Tensor]]) -> Any:
         """The fake tensors that stand for a node's value in a recording, noted in ``slots``."""
@@ -317,6 +361,7 @@ class _Converter:
             if handle is not None and handle.node is not placeholder
         ]
         self._check_alone(written)
+        self._check_checks()
         results: list[Handle] = []
         returns = tuple(self._return(v, results) for v in _flat(output.args[0], self.values))
         contents = [cast("Handle", self.arguments[i]).node for i in written]

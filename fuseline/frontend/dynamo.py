@@ -12,6 +12,7 @@ from torch import Tensor, fx
 from fuseline import _torch
 from fuseline.frontend.captured import Captured, InputKind
 from fuseline.frontend.convert import Source, convert
+from fuseline.frontend.data_sizes import depends_on_data
 from fuseline.frontend.places import tidy, value_of
 from fuseline.frontend.record import NotSimple
 
@@ -38,7 +39,7 @@ def capture_dynamo(
     try:
         return convert(module, sources, name=name, known=known)
     except NotSimple as reason:
-        if known:
+        if known or depends_on_data(module):
             raise
         log.debug("%s: tracing the graph again, because of %s", name, reason)
         return _through_aot(module, sources, inputs, name, reason)

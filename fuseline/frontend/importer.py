@@ -28,12 +28,13 @@ from fuseline.frontend.record import map_tree
 from fuseline.ir.core import Func, Loc, Opaque, OpError, Origin, Ref, Value
 from fuseline.ir.ops.buffer import Read, Write
 from fuseline.ir.ops.call import AtenCall
-from fuseline.ir.types import BufferType, DType, IntType, Range, TensorType
+from fuseline.ir.types import BufferType, DType, IntType, Range, TensorType, free_symbols
+from fuseline.report import Site
 
 for _family in ("create", "index", "matmul", "pointwise", "reduce", "view"):
     importlib.import_module(f"fuseline.frontend.import_{_family}")
 
-__all__ = ["CannotImport", "import_captured", "import_dim"]
+__all__ = ["CannotImport", "DependsOnData", "import_captured", "import_dim"]
 
 log = logging.getLogger(__name__)
 
@@ -62,6 +63,18 @@ def import_captured(captured: Captured) -> Func:
 
     """
     return _Import(captured).run()
+
+
+class DependsOnData(CannotImport):
+    """A program with sizes that only the data tells, for which nothing is compiled.
+
+    Attributes:
+        missed: the places that would have to be fused to be rid of them, with the reasons.
+    """
+
+    def __init__(self, reason: str, missed: Sequence[Site] = ()) -> None:
+        super().__init__(reason)
+        self.missed = tuple(missed)
 
 
 class _Import:
@@ -131,11 +144,18 @@ class _Import:
             return
         fakes = cast("tuple[Any, ...]", value if isinstance(value, tuple) else (value,))
         types = tuple(tensor_type_of(f) for f in fakes if isinstance(f, Tensor))
+        self._new_symbols(types)
         before = len(self.func)
         result = self._call(node, types)
         if len(self.func) > before and isinstance(result, Value):
             result.hint = node.name  # not where an earlier value serves
         self.values[node] = result if isinstance(value, tuple) else _only(result)
+
+    def _new_symbols(self, types: Sequence[TensorType]) -> None:
+        """Symbols that no input gives: only the data tells them."""
+        for extent in (d for t in types for d in t.shape if not isinstance(d, int)):
+            for name in free_symbols(extent):
+                self.func.symbols.setdefault(name, Range())
 
     def _call(self, node: fx.Node, types: tuple[TensorType, ...]) -> Any:
         self.builder.expected = types

@@ -31,7 +31,7 @@ def chooses(module: fx.GraphModule) -> bool:
     return any(_torch.name_of_target(n) == _CHOICE for n in module.graph.nodes)
 
 
-def depends_on_data(cause: _torch.Break) -> bool:
+def ends_by_data(cause: _torch.Break) -> bool:
     """Whether a graph ended because the program goes on by what a tensor holds."""
     return any(sign in cause.reason.lower() for sign in _SIGNS)
 

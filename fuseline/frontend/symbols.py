@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import operator
 from collections.abc import Callable
-from typing import Any
+from typing import Any, cast
 
 import sympy
 import torch
@@ -38,6 +38,10 @@ class SymbolNodes:
     def define(self, symbol: object, node: fx.Node) -> None:
         """Say which node holds a symbol's value; the first one counts."""
         self._nodes.setdefault(symbol, node)
+
+    def knows(self, expr: object) -> bool:
+        """Whether every symbol of an expression can be read somewhere."""
+        return all(s in self._nodes for s in cast("Any", expr).free_symbols)
 
     def source(self, tensor: fx.Node, dim: int, symbol: object) -> None:
         """Say that a symbol is a size of a tensor, to be read where it is not known already."""

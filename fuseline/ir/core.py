@@ -390,6 +390,12 @@ class Func:
                 self.symbols.setdefault(name, Range())
         return value
 
+    @property
+    def unknown_sizes(self) -> set[str]:
+        """The symbols that no argument gives: only the data tells them."""
+        given = [(a.type.value,) if isinstance(a.type, IntType) else a.shape for a in self.args]
+        return set(self.symbols).difference(*(free_symbols(d) for dims in given for d in dims))
+
     def append(self, op: OpT) -> OpT:
         """Append an op and return it."""
         self._ops.append(op)

@@ -10,6 +10,7 @@ import sympy
 from torch import Tensor
 
 from fuseline.ir.core import Func, IRError, Op, Value
+from fuseline.ir.ops.call import AtenCall
 from fuseline.ir.types import Dim, IntType, substitute
 
 Argument: TypeAlias = Tensor | int
@@ -81,6 +82,19 @@ def call_reference(
     return as_results(out)
 
 
+def _with_sizes_of(
+    op: AtenCall, results: Sequence[Tensor], binding: Mapping[str, int]
+) -> Mapping[str, int]:
+    """The symbols with those that only the data tells, read where they first occur."""
+    found = {
+        str(extent): size
+        for value, tensor in zip(op.ys, results, strict=True)
+        for extent, size in zip(value.shape, tensor.shape, strict=True)
+        if isinstance(extent, sympy.Symbol) and str(extent) not in binding
+    }
+    return {**binding, **found} if found else binding
+
+
 def evaluate(
     func: Func, arguments: Sequence[Argument], *, binding: Mapping[str, int] | None = None
 ) -> list[Tensor]:
@@ -97,5 +111,7 @@ def evaluate(
     tensors = {a: t for a, t in zip(func.args, arguments, strict=True) if isinstance(t, Tensor)}
     for op in func.ops:
         results = call_reference(op, tensors, binding)
+        if isinstance(op, AtenCall):
+            binding = _with_sizes_of(op, results, binding)
         tensors.update(zip(op.results, results, strict=True))
     return [tensors[v] for v in func.returns]

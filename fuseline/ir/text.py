@@ -63,7 +63,9 @@ class _Printer:
 
     def func(self, func: Func, indent: str) -> list[str]:
         args = ", ".join(f"{self.name(a)}: {a.type}{_origin(a)}" for a in func.args)
-        ranges = ", ".join(f"{n} in {r}" for n, r in sorted(func.symbols.items()) if r != Range())
+        unknown = () if indent else func.unknown_sizes
+        shown = [(n, r) for n, r in sorted(func.symbols.items()) if r != Range() or n in unknown]
+        ranges = ", ".join(f"{n} in {r}" for n, r in shown)
         where = f" where {ranges}" if ranges else ""
         lines = [f"{indent}func @{func.name}({args}){where} {{"]
         for op in func.ops:

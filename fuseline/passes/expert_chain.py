@@ -117,6 +117,11 @@ def _term_of(value: Value) -> Term | None:
     return None
 
 
+def expert_weighed_by(weight: Value) -> tuple[int, Gate] | None:
+    """The expert that a weight for each token is of, and the weights of all."""
+    return _Columns().of(weight)
+
+
 class _Columns:
     """The expert that a weight ``[..., 1]`` is of, and the gate that it is a column of."""
 

@@ -13,7 +13,7 @@ from fuseline.ir.ops.create import Full
 from fuseline.ir.ops.index import Gather, Scatter
 from fuseline.ir.ops.pointwise import Cast, Eq, Mul, Where
 from fuseline.ir.ops.reduce import Sort, Sum, TopK
-from fuseline.ir.ops.view import Expand, Slice
+from fuseline.ir.ops.view import Expand, Reshape, Slice
 from fuseline.ir.types import same
 from fuseline.passes.constants import number, uniform
 from fuseline.passes.expert_rows import is_running, uncast
@@ -128,6 +128,8 @@ def are_distinct(indices: Value) -> bool:
         case TopK(axis=axis) | Sort(axis=axis):
             return axis == len(indices.shape) - 1
         case Slice(x) | Cast(x):
+            return are_distinct(x)
+        case Reshape(x) if x.shape[-1:] == indices.shape[-1:]:
             return are_distinct(x)
         case _:
             return same(indices.shape[-1], 1)

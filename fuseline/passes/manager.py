@@ -23,6 +23,9 @@ log = logging.getLogger(__name__)
 
 _MAX_ROUNDS = 16
 
+_BY_THE_WAY = ("concat", "gather")
+"""Ops that bring together what a new op reads, such as the biases of all experts."""
+
 _NORMS = (RmsNorm.name, LayerNorm.name)
 """Ops that programs may hold before any pass: torch has them whole."""
 
@@ -173,6 +176,8 @@ class PassManager:
         self.observers = observers
         self.current: Pass | None = None
         """The pass that is running, or that raised."""
+        self.latest: Run | None = None
+        """The record of the last run, also of one that raised."""
 
     def run(self, func: Func) -> Run:
         """Run all passes; the func is edited in place.
@@ -181,7 +186,7 @@ class PassManager:
             IRError: ``check`` is set and a pass left an invalid func; the message names the pass.
 
         """
-        run = Run(func)
+        run = self.latest = Run(func)
         for pass_ in self.passes:
             self.current = pass_
             self._run_pass(pass_, run)
@@ -461,7 +466,7 @@ def _works(run: Run, record: Applied) -> bool:
 
 
 def _is_aside(op: Op) -> bool:
-    return op.has(Trait.VIEW) or op.has(Trait.POINTWISE)
+    return op.has(Trait.VIEW) or op.has(Trait.POINTWISE) or op.name in _BY_THE_WAY
 
 
 def _inherit(record: Applied) -> None:

@@ -19,6 +19,7 @@ from fuseline.passes.fuse_qk_rope import FuseQkRope
 from fuseline.passes.fuse_rms_norm_add import FuseRmsNormAdd
 from fuseline.passes.fuse_sandwich_norm import FuseSandwichNorm
 from fuseline.passes.fuse_wide_linear import FuseWideLinear
+from fuseline.passes.known_sizes import KnownSizes
 from fuseline.passes.lower_gated_mlp import LowerGatedMlp
 from fuseline.passes.lower_index_put import LowerIndexPut
 from fuseline.passes.lower_matmul import LowerMatmul
@@ -64,6 +65,7 @@ def default_pipeline(*, cache_latents: bool = False) -> list[Pass]:
         LowerMatmul(),  # no attention is spelled with those that are left
         Cse(),  # queries and keys now share their tables
         Dce(),
+        KnownSizes(),
         *([CacheLatents()] if cache_latents else []),
         RaiseLatentAttention(),  # what is dead no longer reads the keys
         # fuse: what one kernel does

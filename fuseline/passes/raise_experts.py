@@ -16,6 +16,7 @@ from fuseline.passes.expert_body import Body, Refused, body_between
 from fuseline.passes.expert_chain import raised_chain
 from fuseline.passes.expert_dense import raised_dense
 from fuseline.passes.expert_kernels import as_given, unfit
+from fuseline.passes.expert_masks import PICKING, raised_masks
 from fuseline.passes.expert_products import (
     Biased,
     Product,
@@ -28,12 +29,13 @@ from fuseline.passes.expert_products import (
 )
 from fuseline.passes.expert_rows import as_grid, as_matrix, token_rows
 from fuseline.passes.expert_sum import Summed, Weight, summed, weight_of
+from fuseline.passes.match import reshaped
 from fuseline.passes.rewrite import NoMatch, Replace, Rewrite
 from fuseline.passes.wording import called
 
 
 @dataclass(frozen=True)
-class RaiseExperts(Rewrite[Op], root=(GroupedMatmul, Matmul, Add), pattern="moe"):
+class RaiseExperts(Rewrite[Op], root=(GroupedMatmul, Matmul, Add, *PICKING), pattern="moe"):
     """Products of tokens by the matrices of their experts, weighed and added up, become `experts`.
 
     The rows of a token stand in the order of its slots and are multiplied by matrices gathered for
@@ -128,6 +130,8 @@ class RaiseExperts(Rewrite[Op], root=(GroupedMatmul, Matmul, Add), pattern="moe"
                 return _raised(op, func)
             if isinstance(op, Add):
                 return _replaced(raised_chain(op, func), func, "the weights can be packed")
+            if isinstance(op, PICKING):
+                return _looped(raised_masks(op, func), func)
             return _replaced(raised_dense(op, func), func)
         except Refused as refused:
             return NoMatch(str(refused))
@@ -183,8 +187,20 @@ def _replace(end: Value, raised: Experts, func: Func, held: Sequence[str]) -> Re
     fused = as_given(raised)
     if reason := unfit(fused, func):
         return NoMatch(reason)
-    y = fused.y if fused.y.shape == end.shape else Reshape(fused.y, shape=end.shape).y
+    y = reshaped(fused.y, end.shape)
     return Replace({end: y}, before=end.owner, held=(*held, "a kernel takes them"))
+
+
+def _looped(found: tuple[Value, Experts] | None, func: Func) -> Replace | NoMatch | None:
+    """Experts that compute their own tokens by the op that computes those of all."""
+    return None if found is None else _replace(*found, func, _HELD_OF_LOOPS)
+
+
+_HELD_OF_LOOPS = (
+    "each expert reads the rows of the tokens that chose it, and adds to the same rows",
+    "the experts are all that can be chosen, in the order of their numbers",
+    "nothing else reads what they give",
+)
 
 
 _HELD = (

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from fuseline.frontend.captured import Argument, Captured
 from fuseline.frontend.execute import Compiled, interpret
-from fuseline.frontend.importer import import_captured
+from fuseline.frontend.importer import DependsOnData, import_captured
 from fuseline.frontend.warm import FormStore
 from fuseline.frontend.wrap import wrap
 from fuseline.ir.core import Func
@@ -34,11 +34,16 @@ class Evaluated:
 
 @dataclass
 class Recording:
-    """A compile step that keeps what it is given, and runs it by ATen or by the imported func."""
+    """A compile step that keeps what it is given, and runs it by ATen or by the imported func.
+
+    Programs with sizes that only the data tells are refused, unless they are ``unknown`` sizes to
+    look at.
+    """
 
     dynamic: bool | None = True
     imported: bool = True
     eager: tuple[str, ...] = ()
+    unknown: bool = False
     captured: list[Captured] = field(default_factory=list[Captured])
     funcs: list[Func] = field(default_factory=list[Func])
     forms: FormStore | None = None
@@ -52,8 +57,9 @@ class Recording:
         verify(func)
         text = print_func(func)
         assert print_func(parse_func(text)) == text
+        if func.unknown_sizes and not self.unknown:
+            raise DependsOnData("only the data tells a size")
         self.funcs.append(func)
-
         return Evaluated(func, text)
 
     def begin(self) -> None:
@@ -76,10 +82,11 @@ def record(
     dynamic: bool | None = True,
     imported: bool = True,
     eager: tuple[str, ...] = (),
+    unknown: bool = False,
 ) -> tuple[Any, Recording]:
     """A compiled form of a function or module, and what its compile step sees."""
     torch.compiler.reset()
-    recording = Recording(dynamic, imported, eager)
+    recording = Recording(dynamic, imported, eager, unknown)
     return wrap(target, lambda: recording), recording
 
 

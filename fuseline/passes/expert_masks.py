@@ -1,0 +1,580 @@
+"""Experts in a loop, each on the tokens that chose it: picked by a mask, and added where they were.
+
+The loop is a chain of additions into one tensor of zeros. Each adds the products of one expert to
+the rows of its tokens, whose number only the data tells. In the op that takes its place no such
+number is left.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+
+from fuseline.ir.core import Func, Op, Ref, Trait, Value
+from fuseline.ir.ops.call import AtenCall
+from fuseline.ir.ops.experts import Experts, Weigh
+from fuseline.ir.ops.index import Gather, IndexPut
+from fuseline.ir.ops.matmul import Linear, Matmul
+from fuseline.ir.ops.pointwise import Add, Cast, Mul
+from fuseline.ir.ops.view import Concat, Expand, Permute, Reshape, Slice
+from fuseline.ir.types import Dim, DType, product, promote, same
+from fuseline.passes.constants import is_number
+from fuseline.passes.expert_body import Body, Refused, body_between, does_the_same
+from fuseline.passes.expert_chain import expert_weighed_by
+from fuseline.passes.expert_gate import Gate, are_distinct, gate_of
+from fuseline.passes.expert_picks import Picked, by_columns, by_mask, picked
+from fuseline.passes.expert_products import lie_within
+from fuseline.passes.expert_rows import unshaped
+from fuseline.passes.match import reshaped
+from fuseline.passes.merge_linears import unpackable
+from fuseline.passes.wording import called
+
+_LEAST = 2
+"""How many experts there must be for a chain of additions to look like them."""
+
+PICKING = (AtenCall, IndexPut)
+"""The ops that add to picked rows."""
+
+
+@dataclass(frozen=True)
+class Link:
+    """One addition: ``rows`` are added to the sum so far, at the place where the mask is true.
+
+    ``written``: they are written over what was there.
+    """
+
+    op: Op
+    rows: Value
+    place: Picked
+    written: bool = False
+    inside: tuple[Op, ...] = ()
+
+    @property
+    def total(self) -> Value:
+        """The sum before."""
+        return self.place.source
+
+
+@dataclass(frozen=True)
+class Product:
+    """Picked rows by one expert's matrix ``[N, K]`` (``transposed``: ``[K, N]``), with its bias."""
+
+    op: Op
+    x: Value
+    weight: Value
+    bias: Value | None = None
+    transposed: bool = False
+
+    @property
+    def y(self) -> Value:
+        """The result."""
+        return self.op.results[0]
+
+    @property
+    def width(self) -> int:
+        """How many columns the result has."""
+        width = self.y.shape[-1]
+        if not isinstance(width, int):
+            raise Refused(f"{called(self.weight)} is {self.weight.type}, of an unknown width")
+        return width
+
+
+@dataclass(frozen=True)
+class Weighed:
+    """The weights of one expert's rows: one for each slot of a token, ``[T, K]``."""
+
+    values: Value
+    casts: tuple[DType, ...] = ()
+
+    @property
+    def grid(self) -> Value:
+        """The weights, cast as the model casts what it picks of them."""
+        found = self.values
+        for dtype in self.casts:
+            found = found if found.dtype is dtype else Cast(found, dtype=dtype).y
+        return found
+
+
+@dataclass(frozen=True)
+class Expert:
+    """One expert of the loop, understood."""
+
+    x: Value
+    ups: tuple[Product, ...]
+    down: Product
+    body: Body
+    weighed: Weighed
+    weigh: Weigh
+    inside: frozenset[Op]
+
+
+def raised_masks(op: Op, func: Func) -> tuple[Value, Experts] | None:
+    """The last addition of a loop over experts, and the op to take its place.
+
+    None where it does not look like experts.
+
+    Raises:
+        Refused: it does, and a predicate fails.
+
+    """
+    last = _link(op)
+    if last is None:
+        return None
+    end = op.results[0]
+    readers = [_link(user) for user in func.users(end)]
+    if any(link is not None and link.total is end for link in readers):
+        return None  # not the last one
+    links, begin = _chain(last)
+    if len(links) < _LEAST:
+        return None
+    tokens = _Tokens.of(links[0], end)
+    for link in links:
+        tokens.check(link)
+    if not is_number(begin, 0):
+        raise Refused(f"the sum of the experts begins with {called(begin)}, not with zeros")
+    _check_order(links, tokens)
+    experts = [_expert(link, tokens) for link in links]
+    _check_alike(experts)
+    inside = {o for link in links for o in (link.op, *link.inside)}
+    inside.update(o for e in experts for o in e.inside)
+    _check_readers(func, inside, op)
+    return end, _op(func, experts, tokens, end)
+
+
+# -- the chain --------------------------------------------------------------------------------
+
+
+def _chain(last: Link) -> tuple[list[Link], Value]:
+    """The additions from the first one on, and what they begin with."""
+    links = [last]
+    while links[0].total.owner is not None and (link := _link(links[0].total.owner)) is not None:
+        links.insert(0, link)
+    return links, links[0].total
+
+
+def _link(op: Op) -> Link | None:
+    """An addition to the rows where an expert was chosen; None where an op is none."""
+    match op:
+        case AtenCall(
+            (total, index, rows), target="aten.index_add.default", args=(Ref(0), 0, Ref(1), Ref(2))
+        ) if not op.kwargs:
+            return _added(op, rows, by_columns(total, {0: index}))
+        case AtenCall(
+            (total, index, rows),
+            target="aten.scatter_add.default",
+            args=(Ref(0), 0, Ref(1), Ref(2)),
+        ) if isinstance(index.owner, Expand) and index.shape == rows.shape:
+            return _added(op, rows, by_columns(total, {0: index.owner.x}))
+        case AtenCall(
+            (total, condition, rows),
+            target="aten.index_put.default",
+            args=(Ref(0), (Ref(1),), Ref(2), *rest),
+        ) if not op.kwargs and rest in ([], [False]):
+            return _written(op, rows, by_mask(total, condition))
+        case IndexPut(total, indices, rows, axes=axes, accumulate=accumulate):
+            place = by_columns(total, dict(zip(axes, indices, strict=True)))
+            return _added(op, rows, place) if accumulate else _written(op, rows, place)
+        case _:
+            return None
+
+
+def _added(op: Op, rows: Value, place: Picked | None) -> Link | None:
+    return None if place is None else Link(op, rows, place)
+
+
+def _written(op: Op, rows: Value, place: Picked | None) -> Link | None:
+    """``total[place] = rows``, where the rows may be what was there and something more."""
+    if place is None or not isinstance(rows.owner, Add):
+        return None if place is None else Link(op, rows, place, written=True)
+    for there, more in ((rows.owner.lhs, rows.owner.rhs), (rows.owner.rhs, rows.owner.lhs)):
+        owner = there.owner
+        if owner is not None and picked(there) == place and more.dtype is place.source.dtype:
+            return Link(op, more, place, inside=(rows.owner, owner))
+    return Link(op, rows, place, written=True)
+
+
+def _check_order(links: Sequence[Link], tokens: _Tokens) -> None:
+    """The experts must be all that can be chosen, in the order of their numbers."""
+    order = [link.place.mask.expert for link in links]
+    if order != list(range(len(links))):
+        raise Refused(f"the experts are added in the order {order}")
+    indices = tokens.indices
+    if not lie_within(indices, len(links)):
+        raise Refused(
+            f"the experts' numbers come from {called(indices)}, which does not choose among the "
+            f"{len(links)} of the loop"
+        )
+    if tokens.slots is not None and not are_distinct(indices):
+        raise Refused(f"{called(indices)} may choose an expert twice for one token")
+    for number, link in enumerate(links):
+        if link.written and number and tokens.slots is not None:
+            raise Refused(f"expert {number} writes over what the ones before it gave to its tokens")
+
+
+@dataclass(frozen=True)
+class _Tokens:
+    """Tokens and their choices.
+
+    Attributes:
+        indices: the experts' numbers.
+        slots: the dim of these that runs over a token's slots; None where there is one only.
+        count: how many tokens there are.
+        chosen: the weights of the chosen experts, by those of all.
+    """
+
+    indices: Value
+    slots: int | None
+    count: Dim
+    chosen: dict[Value, Value | None] = field(default_factory=dict[Value, "Value | None"])
+
+    @classmethod
+    def of(cls, link: Link, end: Value) -> _Tokens:
+        """The tokens that are the rows of the sum, as an addition to it finds them."""
+        indices, count = link.place.mask.indices, product(end.shape[:-1])
+        if not same(indices.shape[-1], 1) and same(product(indices.shape[:-1]), count):
+            return cls(indices, len(indices.shape) - 1, count)
+        if same(indices.tensor.numel, count):
+            return cls(indices, None, count)
+        raise Refused(f"the experts' numbers are {indices.type}, and the sum is {end.type}")
+
+    @property
+    def k(self) -> Dim:
+        """How many slots a token has."""
+        return 1 if self.slots is None else self.indices.shape[self.slots]
+
+    @property
+    def dims(self) -> list[int]:
+        """The dims of the experts' numbers that tell tokens apart."""
+        extents = enumerate(self.indices.shape)
+        return [i for i, e in extents if i != self.slots and not same(e, 1)]
+
+    def check(self, link: Link) -> None:
+        """An addition must be to the rows of the tokens that chose the expert."""
+        place = link.place
+        if place.mask.indices is not self.indices:
+            raise Refused("the experts are chosen by different choices")
+        if not self.are_rows(place):
+            raise Refused(
+                f"expert {place.mask.expert} is added to {called(place.source)}, "
+                f"{place.source.type}, elsewhere than at the rows of its tokens"
+            )
+
+    def are_rows(self, place: Picked) -> bool:
+        """Whether whole rows of tokens are picked."""
+        return self._follows(place, self.dims, rest=1)
+
+    def are_elements(self, place: Picked) -> bool:
+        """Whether one element for each token is picked."""
+        return self._follows(place, self.dims, rest=0)
+
+    def are_slots(self, place: Picked) -> bool:
+        """Whether one element for each slot is picked."""
+        slots = [] if self.slots is None or same(self.k, 1) else [self.slots]
+        return self._follows(place, [*self.dims, *slots], rest=0)
+
+    def _follows(self, place: Picked, dims: Sequence[int], *, rest: int) -> bool:
+        """Whether a place has these dims in order, and one element in all but ``rest`` others."""
+        axes, shape = dict(place.axes), place.source.shape
+        kept = shape[: len(shape) - rest]
+        follows = [axes.get(axis) for axis in range(len(kept))]
+        found = [(f, e) for f, e in zip(follows, kept, strict=True) if f is not None]
+        others = [e for f, e in zip(follows, kept, strict=True) if f is None]
+        return (
+            max(axes) < len(kept)
+            and [f for f, _ in found] == list(dims)
+            and all(isinstance(f, int) and same(e, self.indices.shape[f]) for f, e in found)
+            and all(same(e, 1) for e in others)
+        )
+
+    def rows(self, value: Value, link: Link) -> Value | None:
+        """What the rows of an expert's tokens are picked of."""
+        place = picked(value)
+        if place is None or not place.mask.is_aligned(link.place.mask, self.slots):
+            return None
+        return _plain(place.source) if self.are_rows(place) else None
+
+    def weights(self, value: Value, link: Link) -> Weighed | None:
+        """The weights of all slots, of which those of an expert's rows are picked."""
+        casts: list[DType] = []
+        while isinstance(value.owner, (Cast, Reshape)):
+            if isinstance(value.owner, Cast):
+                casts.insert(0, value.dtype)
+            value = value.owner.x
+        place, column = picked(value), None
+        if isinstance(value.owner, Slice) and value.owner.axis == len(value.shape) - 1:
+            place, column = picked(value.owner.x), value.owner.start
+        if place is None or not place.mask.is_aligned(link.place.mask, self.slots):
+            return None
+        found = self._of_expert(place, column, link)
+        return None if found is None else Weighed(found, tuple(casts))
+
+    def _of_expert(self, place: Picked, column: object, link: Link) -> Value | None:
+        """The weights ``[..., K]`` of which a place, or one column of its rows, has an expert's."""
+        expert, source = link.place.mask.expert, place.source
+        if column is not None:
+            return self._chosen(source) if column == expert and self.are_rows(place) else None
+        if self.are_elements(place) and (found := self._of_column(source, expert)) is not None:
+            return found
+        return source if self.are_slots(place) else None
+
+    def _of_column(self, source: Value, expert: int | None) -> Value | None:
+        """The weights of the slots, of which a value has those of one expert."""
+        each = _plain(source).owner
+        if isinstance(each, Slice) and each.axis == len(each.x.shape) - 1:
+            return self._chosen(each.x) if each.start == expert else None
+        gate = expert_weighed_by(source)
+        if gate is not None and gate[0] == expert and self._is_of(gate[1]):
+            return gate[1].values
+        return None
+
+    def _is_of(self, gate: Gate) -> bool:
+        return _plain(gate.indices) is _plain(self.indices)
+
+    def _chosen(self, every: Value) -> Value | None:
+        """Of weights of all experts those of the chosen ones, made once."""
+        if every not in self.chosen:
+            self.chosen[every] = self._choose(every)
+        return self.chosen[every]
+
+    def _choose(self, every: Value) -> Value | None:
+        gate = gate_of(every)
+        if gate is not None and self._is_of(gate):
+            return gate.values
+        extent = every.shape[-1]
+        indices = reshaped(self.indices, (*every.shape[:-1], self.k))
+        if not isinstance(extent, int) or not lie_within(self.indices, extent):
+            return None
+        return Gather(every, indices, axis=len(every.shape) - 1).y
+
+
+def _plain(value: Value) -> Value:
+    """What a value is reshapes of."""
+    while isinstance(value.owner, Reshape):
+        value = value.owner.x
+    return value
+
+
+# -- one expert -------------------------------------------------------------------------------
+
+
+def _expert(link: Link, tokens: _Tokens) -> Expert:
+    number = link.place.mask.expert
+    rows, inside = link.rows, set[Op]()
+    if isinstance(rows.owner, Cast) and rows.owner.x.dtype.is_float:
+        inside.add(rows.owner)
+        rows = rows.owner.x
+    down, weighed = _weighed_output(rows, link, tokens, inside)
+    if down is None:
+        down = _product(rows)
+    if down is None:
+        raise Refused(f"what expert {number} adds comes from {called(rows)}, not from a product")
+    ups = _products_before(down.x)
+    body = body_between([up.y for up in ups], [up.width for up in ups], down.x)
+    if any(up.x is not ups[0].x for up in ups):
+        raise Refused(f"the products of expert {number} read different rows")
+    given, weigh = ups[0].x, "output"
+    if weighed is None:
+        given, weighed = _weighed_input(given, link, tokens, inside)
+        weigh = "input"
+    x = tokens.rows(given, link)
+    if x is None:
+        raise Refused(
+            f"expert {number} reads {called(given)}, which does not pick the rows of its tokens"
+        )
+    inside |= {*body.inside, down.op, *(up.op for up in ups)}
+    return Expert(x, ups, down, body, weighed, weigh, frozenset(inside))
+
+
+def _weighed_output(
+    rows: Value, link: Link, tokens: _Tokens, inside: set[Op]
+) -> tuple[Product | None, Weighed | None]:
+    """The product that rows are, times their weights."""
+    owner = rows.owner
+    if not isinstance(owner, Mul):
+        return None, None
+    for weight, given in ((owner.lhs, owner.rhs), (owner.rhs, owner.lhs)):
+        wide = given.owner if isinstance(given.owner, Cast) else None
+        down = _product(given if wide is None else wide.x)
+        if down is None or weight.shape[1:] != (1,):
+            continue
+        if owner.y.dtype is not promote([weight.tensor, down.y.tensor]):
+            raise Refused(f"products of {down.y.dtype} are weighed in {owner.y.dtype}")
+        weighed = tokens.weights(weight, link)
+        if weighed is None:
+            raise Refused(
+                f"expert {link.place.mask.expert} is weighed by {called(weight)}, which does not "
+                "pick the weights of its tokens"
+            )
+        inside.update([owner] if wide is None else [owner, wide])
+        return down, weighed
+    return None, None
+
+
+def _weighed_input(
+    rows: Value, link: Link, tokens: _Tokens, inside: set[Op]
+) -> tuple[Value, Weighed]:
+    """The rows of tokens before they are multiplied by their weights."""
+    product_ = rows.owner.x if isinstance(rows.owner, Cast) else rows
+    owner = product_.owner
+    if isinstance(owner, Mul):
+        for weight, given in ((owner.lhs, owner.rhs), (owner.rhs, owner.lhs)):
+            wide = given.owner if isinstance(given.owner, Cast) else None
+            plain = given if wide is None else wide.x
+            weighed = tokens.weights(weight, link)
+            alike = owner.y.dtype is promote([weight.tensor, plain.tensor])
+            if weighed is not None and plain.dtype is rows.dtype and alike:
+                inside.update(o for o in (owner, rows.owner, wide) if o is not None)
+                return plain, weighed
+    raise Refused(f"nothing weighs expert {link.place.mask.expert}")
+
+
+def _product(value: Value) -> Product | None:
+    """The product of rows by one matrix that a value is."""
+    value = unshaped(value)
+    match value.owner:
+        case Linear(x, weight, bias) as op:
+            return Product(op, x, weight, bias)
+        case Matmul(x, weight) as op if weight.tensor.rank == 2:
+            turned = weight.owner
+            if isinstance(turned, Permute):
+                return Product(op, x, turned.x)
+            return Product(op, x, weight, transposed=True)
+        case _:
+            return None
+
+
+def _products_before(value: Value) -> tuple[Product, ...]:
+    """The products that a value is made of by element-wise ops, in the order of their reading."""
+    found: dict[Op, Product] = {}
+    seen: set[Value] = set()
+
+    def visit(current: Value) -> None:
+        if current in seen:
+            return
+        seen.add(current)
+        product_, owner = _product(current), current.owner
+        if product_ is not None:
+            found[product_.op] = product_
+        elif owner is not None and (
+            owner.has(Trait.POINTWISE) or isinstance(owner, (Slice, Reshape))
+        ):
+            for operand in owner.operands:
+                visit(operand)
+
+    visit(value)
+    if not found:
+        raise Refused(f"what the last product of an expert reads, {called(value)}, is no product's")
+    return tuple(found.values())
+
+
+def _check_alike(experts: Sequence[Expert]) -> None:
+    """All experts must do the same to the same x."""
+    first = experts[0]
+    for number, expert in enumerate(experts):
+        if expert.x is not first.x:
+            raise Refused(f"expert {number} reads another x")
+        if not does_the_same(expert.body.func, first.body.func):
+            raise Refused(f"the activation of expert {number} is another than that of the first")
+        if _plain(expert.weighed.values) is not _plain(first.weighed.values):
+            raise Refused(f"expert {number} is weighed by other weights than the first")
+        if (expert.weigh, expert.weighed.casts) != (first.weigh, first.weighed.casts):
+            raise Refused(f"expert {number} is weighed in another way than the first")
+        for own, other in zip((*expert.ups, expert.down), (*first.ups, first.down), strict=True):
+            types = own.weight.type == other.weight.type and own.transposed is other.transposed
+            if not types or (own.bias is None) is not (other.bias is None):
+                raise Refused(f"a weight of expert {number} is {own.weight.type}, not as others")
+
+
+def _check_readers(func: Func, inside: set[Op], end: Op) -> None:
+    for op in inside:
+        for value in op.results if op is not end else ():
+            others = [u.name for u in func.users(value) if u not in inside]
+            if others or func.is_returned(value):
+                names = ", ".join(others) or "the return"
+                raise Refused(f"{called(value)} inside of the experts is read by {names}")
+
+
+# -- the op -----------------------------------------------------------------------------------
+
+
+def _op(func: Func, experts: Sequence[Expert], tokens: _Tokens, end: Value) -> Experts:
+    first, count = experts[0], tokens.count
+    turned = first.down.transposed
+    ups = [[e.ups[j] for e in experts] for j in range(len(first.ups))]
+    packed = [_oriented(column, turned) for column in (*ups, [e.down for e in experts])]
+    if any(weight is None for weight in packed):
+        _check_weights(func, experts)
+        up = tuple(p.weight for e in experts for p in e.ups)
+        down: tuple[Value, ...] = tuple(e.down.weight for e in experts)
+    else:
+        *up, last = (weight for weight in packed if weight is not None)
+        up, down = tuple(up), (last,)
+    depth = first.ups[0].x.shape[-1]
+    grid = (count, tokens.k)
+    indices = reshaped(tokens.indices, grid)
+    return Experts(
+        reshaped(first.x, (count, depth)),
+        indices if indices.dtype is DType.I64 else Cast(indices, dtype=DType.I64).y,
+        reshaped(first.weighed.grid, grid),
+        up,
+        down,
+        _biases(ups),
+        _biases([[e.down for e in experts]]),
+        experts=len(experts),
+        body=first.body.func,
+        gated=first.body.gated,
+        interleaved=first.body.interleaved,
+        transposed=turned,
+        round_bias=False,
+        weigh=first.weigh,
+        combine="in_turn",
+        dtype=end.dtype,
+    )
+
+
+def _oriented(products: Sequence[Product], transposed: bool) -> Value | None:
+    """The tensor of which each product has one matrix; None where they are given one by one."""
+    found = _packed([p.weight for p in products])
+    if found is None or products[0].transposed is transposed:
+        return found
+    return Permute(found, dims=(0, 2, 1)).y
+
+
+def _packed(parts: Sequence[Value]) -> Value | None:
+    """The value whose parts along the first axis these are, in their order, and all of them."""
+    sources: list[Value] = []
+    for number, part in enumerate(parts):
+        match unshaped(part).owner:
+            case Slice(x, axis=0, start=start, stop=stop, step=1) if x.shape[1:] == part.shape:
+                if (start, stop) != (number, number + 1) or not same(x.shape[0], len(parts)):
+                    return None
+                sources.append(x)
+            case _:
+                return None
+    return sources[0] if all(s is sources[0] for s in sources) else None
+
+
+def _check_weights(func: Func, experts: Sequence[Expert]) -> None:
+    """Matrices that are given one by one are packed: they must be free to move."""
+    for number, expert in enumerate(experts):
+        for product_ in (*expert.ups, expert.down):
+            if product_.transposed:
+                raise Refused(f"a weight of expert {number} by itself lies [K, N]")
+            label = f"of expert {number} a weight"
+            if reason := unpackable(func, product_.weight, label):
+                raise Refused(reason)
+
+
+def _biases(columns: Sequence[Sequence[Product]]) -> Value | None:
+    """The biases of all experts, ``[E, N]``; None where there are none."""
+    given = [[p.bias for p in column if p.bias is not None] for column in columns]
+    if not any(given):
+        return None
+    if not all(given):
+        raise Refused("only one of gate and up has a bias")
+    packed = [found for biases in given if (found := _packed(biases)) is not None]
+    if len(packed) == len(given):
+        return packed[0] if len(packed) == 1 else Concat(tuple(packed), axis=1).y
+    rows = [bias for expert in zip(*given, strict=True) for bias in expert]
+    width = sum(column[0].width for column in columns)
+    return Reshape(Concat(tuple(rows), axis=0).y, shape=(len(given[0]), width)).y
