@@ -164,7 +164,7 @@ class _Builder:
 
     def _written_out(self, kept: _Walk, reduced: _Walk) -> bool:
         """Whether to walk a kept axis and reduce a few elements, none beside the other, at each."""
-        if not isinstance(reduced.extent, int) or reduced.extent > FEW:
+        if not isinstance(reduced.extent, int) or not 0 < reduced.extent <= FEW:
             return False
         stored = reduced.strides[self.first_write :]
         return 1 in kept.strides and 1 not in reduced.strides and not any(stored)

@@ -235,6 +235,14 @@ def test_operands_of_different_layouts_broadcast() -> None:
     check(text, [x, row, column], exact=True, workers=(1, 2, 3))
 
 
+@pytest.mark.parametrize("axis", [0, 1])
+@pytest.mark.parametrize("shape", [(0, 8), (8, 0), (0, 0), (3, 0)])
+def test_the_sum_of_nothing_is_zero(shape: tuple[int, int], axis: int) -> None:
+    """Whether the other axis lies side by side or not; an expert without tokens, for one."""
+    text = body(f"%x: f32[{shape[0]}, {shape[1]}]", [f"sum %x {{axes = ({axis},)}}"])
+    check(text, [torch.randn(shape)], exact=True, workers=(1, 2))
+
+
 def test_part_of_a_larger_result() -> None:
     func = parse_func(body("%x: f32[B, 3, 5]", ["copy %x"]))
     x, out = torch.randn(2, 3, 5), torch.zeros(2, 3, 11)
