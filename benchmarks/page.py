@@ -48,7 +48,8 @@ def write(results: Json) -> None:
 
 def _models(results: Json) -> list[str]:
     names = dict.fromkeys(part["model"] for part in results["parts"].values())
-    return ["\n".join(f"* {SUBJECTS[name]}" for name in names)] if names else []
+    said = [f"* {SUBJECTS[name]}" for name in names if name in SUBJECTS]  # others: by their table
+    return ["\n".join(said)] if said else []
 
 
 def _versions(results: Json) -> dict[str, str]:

@@ -154,6 +154,7 @@ def _child(
         "MKL_NUM_THREADS": str(threads),
         "TORCHINDUCTOR_CACHE_DIR": str(inductor),
         "TOKENIZERS_PARALLELISM": "false",
+        "PYTHONWARNINGS": "ignore:Dynamo detected a call",  # in transformers, once a compilation
     }
     with tempfile.TemporaryDirectory() as folder:
         output = Path(folder) / "result.json"

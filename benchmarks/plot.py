@@ -51,14 +51,15 @@ def _rates(axes: Any, results: Json) -> None:
         axes.bar_label(bars, [f"{v:.1f}" if v else "" for v in values], padding=2, fontsize=6)
     axes.set_yticks(range(len(labels)), labels)
     axes.invert_yaxis()
+    axes.set_xscale("log")
     axes.set_title(f"calls a second, eager = 1, {most} threads")
     axes.legend(loc="lower right", frameon=False)
 
 
 def _compilation(axes: Any, results: Json) -> None:
     """Seconds of compilation by the number of layers."""
-    found = [part for part in of_kind(results, "compile") if part["model"] != "qwen3"]
-    points = sorted((part.get("layers", 30), part) for part in found)
+    found = [part for part in of_kind(results, "compile") if part["model"] in ("smollm2", "tiny")]
+    points = sorted(((part.get("layers", 30), part) for part in found), key=lambda p: p[0])
     for name in ("fuseline", "torch.compile"):
         for state, style in (("cold", "-o"), ("warm", "--s")):
             places = [layers for layers, _ in points]

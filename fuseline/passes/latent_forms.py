@@ -95,7 +95,7 @@ def expanded(op: Attention, elements: Elements) -> Expanded | NoMatch | None:
         _Strand(x, (*tokens.at, new_index("d", x.shape[-1])), x.shape[-1]) for x in (op.k, op.v)
     )
     values = _expansion(v, tokens, elements)
-    parts = [_part(strand, tokens, elements) for strand in _strands(k, elements)]
+    parts = [_part(strand, tokens, elements) for strand in _strands(k, tokens, elements)]
     made = [p for p in parts if isinstance(p, Expansion)]
     if values is None or not made:
         return _selected(v, elements)
@@ -122,8 +122,11 @@ def expanded_writes(
     return expanded(Attention(k, k, v, None, None, None, scale=1.0), elements)
 
 
-def _strands(strand: _Strand, elements: Elements) -> list[_Strand]:
-    """What a strand is concatenated of along ``d``, in order: itself where it is not."""
+def _strands(strand: _Strand, tokens: _Tokens, elements: Elements) -> list[_Strand]:
+    """What a strand is concatenated of along ``d``, in order: itself where it is not.
+
+    What is concatenated of parts common to all heads, such as the halves of a rotation, is one.
+    """
     *_, (source, where) = elements.sources(strand.value, strand.place)
     op = source.owner
     if not isinstance(op, Concat) or op.y.shape[op.axis] != strand.width or strand.width == 1:
@@ -134,7 +137,10 @@ def _strands(strand: _Strand, elements: Elements) -> list[_Strand]:
     for x in op.xs:
         width = x.shape[op.axis]
         place = (*where[: op.axis], new_index("d", width), *where[op.axis + 1 :])
-        found += _strands(_Strand(x, place, width), elements)
+        part = _Strand(x, place, width)
+        within = _strands(part, tokens, elements)
+        made = any(_expansion(piece, tokens, elements) for piece in within)
+        found += within if made or _shared(part, tokens, elements) is None else [part]
     return found
 
 

@@ -26,7 +26,7 @@ PROPERTY = settings(
 
 
 def test_every_op_has_a_case() -> None:
-    assert sorted(CASES) == SHIPPED, "write a case in op_cases.py for each op, and for no other"
+    assert sorted(CASES) == SHIPPED, "write a case in tests.ir.cases for each op, and for no other"
 
 
 @pytest.mark.parametrize("name", SHIPPED)

@@ -53,6 +53,17 @@ def test_key_and_value_rows_side_by_side(dtype: str) -> None:
     }
 
 
+def test_a_shared_part_that_is_put_together_of_two() -> None:
+    """longcat_flash: the halves of a rotation that is none of those known."""
+    halves = """
+      %a = slice %r {axis = 3, stop = 1}
+      %b = slice %r {axis = 3, start = 1, stop = 4}
+      %z = concat [%b, %a] {axis = 3}"""
+    before = halves + EXPAND.replace("expand %r", "expand %z") + KEYS + END
+    after = halves + AFTER.replace("%w, %r", "%w, %z")
+    assert_rewrites(PASS, before=func(before), after=func(after))
+
+
 def test_heads_swapped_after_the_parts_are_joined() -> None:
     """DeepSeek's first release: parts by token, joined, then one transpose for all."""
     before = """
