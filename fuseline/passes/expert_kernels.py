@@ -72,6 +72,8 @@ def _unfit_matrices(op: Experts, func: Func) -> str:
                 return f"{called(value)} is {value.type}, {called(values[0])} {values[0].type}"
             if not _layout(value).is_dense(value.shape):
                 return f"{called(value)}, {value.type}, does not lie row by row in memory"
+        if twice := [v for v in values if values.count(v) > 1]:
+            return f"{called(twice[0])} is the matrix of {values.count(twice[0])} experts"
         reasons = [unpackable(func, v, "weight") for v in values if len(values) > 1]
         if any(reasons):
             return next(r for r in reasons if r)
