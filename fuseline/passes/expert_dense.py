@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field, replace
 
 import torch
@@ -84,6 +84,8 @@ def _side_by_side(op: Matmul, func: Func) -> Dense | None:
         return None
     match moved.y.shape:
         case (int(depth), int(experts), int(width)) if experts > 1:
+            if op.rhs.shape != (1, depth, experts * width):
+                return None
             turned = moved.dims == (1, 0, 2)
             extents = {"e": experts, "t": op.y.shape[1], "n": width}
             for y, axes, inside in _views(op, func, extents):
@@ -224,11 +226,19 @@ class _Match:
 
     def inner(self) -> Value:
         """What the second product reads, before views that move its leading dims."""
-        value = self.down.rows
+        value, axes = self.down.rows, ["e", "t", "n"]
         while isinstance(value.owner, Permute) and value.owner.dims[-1] == len(value.shape) - 1:
             self.inside.add(value.owner)
+            axes = [axes[value.owner.dims.index(i)] for i in range(len(axes))]
             value = value.owner.x
+        for up in self.ups:
+            if self.order(up.axes) != self.order(axes):
+                raise Refused(f"{called(self.down.rows)} has experts and tokens in another order")
         return value
+
+    def order(self, axes: Sequence[str]) -> list[str]:
+        """Whether experts or tokens come first, where there are several of both."""
+        return [a for a in axes if a in ("e", "t") and self.extents[a] != 1]
 
     def biased(self, product: Dense) -> tuple[Value, Value | None]:
         """A product with the bias of its experts, ``[E, N]``, where there is one."""

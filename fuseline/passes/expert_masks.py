@@ -128,8 +128,8 @@ def _link(op: Op) -> Link | None:
             (total, index, rows),
             target="aten.scatter_add.default",
             args=(Ref(0), 0, Ref(1), Ref(2)),
-        ) if isinstance(index.owner, Expand) and index.shape == rows.shape:
-            return _added(op, rows, by_columns(total, {0: index.owner.x}))
+        ) if _is_column(index) and index.shape == rows.shape:
+            return _added(op, rows, by_columns(total, {0: _unexpanded(index)}))
         case AtenCall(
             (total, condition, rows),
             target="aten.index_put.default",
@@ -141,6 +141,15 @@ def _link(op: Op) -> Link | None:
             return _added(op, rows, place) if accumulate else _written(op, rows, place)
         case _:
             return None
+
+
+def _is_column(index: Value) -> bool:
+    """Whether an index is the same for all columns."""
+    return _unexpanded(index).shape == (index.shape[0], 1)
+
+
+def _unexpanded(value: Value) -> Value:
+    return value.owner.x if isinstance(value.owner, Expand) else value
 
 
 def _added(op: Op, rows: Value, place: Picked | None) -> Link | None:

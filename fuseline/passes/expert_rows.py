@@ -193,7 +193,7 @@ def puts_back(op: Op, rows: Value, slots: Slots) -> bool:
             pass
         case Scatter(x, index, src, axis=0) if isinstance(index.owner, Expand):
             place = index.owner.x  # the same place for all columns
-            if place.tensor.numel != index.shape[0]:
+            if place.shape != (index.shape[0], 1) or index.shape != src.shape:
                 return False
         case _:
             return False

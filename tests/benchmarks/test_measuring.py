@@ -34,6 +34,7 @@ def test_speed_compares_and_keeps_every_sample(tmp_path: Path) -> None:
     assert case["stats"]["host steps"] == 0
 
 
+@pytest.mark.slow
 def test_second_compilation_finds_what_the_first_left(tmp_path: Path) -> None:
     arguments = ("--model", "tiny", "--layers", "1", "--contender", "fuseline")
     arguments += ("--cache", str(tmp_path / "cache"))
@@ -44,6 +45,7 @@ def test_second_compilation_finds_what_the_first_left(tmp_path: Path) -> None:
     assert sum(cold["stages_s"].values()) == pytest.approx(cold["seconds"], rel=1e-3)
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(sys.platform != "linux", reason="memory is read from /proc")
 def test_memory_counts_planned_buffers(tmp_path: Path) -> None:
     found = run("memory", tmp_path / "out.json", "--model", "tiny", "--contender", "fuseline")

@@ -18,7 +18,15 @@ from tests.e2e.harness import (
 )
 
 STEPS = 20
-EACH = pytest.mark.parametrize("family", FAMILIES, ids=lambda f: f.model_type)
+TELLING = ("qwen3", "olmo2", "gemma3_text", "qwen3_moe")
+"""Norms by head and across heads, windows, experts; the others are slow."""
+EACH = pytest.mark.parametrize(
+    "family",
+    [
+        pytest.param(f, marks=() if f.model_type in TELLING else pytest.mark.slow, id=f.model_type)
+        for f in FAMILIES
+    ],
+)
 pytestmark = QUIET
 
 

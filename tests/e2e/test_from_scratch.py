@@ -212,7 +212,9 @@ def token_ids(batch: int, tokens: int) -> Tensor:
     return (torch.arange(batch * tokens).view(batch, tokens) * 31 + 7) % VOCABULARY
 
 
-DTYPES = pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+DTYPES = pytest.mark.parametrize(
+    "dtype", [torch.float32, pytest.param(torch.bfloat16, marks=pytest.mark.slow)]
+)
 
 
 @DTYPES

@@ -69,7 +69,7 @@ EACH = pytest.mark.parametrize(
     "family",
     [
         pytest.param(
-            f, id=_name(f), marks=[] if f.model_type == "deepseek_v3" else [pytest.mark.slow]
+            f, id=_name(f), marks=[] if _name(f) == "deepseek_v3-low-rank" else [pytest.mark.slow]
         )
         for f in MODELS
     ],

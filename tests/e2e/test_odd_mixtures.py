@@ -114,8 +114,11 @@ def compared(model: nn.Module, *inputs: Tensor, dynamic: bool | None = None) -> 
     return sites
 
 
-@pytest.mark.parametrize("tokens", [0, 1, 7])
-@pytest.mark.parametrize(("count", "chosen"), [(1, 1), (4, 4), (5, 1), (5, 2)])
+@pytest.mark.parametrize("tokens", [0, pytest.param(1, marks=pytest.mark.slow), 7])
+@pytest.mark.parametrize(
+    ("count", "chosen"),
+    [(1, 1), (4, 4), *(pytest.param(5, k, marks=pytest.mark.slow) for k in (1, 2))],
+)
 def test_any_number_of_experts_and_tokens(count: int, chosen: int, tokens: int) -> None:
     model = Packed(count, chosen)
     (site,) = compared(model, torch.randn(tokens, HIDDEN), dynamic=False)

@@ -168,3 +168,37 @@ def test_forms(form: type[Block], shape: tuple[int, ...]) -> None:
     arguments = make_arguments(before, make_binding(before))
     (want,), (got,) = evaluate(before, arguments), evaluate(func, arguments)
     assert relative_error(got, want) < 8 * torch.finfo(torch.float32).eps
+
+
+class Crossed(Block):
+    """As many tokens as experts, which take one another's place in the second product."""
+
+    def combine(self, x: Tensor, weights: Tensor, indices: Tensor) -> Tensor:
+        inner = F.silu(torch.einsum("th,eih->tei", x, self.w1))
+        outer = torch.bmm(inner, self.w2_t)
+        return (outer * self.scattered(weights, indices).T[..., None]).sum(0)
+
+
+class Transposed(Block):
+    """The same by a transpose between batched products."""
+
+    def combine(self, x: Tensor, weights: Tensor, indices: Tensor) -> Tensor:
+        inner = F.silu(torch.bmm(x.expand(COUNT, -1, -1), self.w1.mT)).transpose(0, 1)
+        outer = torch.bmm(inner, self.w2_t)
+        return (outer * self.scattered(weights, indices).T[..., None]).sum(0)
+
+
+@pytest.mark.parametrize("form", [Crossed, Transposed])
+def test_no_experts_where_tokens_take_their_place(form: type[Block]) -> None:
+    """Only the order of the dims tells one from the other."""
+    cast("Any", torch).manual_seed(0)
+    compiled, recording = record(form())
+    with torch.no_grad():
+        compiled(torch.randn(COUNT, HIDDEN))
+    (func,) = recording.funcs
+    passes = default_pipeline()
+    at = next(i for i, p in enumerate(passes) if isinstance(p, RaiseExperts))
+    run = run_passes(passes[: at + 1], func)
+    assert not any(isinstance(op, Experts) for op in func)
+    reasons = [site.reason for site in run.sites() if site.pattern == "moe"]
+    assert any("experts and tokens in another order" in reason for reason in reasons), reasons
