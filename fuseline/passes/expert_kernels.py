@@ -74,10 +74,21 @@ def _unfit_matrices(op: Experts, func: Func) -> str:
                 return f"{called(value)}, {value.type}, does not lie row by row in memory"
         if twice := [v for v in values if values.count(v) > 1]:
             return f"{called(twice[0])} is the matrix of {values.count(twice[0])} experts"
-        reasons = [unpackable(func, v, "weight") for v in values if len(values) > 1]
+        reasons = [
+            unpackable(func, v, "weight", readers=_readers(v, op.experts, func))
+            for v in values
+            if len(values) > 1
+        ]
         if any(reasons):
             return next(r for r in reasons if r)
     return ""
+
+
+def _readers(value: Value, experts: int, func: Func) -> int:
+    """How often experts read a matrix: all at once, or in a loop each its own part."""
+    users = func.users(value)
+    parts = [u for u in users if isinstance(u, Slice) and u.axis == 0]
+    return experts if len(parts) == len(users) == experts else 1
 
 
 def _layout(value: Value) -> Layout:

@@ -13,18 +13,18 @@ from fuseline.passes.rewrite import NoMatch, Replace, Rewrite
 from fuseline.passes.wording import called, maker, name_of
 
 
-def unpackable(func: Func, weight: Value, label: str) -> str:
+def unpackable(func: Func, weight: Value, label: str, *, readers: int = 1) -> str:
     """Why a weight cannot be packed beside others; empty where it can. ``label`` says which it is.
 
     Packing moves the memory of a parameter: it must be one, have no other reader (a tied weight has
-    its place elsewhere), and not be pinned by its origin.
+    its place elsewhere) than the ``readers`` that go away, and not be pinned by its origin.
     """
     origin = weight.origin
     if weight.owner is not None or origin is None or origin.kind != "param":
         return f"{label} comes from {maker(weight)}, not from a parameter"
     if origin.pinned:
         return f"{label} {name_of(weight)} is pinned: {origin.pinned}"
-    if (count := func.use_count(weight)) != 1:
+    if (count := func.use_count(weight)) != readers:
         return f"{label} {name_of(weight)} is read {count} times"
     return ""
 

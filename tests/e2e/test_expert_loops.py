@@ -45,6 +45,8 @@ class Block(nn.Module):
         self.experts = nn.ModuleList(Mlp(self.bias) for _ in range(COUNT))
         self.w1 = nn.Parameter(torch.randn(COUNT, 2 * INNER, HIDDEN) * 0.2)
         self.b1 = nn.Parameter(torch.randn(COUNT, 2 * INNER) * 0.2)
+        self.gate = nn.Parameter(torch.randn(COUNT, INNER, HIDDEN) * 0.2)
+        self.up = nn.Parameter(torch.randn(COUNT, INNER, HIDDEN) * 0.2)
         self.w2 = nn.Parameter(torch.randn(COUNT, HIDDEN, INNER) * 0.2)
         self.b2 = nn.Parameter(torch.randn(COUNT, HIDDEN) * 0.2)
         self.w1_t = nn.Parameter(torch.randn(COUNT, HIDDEN, 2 * INNER) * 0.2)
@@ -97,6 +99,19 @@ class Packed(Block):
             gate, up = F.linear(x[token], self.w1[e], self.b1[e]).chunk(2, dim=-1)
             out = F.linear(F.silu(gate) * up, self.w2[e], self.b2[e])
             final = final.index_add(0, token, out * weights[token, slot].unsqueeze(-1))
+        return final
+
+
+class Apart(Block):
+    """Gate and up packed in tensors of their own, each of which has a part for every turn."""
+
+    def combine(self, x: Tensor, weights: Tensor, selected: Tensor) -> Tensor:
+        final = torch.zeros_like(x)
+        for e in range(COUNT):
+            token, slot = torch.where(selected == e)
+            hidden = F.silu(F.linear(x[token], self.gate[e])) * F.linear(x[token], self.up[e])
+            out = F.linear(hidden, self.w2[e])
+            final.index_add_(0, token, out * weights[token, slot, None])
         return final
 
 
@@ -214,7 +229,7 @@ def slow(form: type[Block]) -> Any:
 
 
 FORMS = [
-    *(OneHot, InPlace, Packed, Boolean),
+    *(OneHot, InPlace, Packed, Apart, Boolean),
     *map(slow, (Turned, TwoMasks, Column, Scattered, First, FirstColumn, Batches, Wide)),
 ]
 
