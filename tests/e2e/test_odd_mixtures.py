@@ -53,11 +53,15 @@ class Packed(nn.Module):
         return (outer * weights[..., None]).sum(1)
 
 
-class Chosen(Packed):
+class Chosen(nn.Module):
     """Somebody else says which experts."""
 
+    def __init__(self, count: int, chosen: int) -> None:
+        super().__init__()
+        self.mixture = Packed(count, chosen)
+
     def forward(self, x: Tensor, chosen: Tensor) -> Tensor:
-        return self.experts(x, torch.ones_like(chosen, dtype=x.dtype), chosen)
+        return self.mixture.experts(x, torch.ones_like(chosen, dtype=x.dtype), chosen)
 
 
 class Expert(nn.Module):
