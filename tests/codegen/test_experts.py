@@ -29,6 +29,9 @@ from tests.codegen.experts_cases import (
 from tests.codegen.harness import build
 
 DTYPES = ["f32", "bf16", pytest.param("f16", marks=pytest.mark.slow)]
+MOST_SLOW = pytest.mark.parametrize(
+    "dtype", ["f32", *(pytest.param(d, marks=pytest.mark.slow) for d in ("bf16", "f16"))]
+)
 TOKENS = (0, 1, 2, 3, 8, 29)
 
 
@@ -62,7 +65,7 @@ FORMS: list[Any] = [
 ]
 
 
-@pytest.mark.parametrize("dtype", DTYPES)
+@MOST_SLOW
 @pytest.mark.parametrize("form", FORMS)
 def test_every_form(form: dict[str, Any], dtype: str) -> None:
     fields: dict[str, Any] = {"dtype": dtype, "route": dtype} | form
@@ -87,7 +90,7 @@ TRANSPOSED: list[Any] = [
 ]
 
 
-@pytest.mark.parametrize("dtype", DTYPES)
+@MOST_SLOW
 @pytest.mark.parametrize("form", TRANSPOSED)
 def test_matrices_that_lie_the_other_way(form: dict[str, Any], dtype: str) -> None:
     fields: dict[str, Any] = {"dtype": dtype, "transposed": True} | form

@@ -248,7 +248,9 @@ def follows_numbers_rule(model: Any, compiled: Any, x: Tensor) -> None:
     assert ours <= 1.5 * eager + torch.finfo(x.dtype).eps, (ours, eager, x.shape)
 
 
-@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+@pytest.mark.parametrize(
+    "dtype", [torch.float32, pytest.param(torch.bfloat16, marks=pytest.mark.slow)]
+)
 @pytest.mark.parametrize("form", FORMS)
 def test_forms(form: type[Block], dtype: torch.dtype) -> None:
     """One site, no break; experts without tokens, one token, and no token at all included."""

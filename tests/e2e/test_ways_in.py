@@ -74,7 +74,7 @@ def test_a_decorated_class() -> None:
     [
         {},
         {"cache_implementation": "static"},
-        {"num_beams": 3},
+        pytest.param({"num_beams": 3}, marks=pytest.mark.slow),
         {"use_cache": False},
     ],
     ids=lambda s: next(iter(s), "dynamic cache"),
