@@ -27,11 +27,9 @@ from fuseline.passes.expert_axes import (
 )
 from fuseline.passes.expert_body import Body, Refused, body_between
 from fuseline.passes.expert_gate import Gate, are_distinct, gate_of
-from fuseline.passes.expert_products import lie_within
+from fuseline.passes.expert_products import SWAPPED, lie_within
 from fuseline.passes.match import only_user, other_operand
 from fuseline.passes.wording import called
-
-_SWAPPED = (0, 2, 1)
 
 
 @dataclass(frozen=True)
@@ -63,7 +61,7 @@ def dense_product(op: Op, func: Func) -> Dense | None:
 def _batched(op: Matmul) -> Dense | None:
     """One product for each expert."""
     weight, transposed = op.rhs, True
-    if isinstance(weight.owner, Permute) and weight.owner.dims == _SWAPPED:
+    if isinstance(weight.owner, Permute) and weight.owner.dims == SWAPPED:
         weight, transposed = weight.owner.x, False
     match weight.owner, op.rhs.shape:
         case None, (int(experts), int(depth), int(width)) if experts > 1:
@@ -379,7 +377,7 @@ class _Match:
 def _oriented(product: Dense, transposed: bool) -> Value:
     if product.transposed is transposed:
         return product.weight
-    return Permute(product.weight, dims=_SWAPPED).y
+    return Permute(product.weight, dims=SWAPPED).y
 
 
 def maps_zero_to_zero(body: Func) -> bool:

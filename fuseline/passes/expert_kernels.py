@@ -15,13 +15,12 @@ from fuseline.ir.ops.create import Full
 from fuseline.ir.ops.experts import Experts
 from fuseline.ir.ops.view import Expand, Permute, Reshape, Slice
 from fuseline.ir.types import DType
+from fuseline.passes.expert_products import SWAPPED
 from fuseline.passes.merge_linears import unpackable
 from fuseline.passes.wording import called
 
 KERNEL_TYPES = (DType.F32, DType.BF16, DType.F16)
 """The element types that there are kernels for."""
-
-_SWAPPED = (0, 2, 1)
 
 
 def as_given(op: Experts) -> Experts:
@@ -38,7 +37,7 @@ def as_given(op: Experts) -> Experts:
 
 
 def _unturned(matrices: tuple[Value, ...], transposed: bool) -> tuple[tuple[Value, ...], bool]:
-    moved = [v.owner for v in matrices if isinstance(v.owner, Permute) and v.owner.dims == _SWAPPED]
+    moved = [v.owner for v in matrices if isinstance(v.owner, Permute) and v.owner.dims == SWAPPED]
     if len(moved) < len(matrices):
         return matrices, transposed
     return tuple(op.x for op in moved), not transposed

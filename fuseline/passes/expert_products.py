@@ -26,7 +26,8 @@ from fuseline.passes.expert_rows import (
 from fuseline.passes.match import other_operand
 from fuseline.passes.wording import called
 
-_SWAPPED = (0, 2, 1)
+SWAPPED = (0, 2, 1)
+"""The dims of experts' matrices, each turned."""
 
 
 @dataclass(frozen=True)
@@ -157,7 +158,7 @@ def _moves_alike(source: Value, dims: Sequence[int], others: Sequence[int]) -> b
 def _turned(weight: Value, swapped: bool) -> tuple[Value, bool]:
     """The matrices without a permute of their two dims, and whether one is left to do."""
     owner = weight.owner
-    if isinstance(owner, Permute) and owner.dims == _SWAPPED:
+    if isinstance(owner, Permute) and owner.dims == SWAPPED:
         return owner.x, not swapped
     return weight, swapped
 
@@ -165,7 +166,7 @@ def _turned(weight: Value, swapped: bool) -> tuple[Value, bool]:
 def _matrices(weight: Value, *, grouped: bool) -> tuple[Value, bool]:
     """The experts' matrices of a grouped product, and whether they are ``[E, K, N]``."""
     owner = weight.owner
-    if isinstance(owner, Permute) and owner.dims == _SWAPPED:
+    if isinstance(owner, Permute) and owner.dims == SWAPPED:
         return owner.x, not grouped
     return weight, grouped
 
