@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import random
-import time
 
 import pytest
 
@@ -21,6 +20,7 @@ from fuseline.passes.dce import Dce
 from fuseline.passes.fuse_pointwise import FusePointwise
 from fuseline.passes.manager import PassManager
 from fuseline.testing import assert_no_rewrite, assert_rewrites, assert_same_values, run_passes
+from tests.effort import lines_run
 
 
 def fuse(text: str) -> Func:
@@ -302,16 +302,15 @@ def test_random_funcs_keep_their_values(seed: int) -> None:
     assert_same_values(before, func, sizes={"B": 3})
 
 
-def _seconds(length: int) -> tuple[int, float]:
+def _effort(length: int) -> tuple[int, int]:
     func = _random_func(7, length)
-    count, start = len(func), time.process_time()
-    PassManager([FusePointwise()]).run(func)
-    return count, time.process_time() - start
+    count = len(func)
+    return count, lines_run(lambda: PassManager([FusePointwise()]).run(func))
 
 
-def test_time_grows_with_the_number_of_ops() -> None:
-    """Three thousand ops take about half a second on a quiet machine; shared ones have swings."""
-    few, short = min(_seconds(1300) for _ in range(2))
-    many, long = _seconds(5200)
-    assert many > 3.5 * few > 1500
-    assert long < 3 * many / few * short + 0.5
+def test_the_work_grows_with_the_number_of_ops() -> None:
+    _effort(650)  # fills caches
+    few, short = _effort(650)
+    many, long = _effort(2600)
+    assert many > 3.5 * few > 750
+    assert long < 1.3 * many / few * short

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-import time
 from collections.abc import Sequence
 
 import pytest
 
+from fuseline.ir.core import Func
 from fuseline.ir.text import parse_func
 from fuseline.passes.graph import Group, repeated_layers
+from tests.effort import lines_run
 
 NAMES = ["rms_norm", "linear", "reshape", "attention", "reshape", "add", "linear", "silu", "add"]
 
@@ -27,20 +28,22 @@ def _layer(i: int, *, eps: float = 1e-6, window: str = "none", again: str = "%r"
       %x{i + 1} = add {again}{i}, %t{i}"""
 
 
-def _groups(layers: Sequence[str], *, tail: str = "") -> tuple[Group, ...]:
+def _func(layers: Sequence[str]) -> Func:
     weights = [
         f'%w{i}: f32[8] = param "w{i}", %a{i}: f32[8, 8] = param "a{i}", '
         f'%b{i}: f32[8, 8] = param "b{i}"'
         for i in range(len(layers))
     ]
-    func = parse_func(f"""func @f(%in: f32[1, S, 8], %p: f32[8, 8], {", ".join(weights)}) {{
+    return parse_func(f"""func @f(%in: f32[1, S, 8], %p: f32[8, 8], {", ".join(weights)}) {{
       %x0 = linear %in, %p
       {"".join(layers)}
-      {tail}
       %y = linear %x{len(layers)}, %p
       return %y
     }}""")
-    return repeated_layers(func)
+
+
+def _groups(layers: Sequence[str]) -> tuple[Group, ...]:
+    return repeated_layers(_func(layers))
 
 
 def _names(group: Group) -> list[str]:
@@ -137,16 +140,10 @@ def test_no_group_in_an_empty_func() -> None:
 
 
 def test_finding_scales_with_depth() -> None:
-    """Twice the layers take about twice the time, not four times."""
+    """Twice the layers are about twice the work, not four times."""
 
-    def seconds(count: int) -> float:
-        layers = [_layer(i) for i in range(count)]
-        best = float("inf")
-        for _ in range(3):
-            start = time.process_time()
-            (group,) = _groups(layers)
-            best = min(best, time.process_time() - start)
-            assert len(group) == count
-        return best
+    def lines(count: int) -> int:
+        func = _func([_layer(i) for i in range(count)])
+        return lines_run(lambda: repeated_layers(func))
 
-    assert seconds(64) < 3 * seconds(32)
+    assert lines(32) < 2.5 * lines(16)
