@@ -373,9 +373,17 @@ def identity_of(value: object) -> Identity:
         return "code", value.co_qualname, code_digest(value)
     if isinstance(value, types.BuiltinFunctionType | types.WrapperDescriptorType):
         return "builtin", str(getattr(value, "__module__", "")), value.__qualname__
+    if isinstance(value, _operator_type()):
+        packet = cast("Any", value)
+        schemas = (str(getattr(packet, overload)._schema) for overload in packet.overloads())
+        return "operator", str(packet), *sorted(schemas)
     if value is None or isinstance(value, bool | types.EllipsisType | types.NotImplementedType):
         return "constant", repr(value)
     raise CannotSaveError(f"a guard on the identity of a {type(value).__qualname__}")
+
+
+def _operator_type() -> Any:
+    return cast("Any", importlib.import_module("torch._ops")).OpOverloadPacket
 
 
 def code_digest(code: types.CodeType) -> str:

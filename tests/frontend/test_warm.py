@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from typing import Any
+from typing import Any, cast
 
 import pytest
 import torch
@@ -72,6 +72,11 @@ class Net(nn.Module):
         return y, cache[1:], x.shape[0] + 1
 
 
+class Calls(nn.Module):
+    def forward(self, x: Tensor) -> Tensor:
+        return cast("Tensor", torch.ops.aten.relu(x - 1))
+
+
 @pytest.fixture(autouse=True)
 def no_gradients() -> Iterator[None]:
     torch.compiler.reset()
@@ -116,6 +121,18 @@ def test_written_inputs_views_and_integers_come_back() -> None:
     assert torch.equal(mine, theirs)
     assert tail.data_ptr() == mine[1:].data_ptr()
     assert number == 7
+
+
+def test_operators_are_known_by_name_and_schema() -> None:
+    """As transformers calls its grouped product; Dynamo guards on the operator's identity."""
+    store = Memory()
+    start(Calls(), store)[0](randn(3, 5))
+    compiled, warm = start(Calls(), store)
+    assert torch.equal(compiled(randn(3, 5)), torch.relu(randn(3, 5) - 1))
+    assert not warm.captured
+    relu, silu = (precompile.identity_of(getattr(torch.ops.aten, n)) for n in ("relu", "silu"))
+    assert relu[:2] == ("operator", "aten.relu")
+    assert relu != silu
 
 
 def test_other_weights_are_used() -> None:
