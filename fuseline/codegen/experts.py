@@ -1,12 +1,15 @@
-"""Routed experts for target cpu: the contexts of the two kernels that compute `experts` and `moe`.
+"""Routed experts for target cpu: the context of the kernel that computes `experts` and `moe`.
 
-The first multiplies the tokens of each expert by gate and up and leaves the activated rows in
-scratch; the second multiplies those by down, weighs them and adds up what belongs to a token.
+It is launched twice. The first part multiplies the tokens of each expert by gate and up and leaves
+the activated rows in scratch; the second multiplies those by down, weighs them and adds up what
+belongs to a token. One kernel does both, as the products are most of it: it is built in little more
+than half the time of two.
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass
+from enum import IntEnum
 from typing import TypeAlias
 
 from fuseline.codegen.cpp import CPP_TYPES
@@ -29,14 +32,37 @@ class SharedBranch:
     gate_dtype: str | None = None
 
 
+class Part(IntEnum):
+    """What a launch computes."""
+
+    UP = 0
+    DOWN = 1
+
+
 @dataclass(frozen=True)
-class ExpertsKernel(KernelTemplate):
-    """One of the two launches of `experts` (see `fuseline.ir.ops.experts` for what is computed).
+class ExpertsKernel(KernelTemplate, template="cpp/experts.cpp.jinja"):
+    """Both parts of `experts` (see `fuseline.ir.ops.experts` for what is computed).
 
     The pairs of a token and one of its ``top`` experts are sorted by expert, by every worker for
     itself. All tokens of an expert are multiplied together, ``token_block`` at a time. The shared
     branch is one more expert that every token goes to. Indices outside of the experts are a fault,
-    and nothing is computed. Results do not depend on the number of workers.
+    and nothing is computed. Results do not depend on the number of workers, nor on how many columns
+    of y are computed at once.
+
+    Buffers, in order:
+        indices      ``[T, top]`` i64, dense
+        weights      ``[T, top]`` of ``weight_dtype``, dense
+        x            ``[T, hidden]`` of ``dtype``, elements of a row side by side
+        up           the matrices of gate and up
+        up_bias      ``[experts, 2 inner]`` (not gated: ``[experts, inner]``), if any
+        shared_up    gate and up ``[inner, hidden]`` of the shared branch, one behind the other
+        down         ``[experts, out, inner]``, transposed ``[experts, inner, out]``
+        down_bias    ``[experts, out]``, if any
+        shared_down  ``[out, shared inner]``
+        shared_gate  ``[T, 1]``, if any
+        y            ``[T, out]`` of ``out_dtype``
+        scratch      ``scratch_bytes(T, columns, workers)``
+    Dims: the `Part`, columns of y at once, T, row strides of x, of y, and of shared_gate, if any
 
     Attributes:
         experts: how many there are.
@@ -47,12 +73,11 @@ class ExpertsKernel(KernelTemplate):
         out_dtype: of y.
         body: the activation, over ``g`` and, where ``gated``, ``u``.
         interleaved: gate and up are every second row of one matrix.
-        transposed: the launch's own matrices lie ``[K, N]``.
-        up_strides: where the matrices of gate and up lie; with ``transposed`` rows run along N.
+        up_transposed, down_transposed: those matrices lie ``[K, N]``.
+        up_strides: where the matrices of gate and up lie; transposed, rows run along N.
         up_bias, down_bias, round_bias, weigh, combine, factor: as the op has them.
         shared: the shared branch, if there is one.
         token_block: tokens of an expert that are multiplied at once.
-        columns: columns of y that are computed at once.
         strip: columns that an epilogue takes at once.
     """
 
@@ -68,7 +93,8 @@ class ExpertsKernel(KernelTemplate):
     up_strides: Strides
     gated: bool = True
     interleaved: bool = False
-    transposed: bool = False
+    up_transposed: bool = False
+    down_transposed: bool = False
     up_bias: bool = False
     down_bias: bool = False
     round_bias: bool = True
@@ -77,7 +103,6 @@ class ExpertsKernel(KernelTemplate):
     shared: SharedBranch | None = None
     factor: float = 1.0
     token_block: int = 64
-    columns: int = 512
     strip: int = 32
 
     def __post_init__(self) -> None:
@@ -163,21 +188,25 @@ class ExpertsKernel(KernelTemplate):
     @property
     def packed_floats(self) -> int:
         """Scratch for them."""
-        return self.packed_columns * self.column_block if self.transposed else 0
+        return (
+            self.packed_columns * self.column_block
+            if self.up_transposed or self.down_transposed
+            else 0
+        )
 
     @property
     def title(self) -> str:
         """What the kernel does, for the head of its source."""
         form = "gated, " * self.gated + "interleaved, " * self.interleaved
-        form += "transposed, " * self.transposed
+        form += "up [K, N], " * self.up_transposed + "down [K, N], " * self.down_transposed
         size = f"{self.top} of {self.experts}, {self.hidden} to {self.inner} to {self.out}"
         shared = f", shared {self.shared_inner}" if self.shared else ""
         return f"experts: {size}{shared}, {form}{self.dtype}, y {self.out_dtype}"
 
-    def scratch_bytes(self, tokens: Dim, workers: Dim) -> Dim:
+    def scratch_bytes(self, tokens: Dim, columns: int, workers: Dim) -> Dim:
         """Bytes of scratch for so many tokens and workers (numbers or expressions).
 
-        First come the activated rows, that both launches use; then what is a worker's own.
+        First come the activated rows, that both parts use; then what is a worker's own.
         """
         size = 4 if self.dtype == "f32" else 2
         pairs = dim(self.top * tokens)
@@ -185,42 +214,9 @@ class ExpertsKernel(KernelTemplate):
         waiting = pairs if self.combine == "slots" else tokens
         waiting = dim(waiting + tokens) if self.shared else waiting
         floats = self.hidden + self.panel_floats + self.wait_floats + self.sum_floats
-        floats += self.packed_floats + waiting * min(self.columns, self.out)
+        floats += self.packed_floats + waiting * min(columns, self.out)
         own = 4 * (2 * self.experts + 4 + pairs + floats) + 2 * 64
         return dim(rows + workers * own)
-
-
-@dataclass(frozen=True)
-class ExpertsUpKernel(ExpertsKernel, template="cpp/experts_up.cpp.jinja"):
-    """Gate and up of every expert's tokens, and the activation.
-
-    Buffers, in order:
-        indices     ``[T, top]`` i64, dense
-        weights     ``[T, top]`` of ``weight_dtype``, dense, where they multiply the input
-        x           ``[T, hidden]`` of ``dtype``, elements of a row side by side
-        up          the matrices of gate and up
-        up_bias     ``[experts, 2 inner]`` (not gated: ``[experts, inner]``), if any
-        shared_up   gate and up ``[inner, hidden]`` of the shared branch, one behind the other
-        scratch     ``scratch_bytes(T, workers)``
-    Dims: T, row stride of x
-    """
-
-
-@dataclass(frozen=True)
-class ExpertsDownKernel(ExpertsKernel, template="cpp/experts_down.cpp.jinja"):
-    """Down, the weights, and the sums over the experts of each token.
-
-    Buffers, in order:
-        indices      ``[T, top]`` i64, dense
-        weights      ``[T, top]`` of ``weight_dtype``, dense, where they multiply the output
-        down         ``[experts, out, inner]``, transposed ``[experts, inner, out]``
-        down_bias    ``[experts, out]``, if any
-        shared_down  ``[out, shared inner]``
-        shared_gate  ``[T, 1]``, if any
-        y            ``[T, out]`` of ``out_dtype``
-        scratch      ``scratch_bytes(T, workers)``
-    Dims: T, row stride of y, and of shared_gate, if any
-    """
 
 
 def promoted(a: str, b: str) -> str:

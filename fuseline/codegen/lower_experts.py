@@ -2,18 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from typing import Any
 
 from fuseline.codegen.element import Element, element
-from fuseline.codegen.experts import (
-    ExpertsDownKernel,
-    ExpertsKernel,
-    ExpertsUpKernel,
-    SharedBranch,
-    Strides,
-    promoted,
-)
+from fuseline.codegen.experts import ExpertsKernel, Part, SharedBranch, Strides, promoted
 from fuseline.codegen.experts_choice import choose_experts
 from fuseline.codegen.forms import Form, When
 from fuseline.codegen.lower import (
@@ -21,7 +13,6 @@ from fuseline.codegen.lower import (
     Launch,
     Lowered,
     NeedDense,
-    Operand,
     Refusal,
     Scratch,
     lowers,
@@ -80,10 +71,10 @@ def _shared(op: Experts) -> tuple[tuple[Value, ...], Value | None, Value | None]
 
 
 def _fields(op: Experts) -> dict[str, Any]:
-    """The geometry, in the terms of the kernels, but for how the matrices of each lie.
+    """The geometry, in the terms of the kernel.
 
     Raises:
-        _Unsupported: the kernels do not do this.
+        _Unsupported: the kernel does not do this.
         RegionError, ScalarError: nor this activation.
     """
     ups, shared_down, gate = _shared(op)
@@ -113,6 +104,8 @@ def _fields(op: Experts) -> dict[str, Any]:
         "up_strides": strides,
         "gated": op.gated,
         "interleaved": op.gated and op.interleaved,
+        "up_transposed": op.transposed,
+        "down_transposed": op.is_down_transposed,
         "up_bias": op.up_bias is not None,
         "down_bias": op.down_bias is not None,
         "round_bias": op.round_bias,
@@ -178,44 +171,25 @@ def _shared_branch(op: Experts) -> SharedBranch | None:
 
 
 def _launches(op: Experts, fields: dict[str, Any], layouts: LayoutMap) -> list[Launch]:
-    pairs = product(op.indices.shape)
-    ups, shared_down, gate = _shared(op)
-    before, after = ([op.weights] if op.weigh == w else [] for w in ("input", "output"))
-    first = _buffers(op.indices, *before, op.x, op.up[0], op.up_bias, *ups[:1])
-    last = _buffers(op.indices, *after, op.down[0], op.down_bias, shared_down, gate, op.y)
+    tokens, pairs = op.x.shape[0], product(op.indices.shape)
+    shared_up, shared_down, gate = _shared(op)
+    ups, downs = (op.up[0], op.up_bias, *shared_up[:1]), (op.down[0], op.down_bias, shared_down)
+    given = (op.indices, op.weights, op.x, *ups, *downs, gate, op.y)
+    buffers = [v for v in given if v is not None]
+    rows = [layouts.layout(v).row_stride(v.shape) for v in (op.x, op.y, gate) if v is not None]
+    strides = [s for s in rows if s is not None]
+    kernel = ExpertsKernel(**fields)
+
+    def launch(part: Part, columns: int, when: When = None, form: Form | None = None) -> Launch:
+        scratch = Scratch(kernel.scratch_bytes(tokens, columns, WORKERS))
+        dims = (part.value, columns, tokens, *strides)
+        return Launch(kernel, (*buffers, scratch), dims, work_of(op), when, form)
+
     low, high = bounds(pairs, layouts.func.symbols)
-    turned = op.is_down_transposed
-    choices = choose_experts(transposed=turned, least=low, most=high)
-    up = ExpertsUpKernel(**fields, transposed=op.transposed, columns=1)  # no columns wait in it
-    launches = [_launch(op, up, first, _strides((op.x,), layouts))]
-    for choice in choices:
-        down = ExpertsDownKernel(**fields, transposed=turned, columns=choice.columns)
-        when = None if len(choices) == 1 else (pairs, choice.first, choice.last)
-        form = Form(
-            "columns of down at once", str(choice.columns), "pairs of a token and an expert"
-        )
-        strides = _strides((op.y, gate), layouts)
-        launches.append(_launch(op, down, last, strides, when, form))
+    choices = choose_experts(transposed=op.is_down_transposed, least=low, most=high)
+    launches = [launch(Part.UP, 1)]  # no columns wait in it
+    for first, last, columns in choices:
+        when = None if len(choices) == 1 else (pairs, first, last)
+        form = Form("columns of down at once", str(columns), "pairs of a token and an expert")
+        launches.append(launch(Part.DOWN, columns, when, form))
     return launches
-
-
-def _buffers(*values: Value | None) -> list[Operand]:
-    return [v for v in values if v is not None]
-
-
-def _strides(rows: Sequence[Value | None], layouts: LayoutMap) -> list[Dim]:
-    strides = [layouts.layout(v).row_stride(v.shape) for v in rows if v is not None]
-    return [s for s in strides if s is not None]
-
-
-def _launch(
-    op: Experts,
-    kernel: ExpertsKernel,
-    buffers: Sequence[Operand],
-    strides: Sequence[Dim],
-    when: When = None,
-    form: Form | None = None,
-) -> Launch:
-    tokens = op.x.shape[0]
-    scratch = Scratch(kernel.scratch_bytes(tokens, WORKERS))
-    return Launch(kernel, (*buffers, scratch), (tokens, *strides), work_of(op), when, form)

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from fuseline.assemble import packed_operands
 from fuseline.codegen.element import element
-from fuseline.codegen.experts import ExpertsDownKernel, ExpertsUpKernel
+from fuseline.codegen.experts import ExpertsKernel, Part
 from fuseline.codegen.experts_choice import FEW_PAIRS, choose_experts
 from fuseline.codegen.lower import NeedDense, Refusal, lower
 from fuseline.ir.core import Func
@@ -166,15 +166,13 @@ def test_any_vector_width(lanes: int) -> None:
             check(mixture, 5, workers=(1, 2))
 
 
-def test_many_pairs_have_a_kernel_of_their_own() -> None:
+def test_many_pairs_have_a_launch_of_their_own() -> None:
     """Fewer columns of y are computed at once, as there are more rows that wait."""
     mixture = Mixture(experts=3, top=3, hidden=8, inner=8, out=300)
     tokens = FEW_PAIRS // 3 + 1
     launches = mixture.lowered(tokens)
     assert isinstance(launches, list)
-    down = launches[1].kernel
-    assert isinstance(down, ExpertsDownKernel)
-    assert down.columns == 256
+    assert launches[1].dims[:2] == (Part.DOWN, 256)
     check(mixture, tokens, workers=(1, 2))
 
 
@@ -199,9 +197,9 @@ def test_symbolic_tokens_choose_when_they_are_known() -> None:
     op.y.type = op.infer()
     launches = lower(op, LayoutMap(func))
     assert isinstance(launches, list)
-    assert [type(x.kernel) for x in launches] == [
-        ExpertsUpKernel, ExpertsDownKernel, ExpertsDownKernel,
-    ]  # fmt: skip
+    assert isinstance(launches[0].kernel, ExpertsKernel)
+    assert len({x.kernel.symbol for x in launches}) == 1
+    assert [x.dims[0] for x in launches] == [Part.UP, Part.DOWN, Part.DOWN]
     assert launches[0].when is None
     assert [x.when for x in launches[1:]] == [
         (2 * tokens, 0, FEW_PAIRS),
