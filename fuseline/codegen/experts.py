@@ -75,7 +75,8 @@ class ExpertsKernel(KernelTemplate, template="cpp/experts.cpp.jinja"):
         interleaved: gate and up are every second row of one matrix.
         up_transposed, down_transposed: those matrices lie ``[K, N]``.
         up_strides: where the matrices of gate and up lie; transposed, rows run along N.
-        up_bias, down_bias, round_bias, weigh, combine, factor: as the op has them.
+        up_bias, down_bias, round_bias, weigh, combine, routed_factor, factor: as the op
+            has them.
         shared: the shared branch, if there is one.
         token_block: tokens of an expert that are multiplied at once.
         strip: columns that an epilogue takes at once.
@@ -101,6 +102,7 @@ class ExpertsKernel(KernelTemplate, template="cpp/experts.cpp.jinja"):
     weigh: str = "output"
     combine: str = "slots"
     shared: SharedBranch | None = None
+    routed_factor: float = 1.0
     factor: float = 1.0
     token_block: int = 64
     strip: int = 32

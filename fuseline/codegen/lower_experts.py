@@ -112,6 +112,7 @@ def _fields(op: Experts) -> dict[str, Any]:
         "weigh": op.weigh,
         "combine": op.combine,
         "shared": _shared_branch(op),
+        "routed_factor": op.routed_factor if isinstance(op, Moe) else 1.0,
         "factor": op.factor if isinstance(op, Moe) else 1.0,
     }
 

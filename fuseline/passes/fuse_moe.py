@@ -24,7 +24,8 @@ from fuseline.passes.wording import maker
 class FuseMoe(Rewrite[Experts], root=Experts, pattern="moe"):
     """Make one op of routed experts and of the shared branch, an MLP of the same x, beside them.
 
-    The branch may be weighed by the sigmoid of a product, and the sum by a factor. Where the branch
+    The branch may be weighed by the sigmoid of a product, what the experts give and the sum each by
+    a factor. Where the branch
     reads something else, or has a form that the op does not, it stays, and the site says why.
     Whether the branch runs as one more expert or beside the others is for the kernel to decide.
 
@@ -167,12 +168,14 @@ def _beside(end: End, around: Projections, details: dict[str, str], func: Func) 
         details["shared"] = f"apart: {refused}"
         return None
     place = "on the x before the projection, the result added behind the one back"
-    details["shared"] = f"{branch.words} {place}{_averaged(end)}"
+    details["shared"] = f"{branch.words} {place}{_factors(end)}"
     return branch
 
 
-def _averaged(end: End) -> str:
-    return "" if end.factor == 1.0 else f", the sum times {end.factor:g}"
+def _factors(end: End) -> str:
+    """The factors in words, with those of `End`."""
+    given = (("the experts' result", end.routed_factor), ("the sum", end.factor))
+    return "".join(f", {what} times {factor:g}" for what, factor in given if factor != 1.0)
 
 
 def _shared(op: Experts, end: End, details: dict[str, str], func: Func) -> Shared | None:
@@ -184,7 +187,7 @@ def _shared(op: Experts, end: End, details: dict[str, str], func: Func) -> Share
     except Refused as refused:
         details["shared"] = f"apart: {'; '.join([*end.apart, *refused.args])}"
         return None
-    details["shared"] = shared.words + _averaged(end)
+    details["shared"] = shared.words + _factors(end)
     return shared
 
 
@@ -240,6 +243,7 @@ def _moe(routed: Experts, op: Experts, shared: Shared | None, end: End) -> Moe:
         gate,
         **op.attributes,
         shared_body=shared.body,
+        routed_factor=end.routed_factor,
         factor=end.factor,
     )
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from fuseline.ir.core import Func, Op, Trait, Value
 from fuseline.ir.ops.experts import Experts
@@ -39,6 +39,7 @@ class End:
         total: the sum with the branch, as it is rounded; the result alone where there is none.
         y: that times the factor.
         branch: what an MLP gives to the sum.
+        routed_factor: of what the experts give, before it is added.
         factor: of the sum.
         apart: what is done to the summands before, that `Moe` does not do.
         projections: around the experts, where there are any.
@@ -47,6 +48,7 @@ class End:
     total: Value
     y: Value
     branch: Value | None = None
+    routed_factor: float = 1.0
     factor: float = 1.0
     apart: tuple[str, ...] = ()
     projections: Projections | None = None
@@ -57,21 +59,29 @@ def end_of(op: Experts, func: Func) -> End:
     projections = _projections(op, func)
     start = op.y if projections is None else projections.back.y
     x = op.x if projections is None else projections.into.x
-    value, apart = start, list[str]()
+    value, apart, routed_factor = start, list[str](), 1.0
     while (reader := only_user(func, value)) is not None:
         if isinstance(reader, Add) and reader.lhs is not reader.rhs:
             other = reader.rhs if reader.lhs is value else reader.lhs
             branch = branch_behind(_unwidened(other), x)
             if branch is not None:
                 steps = (*apart, *branch.steps)
-                return _sum(func, start, value, other, reader.y, branch.value, steps, projections)
+                end = _sum(func, start, value, other, reader.y, branch.value, steps, projections)
+                return replace(end, routed_factor=routed_factor)
             apart.append(f"added to the sum of the experts' result and {called(other)}")
+        elif (factor := _own_factor(reader, value, op)) and routed_factor == 1.0 and not apart:
+            routed_factor = factor
         elif (step := _step(reader, value, start)) is None:
             break
         elif step:
             apart.append(step)
         value = reader.results[0]
     return End(op.y, op.y, projections=projections)
+
+
+def _own_factor(reader: Op, value: Value, op: Experts) -> float | None:
+    """By what the experts' own result is multiplied, in its type."""
+    return scale_of(reader, value) if unshaped(value) is op.y else None
 
 
 def _step(op: Op, value: Value, start: Value) -> str | None:
@@ -125,7 +135,8 @@ def _sum(
     total = y
     if reader is not None and (found := scale_of(reader, scaled)) is not None:
         factor, y = found, reader.results[0]
-    return End(total, y, branch, factor, tuple(dict.fromkeys(apart)), projections)
+    steps = tuple(dict.fromkeys(apart))
+    return End(total, y, branch, factor=factor, apart=steps, projections=projections)
 
 
 def _unwidened(value: Value) -> Value:

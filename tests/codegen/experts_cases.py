@@ -92,6 +92,7 @@ class Mixture:
     shared: int = 0
     shared_gate: str = ""
     shared_body: Callable[[DType, int], Func] = swiglu
+    routed_factor: float = 1.0
     factor: float = 1.0
     gap: int = 3
     kernels: dict[str, Kernel] = field(default_factory=dict[str, Kernel])
@@ -132,6 +133,7 @@ class Mixture:
                 "shared_down": arg(kind, self.out, self.shared),
                 "shared_gate": None if gate is None else arg(gate, tokens, 1),
                 "shared_body": body,
+                "routed_factor": self.routed_factor,
                 "factor": self.factor,
             }
         op = func.append((Moe if self.shared else Experts)(**fields))

@@ -59,6 +59,7 @@ FORMS: list[Any] = [
     pytest.param({"result": "f32", "route": "f32"}, id="f32 result"),
     pytest.param({"shared": 17, "shared_gate": "same", "factor": 0.5}, id="shared gate"),
     pytest.param({"shared": 17, "shared_gate": "f32"}, id="shared gate in float32"),
+    pytest.param({"shared": 17, "routed_factor": 2.5, "factor": 0.3}, id="factors"),
     pytest.param(
         {"shared": 40, "gated": False, "body": squared_relu, "factor": 2.0}, id="other shared"
     ),

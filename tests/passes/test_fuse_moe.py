@@ -207,6 +207,38 @@ def test_average(average: str, dtype: str) -> None:
     assert site.details["shared"] == "silu MLP of 7, the sum times 0.5"
 
 
+@pytest.mark.parametrize("dtype", ["f32", "bf16"])
+@pytest.mark.parametrize("average", [False, True])
+def test_factor_of_the_experts(dtype: str, average: bool) -> None:
+    """laguna scales what the experts give, not the sum; each result is rounded."""
+    scaled = ["%c = full {{value = 2.5, dtype = f32}}", "%n = mul %y, %c"]
+    lines = ["%o = add %n, %s"]
+    if average:
+        lines = ["%k = add %n, %s", "%e = full {{value = 0.3, dtype = f32}}", "%o = mul %k, %e"]
+    factors = ", routed_factor = 2.5" + ", factor = 0.3" * average
+    site = fuses(
+        [ROUTED, MLP, *scaled, *lines], [moe(SHARED, f", {GATED}{factors}"), SHAPED], dtype
+    )
+    words = "silu MLP of 7, the experts' result times 2.5" + ", the sum times 0.3" * average
+    assert site.details["shared"] == words
+
+
+def test_no_second_factor_of_the_experts() -> None:
+    scaled = ["%c = full {{value = 2.5, dtype = f32}}", "%n = mul %y, %c", "%k = mul %c, %n"]
+    apart([ROUTED, MLP, *scaled, "%o = add %k, %s"], "added to the experts' result times 2.5")
+
+
+def test_no_factor_of_what_is_rounded_before() -> None:
+    """The product is wider than the experts' result."""
+    lines = [
+        "%c = full {{value = 2.5, dtype = f32}}",
+        "%k = cast %y {{dtype = f32}}",
+        "%n = mul %k, %c",
+        "%v = cast %n {{dtype = bf16}}",
+    ]
+    apart([ROUTED, MLP, *lines, "%o = add %v, %s"], "the experts' result times 2.5", "bf16")
+
+
 def test_no_factor_of_a_division_that_rounds_otherwise() -> None:
     third = ["%c = full {{value = 3.0, dtype = f32}}", "%o = div %n, %c"]
     fuses(
@@ -372,12 +404,6 @@ def test_no_branch_in_the_residual_stream() -> None:
     run = assert_rewrites(FuseMoe(), text, text.replace("experts %rows", "moe %rows"))
     (site,) = run.sites()
     assert "shared" not in site.details
-
-
-def test_no_branch_beside_a_factor_of_the_experts() -> None:
-    """laguna scales what the experts give, not the sum."""
-    scaled = ["%c = full {{value = 2.5, dtype = f32}}", "%n = mul %y, %c"]
-    apart([ROUTED, MLP, *scaled, "%o = add %n, %s"], "the experts' result times 2.5")
 
 
 LATENT = ["%lat = linear %rows, %fc", EXPERTS.replace("%rows", "%lat")]

@@ -311,14 +311,15 @@ class Moe(Experts, name="moe"):
     The shared branch is ``shared_body(x @ shared_up.T) @ shared_down.T``, rounded like the experts;
     shared_up is gate ``[J, H]`` and up ``[J, H]``, one behind the other in one buffer, or up alone
     where the body takes one product. ``shared_gate`` ``[T, 1]`` multiplies the branch by its
-    sigmoid, rounded to x's type. ``factor`` multiplies the sum. Without shared weights this is
-    `Experts`.
+    sigmoid, rounded to x's type. ``routed_factor`` multiplies what the experts give, before it is
+    added, and ``factor`` the sum; each result is rounded. Without shared weights this is `Experts`.
     """
 
     shared_up: tuple[Value, ...] = variadic_operand()
     shared_down: Value | None = optional_operand()
     shared_gate: Value | None = optional_operand()
     shared_body: Func | None = attribute(default=None)
+    routed_factor: float = attribute(default=1.0)
     factor: float = attribute(default=1.0)
 
     def infer(self) -> TensorType:
@@ -354,6 +355,7 @@ class Moe(Experts, name="moe"):
         shared_gate: Tensor | None,
         *,
         shared_body: Body | None,
+        routed_factor: float,
         factor: float,
         **attributes: Any,
     ) -> Tensor:
@@ -364,5 +366,5 @@ class Moe(Experts, name="moe"):
         shared = F.linear(hidden, shared_down)
         if shared_gate is not None:
             shared = torch.sigmoid(shared_gate).to(shared.dtype) * shared
-        y = y + shared
+        y = (y * routed_factor if routed_factor != 1.0 else y) + shared
         return y * factor if factor != 1.0 else y
