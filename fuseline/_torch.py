@@ -22,6 +22,8 @@ import sympy
 import torch
 from torch import Tensor, fx
 
+from fuseline._torch_turns import Idle, trace_all_turns
+
 Overload: TypeAlias = Any
 """An ``OpOverload``; torch gives it no useful static type."""
 
@@ -313,7 +315,8 @@ class CompileWatch:
 
     Graphs may have sizes that only the data tells (as of ``nonzero``), until
     `break_at_sizes_of_data` is called for one: from then on such ops end graphs, unless the user
-    has set torch otherwise.
+    has set torch otherwise. Until then loops over the experts that have tokens are traced with all
+    of their turns, if ``idle`` says of their place that turns without rows do nothing.
     """
 
     def __init__(
@@ -321,10 +324,12 @@ class CompileWatch:
         on_start: Callable[[], None],
         on_breaks: Callable[[dict[str, int], Sequence[Break]], None],
         on_limit: Callable[[str], None],
+        idle: Idle,
     ) -> None:
         self.on_start = on_start
         self.on_breaks = on_breaks
         self.on_limit = on_limit
+        self.idle = idle
         self.follows_sizes = True
         self._outer: list[CompileWatch | None] = []
         self._breaks: dict[str, int] = {}
@@ -348,6 +353,7 @@ class CompileWatch:
         wanted = dict(_SETTINGS)
         if self.follows_sizes and _can_trace_again():
             wanted[_SIZES_OF_DATA] = True
+            trace_all_turns(_idle)
         settings = {n: v for n, v in wanted.items() if hasattr(config, n)}
         self._before = {name: getattr(config, name) for name in settings}
         for name, value in settings.items():
@@ -519,6 +525,10 @@ def _stems_from_sizes(error: Exception) -> bool:
 def may_break_at_sizes_of_data() -> bool:
     """Whether a backend that is called now may call `break_at_sizes_of_data`."""
     return bool(_open) and _open[-1].asked_for_sizes
+
+
+def _idle() -> Idle | None:
+    return _open[-1].idle if may_break_at_sizes_of_data() else None
 
 
 def break_at_sizes_of_data(reason: str) -> NoReturn:

@@ -17,6 +17,7 @@ from fuseline.ir.evaluate import as_results, bind_attribute
 from fuseline.ir.layout import Layout, LayoutMap
 from fuseline.ir.ops.experts import Experts, Moe
 from fuseline.ir.ops.fused import GatedLinear, MergedLinear
+from fuseline.ir.ops.view import unreshaped
 from fuseline.ir.types import BufferType, Dim, IntType, dim, format_dim
 from fuseline.passes.plan import live_ranges, share_memory
 from fuseline.report import KernelRecord
@@ -238,8 +239,9 @@ def _packed_groups(func: Func) -> tuple[tuple[int, ...], ...]:
     groups: dict[tuple[int, ...], None] = {}
     for op in func.ops:
         for values in packed_operands(op):
-            if all(v in number for v in values):  # else they are slices of one parameter
-                groups[tuple(number[v] for v in values)] = None
+            args = [unreshaped(v) for v in values]
+            if all(arg in number for arg in args):  # else they are slices of one parameter
+                groups[tuple(number[arg] for arg in args)] = None
     return tuple(groups)
 
 

@@ -15,6 +15,7 @@ from fuseline.ir.core import Op, Value
 from fuseline.ir.layout import Layout, LayoutMap
 from fuseline.ir.ops.fused import GatedLinear, LinearAdd, MergedLinear, WideLinear
 from fuseline.ir.ops.matmul import Linear
+from fuseline.ir.ops.view import unreshaped
 from fuseline.ir.types import Dim, bounds, dim, product
 
 _ACTIVATIONS: dict[str, Activation] = {
@@ -121,7 +122,7 @@ def _by_columns(item: _Product, layouts: LayoutMap) -> bool:
 
 def one_behind_the_other(group: Sequence[Value], layouts: LayoutMap) -> bool:
     """Whether values are one block: arguments, which the program packs, or slices of one."""
-    if all(v.owner is None for v in group):
+    if all(unreshaped(v).owner is None for v in group):
         return True
     places = [layouts[v] for v in group]
     for before, value, after in zip(places, group, places[1:], strict=False):

@@ -264,6 +264,9 @@ def _product(value: Value) -> Product | None:
     value = unshaped(value)
     match value.owner:
         case Linear(x, weight, bias) as op:
+            turned = weight.owner
+            if isinstance(turned, Permute):
+                return Product(op, x, turned.x, bias, transposed=True)
             return Product(op, x, weight, bias)
         case Matmul(x, weight) as op if weight.tensor.rank == 2:
             turned = weight.owner
@@ -330,9 +333,10 @@ def _check_readers(func: Func, inside: set[Op], end: Op) -> None:
 
 def _op(func: Func, experts: Sequence[Expert], tokens: Tokens, end: Value) -> Experts:
     first, count = experts[0], tokens.count
-    turned = first.down.transposed
     ups = [[e.ups[j] for e in experts] for j in range(len(first.ups))]
-    packed = [_oriented(column, turned) for column in (*ups, [e.down for e in experts])]
+    turned = ups[0][0].transposed
+    packed = [_oriented(column, turned) for column in ups]
+    packed.append(_packed([e.down.weight for e in experts]))
     if any(weight is None for weight in packed):
         _check_weights(func, experts)
         up = tuple(p.weight for e in experts for p in e.ups)
@@ -356,6 +360,7 @@ def _op(func: Func, experts: Sequence[Expert], tokens: Tokens, end: Value) -> Ex
         gated=first.body.gated,
         interleaved=first.body.interleaved,
         transposed=turned,
+        down_transposed=None if first.down.transposed is turned else not turned,
         round_bias=False,
         weigh=first.weigh,
         combine="in_turn",

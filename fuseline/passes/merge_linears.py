@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from fuseline.ir.core import Func, Value
 from fuseline.ir.ops.fused import MergedLinear
 from fuseline.ir.ops.matmul import Linear
+from fuseline.ir.ops.view import unreshaped
 from fuseline.ir.types import DType
 from fuseline.passes.rewrite import NoMatch, Replace, Rewrite
 from fuseline.passes.wording import called, maker, name_of
@@ -16,9 +17,14 @@ from fuseline.passes.wording import called, maker, name_of
 def unpackable(func: Func, weight: Value, label: str, *, readers: int = 1) -> str:
     """Why a weight cannot be packed beside others; empty where it can. ``label`` says which it is.
 
-    Packing moves the memory of a parameter: it must be one, have no other reader (a tied weight has
-    its place elsewhere) than the ``readers`` that go away, and not be pinned by its origin.
+    Packing moves the memory of a parameter: it must be one, in whatever shape, have no other reader
+    (a tied weight has its place elsewhere) than the ``readers`` that go away, and not be pinned by
+    its origin.
     """
+    if (whole := unreshaped(weight)) is not weight:
+        if (count := func.use_count(weight)) != readers:
+            return f"{label} {name_of(whole)} is read {count} times"
+        weight, readers = whole, 1
     origin = weight.origin
     if weight.owner is not None or origin is None or origin.kind != "param":
         return f"{label} comes from {maker(weight)}, not from a parameter"

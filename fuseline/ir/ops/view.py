@@ -156,3 +156,10 @@ class Pad(Op, name="pad", traits={Trait.PURE}):
     def reference(x: Tensor, *, axis: int, before: int, after: int, value: float) -> Tensor:
         pads = [0, 0] * (x.dim() - 1 - axis) + [before, after]
         return torch.nn.functional.pad(x, pads, value=value)
+
+
+def unreshaped(value: Value) -> Value:
+    """What a value was before it was reshaped: the same elements in the same order."""
+    while isinstance(value.owner, Reshape):
+        value = value.owner.x
+    return value
