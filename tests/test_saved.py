@@ -15,7 +15,7 @@ import torch
 from torch import Tensor, nn
 
 import fuseline
-from fuseline import _torch_precompile as precompile
+from fuseline._torch import precompile
 from fuseline.config import Config
 from fuseline.errors import FuselineWarning
 from fuseline.ir.layout import Layout

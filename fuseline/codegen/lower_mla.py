@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 from fuseline.codegen.lower import Launch, Lowered, NeedDense, Refusal, lowers, work
-from fuseline.codegen.lower_rows import dtype_name, unsupported
+from fuseline.codegen.lower_rows import dtype_name, rotation_of, unsupported
 from fuseline.codegen.mla_projection import mla_projection
-from fuseline.codegen.qk_norm_rope import Rotation, Stream
+from fuseline.codegen.qk_norm_rope import Stream
 from fuseline.ir.core import Value
 from fuseline.ir.layout import LayoutMap
 from fuseline.ir.ops.mla_projection import MlaProjection, MlaProjectionWrite
@@ -37,7 +37,7 @@ def lower_mla_projection(op: Projection, layouts: LayoutMap) -> Lowered:
             latent=latent,
             shared=shared,
             q=q,
-            rotation=_rotation(op),
+            rotation=rotation_of(op),
             eps=op.eps,
             offset=op.offset,
             cast=op.cast,
@@ -82,20 +82,6 @@ def _stream(op: Projection, name: str) -> Stream | None:
         weight=dtype_name(op.latent_weight) if op.norm else None,
         cached=cached,
         scale=op.scale,
-    )
-
-
-def _rotation(op: Projection) -> Rotation | None:
-    if op.cos is None:
-        return None
-    return Rotation(
-        width=op.width,
-        style=op.style,
-        table=op.table,
-        start=op.start,
-        sign=1 if op.sign > 0 else -1,
-        round=op.round,
-        dtype=op.cos.dtype.value,
     )
 
 

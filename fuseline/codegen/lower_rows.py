@@ -11,6 +11,7 @@ from fuseline.codegen.rope import rope
 from fuseline.ir.core import Value
 from fuseline.ir.layout import LayoutMap, split_rows
 from fuseline.ir.ops.fused import AddRmsNorm, QkNormRope, QkNormRopeWrite
+from fuseline.ir.ops.mla_projection import MlaProjection, MlaProjectionWrite
 from fuseline.ir.ops.raised import LayerNorm, RmsNorm, Rope
 from fuseline.ir.types import Dim, DType
 
@@ -97,8 +98,11 @@ def lower_add_rms_norm(op: AddRmsNorm, layouts: LayoutMap) -> Lowered:
     return [Launch(kernel, buffers, tuple(dims), work(op))]
 
 
-def _rotation(op: QkNormRope | QkNormRopeWrite | Rope, table: Value | None) -> Rotation | None:
-    if table is None:
+def rotation_of(
+    op: QkNormRope | QkNormRopeWrite | Rope | MlaProjection | MlaProjectionWrite,
+) -> Rotation | None:
+    """How an op rotates; None where it has no tables."""
+    if op.cos is None:
         return None
     return Rotation(
         width=op.width,
@@ -107,7 +111,7 @@ def _rotation(op: QkNormRope | QkNormRopeWrite | Rope, table: Value | None) -> R
         start=op.start,
         sign=1 if op.sign > 0 else -1,
         round=op.round,
-        dtype=table.dtype.value,
+        dtype=op.cos.dtype.value,
     )
 
 
@@ -144,7 +148,7 @@ def lower_qk_norm_rope(op: QkNormRope | QkNormRopeWrite, layouts: LayoutMap) -> 
         kernel = QkNormRopeKernel(
             dtype=op.q.dtype.value,
             streams=streams,
-            rotation=_rotation(op, op.cos),
+            rotation=rotation_of(op),
             kind="layer" if op.norm == "layer" else "rms",
             eps=op.eps,
             offset=op.offset,
@@ -243,7 +247,7 @@ def lower_rope(op: Rope, layouts: LayoutMap) -> Lowered:
     loose = [v for v in (op.x, op.cos, op.sin) if not layouts.layout(v).is_inner_dense(v.shape)]
     if loose:
         return NeedDense(tuple(loose))
-    rotation = _rotation(op, op.cos)
+    rotation = rotation_of(op)
     assert rotation is not None, "a rope has tables"
     order = (0, 3 - head_axis, head_axis)
     dims: list[Dim] = [x[0], x[order[1]]]

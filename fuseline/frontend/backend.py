@@ -11,7 +11,6 @@ import torch
 from torch import Tensor, fx
 
 from fuseline import _torch
-from fuseline._torch_turns import all_turns_are_there
 from fuseline.errors import OverlapError
 from fuseline.frontend.data_sizes import depends_on_data
 from fuseline.frontend.dynamo import capture_dynamo
@@ -69,7 +68,7 @@ class Backend:
         name = self.name if not self.graphs else f"{self.name}_{self.graphs}"
         self.graphs += 1
         self.chooses |= chooses(module)
-        if not all_turns_are_there(module.graph):
+        if not _torch.all_turns_are_there(module.graph):
             return self._run_plain(module, name, "a loop over experts does not look at each one")
         if not torch.is_grad_enabled() or not any(_wants_gradient(v) for v in inputs):
             return self._runnable(module, inputs, name)

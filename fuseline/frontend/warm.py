@@ -1,6 +1,6 @@
 """Second starts: what a program was compiled to comes back from a cache, and nothing is traced.
 
-A saved form is what Dynamo found (guards and bytecode, `fuseline._torch_precompile`) and, for each
+A saved form is what Dynamo found (guards and bytecode, `fuseline._torch.precompile`) and, for each
 graph that the bytecode calls, what the engine needs to run it again and what the caller is owed.
 """
 
@@ -18,8 +18,8 @@ import torch
 from torch import Tensor, nn
 
 from fuseline import _torch
-from fuseline import _torch_precompile as precompile
-from fuseline._torch_precompile import Precompiled, Trace
+from fuseline._torch.identities import CannotSaveError, identity_of
+from fuseline._torch.precompile import Precompiled, Trace
 from fuseline.errors import OverlapError
 from fuseline.frontend.captured import FromGraph, FromInput, FromNothing, FromSymbols, Owed, Return
 from fuseline.frontend.captured import Symbol as SizeSymbol
@@ -155,8 +155,8 @@ def factors_of(target: object) -> dict[str, Json] | None:
         if isinstance(target, nn.Module):
             return _factors_of_module(target)
         name = getattr(target, "__qualname__", type(target).__qualname__)
-        return {"name": name, "function": list(precompile.identity_of(target))}
-    except precompile.CannotSaveError as reason:
+        return {"name": name, "function": list(identity_of(target))}
+    except CannotSaveError as reason:
         log.debug("forms of %s are not kept: %s", target, reason)
         return None
 
@@ -170,7 +170,7 @@ def _factors_of_module(module: nn.Module) -> dict[str, Json]:
     ]
     parts: list[tuple[str, nn.Module]] = list(cast("Any", module).named_modules())
     hooks = [
-        [path, [list(precompile.identity_of(hook)) for hook in _torch.hooks_of(part)]]
+        [path, [list(identity_of(hook)) for hook in _torch.hooks_of(part)]]
         for path, part in parts
         if _torch.hooks_of(part)
     ]

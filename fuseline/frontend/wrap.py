@@ -23,7 +23,7 @@ from typing import Any, ClassVar, Protocol, TypeVar, cast
 from torch import nn
 
 from fuseline import _torch
-from fuseline import _torch_precompile as precompile
+from fuseline._torch import precompile
 from fuseline.frontend.backend import Backend, watch
 from fuseline.frontend.execute import Compiled, CompileStep
 from fuseline.frontend.names import Names

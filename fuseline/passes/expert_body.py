@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 
 from fuseline.ir.core import Func, Op, Trait, Value
@@ -10,7 +10,7 @@ from fuseline.ir.ops.create import Full
 from fuseline.ir.ops.view import Reshape, Slice
 from fuseline.ir.types import TensorType
 from fuseline.passes.expert_rows import unshaped
-from fuseline.passes.wording import called
+from fuseline.passes.wording import called, readers_beside
 
 
 class Refused(Exception):
@@ -225,3 +225,12 @@ def _steps(func: Func) -> list[object]:
         attributes = sorted((k, repr(v)) for k, v in op.attributes.items())
         steps.append((op.name, attributes, [number[v] for v in op.operands]))
     return [*steps, [number[v] for v in func.returns]]
+
+
+def check_readers(func: Func, inside: Iterable[Op], end: Value) -> None:
+    """Nothing outside of the experts may read what goes away with them, up to their end."""
+    known = {*inside, end.owner}
+    for op in inside:
+        for value in op.results:
+            if value is not end and (readers := readers_beside(func, value, known)):
+                raise Refused(f"{called(value)} inside of the experts is read by {readers}")

@@ -5,20 +5,20 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from fuseline.ir.core import Func, Op, Trait, Value
+from fuseline.ir.core import Func, Op, Value
 from fuseline.ir.ops.experts import Experts
 from fuseline.ir.ops.matmul import Linear
 from fuseline.ir.ops.pointwise import Add, Cast, Eq, Mul, Where
 from fuseline.ir.ops.reduce import Sum
-from fuseline.ir.ops.view import Concat, Reshape, Slice
+from fuseline.ir.ops.view import Reshape, Slice
 from fuseline.ir.types import DType, product, promote
 from fuseline.passes.constants import is_number, number
-from fuseline.passes.expert_body import Body, Refused, body_between, does_the_same
+from fuseline.passes.expert_body import Refused, body_between, check_readers
 from fuseline.passes.expert_gate import Gate, are_distinct, gate_of
+from fuseline.passes.expert_own import Mlp, Product, check_alike, check_packable, stacked_biases
 from fuseline.passes.expert_products import lie_within
-from fuseline.passes.expert_rows import unshaped
+from fuseline.passes.expert_walk import ops_before
 from fuseline.passes.match import only_user, reshaped
-from fuseline.passes.merge_linears import unpackable
 from fuseline.passes.wording import called
 
 _LEAST = 2
@@ -32,15 +32,6 @@ class Term:
     weight: Value
     down: Linear
     inside: tuple[Op, ...]
-
-
-@dataclass(frozen=True)
-class Expert:
-    """One expert, understood: its products and what stands between them."""
-
-    ups: tuple[Linear, ...]
-    down: Linear
-    body: Body
 
 
 def raised_chain(op: Add, func: Func) -> tuple[Value, Experts] | None:
@@ -68,10 +59,10 @@ def raised_chain(op: Add, func: Func) -> tuple[Value, Experts] | None:
         raise Refused(f"the sum of the experts begins with {called(begin)}, not with zeros")
     experts = [_expert(term) for term in terms]
     _check_alike(experts)
-    _check_weights(func, experts)
+    check_packable(func, experts)
     inside |= {o for t in terms for o in t.inside} | {o for e in experts for o in e.body.inside}
-    inside.update(o for e in experts for o in (*e.ups, e.down))
-    _check_readers(func, inside, op)
+    inside.update(p.op for e in experts for p in e.products)
+    check_readers(func, inside, op.y)
     return op.y, _op(experts, gate, op.y.dtype)
 
 
@@ -193,90 +184,37 @@ def _one_gate(terms: Sequence[Term], places: Sequence[tuple[int, Gate] | None]) 
 # -- one expert -------------------------------------------------------------------------------
 
 
-def _expert(term: Term) -> Expert:
-    ups = _linears_before(term.down.x)
-    widths = [_width(up) for up in ups]
-    return Expert(ups, term.down, body_between([up.y for up in ups], widths, term.down.x))
+def _expert(term: Term) -> Mlp:
+    ups = [Product.of(op) for op in ops_before(term.down.x) if isinstance(op, Linear)]
+    body = body_between([up.y for up in ups], [up.width for up in ups], term.down.x)
+    return Mlp(tuple(ups), Product.of(term.down), body)
 
 
-def _width(up: Linear) -> int:
-    width = up.weight.shape[0]
-    if not isinstance(width, int):
-        raise Refused(f"{called(up.weight)} is {up.weight.type}, of an unknown width")
-    return width
-
-
-def _linears_before(value: Value) -> tuple[Linear, ...]:
-    """The products that a value is made of by element-wise ops, in the order of their reading."""
-    found: dict[Linear, None] = {}
-    seen: set[Value] = set()
-
-    def visit(current: Value) -> None:
-        if current in seen:
-            return
-        seen.add(current)
-        owner = current.owner
-        if isinstance(owner, Linear):
-            found[owner] = None
-        elif owner is not None and (
-            owner.has(Trait.POINTWISE) or isinstance(owner, (Slice, Reshape))
-        ):
-            for operand in owner.operands:
-                visit(operand)
-
-    visit(unshaped(value))
-    return tuple(found)
-
-
-def _check_alike(experts: Sequence[Expert]) -> None:
+def _check_alike(experts: Sequence[Mlp]) -> None:
     """All experts must read one x and do the same to it."""
     first = experts[0]
-    x = first.ups[0].x
     for number_, expert in enumerate(experts):
-        if any(up.x is not x for up in expert.ups):
+        if any(up.x is not first.ups[0].x for up in expert.ups):
             raise Refused(f"expert {number_} reads another x")
-        if not does_the_same(expert.body.func, first.body.func):
-            raise Refused(f"the activation of expert {number_} is another than that of the first")
-        for own, other in zip((*expert.ups, expert.down), (*first.ups, first.down), strict=True):
-            same_bias = (own.bias is None) == (other.bias is None)
-            if own.weight.type != other.weight.type or not same_bias:
-                raise Refused(f"a weight of expert {number_} is {own.weight.type}, not as others")
-
-
-def _check_weights(func: Func, experts: Sequence[Expert]) -> None:
-    """Matrices that are given one by one are packed: they must be free to move."""
-    for number_, expert in enumerate(experts):
-        for op in (*expert.ups, expert.down):
-            if reason := unpackable(func, op.weight, f"of expert {number_} a weight"):
-                raise Refused(reason)
-
-
-def _check_readers(func: Func, inside: set[Op], end: Add) -> None:
-    for op in inside:
-        for value in op.results if op is not end else ():
-            others = [u.name for u in func.users(value) if u not in inside]
-            if others or func.is_returned(value):
-                names = ", ".join(others) or "the return"
-                raise Refused(f"{called(value)} inside of the experts is read by {names}")
+        check_alike(number_, expert, first)
 
 
 # -- the op -----------------------------------------------------------------------------------
 
 
-def _op(experts: Sequence[Expert], gate: Gate, dtype: DType) -> Experts:
+def _op(experts: Sequence[Mlp], gate: Gate, dtype: DType) -> Experts:
     first = experts[0]
     x = first.ups[0].x
     tokens = product(x.shape[:-1])
     k = gate.indices.shape[-1]
-    up_bias = _stacked([[up.bias for up in e.ups] for e in experts])
     return Experts(
         reshaped(x, (tokens, x.shape[-1])),
         reshaped(gate.indices, (tokens, k)),
         reshaped(gate.values, (tokens, k)),
         tuple(up.weight for e in experts for up in e.ups),
         tuple(e.down.weight for e in experts),
-        up_bias,
-        _stacked([[e.down.bias] for e in experts]),
+        stacked_biases([up for e in experts for up in e.ups], len(experts)),
+        stacked_biases([e.down for e in experts], len(experts)),
         experts=len(experts),
         body=first.body.func,
         gated=first.body.gated,
@@ -285,14 +223,3 @@ def _op(experts: Sequence[Expert], gate: Gate, dtype: DType) -> Experts:
         combine="in_turn",
         dtype=dtype,
     )
-
-
-def _stacked(biases: Sequence[Sequence[Value | None]]) -> Value | None:
-    """The biases of all experts, ``[E, N]``; None where there are none."""
-    given = [b for row in biases for b in row if b is not None]
-    if not given:
-        return None
-    if len(given) < sum(map(len, biases)):
-        raise Refused("only one of gate and up has a bias")
-    width = sum(int(str(b.shape[0])) for b in given) // len(biases)
-    return Reshape(Concat(tuple(given), axis=0).y, shape=(len(biases), width)).y

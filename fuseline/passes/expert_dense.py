@@ -7,13 +7,13 @@ from dataclasses import dataclass, field, replace
 
 import torch
 
-from fuseline.ir.core import Func, Op, Trait, Value
+from fuseline.ir.core import Func, Op, Value
 from fuseline.ir.evaluate import evaluate
 from fuseline.ir.ops.experts import Experts, Weigh
 from fuseline.ir.ops.matmul import Matmul
 from fuseline.ir.ops.pointwise import Add, Cast, Mul
 from fuseline.ir.ops.reduce import Sum
-from fuseline.ir.ops.view import Permute, Reshape, Slice
+from fuseline.ir.ops.view import Permute, Reshape
 from fuseline.ir.types import Dim, DType
 from fuseline.passes.canonical_casts import is_exact
 from fuseline.passes.expert_axes import (
@@ -25,9 +25,10 @@ from fuseline.passes.expert_axes import (
     view_along,
     viewed,
 )
-from fuseline.passes.expert_body import Body, Refused, body_between
+from fuseline.passes.expert_body import Body, Refused, body_between, check_readers
 from fuseline.passes.expert_gate import Gate, are_distinct, gate_of
-from fuseline.passes.expert_products import SWAPPED, lie_within
+from fuseline.passes.expert_products import SWAPPED, lie_within, oriented
+from fuseline.passes.expert_walk import VIEWS, ops_after, ops_before
 from fuseline.passes.match import only_user, other_operand
 from fuseline.passes.wording import called
 
@@ -129,41 +130,22 @@ def raised_dense(op: Op, func: Func) -> tuple[Value, Experts] | None:
     return _Match(func, ups, down).run()
 
 
-def _is_inner(op: Op) -> bool:
-    return op.has(Trait.POINTWISE) or isinstance(op, (Slice, Reshape, Permute))
+_VIEWS = (*VIEWS, Permute)
+"""Products of all experts at once have their dims moved, too."""
 
 
 def _second(func: Func, value: Value) -> Dense | None:
     """The product whose rows are made of a value by element-wise ops and views."""
-    seen: set[Op] = set()
-    stack = [value]
-    while stack:
-        current = stack.pop()
-        for user in func.users(current):
-            if user in seen:
-                continue
-            seen.add(user)
-            if (found := dense_product(user, func)) is not None:
-                return found if found.rows is current else None
-            if _is_inner(user):
-                stack += user.results
+    for op, read in ops_after(func, value, _VIEWS):
+        if (found := dense_product(op, func)) is not None:
+            return found if found.rows is read else None
     return None
 
 
 def _before(value: Value, func: Func) -> list[Dense]:
     """The dense products that a value is made of by element-wise ops and views."""
-    found: list[Dense] = []
-    stack, seen = [value.owner], set[Op]()
-    while stack:
-        op = stack.pop()
-        if op is None or op in seen:
-            continue
-        seen.add(op)
-        if (product := dense_product(op, func)) is not None:
-            found.append(product)
-        elif _is_inner(op):
-            stack += [v.owner for v in op.operands]
-    return found
+    found = (dense_product(op, func) for op in ops_before(value, _VIEWS))
+    return [dense for dense in found if dense is not None]
 
 
 @dataclass
@@ -202,13 +184,13 @@ class _Match:
             raise Refused(f"the experts' numbers come from {called(gate.indices)}")
         if not are_distinct(gate.indices):
             raise Refused(f"{called(gate.indices)} may choose an expert twice for one token")
-        self.check(y)
+        check_readers(self.func, self.inside, y)
         turned = down.transposed
         return y, Experts(
             x,
             gate.indices,
             gate.values,
-            tuple(_oriented(u, turned) for u in self.ups),
+            tuple(oriented(u.weight, turn=u.transposed is not turned) for u in self.ups),
             (down.weight,),
             up_bias,
             down_bias,
@@ -362,22 +344,6 @@ class _Match:
                 raise Refused(f"x is {x.dtype}, weighed in {op.y.dtype}")
             return x
         raise Refused(f"the rows come from {called(op.y)}, which is not each token once")
-
-    def check(self, end: Value) -> None:
-        """Nothing outside may read what goes away."""
-        known = {*self.inside, end.owner}
-        for op in self.inside:
-            for value in op.results:
-                others = [u.name for u in self.func.users(value) if u not in known]
-                if value is not end and (others or self.func.is_returned(value)):
-                    names = ", ".join(others) or "the return"
-                    raise Refused(f"{called(value)} inside of the experts is read by {names}")
-
-
-def _oriented(product: Dense, transposed: bool) -> Value:
-    if product.transposed is transposed:
-        return product.weight
-    return Permute(product.weight, dims=SWAPPED).y
 
 
 def maps_zero_to_zero(body: Func) -> bool:

@@ -16,7 +16,7 @@ from fuseline.ir.ops.reduce import Sort, Sum, TopK
 from fuseline.ir.ops.view import Expand, Reshape, Slice
 from fuseline.ir.types import same
 from fuseline.passes.constants import number, uniform
-from fuseline.passes.expert_rows import is_running, uncast
+from fuseline.passes.expert_rows import is_running, uncast, uncast_once
 from fuseline.passes.match import reshaped
 
 
@@ -107,7 +107,7 @@ def _one_hot_sum(x: Value) -> Gate | None:
         case _:
             return None
     for hot, weights in pairs:
-        compared = _uncast(hot).owner
+        compared = uncast_once(hot).owner
         if not isinstance(compared, Eq) or weights.tensor.numel != x.tensor.numel / experts:
             continue
         for ids, numbers in ((compared.lhs, compared.rhs), (compared.rhs, compared.lhs)):
@@ -116,10 +116,6 @@ def _one_hot_sum(x: Value) -> Gate | None:
                 indices, values = (reshaped(v, shape) for v in (ids, weights))
                 return Gate.zero_elsewhere(indices, values)
     return None
-
-
-def _uncast(value: Value) -> Value:
-    return value.owner.x if isinstance(value.owner, Cast) else value
 
 
 def are_distinct(indices: Value) -> bool:

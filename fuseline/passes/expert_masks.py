@@ -10,23 +10,24 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from fuseline.ir.core import Func, Op, Ref, Trait, Value
+from fuseline.ir.core import Func, Op, Ref, Value
 from fuseline.ir.ops.call import AtenCall
 from fuseline.ir.ops.experts import Experts, Weigh
 from fuseline.ir.ops.index import IndexPut
 from fuseline.ir.ops.matmul import Linear, Matmul
 from fuseline.ir.ops.pointwise import Add, Cast, Mul
-from fuseline.ir.ops.view import Concat, Expand, Permute, Reshape, Slice
+from fuseline.ir.ops.view import Concat, Permute, Slice
 from fuseline.ir.types import DType, promote, same
 from fuseline.passes.constants import is_number
-from fuseline.passes.expert_body import Body, Refused, body_between, does_the_same
+from fuseline.passes.expert_body import Refused, body_between, check_readers
 from fuseline.passes.expert_gate import are_distinct
+from fuseline.passes.expert_own import Mlp, Product, check_alike, check_packable, stacked_biases
 from fuseline.passes.expert_picks import Picked, by_columns, by_mask, picked
-from fuseline.passes.expert_products import lie_within
-from fuseline.passes.expert_rows import unshaped
+from fuseline.passes.expert_products import lie_within, oriented
+from fuseline.passes.expert_rows import unexpanded, unshaped
 from fuseline.passes.expert_tokens import Link, Tokens, Weighed, plain
+from fuseline.passes.expert_walk import ops_before
 from fuseline.passes.match import reshaped
-from fuseline.passes.merge_linears import unpackable
 from fuseline.passes.wording import called
 
 _LEAST = 2
@@ -37,37 +38,11 @@ PICKING = (AtenCall, IndexPut)
 
 
 @dataclass(frozen=True)
-class Product:
-    """Picked rows by one expert's matrix ``[N, K]`` (``transposed``: ``[K, N]``), with its bias."""
-
-    op: Op
-    x: Value
-    weight: Value
-    bias: Value | None = None
-    transposed: bool = False
-
-    @property
-    def y(self) -> Value:
-        """The result."""
-        return self.op.results[0]
-
-    @property
-    def width(self) -> int:
-        """How many columns the result has."""
-        width = self.y.shape[-1]
-        if not isinstance(width, int):
-            raise Refused(f"{called(self.weight)} is {self.weight.type}, of an unknown width")
-        return width
-
-
-@dataclass(frozen=True)
 class Expert:
     """One expert of the loop, understood."""
 
     x: Value
-    ups: tuple[Product, ...]
-    down: Product
-    body: Body
+    mlp: Mlp
     weighed: Weighed
     weigh: Weigh
     inside: frozenset[Op]
@@ -102,7 +77,7 @@ def raised_masks(op: Op, func: Func) -> tuple[Value, Experts] | None:
     _check_alike(experts)
     inside = {o for link in links for o in (link.op, *link.inside)}
     inside.update(o for e in experts for o in e.inside)
-    _check_readers(func, inside, op)
+    check_readers(func, inside, end)
     return end, _op(func, experts, tokens, end)
 
 
@@ -129,7 +104,7 @@ def _link(op: Op) -> Link | None:
             target="aten.scatter_add.default",
             args=(Ref(0), 0, Ref(1), Ref(2)),
         ) if _is_column(index) and index.shape == rows.shape:
-            return _added(op, rows, by_columns(total, {0: _unexpanded(index)}))
+            return _added(op, rows, by_columns(total, {0: unexpanded(index)}))
         case AtenCall(
             (total, condition, rows),
             target="aten.index_put.default",
@@ -145,11 +120,7 @@ def _link(op: Op) -> Link | None:
 
 def _is_column(index: Value) -> bool:
     """Whether an index is the same for all columns."""
-    return _unexpanded(index).shape == (index.shape[0], 1)
-
-
-def _unexpanded(value: Value) -> Value:
-    return value.owner.x if isinstance(value.owner, Expand) else value
+    return unexpanded(index).shape == (index.shape[0], 1)
 
 
 def _added(op: Op, rows: Value, place: Picked | None) -> Link | None:
@@ -199,7 +170,11 @@ def _expert(link: Link, tokens: Tokens) -> Expert:
         down = _product(rows)
     if down is None:
         raise Refused(f"what expert {number} adds comes from {called(rows)}, not from a product")
-    ups = _products_before(down.x)
+    ups = [up for op in ops_before(down.x) if (up := _product_of(op)) is not None]
+    if not ups:
+        raise Refused(
+            f"what the last product of an expert reads, {called(down.x)}, is no product's"
+        )
     body = body_between([up.y for up in ups], [up.width for up in ups], down.x)
     if any(up.x is not ups[0].x for up in ups):
         raise Refused(f"the products of expert {number} read different rows")
@@ -213,7 +188,7 @@ def _expert(link: Link, tokens: Tokens) -> Expert:
             f"expert {number} reads {called(given)}, which does not pick the rows of its tokens"
         )
     inside |= {*body.inside, down.op, *(up.op for up in ups)}
-    return Expert(x, ups, down, body, weighed, weigh, frozenset(inside))
+    return Expert(x, Mlp(tuple(ups), down, body), weighed, weigh, frozenset(inside))
 
 
 def _weighed_output(
@@ -261,14 +236,17 @@ def _weighed_input(
 
 def _product(value: Value) -> Product | None:
     """The product of rows by one matrix that a value is."""
-    value = unshaped(value)
-    match value.owner:
-        case Linear(x, weight, bias) as op:
-            turned = weight.owner
-            if isinstance(turned, Permute):
-                return Product(op, x, turned.x, bias, transposed=True)
-            return Product(op, x, weight, bias)
-        case Matmul(x, weight) as op if weight.tensor.rank == 2:
+    owner = unshaped(value).owner
+    return None if owner is None else _product_of(owner)
+
+
+def _product_of(op: Op) -> Product | None:
+    match op:
+        case Linear(x, weight, bias) if isinstance(weight.owner, Permute):
+            return Product(op, x, weight.owner.x, bias, transposed=True)
+        case Linear():
+            return Product.of(op)
+        case Matmul(x, weight) if weight.tensor.rank == 2:
             turned = weight.owner
             if isinstance(turned, Permute):
                 return Product(op, x, turned.x)
@@ -277,74 +255,37 @@ def _product(value: Value) -> Product | None:
             return None
 
 
-def _products_before(value: Value) -> tuple[Product, ...]:
-    """The products that a value is made of by element-wise ops, in the order of their reading."""
-    found: dict[Op, Product] = {}
-    seen: set[Value] = set()
-
-    def visit(current: Value) -> None:
-        if current in seen:
-            return
-        seen.add(current)
-        product_, owner = _product(current), current.owner
-        if product_ is not None:
-            found[product_.op] = product_
-        elif owner is not None and (
-            owner.has(Trait.POINTWISE) or isinstance(owner, (Slice, Reshape))
-        ):
-            for operand in owner.operands:
-                visit(operand)
-
-    visit(value)
-    if not found:
-        raise Refused(f"what the last product of an expert reads, {called(value)}, is no product's")
-    return tuple(found.values())
-
-
 def _check_alike(experts: Sequence[Expert]) -> None:
     """All experts must do the same to the same x."""
     first = experts[0]
     for number, expert in enumerate(experts):
         if expert.x is not first.x:
             raise Refused(f"expert {number} reads another x")
-        if not does_the_same(expert.body.func, first.body.func):
-            raise Refused(f"the activation of expert {number} is another than that of the first")
+        check_alike(number, expert.mlp, first.mlp)
         if plain(expert.weighed.values) is not plain(first.weighed.values):
             raise Refused(f"expert {number} is weighed by other weights than the first")
         if (expert.weigh, expert.weighed.casts) != (first.weigh, first.weighed.casts):
             raise Refused(f"expert {number} is weighed in another way than the first")
-        for own, other in zip((*expert.ups, expert.down), (*first.ups, first.down), strict=True):
-            types = own.weight.type == other.weight.type and own.transposed is other.transposed
-            if not types or (own.bias is None) is not (other.bias is None):
-                raise Refused(f"a weight of expert {number} is {own.weight.type}, not as others")
-
-
-def _check_readers(func: Func, inside: set[Op], end: Op) -> None:
-    for op in inside:
-        for value in op.results if op is not end else ():
-            others = [u.name for u in func.users(value) if u not in inside]
-            if others or func.is_returned(value):
-                names = ", ".join(others) or "the return"
-                raise Refused(f"{called(value)} inside of the experts is read by {names}")
 
 
 # -- the op -----------------------------------------------------------------------------------
 
 
 def _op(func: Func, experts: Sequence[Expert], tokens: Tokens, end: Value) -> Experts:
-    first, count = experts[0], tokens.count
-    ups = [[e.ups[j] for e in experts] for j in range(len(first.ups))]
-    turned = ups[0][0].transposed
+    first, count, mlps = experts[0], tokens.count, [e.mlp for e in experts]
+    ups = [[mlp.ups[j] for mlp in mlps] for j in range(len(first.mlp.ups))]
+    downs = [mlp.down for mlp in mlps]
+    body, turned, down_turned = first.mlp.body, ups[0][0].transposed, downs[0].transposed
     packed = [_oriented(column, turned) for column in ups]
-    packed.append(_packed([e.down.weight for e in experts]))
+    packed.append(_packed([down.weight for down in downs]))
     if any(weight is None for weight in packed):
-        _check_weights(func, experts)
-        up = tuple(p.weight for e in experts for p in e.ups)
-        down: tuple[Value, ...] = tuple(e.down.weight for e in experts)
+        check_packable(func, mlps)
+        up = tuple(p.weight for mlp in mlps for p in mlp.ups)
+        down: tuple[Value, ...] = tuple(p.weight for p in downs)
     else:
         *up, last = (weight for weight in packed if weight is not None)
         up, down = tuple(up), (last,)
-    depth = first.ups[0].x.shape[-1]
+    depth = first.mlp.ups[0].x.shape[-1]
     grid = (count, tokens.k)
     indices = reshaped(tokens.indices, grid)
     return Experts(
@@ -354,13 +295,13 @@ def _op(func: Func, experts: Sequence[Expert], tokens: Tokens, end: Value) -> Ex
         up,
         down,
         _biases(ups),
-        _biases([[e.down for e in experts]]),
+        _biases([downs]),
         experts=len(experts),
-        body=first.body.func,
-        gated=first.body.gated,
-        interleaved=first.body.interleaved,
+        body=body.func,
+        gated=body.gated,
+        interleaved=body.interleaved,
         transposed=turned,
-        down_transposed=None if first.down.transposed is turned else not turned,
+        down_transposed=None if down_turned is turned else down_turned,
         round_bias=False,
         weigh=first.weigh,
         combine="in_turn",
@@ -371,9 +312,8 @@ def _op(func: Func, experts: Sequence[Expert], tokens: Tokens, end: Value) -> Ex
 def _oriented(products: Sequence[Product], transposed: bool) -> Value | None:
     """The tensor of which each product has one matrix; None where they are given one by one."""
     found = _packed([p.weight for p in products])
-    if found is None or products[0].transposed is transposed:
-        return found
-    return Permute(found, dims=(0, 2, 1)).y
+    turn = products[0].transposed is not transposed
+    return None if found is None else oriented(found, turn=turn)
 
 
 def _packed(parts: Sequence[Value]) -> Value | None:
@@ -390,27 +330,10 @@ def _packed(parts: Sequence[Value]) -> Value | None:
     return sources[0] if all(s is sources[0] for s in sources) else None
 
 
-def _check_weights(func: Func, experts: Sequence[Expert]) -> None:
-    """Matrices that are given one by one are packed: they must be free to move."""
-    for number, expert in enumerate(experts):
-        for product_ in (*expert.ups, expert.down):
-            if product_.transposed:
-                raise Refused(f"a weight of expert {number} by itself lies [K, N]")
-            label = f"of expert {number} a weight"
-            if reason := unpackable(func, product_.weight, label):
-                raise Refused(reason)
-
-
 def _biases(columns: Sequence[Sequence[Product]]) -> Value | None:
     """The biases of all experts, ``[E, N]``; None where there are none."""
     given = [[p.bias for p in column if p.bias is not None] for column in columns]
-    if not any(given):
-        return None
-    if not all(given):
-        raise Refused("only one of gate and up has a bias")
-    packed = [found for biases in given if (found := _packed(biases)) is not None]
-    if len(packed) == len(given):
+    packed = [found for biases in given if biases and (found := _packed(biases)) is not None]
+    if len(packed) == len(columns):
         return packed[0] if len(packed) == 1 else Concat(tuple(packed), axis=1).y
-    rows = [bias for expert in zip(*given, strict=True) for bias in expert]
-    width = sum(column[0].width for column in columns)
-    return Reshape(Concat(tuple(rows), axis=0).y, shape=(len(given[0]), width)).y
+    return stacked_biases([p for row in zip(*columns, strict=True) for p in row], len(columns[0]))

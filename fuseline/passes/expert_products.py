@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 
-from fuseline.ir.core import Func, Op, Ref, Trait, Value
+from fuseline.ir.core import Func, Op, Ref, Value
 from fuseline.ir.ops.call import AtenCall
 from fuseline.ir.ops.index import Index, IndexSelect
 from fuseline.ir.ops.matmul import GroupedMatmul, Matmul
@@ -21,6 +21,8 @@ from fuseline.passes.expert_rows import (
     slots_of,
     sorted_slots,
     uncast,
+    uncast_once,
+    unexpanded,
     unshaped,
 )
 from fuseline.passes.match import other_operand
@@ -213,14 +215,9 @@ def _counted(counts: Value, count: Dim) -> Value | None:
             fits = bins == count and low == 0 and isinstance(bins, int) and high == bins - 1
             return uncast(x) if fits else None
         case Sum(x, axes=(axis,)):
-            return _one_hot(_uncast_once(x), axis, count)
+            return _one_hot(uncast_once(x), axis, count)
         case _:
             return None
-
-
-def _uncast_once(value: Value) -> Value:
-    """A value before its casts."""
-    return value.owner.x if isinstance(value.owner, Cast) else value
 
 
 def _one_hot(value: Value, axis: int, count: Dim) -> Value | None:
@@ -229,13 +226,9 @@ def _one_hot(value: Value, axis: int, count: Dim) -> Value | None:
     if not isinstance(owner, Eq) or len(value.shape) != 2 or not same(value.shape[1 - axis], count):
         return None
     for ids, running in ((owner.lhs, owner.rhs), (owner.rhs, owner.lhs)):
-        if is_running(uncast(_unexpanded(running))):
-            return uncast(_unexpanded(ids))
+        if is_running(uncast(unexpanded(running))):
+            return uncast(unexpanded(ids))
     return None
-
-
-def _unexpanded(value: Value) -> Value:
-    return value.owner.x if isinstance(value.owner, Expand) else value
 
 
 # -- around a product ---------------------------------------------------------------------------
@@ -268,36 +261,9 @@ def with_bias(product: Product, func: Func) -> Biased:
     return Biased(product, product.y, None, frozenset([product.op]))
 
 
-def products_before(value: Value) -> Iterator[Op]:
-    """The products that a value is made of by element-wise ops and views."""
-    seen: set[Op] = set()
-    stack = [value.owner]
-    while stack:
-        op = stack.pop()
-        if op is None or op in seen:
-            continue
-        seen.add(op)
-        if is_product(op):
-            yield op
-        elif op.has(Trait.POINTWISE) or isinstance(op, (Slice, Reshape)):
-            stack += [v.owner for v in op.operands]
-
-
-def product_after(func: Func, value: Value) -> Op | None:
-    """The product whose rows are made of a value by element-wise ops and views."""
-    seen: set[Op] = set()
-    stack = [value]
-    while stack:
-        current = stack.pop()
-        for user in func.users(current):
-            if user in seen:
-                continue
-            seen.add(user)
-            if is_product(user):
-                return user
-            if user.has(Trait.POINTWISE) or isinstance(user, (Slice, Reshape)):
-                stack += user.results
-    return None
+def oriented(weight: Value, *, turn: bool) -> Value:
+    """Experts' matrices, each turned or as they are."""
+    return Permute(weight, dims=SWAPPED).y if turn else weight
 
 
 def lie_within(value: Value, count: int) -> bool:

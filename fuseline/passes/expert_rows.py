@@ -79,6 +79,16 @@ def unshaped(value: Value) -> Value:
     return value.owner.x if isinstance(value.owner, Reshape) else value
 
 
+def unexpanded(value: Value) -> Value:
+    """What a value was before it was repeated."""
+    return value.owner.x if isinstance(value.owner, Expand) else value
+
+
+def uncast_once(value: Value) -> Value:
+    """What a value was before a cast."""
+    return value.owner.x if isinstance(value.owner, Cast) else value
+
+
 def row_source(value: Value) -> tuple[Value, Value] | None:
     """What rows are picked of, and by which 1-d index."""
     match unshaped(value).owner:

@@ -11,7 +11,7 @@ from fuseline.passes.expert_body import Refused
 from fuseline.passes.expert_rows import unshaped
 from fuseline.passes.match import only_user
 from fuseline.passes.shared_branch import described
-from fuseline.passes.wording import called
+from fuseline.passes.wording import called, readers_beside
 
 
 @dataclass(frozen=True)
@@ -96,8 +96,5 @@ def _check_readers(func: Func, end: Value, twin: _Twin) -> None:
     inside.update(op for op in twin.ops if isinstance(op, (Linear, GatedMlp)))
     for op in inside:
         value = op.results[0]
-        others = [u.name for u in func.users(value) if u not in twin.ops]
-        if value is not end and (others or func.is_returned(value)):
-            raise Refused(
-                f"{called(value)} inside of it is read by {', '.join(others) or 'the return'}"
-            )
+        if value is not end and (readers := readers_beside(func, value, twin.ops)):
+            raise Refused(f"{called(value)} inside of it is read by {readers}")

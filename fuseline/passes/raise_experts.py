@@ -2,17 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 from fuseline.ir.core import Func, Op, Value
 from fuseline.ir.ops.experts import Experts
 from fuseline.ir.ops.matmul import GroupedMatmul, Matmul
 from fuseline.ir.ops.pointwise import Add, Cast, Mul
-from fuseline.ir.ops.view import Concat, Permute, Reshape
-from fuseline.ir.types import Dim, DType, same
+from fuseline.ir.ops.view import Concat
+from fuseline.ir.types import DType, same
 from fuseline.passes.canonical_casts import is_exact
-from fuseline.passes.expert_body import Body, Refused, body_between
+from fuseline.passes.expert_body import Body, Refused, body_between, check_readers
 from fuseline.passes.expert_chain import raised_chain
 from fuseline.passes.expert_dense import raised_dense
 from fuseline.passes.expert_kernels import as_given, unfit
@@ -22,13 +22,13 @@ from fuseline.passes.expert_products import (
     Product,
     is_product,
     lie_within,
-    product_after,
+    oriented,
     product_of,
-    products_before,
     with_bias,
 )
-from fuseline.passes.expert_rows import as_grid, as_matrix, token_rows
+from fuseline.passes.expert_rows import as_grid, as_matrix, token_rows, uncast_once, unshaped
 from fuseline.passes.expert_sum import Summed, Weight, summed, weight_of
+from fuseline.passes.expert_walk import ops_after, ops_before
 from fuseline.passes.match import reshaped
 from fuseline.passes.rewrite import NoMatch, Replace, Rewrite
 from fuseline.passes.wording import called
@@ -147,16 +147,16 @@ class Input:
 
 def _raised(op: Op, func: Func) -> Replace | NoMatch | None:
     product = product_of(op, func)
-    if any(_same_slots(other, product, func) for other in products_before(product.rows)):
+    if any(_same_slots(other, product, func) for other in _products_before(product.rows)):
         return None  # the second product: the first one is the root
-    after = product_after(func, product.y)
+    after = next((op for op, _ in ops_after(func, product.y) if is_product(op)), None)
     if after is None:
         raise Refused(
             f"no second product by experts' matrices reads {called(product.y)} by way of "
             "element-wise ops"
         )
     down = product_of(after, func)
-    before = sorted(set(products_before(down.rows)), key=func.places.__getitem__)
+    before = sorted(_products_before(down.rows), key=func.places.__getitem__)
     if op is not before[0]:
         return None
     ups = [product_of(other, func) for other in before]
@@ -166,7 +166,7 @@ def _raised(op: Op, func: Func) -> Replace | NoMatch | None:
     body = body_between([s.y for s in sides], [up.width for up in ups], down.rows)
     end = summed(func, last.y, down.slots, down.width)
     inside = {*body.inside, *end.inside, *last.inside, *(o for s in sides for o in s.inside)}
-    _check_readers(func, inside, end.y)
+    check_readers(func, inside, end.y)
     given = _input(ups, end)
     fused = _experts(given, ups, sides, down, last, body, end)
     return _replace(end.y, fused, func, _HELD)
@@ -210,6 +210,10 @@ _HELD = (
 )
 
 
+def _products_before(value: Value) -> list[Op]:
+    return [op for op in ops_before(value) if is_product(op)]
+
+
 def _same_slots(op: Op, product: Product, func: Func) -> bool:
     try:
         return product_of(op, func).slots == product.slots
@@ -233,33 +237,20 @@ def _check_together(ups: Sequence[Product], down: Product) -> None:
         )
 
 
-def _check_readers(func: Func, inside: Iterable[Op], end: Value) -> None:
-    """Nothing outside may read what goes away."""
-    known = {*inside, end.owner}
-    for op in inside:
-        for value in op.results:
-            if value is end:
-                continue
-            others = [u.name for u in func.users(value) if u not in known]
-            if others or func.is_returned(value):
-                names = ", ".join(others) or "the return"
-                raise Refused(f"{called(value)} inside of the experts is read by {names}")
-
-
 def _input(ups: Sequence[Product], end: Summed) -> Input:
     """What the rows of the first products are copies of."""
     rows, slots = ups[0].rows, ups[0].slots
     if any(up.per_token for up in ups):
-        x = as_matrix(_plain(rows), ups[0].depth)
+        x = as_matrix(unshaped(rows), ups[0].depth)
         if not all(up.per_token for up in ups) or not same(x.shape[0], end.tokens):
             raise Refused(f"{called(rows)} is each token once for one product, not for another")
         return Input(x, None)
-    if any(up.rows is not rows and _plain(up.rows) is not _plain(rows) for up in ups):
+    if any(up.rows is not rows and unshaped(up.rows) is not unshaped(rows) for up in ups):
         raise Refused("gate and up read different rows")
-    rows, weight = _plain(rows), None
-    if token_rows(_uncast(rows), slots, end.k) is None and end.weight is None:
+    rows, weight = unshaped(rows), None
+    if token_rows(uncast_once(rows), slots, end.k) is None and end.weight is None:
         rows, weight = _weighed(rows, ups[0])
-    x = token_rows(_uncast(rows), slots, end.k)
+    x = token_rows(uncast_once(rows), slots, end.k)
     if x is None:
         raise Refused(f"the rows come from {called(rows)}, which does not copy each token's row")
     x = as_matrix(x, ups[0].depth)
@@ -272,17 +263,9 @@ def _input(ups: Sequence[Product], end: Summed) -> Input:
     return Input(x, weight)
 
 
-def _plain(value: Value) -> Value:
-    return value.owner.x if isinstance(value.owner, Reshape) else value
-
-
-def _uncast(value: Value) -> Value:
-    return value.owner.x if isinstance(value.owner, Cast) else value
-
-
 def _weighed(rows: Value, up: Product) -> tuple[Value, Weight]:
     """Rows that are multiplied by their weights: what they were before, and the weights."""
-    owner = _uncast(rows).owner
+    owner = uncast_once(rows).owner
     if not isinstance(owner, Mul):
         raise Refused(f"the rows come from {called(rows)}, which does not copy each token's row")
     reasons: list[str] = []
@@ -292,7 +275,7 @@ def _weighed(rows: Value, up: Product) -> tuple[Value, Weight]:
         except Refused as refused:
             reasons.append(str(refused))
             continue
-        source = _uncast(inner)
+        source = uncast_once(inner)
         plain = source.dtype is up.y.dtype and is_exact(source.dtype, inner.dtype)
         if plain and is_exact(up.y.dtype, owner.y.dtype):
             return source, found
@@ -320,9 +303,9 @@ def _experts(
         given.x,
         as_grid(down.slots.ids, end.tokens, end.k, DType.I64),
         weight.grid(end.tokens, end.k, given.x.dtype),
-        tuple(_oriented(up, turned) for up in ups),
-        (_oriented(down, turned),),
-        _joined([side.bias for side in sides], [up.width for up in ups]),
+        tuple(oriented(up.weight, turn=up.transposed is not turned) for up in ups),
+        (down.weight,),
+        _joined([side.bias for side in sides]),
         last.bias,
         experts=down.experts,
         body=body.func,
@@ -334,13 +317,7 @@ def _experts(
     )
 
 
-def _oriented(product: Product, transposed: bool) -> Value:
-    if product.transposed is transposed:
-        return product.weight
-    return Permute(product.weight, dims=(0, 2, 1)).y
-
-
-def _joined(biases: Sequence[Value | None], widths: Sequence[Dim]) -> Value | None:
+def _joined(biases: Sequence[Value | None]) -> Value | None:
     """The bias of gate and up together."""
     given = [b for b in biases if b is not None]
     if not given:

@@ -21,7 +21,7 @@ from fuseline.passes.lower_gated_mlp import activated
 from fuseline.passes.match import narrow, only_user
 from fuseline.passes.merge_linears import unpackable
 from fuseline.passes.raise_gated_mlp import activation_of
-from fuseline.passes.wording import called
+from fuseline.passes.wording import called, readers_beside
 
 
 @dataclass(frozen=True)
@@ -340,10 +340,8 @@ def _check_inside(func: Func, products: list[Value], inside: frozenset[Op]) -> N
     """Nothing else may read what goes away."""
     made = [*products, *(v for op in inside if not isinstance(op, Linear) for v in op.results)]
     for value in made:
-        others = [u.name for u in func.users(value) if u not in inside]
-        if others or func.is_returned(value):
-            names = ", ".join(others) or "the return"
-            raise Refused(f"{called(value)} inside of it is read by {names}")
+        if readers := readers_beside(func, value, inside):
+            raise Refused(f"{called(value)} inside of it is read by {readers}")
 
 
 def _check_one_reader(func: Func, value: Value, ops: list[Op]) -> None:

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from fuseline.ir.core import Value
+from collections.abc import Container
+
+from fuseline.ir.core import Func, Op, Value
 from fuseline.ir.ops.buffer import Read
 
 
@@ -30,3 +32,9 @@ def name_of(argument: Value) -> str:
     """The name of an argument of the func in the user's program."""
     origin = argument.origin
     return origin.name if origin is not None and origin.name else argument.hint
+
+
+def readers_beside(func: Func, value: Value, known: Container[Op]) -> str:
+    """What reads a value beside the ops that are known to, by name; empty where nothing does."""
+    others = [user.name for user in func.users(value) if user not in known]
+    return ", ".join(others) or ("the return" if func.is_returned(value) else "")

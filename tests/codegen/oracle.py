@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+
 import torch
 from torch import Tensor
 
@@ -17,6 +19,19 @@ def seeded(*shape: int, dtype: torch.dtype, seed: int = 0, scale: float = 1.0) -
     """Normal numbers of a fixed seed."""
     generator = torch.Generator().manual_seed(seed * 7919 + sum(shape))
     return (torch.randn(*shape, generator=generator) * scale).to(dtype)
+
+
+def broadcast_masks(dtype: str, queries: int, keys: int) -> Iterator[tuple[str, Tensor]]:
+    """Bool and additive masks that broadcast over batch (2), heads (4), queries or keys."""
+    generator = torch.Generator().manual_seed(1)
+    for shape in (
+        (1, 1, queries, keys),
+        (2, 1, 1, keys),
+        (1, 4, queries, 1),
+        (2, 4, queries, keys),
+    ):
+        yield "bool", torch.rand(shape, generator=generator) < 0.6
+        yield dtype, seeded(*shape, dtype=DTYPES[dtype], seed=6)
 
 
 def distance(value: Tensor, oracle: Tensor) -> float:

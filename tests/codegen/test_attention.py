@@ -18,7 +18,7 @@ from fuseline.codegen.attention import (
 )
 from fuseline.ir.ops.raised import attention_reference
 from tests.codegen.harness import build
-from tests.codegen.oracle import DTYPES, assert_numbers, seeded
+from tests.codegen.oracle import DTYPES, assert_numbers, broadcast_masks, seeded
 
 KINDS = {"decode": DecodeAttentionKernel, "blocked": BlockedAttentionKernel}
 
@@ -169,20 +169,10 @@ def test_windows_caps_and_sinks(kind: str) -> None:
 @pytest.mark.parametrize("dtype", ["f32", "bf16"])
 @pytest.mark.parametrize("kind", KINDS)
 def test_masks(kind: str, dtype: str) -> None:
-    """Bool and additive masks that broadcast over batch, heads, queries or keys."""
     queries, keys = 5, 70
-    generator = torch.Generator().manual_seed(1)
-    for shape in (
-        (1, 1, queries, keys),
-        (2, 1, 1, keys),
-        (1, 4, queries, 1),
-        (2, 4, queries, keys),
-    ):
-        keep = torch.rand(shape, generator=generator) < 0.6
-        added = seeded(*shape, dtype=DTYPES[dtype], seed=6)
-        for name, mask in (("bool", keep), (dtype, added)):
-            kernel = KINDS[kind](dtype, 2, 32, 32, 0.3, mask=name, causal=shape[2] > 1)
-            check(kernel, Case(queries=queries, keys=keys, mask=mask), nth=2)
+    for name, mask in broadcast_masks(dtype, queries, keys):
+        kernel = KINDS[kind](dtype, 2, 32, 32, 0.3, mask=name, causal=mask.shape[2] > 1)
+        check(kernel, Case(queries=queries, keys=keys, mask=mask), nth=2)
 
 
 @pytest.mark.parametrize("dtype", ["f32", "bf16"])

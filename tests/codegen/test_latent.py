@@ -13,7 +13,7 @@ from fuseline.codegen.latent import AbsorbedKernel, ExpandedKernel, LatentKernel
 from fuseline.ir.ops.latent import LatentAttention
 from fuseline.ir.types import substitute
 from tests.codegen.harness import build
-from tests.codegen.oracle import DTYPES, assert_numbers, seeded
+from tests.codegen.oracle import DTYPES, assert_numbers, broadcast_masks, seeded
 
 
 @dataclass(frozen=True)
@@ -208,20 +208,10 @@ def test_sinks_count_once_where_keys_are_split() -> None:
 @pytest.mark.parametrize("dtype", ["f32", "bf16"])
 @pytest.mark.parametrize("kind", KINDS)
 def test_masks(kind: str, dtype: str) -> None:
-    """Bool and additive masks that broadcast over batch, heads, queries or keys."""
     queries, keys = 5, 70
-    generator = torch.Generator().manual_seed(1)
-    for shape in (
-        (1, 1, queries, keys),
-        (2, 1, 1, keys),
-        (1, 4, queries, 1),
-        (2, 4, queries, keys),
-    ):
-        keep = torch.rand(shape, generator=generator) < 0.6
-        added = seeded(*shape, dtype=DTYPES[dtype], seed=6)
-        for name, mask in (("bool", keep), (dtype, added)):
-            kernel = SMALL.kernel(kind, dtype, mask=name)
-            check(kernel, Case(queries=queries, keys=keys, mask=mask), nth=2)
+    for name, mask in broadcast_masks(dtype, queries, keys):
+        kernel = SMALL.kernel(kind, dtype, mask=name)
+        check(kernel, Case(queries=queries, keys=keys, mask=mask), nth=2)
 
 
 @pytest.mark.parametrize("dtype", ["f32", pytest.param("bf16", marks=slow)])

@@ -11,7 +11,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from fuseline import _torch_precompile as precompile
+from fuseline._torch import precompile
+from fuseline._torch.identities import CannotSaveError, identity_of
 from fuseline.frontend.captured import (
     FromGraph,
     FromInput,
@@ -130,7 +131,7 @@ def test_operators_are_known_by_name_and_schema() -> None:
     compiled, warm = start(Calls(), store)
     assert torch.equal(compiled(randn(3, 5)), torch.relu(randn(3, 5) - 1))
     assert not warm.captured
-    relu, silu = (precompile.identity_of(getattr(torch.ops.aten, n)) for n in ("relu", "silu"))
+    relu, silu = (identity_of(getattr(torch.ops.aten, n)) for n in ("relu", "silu"))
     assert relu[:2] == ("operator", "aten.relu")
     assert relu != silu
 
@@ -309,14 +310,14 @@ def test_programs_have_the_name_of_their_class_or_function() -> None:
 
 
 def test_identities_are_names_and_digests() -> None:
-    assert precompile.identity_of(torch) == ("module", "torch")
-    assert precompile.identity_of(Net) == ("class", Net.__module__, "Net")
-    assert precompile.identity_of(helper) != precompile.identity_of(other_helper)
-    assert precompile.identity_of(None) == ("constant", "None")
+    assert identity_of(torch) == ("module", "torch")
+    assert identity_of(Net) == ("class", Net.__module__, "Net")
+    assert identity_of(helper) != identity_of(other_helper)
+    assert identity_of(None) == ("constant", "None")
     first, second = one(lambda x: x + 1), one(lambda x: x + 2)
-    assert precompile.identity_of(first) != precompile.identity_of(second)
-    with pytest.raises(precompile.CannotSaveError, match="dict"):
-        precompile.identity_of({})
+    assert identity_of(first) != identity_of(second)
+    with pytest.raises(CannotSaveError, match="dict"):
+        identity_of({})
 
 
 def test_what_is_owed_is_plain_data() -> None:

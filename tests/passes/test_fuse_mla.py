@@ -43,6 +43,18 @@ FUSED = """
   %cn, %kr, %qz = mla_projection %c, %r, %qa, %ln, %qn, %tc, %ts {width = 4}
   %ch = reshape %cn {shape = (2, 1, S, 14)}
   %rr = reshape %kr {shape = (2, 1, S, 4)}"""
+WITHOUT_Q = """
+  %cn, %kr = mla_projection %c, %r, _, %ln, _, %tc, %ts {width = 4}
+  %ch = reshape %cn {shape = (2, 1, S, 14)}
+  %rr = reshape %kr {shape = (2, 1, S, 4)}"""
+WRITES = """
+  index_write %lc, %at, %ch {axis = 2}
+  %ls = read %lc
+  index_write %kc, %at, %rr {axis = 2}
+  %ks = read %kc"""
+OVER_CACHES = """
+  %y = latent_attention %q, %ls, %w, %ks, _, %at {key = 5, value = 7, scale = 0.4}
+  return %y"""
 END = """
   %y = latent_attention %q, %ch, %w, %rr {key = 5, value = 7, scale = 0.4, causal = true}
   return %y"""
@@ -69,11 +81,6 @@ def test_both_norms_and_the_rotation(dtype: str) -> None:
 
 
 def test_written_into_the_caches() -> None:
-    writes = """
-      index_write %lc, %at, %ch {axis = 2}
-      %ls = read %lc
-      index_write %kc, %at, %rr {axis = 2}
-      %ks = read %kc"""
     fused = """
       %qz = mla_projection_write %c, %r, %qa, %ln, %qn, %tc, %ts, %at, %lc, %kc {width = 4}"""
     reads = """
@@ -85,7 +92,7 @@ def test_written_into_the_caches() -> None:
       return %y"""
     run = assert_rewrites(
         PASS,
-        before=func(MERGED + COLUMNS + ROWS + writes + QUERIES + end, more=CACHES),
+        before=func(MERGED + COLUMNS + ROWS + WRITES + QUERIES + end, more=CACHES),
         after=func(MERGED + COLUMNS + TABLES + fused + QUERIES + reads + end, more=CACHES),
     )
     (site,) = run.sites()
@@ -155,19 +162,11 @@ def test_no_latent_in_ordinary_keys_and_values() -> None:
 
 @pytest.mark.parametrize("others", [", %ch", ", %rr"])
 def test_rows_that_others_read_are_computed_and_written(others: str) -> None:
-    writes = """
-      index_write %lc, %at, %ch {axis = 2}
-      %ls = read %lc
-      index_write %kc, %at, %rr {axis = 2}
-      %ks = read %kc"""
-    end = """
-      %y = latent_attention %q, %ls, %w, %ks, _, %at {key = 5, value = 7, scale = 0.4}
-      return %y"""
     assert_rewrites(
         PASS,
-        before=func(MERGED + COLUMNS + ROWS + writes + QUERIES + end + others, more=CACHES),
+        before=func(MERGED + COLUMNS + ROWS + WRITES + QUERIES + OVER_CACHES + others, more=CACHES),
         after=func(
-            MERGED + COLUMNS + TABLES + FUSED + QUERIES + writes + end + others, more=CACHES
+            MERGED + COLUMNS + TABLES + FUSED + QUERIES + WRITES + OVER_CACHES + others, more=CACHES
         ),
     )
 
@@ -184,32 +183,22 @@ def test_writes_into_a_part_of_the_caches_stay(start: int) -> None:
       index_write %kc, %at, %rr {{axis = 2{origin}}}
       %ka = read %kc
       %ks = slice %ka {{{part}}}"""
-    end = """
-      %y = latent_attention %q, %ls, %w, %ks, _, %at {key = 5, value = 7, scale = 0.4}
-      return %y"""
     more = CACHES.replace("buffer<T[2", "buffer<T[4")
     assert_rewrites(
         PASS,
-        before=func(MERGED + COLUMNS + ROWS + writes + QUERIES + end, more=more),
-        after=func(MERGED + COLUMNS + TABLES + FUSED + QUERIES + writes + end, more=more),
+        before=func(MERGED + COLUMNS + ROWS + writes + QUERIES + OVER_CACHES, more=more),
+        after=func(MERGED + COLUMNS + TABLES + FUSED + QUERIES + writes + OVER_CACHES, more=more),
     )
 
 
 def test_writes_at_other_places_stay() -> None:
     """Two indices that are not the same value."""
-    writes = """
-      index_write %lc, %at, %ch {axis = 2}
-      %ls = read %lc
-      index_write %kc, %to, %rr {axis = 2}
-      %ks = read %kc"""
-    end = """
-      %y = latent_attention %q, %ls, %w, %ks, _, %at {key = 5, value = 7, scale = 0.4}
-      return %y"""
+    writes = WRITES.replace("%kc, %at", "%kc, %to")
     more = CACHES + ", %to: i64[S]"
     assert_rewrites(
         PASS,
-        before=func(MERGED + COLUMNS + ROWS + writes + QUERIES + end, more=more),
-        after=func(MERGED + COLUMNS + TABLES + FUSED + QUERIES + writes + end, more=more),
+        before=func(MERGED + COLUMNS + ROWS + writes + QUERIES + OVER_CACHES, more=more),
+        after=func(MERGED + COLUMNS + TABLES + FUSED + QUERIES + writes + OVER_CACHES, more=more),
     )
 
 
@@ -240,14 +229,10 @@ def test_norm_of_another_kind_is_left_out() -> None:
     rows = ROWS.replace("%qa, %qn", "%qa, %qn {eps = 0.001}")
     norm = """
       %qz = rms_norm %qa, %qn {eps = 0.001}"""
-    after = """
-      %cn, %kr = mla_projection %c, %r, _, %ln, _, %tc, %ts {width = 4}
-      %ch = reshape %cn {shape = (2, 1, S, 14)}
-      %rr = reshape %kr {shape = (2, 1, S, 4)}"""
     run = assert_rewrites(
         PASS,
         before=func(MERGED + COLUMNS + rows + QUERIES + END),
-        after=func(MERGED + COLUMNS + norm + TABLES + after + QUERIES + END),
+        after=func(MERGED + COLUMNS + norm + TABLES + WITHOUT_Q + QUERIES + END),
     )
     (site,) = [s for s in run.sites() if s.pattern == "mla"]
     reason = "the norm of q's latent has eps 0.001, that of the latent 1e-06"
@@ -262,14 +247,10 @@ def test_norm_before_a_direct_query_is_that_of_the_block() -> None:
       %qb, %kv = merged_linear %xn, [%wq, %wk]"""
     queries = QUERIES.replace("\n  %qb = linear %qz, %wq", "")
     rows = ROWS.replace("\n  %qz = rms_norm %qa, %qn", "")
-    after = """
-      %cn, %kr = mla_projection %c, %r, _, %ln, _, %tc, %ts {width = 4}
-      %ch = reshape %cn {shape = (2, 1, S, 14)}
-      %rr = reshape %kr {shape = (2, 1, S, 4)}"""
     run = assert_rewrites(
         PASS,
         before=func(products + COLUMNS + rows + queries + END, args),
-        after=func(products + COLUMNS + TABLES + after + queries + END, args),
+        after=func(products + COLUMNS + TABLES + WITHOUT_Q + queries + END, args),
     )
     (site,) = [s for s in run.sites() if s.pattern == "mla"]
     assert site.details["q"] == "direct"

@@ -9,25 +9,11 @@ import pytest
 
 from fuseline.passes.raise_experts import RaiseExperts
 from fuseline.testing import assert_no_rewrite, assert_rewrites
+from tests.passes.expert_cases import AFTER, COUNT, TOPK, ZEROS, arguments
 
 End: TypeAlias = Callable[[int], list[str]]
 
-COUNT = 3
-TOPK = "%s, %i = topk %l {axis = 1, k = 2}"
-ZEROS = "%t0 = full {value = 0.0, shape = (T, 8), dtype = DTYPE}"
 SIZES = ", ".join(f"u{e} in 0.." for e in range(COUNT))
-BODY = "func @body(%gate: DTYPE[12], %up: DTYPE[12]) { %a = silu %gate %m = mul %a, %up return %m }"
-
-
-def arguments() -> str:
-    """The arguments: x, logits, and the matrices of each expert."""
-    found = ["%x: DTYPE[T, 8]", "%l: DTYPE[T, 3]"]
-    for e in range(COUNT):
-        found += [
-            f'%{name}{e}: DTYPE[{shape}] = param "experts.{e}.{name}"'
-            for name, shape in (("g", "12, 8"), ("u", "12, 8"), ("d", "8, 12"))
-        ]
-    return ", ".join(found)
 
 
 def places(e: int) -> list[str]:
@@ -105,15 +91,6 @@ def func(lines: list[str], dtype: str = "f32", result: str = "%t3") -> str:
     head = f"func @f({arguments()}) where {SIZES}"
     text = "\n".join(lines)
     return f"{head} {{ {text}\n return {result} }}".replace("DTYPE", dtype)
-
-
-AFTER = [
-    TOPK,
-    (
-        "%t3 = experts %x, %i, %s, [%g0, %u0, %g1, %u1, %g2, %u2], [%d0, %d1, %d2] {"
-        f'experts = 3, body = {BODY}, round_bias = false, combine = "in_turn", dtype = DTYPE}}'
-    ),
-]
 
 
 @pytest.mark.parametrize("dtype", ["f32", "bf16"])

@@ -13,47 +13,22 @@ trace is used. The sources of all inlined functions are compared by digest as we
 from __future__ import annotations
 
 import builtins
-import contextlib
 import dataclasses
 import dis
 import hashlib
 import importlib
 import logging
 import pickle
-import re
 import types
-from collections.abc import Callable, Generator, Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 from functools import lru_cache
-from typing import Any, TypeAlias, cast
+from typing import Any, cast
+
+from fuseline._torch.identities import CannotSaveError, Identity, identity_of
+from fuseline._torch.recording import Recording, everywhere, package_class, package_module
 
 log = logging.getLogger(__name__)
-
-Identity: TypeAlias = "tuple[str, ...]"
-
-_UNSAVED = frozenset(
-    {
-        "CLASS_MATCH",
-        "CLOSURE_MATCH",
-        "DICT_VERSION",
-        "FUNCTION_MATCH",
-        "ID_MATCH",
-        "MODULE_MATCH",
-        "NN_MODULE",
-        "WEAKREF_ALIVE",
-    }
-)
-"""Guards by identity, which torch does not serialise."""
-
-
-_RANDOM = re.compile(
-    r"\d{9,}|0x[0-9a-f]{6,}|[0-9a-f]{8}(_[0-9a-f]{4}){3}_[0-9a-f]{12}|(?<=_)\d+(?![\w.])|(?<=_)\d+(?=_)"
-)
-"""Addresses, and the numbers in names that torch makes up: different in every process."""
-
-
-class CannotSaveError(Exception):
-    """A trace that holds something with no meaning outside this process."""
 
 
 @dataclass(frozen=True)
@@ -84,15 +59,6 @@ class _State:
     backends: tuple[str, ...]
 
 
-@dataclass
-class _Recording:
-    """What is noted while one form is compiled."""
-
-    identities: list[tuple[str, Identity]] = field(default_factory=list[tuple[str, Identity]])
-    guards: list[str] = field(default_factory=list[str])
-    failure: str = ""
-
-
 @lru_cache(maxsize=1)
 def available() -> bool:
     """Whether this torch has the pieces that are used here."""
@@ -115,7 +81,7 @@ class Precompiled:
 
     def __init__(self, entry: types.FunctionType) -> None:
         self.entry = entry
-        self.package: Any = _package_class()(entry)
+        self.package: Any = package_class()(entry)
         self._saved = 0
 
     def new_traces(self, keep: Callable[[str], bool]) -> list[Trace]:
@@ -138,7 +104,7 @@ class Precompiled:
         return traces
 
     def _trace(
-        self, form: Any, recording: _Recording, code: Any, keep: Callable[[str], bool]
+        self, form: Any, recording: Recording, code: Any, keep: Callable[[str], bool]
     ) -> Trace:
         if recording.failure or not form.guards_state:
             raise CannotSaveError(recording.failure or "no guards")
@@ -157,7 +123,7 @@ class Precompiled:
             aliases,
             _without_contents(self.package._source_info),
             recording.identities,
-            _package().SystemInfo.current(),
+            package_module().SystemInfo.current(),
             tuple(backends),
         )
         sources = sorted(
@@ -165,7 +131,7 @@ class Precompiled:
             for s in state.sources.inlined_sources
         )
         code = form.dynamo_code
-        generated = _everywhere(repr((code.co_code, code.co_names, code.co_consts)))
+        generated = everywhere(repr((code.co_code, code.co_names, code.co_consts)))
         known = repr((sources, recording.identities, recording.guards, generated))
         digest = hashlib.sha256(known.encode()).hexdigest()
         return Trace(pickle.dumps(state), tuple(backends), digest)
@@ -186,12 +152,12 @@ class Precompiled:
 
         """
         state: _State = pickle.loads(trace.data)
-        state.versions.check_compatibility(_package().SystemInfo.current())
+        state.versions.check_compatibility(package_module().SystemInfo.current())
         _check_sources(state.sources)
         names = self.entry.__globals__
         for alias, module in state.imports.items():
             names[alias] = importlib.import_module(module)
-        guards = _package().load_guards_state(state.guards)
+        guards = package_module().load_guards_state(state.guards)
         key = guards.output_graph.name_of_builtins_dict_key_in_fglobals
         if key:
             names[key] = vars(builtins)
@@ -200,9 +166,9 @@ class Precompiled:
             return False
         for name, backend in restore().items():
             names[name] = cast("Any", importlib.import_module("torch")).compiler.disable(backend)
-        manager = _package().load_guard_manager(guards, self.entry.__code__, names)
+        manager = package_module().load_guard_manager(guards, self.entry.__code__, names)
         native = cast("Any", importlib.import_module("torch._C._dynamo.eval_frame"))
-        code = _package().SerializedCode.to_code_object(state.code)
+        code = package_module().SerializedCode.to_code_object(state.code)
         native._load_precompile_entry(self.entry.__code__, manager, code)
         return True
 
@@ -215,10 +181,6 @@ def _reserve(name: str) -> None:
         pass
 
 
-def _package() -> Any:
-    return importlib.import_module("torch._dynamo.package")
-
-
 def _without_contents(sources: Any) -> Any:
     """The digests of inlined functions, without the text of the modules that they stand in."""
     bare = {dataclasses.replace(s, content="") for s in sources.inlined_sources}
@@ -227,170 +189,12 @@ def _without_contents(sources: Any) -> Any:
 
 def _check_sources(sources: Any) -> None:
     """Compare the sources of all inlined functions with those that were traced."""
-    package = _package()
+    package = package_module()
     for code in sources.inlined_sources:
         module = importlib.import_module(code.module)
         found = package._hash_sourcelines(module, code.firstlineno, code.lastlineno)
         if found != code.checksum:
             raise CannotSaveError(f"{code.module} has changed since")
-
-
-# -- recording --------------------------------------------------------------------------------
-
-
-@lru_cache(maxsize=1)
-def _package_class() -> Any:
-    """A ``CompilePackage`` that never gets into the way of a compilation."""
-    base: Any = _package().CompilePackage
-    _patch_serialisation()
-
-    class Package(base):
-        """Notes identities and failures beside what torch notes."""
-
-        def __init__(self, entry: types.FunctionType) -> None:
-            self.recordings: list[_Recording] = []
-            self.current = _Recording()
-            base.__init__(self, entry)
-
-        @contextlib.contextmanager
-        def code_context(self, code: types.CodeType) -> Generator[None]:
-            self.current = _Recording()
-            if code not in self._codes:
-                self._add_function(code, self.entry_module())
-            with base.code_context(self, code):
-                yield
-
-        def entry_module(self) -> str:
-            return str(self._innermost_fn.__module__)
-
-        def add_guarded_code(self, guards_state: bytes, dynamo_code: types.CodeType) -> None:
-            if not self._current_entry.bypassed:
-                self.recordings.append(self.current)
-            base.add_guarded_code(self, guards_state, dynamo_code)
-
-        def add_inlined_source(self, sources: Any) -> None:
-            try:
-                base.add_inlined_source(self, list(dict.fromkeys(sources)))  # once a function
-            except Exception as error:
-                self.current.failure = f"a source that cannot be found: {error}"
-
-        def bypass_current_entry(self) -> None:
-            self.current.failure = "torch cannot keep it"
-
-    return Package
-
-
-@lru_cache(maxsize=1)
-def _patch_serialisation() -> None:
-    """Let our packages, and no others, leave out the guards by identity and note them instead."""
-    manager: Any = cast("Any", importlib.import_module("torch._dynamo.guards")).CheckFunctionManager
-    original = manager.serialize_guards
-
-    def serialize_guards(self: Any, builder: Any, sorted_guards: Any, output_graph: Any) -> bytes:
-        package = getattr(output_graph, "package", None)
-        recording = getattr(package, "current", None)
-        if not isinstance(recording, _Recording):
-            return original(self, builder, sorted_guards, output_graph)
-        try:
-            by_identity = [g for g in sorted_guards if _is_by_identity(g)]
-            by_value = [g for g in sorted_guards if not _is_by_identity(g)]
-            recording.identities = [
-                (_name(g), identity_of(_value(builder, g))) for g in by_identity
-            ]
-            recording.guards = sorted(map(_meaning, by_value))
-            recording.guards.append(_global_state(output_graph))
-            kept = [_bare(g) for g in by_value]
-            return original(self, builder, kept, output_graph)
-        except Exception as error:
-            recording.failure = f"guards that cannot be kept: {error}"
-            return b""
-
-    manager.serialize_guards = serialize_guards
-
-
-def _bare(guard: Any) -> Any:
-    """A guard without the stack that it was made on (paths of this machine, and much text), and
-    without its text, which has addresses.
-    """
-    return dataclasses.replace(guard, stack=None, user_stack=None, code_list=None)
-
-
-def _is_by_identity(guard: Any) -> bool:
-    return guard.create_fn_name() in _UNSAVED or any(
-        kind in _UNSAVED for kind in guard.guard_types or ()
-    )
-
-
-def _name(guard: Any) -> str:
-    name = guard.name  # a method in some versions, a property in others
-    return str(name() if callable(name) else name)
-
-
-def _meaning(guard: Any) -> str:
-    """What a guard demands, in the same words in every process."""
-    parts = (_name(guard), guard.create_fn_name(), *(guard.code_list or ()))
-    return _everywhere(" ".join(map(str, parts)))
-
-
-def _global_state(output_graph: Any) -> str:
-    """The modes and settings that a trace holds under."""
-    state = getattr(output_graph, "global_state_guard", None)
-    describe = getattr(state, "__getstate__", None)
-    return "" if describe is None else repr(describe())
-
-
-def _everywhere(text: str) -> str:
-    """A text without addresses, and without the numbers of names that torch makes up."""
-    return _RANDOM.sub("#", text)
-
-
-def _value(builder: Any, guard: Any) -> Any:
-    try:
-        return builder.get(guard)
-    except (TypeError, AttributeError):
-        return builder.get(_name(guard))
-
-
-# -- identities -------------------------------------------------------------------------------
-
-
-def identity_of(value: object) -> Identity:
-    """What stands for an object in another process.
-
-    Raises:
-        CannotSaveError: nothing does.
-
-    """
-    if isinstance(value, types.ModuleType):
-        return "module", value.__name__
-    if isinstance(value, type):
-        return "class", value.__module__, value.__qualname__
-    if isinstance(value, types.MethodType):
-        return "method", *identity_of(value.__func__)
-    if isinstance(value, types.FunctionType):
-        return "function", value.__module__, value.__qualname__, code_digest(value.__code__)
-    if isinstance(value, types.CodeType):
-        return "code", value.co_qualname, code_digest(value)
-    if isinstance(value, types.BuiltinFunctionType | types.WrapperDescriptorType):
-        return "builtin", str(getattr(value, "__module__", "")), value.__qualname__
-    if isinstance(value, _operator_type()):
-        packet = cast("Any", value)
-        schemas = (str(getattr(packet, overload)._schema) for overload in packet.overloads())
-        return "operator", str(packet), *sorted(schemas)
-    if value is None or isinstance(value, bool | types.EllipsisType | types.NotImplementedType):
-        return "constant", repr(value)
-    raise CannotSaveError(f"a guard on the identity of a {type(value).__qualname__}")
-
-
-def _operator_type() -> Any:
-    return cast("Any", importlib.import_module("torch._ops")).OpOverloadPacket
-
-
-def code_digest(code: types.CodeType) -> str:
-    """A digest of what a function does, not of where it stands."""
-    consts = [code_digest(c) if isinstance(c, types.CodeType) else repr(c) for c in code.co_consts]
-    text = repr((code.co_code, code.co_names, code.co_varnames, consts))
-    return hashlib.sha256(text.encode()).hexdigest()[:16]
 
 
 def _same(
@@ -413,7 +217,7 @@ def _same(
 
 def _globals_read(code: Any) -> list[str]:
     """The global names that serialised bytecode reads, nested code included."""
-    real = _package().SerializedCode.to_code_object(code)
+    real = package_module().SerializedCode.to_code_object(code)
     found: dict[str, None] = {}
     todo = [real]
     while todo:

@@ -24,6 +24,8 @@ import sympy
 import torch
 from torch import fx
 
+from fuseline._torch.symbolic import is_unbacked
+
 Idle: TypeAlias = Callable[[str, int], bool]
 """Whether turns of the loop at a file and line do nothing where they have no rows."""
 
@@ -94,7 +96,7 @@ def _row_type() -> Any:
         def call_method(self, tx: Any, name: str, args: Any, kwargs: Any) -> Any:
             if name == "item" and len(self.items) == 1:
                 return self.items[0]
-            return cast("Any", super()).call_method(tx, name, args, kwargs)
+            return super().call_method(tx, name, args, kwargs)  # pyright: ignore[reportUnknownMemberType, reportUnknownVariableType]
 
     return Row
 
@@ -149,7 +151,7 @@ def _truth(value: Any, idle: Idle | None) -> bool | None:
     if idle is None or not isinstance(expr, sympy.Basic):
         return None
     symbols = list(expr.free_symbols)
-    if len(symbols) != 1 or not str(symbols[0]).startswith("u"):
+    if len(symbols) != 1 or not is_unbacked(expr):
         return None
     place = _place_of_caller()
     if place is None or not idle(*place):

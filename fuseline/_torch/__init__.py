@@ -1,0 +1,98 @@
+"""Everything that touches private names of torch, for torch 2.11 to 2.14.
+
+Differences between versions are bridged here, by testing for the feature and never by the version
+number. The rest of the package calls what is exported here and keeps to torch's public API. What
+is behind second starts (`precompile`, `recording`, `identities`) is imported from its own modules.
+"""
+
+from fuseline._torch.native import dlpack_exchange, sgemm_address, thread_limits
+from fuseline._torch.nodes import (
+    is_functorch,
+    is_grad_mode,
+    name_of_target,
+    source_name,
+    turns_gradients_off,
+)
+from fuseline._torch.operators import (
+    Overload,
+    Schema,
+    below_autograd,
+    default_norm_eps,
+    dispatching,
+    functional_overload,
+    is_overload,
+    is_random,
+    schema_of,
+)
+from fuseline._torch.quiet import tracing_errors_to
+from fuseline._torch.symbolic import (
+    ShapeEnv,
+    expression,
+    fake_mode_of,
+    is_fake,
+    is_unbacked,
+    resized,
+    scalar_expression,
+    shape_env_of,
+    symbol_range,
+)
+from fuseline._torch.tensors import empty_strided, has_hooks, hooks_of, storage_holders, storage_of
+from fuseline._torch.tracing import (
+    export_graph,
+    functional_graph,
+    never_compiled,
+    optimize,
+    traced_frame,
+)
+from fuseline._torch.turns import all_turns_are_there
+from fuseline._torch.watch import (
+    Break,
+    CompileWatch,
+    break_at_sizes_of_data,
+    may_break_at_sizes_of_data,
+)
+
+__all__ = [
+    "ShapeEnv",
+    "fake_mode_of",
+    "is_fake",
+    "shape_env_of",
+    "expression",
+    "scalar_expression",
+    "symbol_range",
+    "is_unbacked",
+    "resized",
+    "Overload",
+    "Schema",
+    "schema_of",
+    "functional_overload",
+    "is_overload",
+    "is_random",
+    "default_norm_eps",
+    "below_autograd",
+    "dispatching",
+    "name_of_target",
+    "is_functorch",
+    "is_grad_mode",
+    "turns_gradients_off",
+    "source_name",
+    "export_graph",
+    "functional_graph",
+    "optimize",
+    "never_compiled",
+    "traced_frame",
+    "tracing_errors_to",
+    "Break",
+    "CompileWatch",
+    "may_break_at_sizes_of_data",
+    "break_at_sizes_of_data",
+    "all_turns_are_there",
+    "storage_of",
+    "storage_holders",
+    "has_hooks",
+    "hooks_of",
+    "empty_strided",
+    "dlpack_exchange",
+    "sgemm_address",
+    "thread_limits",
+]

@@ -1,0 +1,59 @@
+"""What torch does beside tracing and serves no purpose of ours, left out."""
+
+from __future__ import annotations
+
+import gc
+import importlib
+import logging
+from collections.abc import Generator
+from contextlib import contextmanager
+from typing import Any, cast
+
+
+@contextmanager
+def hurry() -> Generator[None]:
+    """Leave out of a compilation what takes long and serves no purpose of ours.
+
+    Tracing makes millions of objects and hardly any cycles: collecting garbage meanwhile takes a
+    sixth of the time. And Dynamo tokenises each source file that it meets, to name functions in a
+    log that is off.
+    """
+    tracing = importlib.import_module("torch._dynamo.symbolic_convert")
+    names = getattr(tracing, "get_funcname", None)
+    calls = getattr(importlib.import_module("torch._dynamo.output_graph"), "trace_call_log", None)
+    logged = calls is None or calls.isEnabledFor(logging.DEBUG)
+    collecting = gc.isenabled()
+    gc.disable()
+    if names is not None and not logged:
+        cast("Any", tracing).get_funcname = _no_name
+    try:
+        yield
+    finally:
+        if names is not None:
+            cast("Any", tracing).get_funcname = names
+        if collecting:
+            gc.enable()
+
+
+def _no_name(filename: str, line: int) -> None:
+    """The name of no function."""
+
+
+@contextmanager
+def tracing_errors_to(log: logging.Logger) -> Generator[None]:
+    """Make debug records of `log` from the errors that torch logs of ops that refuse their inputs.
+
+    Torch raises the same error, so whoever reports that would have it said twice, once with the
+    traceback of torch's insides.
+    """
+    theirs = logging.getLogger("torch._subclasses.fake_tensor")
+
+    def demote(record: logging.LogRecord) -> bool:
+        log.debug("torch: %s", record.getMessage(), exc_info=record.exc_info)
+        return False
+
+    theirs.addFilter(demote)
+    try:
+        yield
+    finally:
+        theirs.removeFilter(demote)

@@ -1,0 +1,78 @@
+"""The ways to have torch trace a program, or not."""
+
+from __future__ import annotations
+
+import importlib
+from collections.abc import Generator, Mapping, Sequence
+from contextlib import contextmanager
+from typing import Any, cast
+
+import torch
+from torch import fx
+
+from fuseline._torch.nodes import is_functorch
+
+_lib = cast("Any", torch)
+
+
+def export_graph(
+    model: torch.nn.Module,
+    args: tuple[Any, ...],
+    kwargs: Mapping[str, Any] | None,
+    dynamic_shapes: Any,
+) -> Any:
+    """``torch.export.export`` without Dynamo; an ``ExportedProgram``, in-place ops still in it."""
+    export = cast("Any", torch.export.export)
+    return export(model, args, dict(kwargs or {}), dynamic_shapes=dynamic_shapes, strict=False)
+
+
+def functional_graph(module: fx.GraphModule, inputs: Sequence[object]) -> tuple[Any, list[str]]:
+    """Trace a graph again through AOTAutograd: functional ATen, and what its outputs write.
+
+    Slower than `fuseline.frontend.convert` and more general; the graph's first outputs are the new
+    contents of the placeholders named.
+    """
+    from torch._functorch.aot_autograd import aot_export_module
+
+    # Before dispatch, composite ops are whole, but what is inside a vmap has no batch.
+    early = not any(is_functorch(node.target) for node in module.graph.nodes)
+    with torch.no_grad(), _transforms_left():
+        graph, signature = cast("Any", aot_export_module)(
+            module, list(inputs), trace_joint=False, pre_dispatch=early
+        )
+    written = {**signature.buffers_to_mutate, **signature.user_inputs_to_mutate}
+    outputs = next(n for n in graph.graph.nodes if n.op == "output").args[0]
+    return graph, [written[n.name] for n in outputs[: len(written)]]
+
+
+@contextmanager
+def _transforms_left() -> Generator[None]:
+    """Leave the transforms of ``torch.func`` that a failed run of a graph has entered."""
+    functorch = _lib._C._functorch
+    depth = len(functorch.get_interpreter_stack() or ())
+    try:
+        yield
+    finally:
+        if len(functorch.get_interpreter_stack() or ()) > depth:
+            functorch.pop_dynamic_layer_stack_and_undo_to_depth(depth)
+
+
+def optimize(model: Any, backend: Any, *, dynamic: bool | None, package: Any = None) -> Any:
+    """``torch.compile`` with a backend; ``package`` keeps what Dynamo finds."""
+    if package is None:
+        return cast("Any", torch.compile)(model, backend=backend, dynamic=dynamic)
+    return _lib._dynamo.optimize(backend=backend, dynamic=dynamic, package=package)(model)
+
+
+def never_compiled(function: Any) -> Any:
+    """A function that does the same and that Dynamo neither traces nor looks into."""
+    return cast("Any", torch.compiler.disable)(function)
+
+
+def traced_frame() -> Mapping[str, object]:
+    """The local variables of the frame that Dynamo has traced, while it calls a backend."""
+    tracing = importlib.import_module("torch._dynamo.symbolic_convert")
+    try:
+        return dict(tracing.InstructionTranslator.current_tx().output.root_tx.f_locals)
+    except AttributeError:  # nothing is being traced on this thread
+        return {}
