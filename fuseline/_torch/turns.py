@@ -42,7 +42,8 @@ def trace_all_turns(idle: Callable[[], Idle | None]) -> None:
     """
     tensors = cast("Any", importlib.import_module("torch._dynamo.variables.tensor"))
     jumps = cast("Any", importlib.import_module("torch._dynamo.symbolic_convert"))
-    variable = tensors.TensorVariable
+    variable, constant = tensors.TensorVariable, _constant()
+    call = constant.call_method
     unpack, tolist = variable.unpack_var_sequence, variable.method_tolist
     scalar, boolean = tensors.guard_scalar, jumps.guard_bool
 
@@ -56,6 +57,10 @@ def trace_all_turns(idle: Callable[[], Idle | None]) -> None:
             return tolist(self, tx, *args, **kwargs)
         return _list(found)
 
+    def call_or_number(self: Any, tx: Any, name: str, *args: Any) -> Any:
+        asked = name == "item" and type(self.value) is int and idle()
+        return self if asked and asked(*_place(tx)) else call(self, tx, name, *args)
+
     def of_rows(original: Any) -> Any:
         def guard(value: Any) -> Any:
             found = _truth(value, idle())
@@ -64,6 +69,7 @@ def trace_all_turns(idle: Callable[[], Idle | None]) -> None:
         return guard
 
     variable.unpack_var_sequence, variable.method_tolist = unpack_all, list_all
+    constant.call_method = call_or_number
     tensors.guard_scalar, jumps.guard_bool = of_rows(scalar), of_rows(boolean)
 
 
@@ -78,9 +84,12 @@ def _numbers(variable: Any, tx: Any, idle: Idle | None) -> list[Any] | None:
         return None
     numbers = range(_experts(mask))
     mask.meta[MARK] = numbers
-    constant = cast("Any", importlib.import_module("torch._dynamo.variables")).ConstantVariable
-    made = [constant.create(e) for e in numbers]
+    made = [_constant().create(e) for e in numbers]
     return made if flat else [_list([e]) for e in made]
+
+
+def _constant() -> Any:
+    return cast("Any", importlib.import_module("torch._dynamo.variables")).ConstantVariable
 
 
 def _list(items: list[Any]) -> Any:

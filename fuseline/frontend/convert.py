@@ -120,7 +120,8 @@ class _Converter:
         self.graph = fx.Graph()
         self.symbols = SymbolNodes(self.graph)
         self.emitter = Emitter(self.graph, self.symbols)
-        self.fake_mode = _torch.fake_mode_of([s.value for s in sources])
+        made = [value_of(node) for node in module.graph.nodes]  # a graph may be given no tensor
+        self.fake_mode = _torch.fake_mode_of([*(s.value for s in sources), *made])
         self.recorder = Recorder(self.fake_mode)
         self.values: dict[fx.Node, Any] = dict(known)
         self.known = set(known)

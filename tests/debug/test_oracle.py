@@ -38,6 +38,17 @@ def test_inner_casts_are_widened() -> None:
     assert relative_error(CastingNorm().double()(wide), exact) > 1e-9
 
 
+def test_numbers_without_a_type_are_wide() -> None:
+    """The least number of a widened mask does not fit torch's default type."""
+
+    def program(x: Tensor) -> Tensor:
+        least = torch.full((), torch.finfo(x.dtype).min)
+        return torch.where(x > 0, x, least)
+
+    out = oracle(program, inputs())
+    assert out.min() == torch.finfo(torch.float64).min
+
+
 def test_the_model_is_left_alone() -> None:
     model = CastingNorm()
     oracle(model, inputs())

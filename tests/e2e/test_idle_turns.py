@@ -88,6 +88,21 @@ class HitItem(Block):
         return final
 
 
+class HitNumber(Block):
+    """The number as an element's ``item()``."""
+
+    def combine(self, x: Tensor, weights: Tensor, selected: Tensor) -> Tensor:
+        final = torch.zeros_like(x)
+        mask = F.one_hot(selected, num_classes=COUNT).permute(2, 1, 0)
+        for number in hits(mask):
+            e = int(number[0].item())
+            slot, token = torch.where(mask[e])
+            gate, up = F.linear(x[token], self.w1[e]).chunk(2, dim=-1)
+            out = F.linear(F.silu(gate) * up, self.w2[e])
+            final.index_add_(0, token, out * weights[token, slot, None])
+        return final
+
+
 class HitList(Block):
     """The numbers as a list."""
 
@@ -104,7 +119,7 @@ class HitList(Block):
 @pytest.mark.parametrize(
     "dtype", [torch.float32, pytest.param(torch.bfloat16, marks=pytest.mark.slow)]
 )
-@pytest.mark.parametrize("form", [Skipping, Asking, Hit, HitItem, HitList])
+@pytest.mark.parametrize("form", [Skipping, Asking, Hit, HitItem, HitNumber, HitList])
 def test_forms(form: type[Block], dtype: torch.dtype) -> None:
     """One site, no break; experts without tokens, one token, and no token at all included."""
     model = made(form, dtype)

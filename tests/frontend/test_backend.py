@@ -256,3 +256,18 @@ def test_a_graph_that_cannot_be_traced_again_leaves_no_transform_behind() -> Non
     with pytest.raises(ValueError, match="odd"):
         _torch.functional_graph(module, [randn(3)])
     assert functorch.peek_interpreter_stack() is None
+
+
+def test_a_graph_that_is_given_no_tensor() -> None:
+    """Behind a break only the length is left of x."""
+
+    def program(x: Tensor) -> Tensor:
+        length = x.shape[0]
+        cast("Any", torch)._dynamo.graph_break()
+        return torch.where(torch.arange(length) > 2, torch.tensor(0.5), torch.tensor(-3.0))
+
+    compiled, recording = record(program, dynamic=True)
+    with torch.no_grad():
+        for rows in (5, 7):
+            assert torch.equal(compiled(randn(rows, 5)), program(randn(rows, 5)))
+    assert recording.captured

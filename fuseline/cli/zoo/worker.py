@@ -150,7 +150,7 @@ def one_line(error: BaseException) -> str:
 
     Where it only wraps another, that one's; torch's own say in a later line what was raised.
     """
-    error = error.__cause__ or error
+    error = getattr(error, "inner_exception", None) or error.__cause__ or error
     lines = [line.strip() for line in str(error).splitlines() if line.strip()]
     text = lines[0] if lines else ""
     raised = next((line for line in lines[1:] if re.search(r"\b[A-Z]\w*Error\b", line)), "")

@@ -98,6 +98,9 @@ class _Proof:
         self.build = MaskBuilder(self.elements, self.place, scores.batch, scores.queries)
 
     def run(self, masks: Sequence[Applied], sinks: bool) -> Meaning | Refused:
+        deep = next((m.value for m in masks if m.value.tensor.rank > len(self.place)), None)
+        if deep is not None:
+            return Refused(f"a mask {deep.type} has more dims than batch, head, query and key")
         terms = [t for m in masks for t in self._split(m)]
         conditions = {t: t.condition(self.elements, self.place) for t in dict.fromkeys(terms)}
         limits = self._limits([c for c in conditions.values() if c is not None])

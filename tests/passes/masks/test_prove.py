@@ -56,6 +56,14 @@ def _meaning(
     return found
 
 
+def test_no_proof_of_a_mask_with_more_dims() -> None:
+    """prophetnet: two streams of queries beside the batch."""
+    body = "%n = full {value = 0.0, dtype = f32}\n%mask = expand %n {shape = (B, 2, 4, S, T)}"
+    found, _ = _prove(body, how="add")
+    assert isinstance(found, Refused)
+    assert found.reason == "a mask f32[B, 2, 4, S, T] has more dims than batch, head, query and key"
+
+
 PLAIN_ROWS = "%q = reshape %iq {shape = (1, 1, S, 1)}"
 CACHE_ROWS = """%p = add %iq, %n
       %q = reshape %p {shape = (1, 1, S, 1)}"""
