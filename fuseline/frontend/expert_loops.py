@@ -46,6 +46,23 @@ def names_in(node: ast.AST | None) -> set[str]:
     return attributes | {n.id for n in every if isinstance(n, ast.Name)}
 
 
+def counts_tokens(file: str, line: int) -> bool:
+    """Whether a line reads into Python how many tokens each expert has, to split them by it.
+
+    That is one that makes a list, in a function that chooses the best and sorts by the choice.
+    """
+    function = function_around(file, line)
+    if function is None or not {"topk", "sort"} <= names_in(function) | _unprefixed(function):
+        return False
+    here = (n for n in ast.walk(function) if getattr(n, "lineno", 0) == line)
+    return any(isinstance(n, ast.Attribute) and n.attr == "tolist" for n in here)
+
+
+def _unprefixed(function: Function) -> set[str]:
+    """``sort`` for ``argsort``."""
+    return {name.removeprefix("arg") for name in names_in(function)}
+
+
 def runs_over_experts(file: str, line: int, *, inside: bool) -> bool:
     """Whether a line stands in or (unless it must be ``inside``) before a loop over experts.
 

@@ -5,7 +5,12 @@ from __future__ import annotations
 from torch import fx
 
 from fuseline import _torch
-from fuseline.frontend.expert_loops import function_around, names_in, runs_over_experts
+from fuseline.frontend.expert_loops import (
+    counts_tokens,
+    function_around,
+    names_in,
+    runs_over_experts,
+)
 from fuseline.frontend.places import is_library
 from fuseline.report import Site
 
@@ -53,7 +58,8 @@ def untraced(cause: _torch.Break, *, chosen: bool) -> Site | None:
         return None
     said = cause.reason.strip().split("\n", 1)[0]
     inner = range(len(frames))[-1:]
-    if any(runs_over_experts(*f, inside=i not in inner) for i, f in enumerate(frames)):
+    loop = any(runs_over_experts(*f, inside=i not in inner) for i, f in enumerate(frames))
+    if loop or any(counts_tokens(*f) for f in frames[-1:]):
         return Site("moe", source_of(cause), "missed", f"{said}: {_EXPERTS}")
     return Site("graph_break", source_of(cause), "missed", f"{said}: {_OTHER}")
 

@@ -263,35 +263,47 @@ def test_the_table_says_what_became_of_each() -> None:
         assert line in text
 
 
-def test_one_seed_outside_the_rule_is_one_too_many() -> None:
-    """Few of several may be close choices of experts; nobody has shown it."""
-    few = replace(zoo_fakes.right(), seeds=5, outside=1)
-    row = result("few", prefill=few)
-    assert (row.status, row.correct) == ("wrong", False)
+SEVERAL = {"seeds": 10, "outputs": 30}
+
+
+@pytest.mark.parametrize(
+    ("outside", "eager", "right"),
+    [(0, 0, True), (6, 5, True), (6, 0, True), (7, 0, False), (10, 1, False), (5, 9, True)],
+)
+def test_close_choices_fall_either_way(outside: int, eager: int, right: bool) -> None:
+    """As many outputs outside the rule as eager has by the same measure are no error; more are."""
+    mode = replace(zoo_fakes.right(), **SEVERAL, outside=outside, eager_outside=eager)
+    row = result("several", prefill=mode)
+    assert (mode.right, row.correct) == (right, right)
     text = table.text([row])
-    assert "2.0e-07 / 2.0e-07, 1 of 5 seeds" in text
-    assert "few: prefill: 1 of 5 seeds outside the rule" in text
+    assert f"2.0e-07 / 2.0e-07, {outside} / {eager} of 30 outside" in text
+    said = f"several: prefill: {outside} of 30 outputs outside the rule, {eager} of eager's"
+    assert (said in text) != right
     assert Result.of_dict(asdict(row)) == row
 
 
-@pytest.mark.parametrize(("excesses", "outside"), [([0.5], 0), ([2, 0.1, 0.1, 0.1, 0.1], 1)])
-def test_every_seed_counts(
-    monkeypatch: pytest.MonkeyPatch, excesses: list[float], outside: int
+@pytest.mark.parametrize(
+    ("ours", "seeds", "outside"), [([0.5], 1, 0), ([2.0] * 10, 10, 10), ([2.0, *[0.5] * 9], 10, 1)]
+)
+def test_more_seeds_are_tried_where_the_first_is_outside(
+    monkeypatch: pytest.MonkeyPatch, ours: list[float], seeds: int, outside: int
 ) -> None:
-    """The worst of them is what the table shows."""
-    left = iter(excesses)
+    left = iter(ours)
 
     def nothing(program: Any, seed: int) -> list[Any]:
         raise AssertionError(f"{program} {seed}")
 
-    def errors(*_: Any) -> trial.Errors:
-        return trial.Errors(ours=next(left), eager=0.7, allowed=1.0)
+    def errors(*_: Any) -> list[trial.Errors]:
+        one = next(left)
+        fine = trial.Errors(ours=0.1, eager=0.1, allowed=0.2, eager_allowed=0.2)
+        return [trial.Errors(one, eager=0.7, allowed=1.0, eager_allowed=1.5 * one), fine]
 
     monkeypatch.setattr(trial, "measured", errors)
     found = trial.measure(nn.Identity(), None, nothing, 1.5)
     mode = trial.noted(Report(), found)
-    assert (mode.seeds, mode.outside, mode.error) == (len(excesses), outside, excesses[0])
-    assert mode.right == (not outside)
+    assert (mode.seeds, mode.outputs, mode.outside) == (seeds, 2 * seeds, outside)
+    assert mode.eager_outside == 0
+    assert mode.right == (outside < 7)
     assert next(left, None) is None
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import pytest
 import torch
@@ -71,6 +71,20 @@ class Matrices(Inline):
         return out / turns
 
 
+class Counts(Inline):
+    """jetmoe: the tokens of each expert are split off by how many there are."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        weights, indices = self.router(x).topk(2, dim=-1)
+        chosen = torch.zeros(x.shape[0], 3).scatter(1, indices, 1).long()
+        counts: list[int] = cast("Any", chosen.sum(0)).tolist()  # data decides
+        order = indices.flatten().sort().indices
+        parts = x[order // 2].split(counts)
+        rows = torch.cat([expert(p) for expert, p in zip(self.experts, parts, strict=True)])
+        rows = rows * weights.flatten()[order, None]
+        return torch.zeros_like(x).index_add(0, order // 2, rows)
+
+
 class Beam(Inline):
     """A choice, and a loop that goes on by data, over no experts."""
 
@@ -111,7 +125,7 @@ def missed(module: nn.Module, pattern: str = "moe") -> list[tuple[str, str]]:
     return [(s.where, s.reason) for s in report.sites if s.pattern == pattern]
 
 
-@pytest.mark.parametrize("module", [Inline(), Apart(), Matrices()])
+@pytest.mark.parametrize("module", [Inline(), Apart(), Matrices(), Counts()])
 def test_a_loop_is_named(module: nn.Module) -> None:
     ((where, reason),) = missed(module)
     assert where in {f"test_loops.py:{line}" for line in LINES}
