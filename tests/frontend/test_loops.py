@@ -79,7 +79,7 @@ class Counts(Inline):
         chosen = torch.zeros(x.shape[0], 3).scatter(1, indices, 1).long()
         counts: list[int] = cast("Any", chosen.sum(0)).tolist()  # data decides
         order = indices.flatten().sort().indices
-        parts = x[order // 2].split(counts)
+        parts: tuple[Tensor, ...] = cast("Any", x[order // 2]).split(counts)
         rows = torch.cat([expert(p) for expert, p in zip(self.experts, parts, strict=True)])
         rows = rows * weights.flatten()[order, None]
         return torch.zeros_like(x).index_add(0, order // 2, rows)
