@@ -44,7 +44,6 @@ from fuseline._torch.tracing import (
     optimize,
     traced_frame,
 )
-from fuseline._torch.turns import all_turns_are_there
 from fuseline._torch.watch import (
     Break,
     CompileWatch,
@@ -86,7 +85,6 @@ __all__ = [
     "CompileWatch",
     "may_break_at_sizes_of_data",
     "break_at_sizes_of_data",
-    "all_turns_are_there",
     "storage_of",
     "storage_holders",
     "has_hooks",

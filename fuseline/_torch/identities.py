@@ -7,6 +7,8 @@ import importlib
 import types
 from typing import Any, TypeAlias, cast
 
+import torch
+
 Identity: TypeAlias = "tuple[str, ...]"
 
 
@@ -34,12 +36,23 @@ def identity_of(value: object) -> Identity:
     if isinstance(value, types.BuiltinFunctionType | types.WrapperDescriptorType):
         return "builtin", str(getattr(value, "__module__", "")), value.__qualname__
     if isinstance(value, _operator_type()):
-        packet = cast("Any", value)
-        schemas = (str(getattr(packet, overload)._schema) for overload in packet.overloads())
-        return "operator", str(packet), *sorted(schemas)
+        overloads = [getattr(value, name) for name in cast("Any", value).overloads()]
+        if any(_is_decomposed(overload) for overload in overloads):
+            raise CannotSaveError(f"a guard on {value}, which is traced into and not of torch")
+        return "operator", str(value), *sorted(str(overload._schema) for overload in overloads)
     if value is None or isinstance(value, bool | types.EllipsisType | types.NotImplementedType):
         return "constant", repr(value)
     raise CannotSaveError(f"a guard on the identity of a {type(value).__qualname__}")
+
+
+def _is_decomposed(overload: Any) -> bool:
+    """Whether tracing looks into an operator, so that what it does is in the trace.
+
+    What torch's own do goes with its version.
+    """
+    composite = cast("Any", torch)._C.DispatchKey.CompositeImplicitAutograd
+    own = overload.namespace in ("aten", "prim", "prims")
+    return not own and overload.has_kernel_for_dispatch_key(composite)
 
 
 def _operator_type() -> Any:

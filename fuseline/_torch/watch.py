@@ -14,7 +14,6 @@ import torch
 
 from fuseline._torch import sizes_of_data
 from fuseline._torch.quiet import hurry
-from fuseline._torch.turns import Idle, trace_all_turns
 
 _lib = cast("Any", torch)
 
@@ -52,8 +51,7 @@ class CompileWatch:
 
     Graphs may have sizes that only the data tells (as of ``nonzero``), until
     `break_at_sizes_of_data` is called for one: from then on such ops end graphs, unless the user
-    has set torch otherwise. Until then loops over the experts that have tokens are traced with all
-    of their turns, if ``idle`` says of their place that turns without rows do nothing.
+    has set torch otherwise.
     """
 
     def __init__(
@@ -61,12 +59,10 @@ class CompileWatch:
         on_start: Callable[[], None],
         on_breaks: Callable[[dict[str, int], Sequence[Break]], None],
         on_limit: Callable[[str], None],
-        idle: Idle,
     ) -> None:
         self.on_start = on_start
         self.on_breaks = on_breaks
         self.on_limit = on_limit
-        self.idle = idle
         self.follows_sizes = True
         self._outer: list[CompileWatch | None] = []
         self._breaks: dict[str, int] = {}
@@ -90,7 +86,6 @@ class CompileWatch:
         wanted = dict(_SETTINGS)
         if self.follows_sizes and sizes_of_data.can_trace_again(_gave_up_sizes):
             wanted[sizes_of_data.SETTING] = True
-            trace_all_turns(_idle)
         settings = {n: v for n, v in wanted.items() if hasattr(config, n)}
         self._before = {name: getattr(config, name) for name in settings}
         for name, value in settings.items():
@@ -162,10 +157,6 @@ def _gave_up_sizes(error: Exception) -> bool:
         return False
     _open[-1].give_up_sizes()
     return True
-
-
-def _idle() -> Idle | None:
-    return _open[-1].idle if may_break_at_sizes_of_data() else None
 
 
 def break_at_sizes_of_data(reason: str) -> NoReturn:

@@ -113,9 +113,8 @@ def _squares(ours: Tensor, theirs: Tensor) -> tuple[float, float]:
 def _widely(overload: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
     """One ATen call with float64 in place of every narrower floating type."""
     args, kwargs = _types_widened(args), _types_widened(kwargs)
-    takes_type = any(argument.name == "dtype" for argument in overload._schema.arguments)
-    number = any(isinstance(a, float) for a in args)
-    if takes_type and number and kwargs.get("dtype") is None:  # else the default type, a narrow one
+    without_type = str(overload) == "aten.full.default" and kwargs.get("dtype") is None
+    if without_type and isinstance(args[1], float):  # it would have torch's default, a narrow one
         kwargs = {**kwargs, "dtype": torch.float64}
     if overload._schema.is_mutable:  # what is written must stay the tensor that it is
         return overload(*args, **kwargs)

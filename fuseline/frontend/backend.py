@@ -16,7 +16,6 @@ from fuseline.frontend.data_sizes import depends_on_data
 from fuseline.frontend.dynamo import capture_dynamo
 from fuseline.frontend.execute import CompileStep, Ran, finish
 from fuseline.frontend.floats import float_inputs
-from fuseline.frontend.idle_turns import has_idle_turns
 from fuseline.frontend.importer import CannotImport, DependsOnData
 from fuseline.frontend.loops import chooses, ends_by_data, source_of, untraced
 from fuseline.frontend.names import Names
@@ -68,8 +67,6 @@ class Backend:
         name = self.name if not self.graphs else f"{self.name}_{self.graphs}"
         self.graphs += 1
         self.chooses |= chooses(module)
-        if not _torch.all_turns_are_there(module.graph):
-            return self._run_plain(module, name, "a loop over experts does not look at each one")
         if not torch.is_grad_enabled() or not any(_wants_gradient(v) for v in inputs):
             return self._runnable(module, inputs, name)
         inner = _without_gradients(module)
@@ -249,4 +246,4 @@ def _first_line(reason: str) -> str:
 
 def watch(backend: Backend, on_start: Callable[[], None]) -> _torch.CompileWatch:
     """A context for calls of a program: what Dynamo compiles inside is accounted to its backend."""
-    return _torch.CompileWatch(on_start, backend.note_breaks, backend.note_limit, has_idle_turns)
+    return _torch.CompileWatch(on_start, backend.note_breaks, backend.note_limit)

@@ -5,7 +5,6 @@ from __future__ import annotations
 import ast
 import linecache
 from collections.abc import Iterator
-from functools import lru_cache
 from typing import TypeAlias
 
 Function: TypeAlias = ast.FunctionDef | ast.AsyncFunctionDef | ast.Lambda
@@ -21,14 +20,8 @@ _PICKS_ROWS = {
 
 def function_around(file: str, line: int) -> Function | None:
     """The innermost function that a line stands in."""
-    return function_in("".join(linecache.getlines(file)), line)
-
-
-@lru_cache(maxsize=256)
-def function_in(source: str, line: int) -> Function | None:
-    """The innermost function of a module's source that a line stands in."""
     try:
-        tree = ast.parse(source)
+        tree = ast.parse("".join(linecache.getlines(file)))
     except SyntaxError:
         return None
     around = [

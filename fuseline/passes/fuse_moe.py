@@ -25,9 +25,9 @@ class FuseMoe(Rewrite[Experts], root=Experts, pattern="moe"):
     """Make one op of routed experts and of the shared branch, an MLP of the same x, beside them.
 
     The branch may be weighed by the sigmoid of a product, what the experts give and the sum each by
-    a factor. Where the branch
-    reads something else, or has a form that the op does not, it stays, and the site says why.
-    Whether the branch runs as one more expert or beside the others is for the kernel to decide.
+    a factor. Where the branch reads something else, or has a form that the op does not, it stays,
+    and the site says why. Whether the branch runs as one more expert or beside the others is for
+    the kernel to decide.
 
     Experts may work in a width of their own, between two projections. The branch then reads what
     the first one reads, and is added to what the second one gives: it cannot be the op's, but

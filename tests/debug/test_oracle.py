@@ -49,6 +49,14 @@ def test_numbers_without_a_type_are_wide() -> None:
     assert out.min() == torch.finfo(torch.float64).min
 
 
+def test_numbers_with_the_type_of_a_tensor_keep_it() -> None:
+    def program(x: Tensor) -> Tensor:
+        whole = torch.full_like(x.argsort(), 0.5)  # is 0
+        return x * whole + x.new_full((), 2.0)
+
+    assert torch.equal(oracle(program, inputs()), torch.full((7, 33), 2.0, dtype=torch.float64))
+
+
 def test_the_model_is_left_alone() -> None:
     model = CastingNorm()
     oracle(model, inputs())

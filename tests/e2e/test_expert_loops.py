@@ -17,6 +17,7 @@ from tests.e2e.loops import (
     CHOSEN,
     COUNT,
     HIDDEN,
+    INNER,
     Block,
     follows_numbers_rule,
     made,
@@ -75,6 +76,28 @@ class Apart(Block):
             hidden = F.silu(F.linear(x[token], self.gate[e])) * F.linear(x[token], self.up[e])
             out = F.linear(hidden, self.w2[e])
             final.index_add_(0, token, out * weights[token, slot, None])
+        return final
+
+
+class OneTensorEach(Block):
+    """dbrx: the matrices of all experts in one tensor, viewed in each turn; down is ``[K, N]``."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        shape = (COUNT * INNER, HIDDEN)
+        self.gates, self.ups, self.downs = (
+            nn.Parameter(torch.randn(shape) * 0.2) for _ in range(3)
+        )
+
+    def combine(self, x: Tensor, weights: Tensor, selected: Tensor) -> Tensor:
+        final = torch.zeros_like(x)
+        mask = F.one_hot(selected, COUNT + 1).permute(2, 1, 0)
+        shape = (-1, INNER, HIDDEN)
+        for e in range(COUNT):
+            slot, token = torch.where(mask[e])
+            gate, up, down = (w.view(shape)[e] for w in (self.gates, self.ups, self.downs))
+            hidden = F.silu(x[token].matmul(gate.t())) * x[token].matmul(up.t())
+            final.index_add_(0, token, hidden.matmul(down) * weights[token, slot, None])
         return final
 
 
@@ -192,7 +215,7 @@ def slow(form: type[Block]) -> Any:
 
 
 FORMS = [
-    *(OneHot, InPlace, Packed, Apart, Boolean),
+    *(OneHot, InPlace, Packed, Apart, OneTensorEach, Boolean),
     *map(slow, (Turned, TwoMasks, Column, Scattered, First, FirstColumn, Batches, Wide)),
 ]
 
@@ -222,6 +245,19 @@ class InOrder(Block):
         for e in (0, 2, 1, 3, 4):
             token, slot = torch.where(selected == e)  # data decides
             final[token] += self.experts[e](x[token]) * weights[token, slot, None]
+        return final
+
+
+class Skipping(Block):
+    """A loop that asks in Python whether an expert has tokens."""
+
+    def combine(self, x: Tensor, weights: Tensor, selected: Tensor) -> Tensor:
+        final = torch.zeros_like(x)
+        for e, expert in enumerate(self.experts):
+            token, slot = torch.where(selected == e)  # data decides
+            if token.numel() == 0:
+                continue
+            final[token] += expert(x[token]) * weights[token, slot, None]
         return final
 
 
@@ -272,7 +308,7 @@ LINES = {
 ORDER = "as one graph: the experts are added in the order [0, 2, 1, 3, 4]"
 
 
-@pytest.mark.parametrize(("form", "said"), [(InOrder, ORDER), (Listed, "")])
+@pytest.mark.parametrize(("form", "said"), [(InOrder, ORDER), (Skipping, ""), (Listed, "")])
 def test_loops_that_stay_loops(form: type[Block], said: str) -> None:
     """They run with breaks as ever, and are named; what is around them is compiled."""
     report = report_after(made(form), (1, 7), (1, 1))

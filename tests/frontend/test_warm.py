@@ -320,6 +320,19 @@ def test_identities_are_names_and_digests() -> None:
         identity_of({})
 
 
+def test_no_identity_of_an_operator_that_is_traced_into() -> None:
+    """Its code is in the trace, and another process may register other code under the name."""
+    library = cast("Any", torch.library).Library("fuseline_tests", "FRAGMENT")
+    library.define("inside(Tensor x) -> Tensor")
+    library.impl("inside", helper, "CompositeImplicitAutograd")
+    library.define("whole(Tensor x) -> Tensor")
+    library.impl("whole", helper, "CPU")
+    operators = torch.ops.fuseline_tests
+    with pytest.raises(precompile.CannotSaveError, match="fuseline_tests.inside"):
+        identity_of(operators.inside)
+    assert identity_of(operators.whole)[:2] == ("operator", "fuseline_tests.whole")
+
+
 def test_what_is_owed_is_plain_data() -> None:
     size = symbol("s0")
     returns = (

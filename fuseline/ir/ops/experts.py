@@ -326,6 +326,8 @@ class Moe(Experts, name="moe"):
         y = super().infer()
         if bool(self.shared_up) != (self.shared_down is not None):
             raise OpError(self, "needs both products of the shared branch, or neither")
+        if not self.shared_up and (self.routed_factor, self.factor) != (1.0, 1.0):
+            raise OpError(self, "has factors of a sum with a shared branch, and no such branch")
         for value in self.shared_up:
             if value.shape[1:] != self.x.shape[-1:]:
                 raise OpError(self, f"shared up {value.type} does not fit x {self.x.type}")
