@@ -56,21 +56,27 @@ def run(arguments: argparse.Namespace, out: Output) -> int:
         )
     with compiling.step(out) as show:
         report = report_of(loaded, config, show)
+    nothing = "no site was found"
     if arguments.missed:
-        report = replace(report, sites=tuple(s for s in report.sites if s.status == "missed"))
-    parts = [report.summary(), report.sites_table() or "no site was found"]
+        missed = tuple(s for s in report.sites if s.status == "missed")
+        nothing = f"none of {len(report.sites)} sites was missed" if report.sites else nothing
+        report = replace(report, sites=missed)
+    parts = [report.summary(), report.sites_table() or nothing]
     text = str(report) if arguments.full else "\n\n".join(part for part in parts if part)
     out.result(report.to_dict(), text)
     return 0
 
 
 def report_of(loaded: LoadedModel, config: Config, show: Show) -> Report:
-    """Compile a model, run it once on its inputs, and return its report."""
+    """Compile a model, run it once on its inputs, and return its report.
+
+    It is compiled anew: a program from the cache may have been made for other inputs.
+    """
     import torch
 
     from fuseline.cli.compiling import compile_program
 
-    compiled = compile_program(loaded.model, config, show)
+    compiled = compile_program(loaded.model, config.replace(reuse=False), show)
     with torch.no_grad():
         try:
             compiled(*loaded.args, **loaded.kwargs)

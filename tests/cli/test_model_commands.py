@@ -166,6 +166,10 @@ def test_explain_lists_sites(folder: Path, capsys: Print) -> None:
         "model.layers.1.self_attn",
     ]
     assert ("merged_linear", "fused") not in {(s["pattern"], s["status"]) for s in sites}
+    fused = sum(s["status"] == "fused" for s in sites)
+    assert fused == len(sites)
+    assert main(["explain", str(folder), "--missed", "--set", "disable=merge-linears"]) == 0
+    assert f"none of {fused} sites was missed" in capsys.readouterr().out
 
 
 MISFIT = """
