@@ -2,15 +2,15 @@
 
 Measured on a Zen 3 core (AVX2, 32 KiB and 512 KiB caches) with weights colder than the caches: 32
 experts of 512, 4 of them for a token, hidden 1024, a shared branch of 512;
-`benchmarks/micro_experts.py` repeats it.
+`benchmarks/micro_experts.py` repeats it (`benchmarks/results/micro_experts*.json`).
 
 * One kernel serves any number of tokens, for what counts is how many go to *one* expert, which is
   known only when it runs: 1 token streams six rows at once, 2 five, more three by four (the tiles
   of `linear_choice`). Up to 32 tokens K goes in blocks of 256; more take it in long blocks, at most
   64 of them at once.
-* 1 to 8 tokens read weights at 88 to 92 % of the bandwidth in float32, 76 to 88 % in bfloat16 (one
-  thread); matrices ``[K, N]`` at 77 to 91 % and 55 to 68 %. 128 tokens, 16 for an expert, do 40 to
-  55 GFlop/s in both types. Matrices ``[K, N]`` are packed by blocks from 9 tokens of an expert on.
+* 1 to 8 tokens read weights at 83 to 94 % of the bandwidth in float32, 77 to 83 % in bfloat16 (one
+  thread); matrices ``[K, N]`` at 81 to 88 % and 63 to 72 %. 128 tokens, 16 for an expert, do 44 and
+  63 GFlop/s. Matrices ``[K, N]`` are packed by blocks from 9 tokens of an expert on.
 
 Not measured here, but taken from `linear_choice` or from counting:
 
