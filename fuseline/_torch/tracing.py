@@ -45,6 +45,14 @@ def functional_graph(module: fx.GraphModule, inputs: Sequence[object]) -> tuple[
     return graph, [written[n.name] for n in outputs[: len(written)]]
 
 
+_LEAVE = {
+    "Vmap": "_vmap_decrement_nesting",
+    "Grad": "_grad_decrement_nesting",
+    "Jvp": "_jvp_decrement_nesting",
+    "Functionalize": "_func_decrement_nesting",
+}
+
+
 @contextmanager
 def _transforms_left() -> Generator[None]:
     """Leave the transforms of ``torch.func`` that a failed run of a graph has entered."""
@@ -53,8 +61,9 @@ def _transforms_left() -> Generator[None]:
     try:
         yield
     finally:
-        if len(functorch.get_interpreter_stack() or ()) > depth:
-            functorch.pop_dynamic_layer_stack_and_undo_to_depth(depth)
+        # Not pop_dynamic_layer_stack_and_undo_to_depth: up to torch 2.11 it leaves one too many.
+        for entered in reversed((functorch.get_interpreter_stack() or [])[depth:]):
+            getattr(functorch, _LEAVE[entered.key().name])()
 
 
 def optimize(model: Any, backend: Any, *, dynamic: bool | None, package: Any = None) -> Any:

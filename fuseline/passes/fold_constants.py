@@ -1,4 +1,5 @@
-"""Constants folded: arithmetic and views of `full`, affine arithmetic of `iota`, absorbing masks.
+"""Constants folded: arithmetic and views of `full`, affine arithmetic of `iota`, absorbing masks,
+comparisons of indices with the number of things that they choose among.
 
 Only what is spelled in the graph folds. A table held in a parameter or a buffer can change between
 calls, so nothing is computed from it here.
@@ -19,11 +20,13 @@ from fuseline.ir.ops.create import Full, Iota
 from fuseline.ir.ops.pointwise import Add, Cast, LogicalAnd, LogicalOr, Mul, Sub, Where
 from fuseline.ir.ops.view import Concat, Expand, Permute, Reshape, Slice
 from fuseline.ir.types import Dim, DType, TensorType, dim
+from fuseline.passes import index_ranges
 from fuseline.passes.constants import Number, is_scalar, number, uniform
 from fuseline.passes.rewrite import FuncPass
 from fuseline.passes.sweep import Rules, sweep
 
 RULES = Rules()
+RULES.include(index_ranges.RULES)
 
 
 @dataclass(frozen=True)

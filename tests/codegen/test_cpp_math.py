@@ -109,7 +109,8 @@ def test_activation_is_close(name: str, form: str) -> None:
         x = torch.where(x.isinf(), 1.0, x)
     exact = ACTIVATIONS[name](x.double())
     y = run(f"{form}_{name}", x)
-    assert_specials_equal(y, ACTIVATIONS[name](x))
+    # Where eager's gelu overflows, too, depends on the instructions.
+    assert_specials_equal(y, exact.float() if name == "gelu_erf" else ACTIVATIONS[name](x))
     finite = exact.isfinite() & y.isfinite()
     error = ((y.double() - exact) / torch.maximum(x.double().abs(), torch.ones(())))[finite]
     assert error.abs().max() <= 2e-7

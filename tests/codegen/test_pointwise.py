@@ -58,7 +58,7 @@ def test_gelu(dtype: str) -> None:
     x = sample(DType(dtype), 5, 37)
     x[x.isinf()] = 1
     lines = [f'gelu %x {{approximate = "{kind}"}}' for kind in ("none", "tanh")]
-    check(body(f"%x: {dtype}[S, 37]", lines), [x], ulps=8, atol=5e-7)
+    check(body(f"%x: {dtype}[S, 37]", lines), [x], ulps=8, atol=1e-6)
 
 
 @pytest.mark.parametrize("dtype", INTS)

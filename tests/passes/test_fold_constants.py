@@ -163,3 +163,63 @@ def test_no_folding_of_what_is_not_defined() -> None:
     before = print_func(func)
     run_passes(FOLD, func)
     assert print_func(func) == before
+
+
+CHOSEN = "%v, %chosen = topk %x {k = 2, axis = 1} : f32[B, 2], i64[B, 2]"
+
+
+@pytest.mark.parametrize(
+    ("comparison", "number", "answer"),
+    [
+        ("ge", "3", "false"),
+        ("gt", "2", "false"),
+        ("lt", "3", "true"),
+        ("le", "2", "true"),
+        ("ge", "0", "true"),
+        ("eq", "3", "false"),
+        ("ne", "-1", "true"),
+    ],
+)
+def test_an_index_is_below_the_number_of_its_choices(
+    comparison: str, number: str, answer: str
+) -> None:
+    folds(
+        [
+            CHOSEN,
+            "%turned = permute %chosen {dims = (1, 0)}",
+            "%sorted, %order = sort %turned {axis = 0}",
+            f"%n = full {{value = {number}, dtype = i64}}",
+            f"%y = {comparison} %sorted, %n",
+        ],
+        [f"%y = full {{value = {answer}, shape = (2, B), dtype = bool}}"],
+    )
+
+
+@pytest.mark.parametrize(
+    ("comparison", "number"), [("ge", "2"), ("lt", "2"), ("gt", "0"), ("eq", "1"), ("ne", "0")]
+)
+def test_no_answer_inside_the_range(comparison: str, number: str) -> None:
+    keeps([CHOSEN, f"%n = full {{value = {number}, dtype = i64}}", f"%y = {comparison} %chosen, %n"])
+
+
+def test_bounds_that_an_index_keeps_anyway() -> None:
+    """What transformers up to 5.19 does to every choice of experts, for those of other devices."""
+    folds(
+        [
+            CHOSEN,
+            "%zero = full {value = 0, dtype = i64}",
+            "%last = full {value = 2, dtype = i64}",
+            "%low = maximum %chosen, %zero",
+            "%y = minimum %low, %last",
+        ],
+        ["%v, %y = topk %x {k = 2, axis = 1} : f32[B, 2], i64[B, 2]"],
+    )
+
+
+@pytest.mark.parametrize("bound", ["minimum %chosen, %one", "maximum %chosen, %one"])
+def test_no_bound_dropped_that_cuts(bound: str) -> None:
+    keeps([CHOSEN, "%one = full {value = 1, dtype = i64}", f"%y = {bound}"])
+
+
+def test_no_answer_for_indices_that_are_given() -> None:
+    keeps(["%n = full {value = 3, dtype = i64}", "%y = ge %x, %n"], "%x: i64[B]")

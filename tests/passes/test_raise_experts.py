@@ -200,7 +200,8 @@ def test_gate_and_up_apart() -> None:
     down = ["%o = grouped_matmul %m, %d, %ends"]
     lines = [*CHOICE, *SORT, COUNT, *ENDS, *up, *ACTIVATION, *down, *WEIGH, *BACK, *SUM]
     after = [raised("transposed = true", "dtype = f32")[1].replace("[%w]", "[%w, %v]")]
-    assert_rewrites(RaiseExperts(), func(arguments, *lines), func(arguments, CHOICE[0], *after))
+    texts = (func(arguments, *lines), func(arguments, CHOICE[0], *after))
+    assert_rewrites(RaiseExperts(), *texts, exact=False)  # one product of both in its reference
 
 
 def test_matrices_turned_in_one_product_only() -> None:
