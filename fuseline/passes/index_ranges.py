@@ -40,7 +40,7 @@ _COMPARISONS: dict[type[Compare], Callable[[int, float], bool]] = {
 
 
 def index_range(value: Value) -> tuple[int, int] | None:
-    """The smallest and the largest number that an index can be, where the ops behind it bound it."""
+    """The smallest and the largest number that an index can be, where its origin bounds it."""
     match value.owner:
         case TopK(x=x, axis=axis, indices=indices) if value is indices:
             return _below(x.shape[axis])
