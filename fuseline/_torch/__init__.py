@@ -44,11 +44,13 @@ from fuseline._torch.tracing import (
     optimize,
     traced_frame,
 )
+from fuseline._torch.turns import Lines, Turns
 from fuseline._torch.watch import (
     Break,
     CompileWatch,
     break_at_sizes_of_data,
     may_break_at_sizes_of_data,
+    traced_turns,
 )
 
 __all__ = [
@@ -85,6 +87,9 @@ __all__ = [
     "CompileWatch",
     "may_break_at_sizes_of_data",
     "break_at_sizes_of_data",
+    "Lines",
+    "Turns",
+    "traced_turns",
     "storage_of",
     "storage_holders",
     "has_hooks",

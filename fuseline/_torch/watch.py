@@ -14,6 +14,7 @@ import torch
 
 from fuseline._torch import sizes_of_data
 from fuseline._torch.quiet import hurry
+from fuseline._torch.turns import Judge, Turns, trace_all_turns
 
 _lib = cast("Any", torch)
 
@@ -51,7 +52,8 @@ class CompileWatch:
 
     Graphs may have sizes that only the data tells (as of ``nonzero``), until
     `break_at_sizes_of_data` is called for one: from then on such ops end graphs, unless the user
-    has set torch otherwise.
+    has set torch otherwise. Until then loops over the experts that have tokens are traced with all
+    of their turns, where ``judge`` says that this may be done.
     """
 
     def __init__(
@@ -59,10 +61,13 @@ class CompileWatch:
         on_start: Callable[[], None],
         on_breaks: Callable[[dict[str, int], Sequence[Break]], None],
         on_limit: Callable[[str], None],
+        judge: Judge,
     ) -> None:
         self.on_start = on_start
         self.on_breaks = on_breaks
         self.on_limit = on_limit
+        self.judge = judge
+        self.turns = Turns(judge)
         self.follows_sizes = True
         self._outer: list[CompileWatch | None] = []
         self._breaks: dict[str, int] = {}
@@ -86,6 +91,8 @@ class CompileWatch:
         wanted = dict(_SETTINGS)
         if self.follows_sizes and sizes_of_data.can_trace_again(_gave_up_sizes):
             wanted[sizes_of_data.SETTING] = True
+            self.turns = Turns(self.judge)
+            trace_all_turns(traced_turns)
         settings = {n: v for n, v in wanted.items() if hasattr(config, n)}
         self._before = {name: getattr(config, name) for name in settings}
         for name, value in settings.items():
@@ -149,6 +156,11 @@ def _on_end(*args: object) -> None:
 def may_break_at_sizes_of_data() -> bool:
     """Whether a backend that is called now may call `break_at_sizes_of_data`."""
     return bool(_open) and _open[-1].asked_for_sizes
+
+
+def traced_turns() -> Turns | None:
+    """Where to note which loops are traced with all turns; None where none may be."""
+    return _open[-1].turns if may_break_at_sizes_of_data() else None
 
 
 def _gave_up_sizes(error: Exception) -> bool:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
-from typing import Any, TypeAlias
+from typing import Any, NoReturn, TypeAlias
 
 import torch
 from torch import Tensor, fx
@@ -20,6 +20,7 @@ from fuseline.frontend.importer import CannotImport, DependsOnData
 from fuseline.frontend.loops import chooses, ends_by_data, source_of, untraced
 from fuseline.frontend.names import Names
 from fuseline.frontend.record import NotSimple
+from fuseline.frontend.traced_turns import Judge, unproven
 from fuseline.frontend.warm import keep
 from fuseline.report import PLAIN, Report, Site, Stat
 
@@ -67,6 +68,9 @@ class Backend:
         name = self.name if not self.graphs else f"{self.name}_{self.graphs}"
         self.graphs += 1
         self.chooses |= chooses(module)
+        turns = _torch.traced_turns()
+        if turns is not None and (reason := unproven(module.graph, turns)):
+            return self._trace_again(name, reason)
         if not torch.is_grad_enabled() or not any(_wants_gradient(v) for v in inputs):
             return self._runnable(module, inputs, name)
         inner = _without_gradients(module)
@@ -112,9 +116,7 @@ class Backend:
     def _run_plain(self, module: fx.GraphModule, name: str, reason: str) -> Runnable:
         """Run a graph as it is; one with sizes that only the data tells is rather cut at them."""
         if _torch.may_break_at_sizes_of_data() and depends_on_data(module):
-            log.info("%s is traced again, with breaks: %s", name, reason)
-            self.graphs -= 1
-            _torch.break_at_sizes_of_data(reason)
+            self._trace_again(name, reason)
         self._note(name, reason)
 
         def call(*arguments: Any) -> Any:
@@ -122,6 +124,11 @@ class Backend:
             return module(*arguments)
 
         return call
+
+    def _trace_again(self, name: str, reason: str) -> NoReturn:
+        log.info("%s is traced again, with breaks: %s", name, reason)
+        self.graphs -= 1
+        _torch.break_at_sizes_of_data(reason)
 
     def _or_in_order(self, run: Runnable, module: fx.GraphModule, name: str) -> Runnable:
         """A compiled program, but the graph as it came for arguments that overlap: reads and writes
@@ -246,4 +253,4 @@ def _first_line(reason: str) -> str:
 
 def watch(backend: Backend, on_start: Callable[[], None]) -> _torch.CompileWatch:
     """A context for calls of a program: what Dynamo compiles inside is accounted to its backend."""
-    return _torch.CompileWatch(on_start, backend.note_breaks, backend.note_limit)
+    return _torch.CompileWatch(on_start, backend.note_breaks, backend.note_limit, Judge())

@@ -5,6 +5,7 @@ from __future__ import annotations
 import ast
 import linecache
 from collections.abc import Iterator
+from functools import lru_cache
 from typing import TypeAlias
 
 Function: TypeAlias = ast.FunctionDef | ast.AsyncFunctionDef | ast.Lambda
@@ -20,8 +21,14 @@ _PICKS_ROWS = {
 
 def function_around(file: str, line: int) -> Function | None:
     """The innermost function that a line stands in."""
+    return function_in("".join(linecache.getlines(file)), line)
+
+
+@lru_cache(maxsize=256)
+def function_in(source: str, line: int) -> Function | None:
+    """The innermost function of a module's source that a line stands in."""
     try:
-        tree = ast.parse("".join(linecache.getlines(file)))
+        tree = ast.parse(source)
     except SyntaxError:
         return None
     around = [

@@ -42,6 +42,16 @@ def place_of(node: fx.Node) -> Loc:
     return Loc(_class_name(cls)) if place == Loc() else place
 
 
+def frames_of(node: fx.Node) -> list[tuple[str, int]]:
+    """The files and lines of the calls that led to a traced node, the outermost first."""
+    return _frames(node.meta.get("stack_trace") or "")
+
+
+@lru_cache(maxsize=65536)
+def _frames(trace: str) -> list[tuple[str, int]]:
+    return [(file, int(line)) for file, line in _FRAME.findall(trace)]
+
+
 @lru_cache(maxsize=65536)
 def _place(module: str, trace: str) -> Loc:
     frames = [frame for frame in _FRAME.findall(trace) if not is_library(frame[0])]

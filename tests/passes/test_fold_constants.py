@@ -199,7 +199,9 @@ def test_an_index_is_below_the_number_of_its_choices(
     ("comparison", "number"), [("ge", "2"), ("lt", "2"), ("gt", "0"), ("eq", "1"), ("ne", "0")]
 )
 def test_no_answer_inside_the_range(comparison: str, number: str) -> None:
-    keeps([CHOSEN, f"%n = full {{value = {number}, dtype = i64}}", f"%y = {comparison} %chosen, %n"])
+    keeps(
+        [CHOSEN, f"%n = full {{value = {number}, dtype = i64}}", f"%y = {comparison} %chosen, %n"]
+    )
 
 
 def test_bounds_that_an_index_keeps_anyway() -> None:
