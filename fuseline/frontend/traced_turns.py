@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import inspect
 import operator
-from collections.abc import Iterator
 from typing import Any, cast
 
 from torch import Tensor, fx
@@ -22,7 +21,7 @@ from fuseline.frontend.idle_turns import loop_asking, loop_over
 from fuseline.frontend.places import frames_of, value_of
 
 _MARK = "fuseline_turns"
-"""In the meta of a mask's node: the loops for which turns were traced, and how many."""
+"""In the meta of what a loop is over: the loop, its mask, and how many turns were traced."""
 
 _ROWS = {"where", "nonzero"}
 _SAME = {"squeeze", "view", "reshape", "flatten", "to", "bool", "long"}
@@ -42,7 +41,7 @@ class Judge:
         if mask is None or loop is None:
             return None
         count = _experts(mask)
-        mask.meta.setdefault(_MARK, {})[loop] = count
+        node.meta[_MARK] = (loop, mask, count)
         return loop, count
 
     def asked(self, file: str, line: int) -> Lines | None:
@@ -214,31 +213,35 @@ def _works_in_place(node: fx.Node) -> bool:
 def _covers_masks(
     nodes: list[fx.Node], loop: Lines, rows: set[fx.Node], written: set[fx.Node]
 ) -> bool:
-    """Whether, in a loop over the experts that are hit, turns look at the rows of each, and at no
-    others; true of a loop that is over something else.
+    """Whether each time that a loop runs over the experts that are hit, its turns look at the rows
+    of each, and at no others; true of a loop that is over something else.
     """
-    masks = {n: n.meta[_MARK][loop] for n in nodes if loop in n.meta.get(_MARK, {})}
-    if not masks:
-        return True
-    if len(masks) > 1 or not rows <= written:
-        return False
-    ((mask, count),) = masks.items()
-    return sorted(_numbers_of(mask, rows)) == list(range(count)) and len(rows) == count
+    runs: list[tuple[fx.Node, int, list[fx.Node]]] = []
+    for node in nodes:
+        of_node, mask, count = node.meta.get(_MARK, (None, node, 0))
+        if of_node == loop:
+            runs.append((mask, count, []))
+        elif node in rows and runs:
+            runs[-1][2].append(node)
+    return not runs or (
+        rows == {node for *_, found in runs for node in found} == written
+        and all(
+            [_number(mask, n) for n in found] == list(range(count)) for mask, count, found in runs
+        )
+    )
 
 
-def _numbers_of(mask: fx.Node, rows: set[fx.Node]) -> Iterator[int]:
-    """The numbers of the experts, for which rows were found in their part of a mask."""
-    for node in rows:
-        part = _argument(node, 0)
-        while part is not None and _name(part) in _SAME:
-            part = _argument(part, 0)
-        if part is None or _name(part) != "getitem" or _argument(part, 0) is not mask:
-            continue
-        number = part.args[1]
-        if isinstance(number, (list, tuple)) and len(number) == 1:
-            (number,) = number
-        if isinstance(number, int):
-            yield number
+def _number(mask: fx.Node, rows: fx.Node) -> int | None:
+    """The number of the expert, in whose part of a mask rows were found."""
+    part = _argument(rows, 0)
+    while part is not None and _name(part) in _SAME:
+        part = _argument(part, 0)
+    if part is None or _name(part) != "getitem" or _argument(part, 0) is not mask:
+        return None
+    number = part.args[1]
+    if isinstance(number, (list, tuple)) and len(number) == 1:
+        (number,) = number
+    return number if isinstance(number, int) else None
 
 
 def _has_size(rows: fx.Node, env: Any, size: Any) -> bool:
