@@ -11,7 +11,16 @@ from torch import Tensor, nn
 
 import fuseline
 from fuseline.report import Report
-from tests.e2e.loops import COUNT, HIDDEN, INNER, Block, follows_numbers_rule, made, report_after
+from tests.e2e.loops import (
+    CHOSEN,
+    COUNT,
+    HIDDEN,
+    INNER,
+    Block,
+    follows_numbers_rule,
+    made,
+    report_after,
+)
 
 
 def hits(mask: Tensor) -> Any:
@@ -203,9 +212,160 @@ class OfAnother(Block):
         return final
 
 
-@pytest.mark.parametrize("form", [Counting, Noting, AtLeastTwo, HitTwice, OfAnother])
+class Noticing(nn.Module):
+    """One expert that notices, in a tensor or in Python, that it was called."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.up, self.down = nn.Linear(HIDDEN, INNER), nn.Linear(INNER, HIDDEN)
+        self.register_buffer("calls", torch.zeros(()))
+        self.seen = list[int]()
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.down(F.silu(self.up(x)))
+
+    def counted(self, x: Tensor) -> Tensor:
+        cast("Tensor", self.calls).add_(1)
+        return self(x)
+
+    def noted(self, x: Tensor) -> Tensor:
+        self.seen.append(1)
+        return self(x)
+
+
+class Called(Block):
+    """A buffer counts the calls of an expert."""
+
+    method = "counted"
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.experts = nn.ModuleList(Noticing() for _ in range(COUNT))
+
+    def combine(self, x: Tensor, weights: Tensor, selected: Tensor) -> Tensor:
+        final = torch.zeros_like(x)
+        for e in range(COUNT):
+            token, slot = torch.where(selected == e)
+            if token.numel() == 0:
+                continue
+            out = getattr(self.experts[e], self.method)(x[token])
+            final.index_add_(0, token, out * weights[token, slot, None])
+        return final
+
+    def seen(self) -> list[tuple[int, int]]:
+        """What the experts have noticed."""
+        experts = cast("list[Noticing]", list(self.experts))
+        return [(int(cast("Tensor", e.calls)), len(e.seen)) for e in experts]
+
+
+class Hidden(Called):
+    """So does a list."""
+
+    method = "noted"
+
+
+class InPlace(Block):
+    """An expert writes to the rows of another tensor."""
+
+    def combine(self, x: Tensor, weights: Tensor, selected: Tensor) -> Tensor:
+        final, last = torch.zeros_like(x), torch.zeros(HIDDEN)
+        for e, expert in enumerate(self.experts):
+            token, slot = torch.where(selected == e)
+            if token.numel() == 0:
+                continue
+            out = expert(last.mul_(0.5).add_(1) * x[token])
+            final.index_add_(0, token, out * weights[token, slot, None])
+        return final
+
+
+class Doubled(Block):
+    """A row of one number, times two, is another number, not two rows."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.every = nn.Parameter(torch.randn(2 * COUNT, HIDDEN, HIDDEN) * 0.2)
+
+    def combine(self, x: Tensor, weights: Tensor, selected: Tensor) -> Tensor:
+        final = torch.zeros_like(x)
+        mask = F.one_hot(selected, COUNT).permute(2, 1, 0)
+        hit = hits(mask)
+        for e in hit:
+            slot, token = torch.where(mask[e[0]])
+            out = x[token] @ self.every[e * 2].squeeze(0)
+            final.index_add_(0, token, out * weights[token, slot, None])
+        return final
+
+
+class AskingOthers(Block):
+    """Whether a turn does something is up to the rows of another expert."""
+
+    def combine(self, x: Tensor, weights: Tensor, selected: Tensor) -> Tensor:
+        final = torch.zeros_like(x)
+        for e, expert in enumerate(self.experts):
+            token, slot = torch.where(selected == e)
+            other, _ = torch.where(selected == (e + 1) % COUNT)
+            if other.numel() == 0:
+                continue
+            final.index_add_(0, token, expert(x[token]) * weights[token, slot, None])
+        return final
+
+
+SEEN = [Counting, Noting, AtLeastTwo, HitTwice, OfAnother, InPlace, Doubled, AskingOthers]
+
+
+@pytest.mark.parametrize("form", SEEN)
 def test_no_turns_that_were_not_made(form: type[Block]) -> None:
     """A turn without tokens, or one that is left out, would be seen."""
     report = report_after(made(form), (1, 7), (1, 1))
     assert report.count("moe") == 0
     assert cast("int", report.stats["graph breaks"]) > 0
+
+
+@pytest.mark.parametrize("form", [Called, Hidden])
+def test_no_calls_that_were_not_made(form: type[Called]) -> None:
+    """What an expert does outside of its result is done for experts that have tokens."""
+    model, eager = made(form), cast("Called", made(form))
+    compiled = fuseline.compile(model, reuse=False)
+    x = torch.randn(1, 1, HIDDEN)
+    with torch.no_grad():
+        torch.testing.assert_close(compiled(x), eager(x))
+    assert cast("Called", model).seen() == eager.seen()
+    assert sum(map(sum, eager.seen())) == CHOSEN
+
+
+class Chained(Block):
+    """Experts that are sequences: a turn makes and uses up an iterator of its own."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.experts = nn.ModuleList(
+            nn.Sequential(nn.Linear(HIDDEN, INNER), nn.SiLU(), nn.Linear(INNER, HIDDEN))
+            for _ in range(COUNT)
+        )
+
+    def combine(self, x: Tensor, weights: Tensor, selected: Tensor) -> Tensor:
+        final = torch.zeros_like(x)
+        for e, expert in enumerate(self.experts):
+            token, slot = torch.where(selected == e)
+            if token.numel() == 0:
+                continue
+            final.index_add_(0, token, expert(x[token]) * weights[token, slot, None])
+        return final
+
+
+class Layers(nn.Module):
+    """Two blocks that run the same loop."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.first, self.second = Hit(), Hit()
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.second(x + self.first(x))
+
+
+@pytest.mark.parametrize(("form", "blocks"), [(Chained, 1), (Layers, 2)])
+def test_turns_of_more_than_one_call(form: type[nn.Module], blocks: int) -> None:
+    report = report_after(made(form), (1, 7), (1, 1))
+    assert report.count("moe") == report.count("moe", None) == blocks * 2
+    assert report.stats["graph breaks"] == 0
