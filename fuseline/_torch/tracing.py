@@ -62,7 +62,8 @@ def _transforms_left() -> Generator[None]:
         yield
     finally:
         # Not pop_dynamic_layer_stack_and_undo_to_depth: up to torch 2.11 it leaves one too many.
-        for entered in reversed((functorch.get_interpreter_stack() or [])[depth:]):
+        stack = cast("list[Any]", functorch.get_interpreter_stack() or [])
+        for entered in reversed(stack[depth:]):
             getattr(functorch, _LEAVE[entered.key().name])()
 
 

@@ -19,7 +19,7 @@ IDLE = [
     "if rows.numel() == 0:\n    continue\ny[rows] += self.experts[e](x[rows])",
     "if rows.shape[0] > 0:\n    out = self.experts[e](x[rows])\n    y[rows] += out",
     "if len(rows) != 0:\n    y[rows] += self.experts[e](x[rows])",
-    "n = int(e.item())\nif n > 2 or self.w is None:\n    o = x[rows]\nelse:\n    o = 1\ny[rows] += o",
+    "n = int(e.item())\nif n > 2 or not self.w:\n    o = x[rows]\nelse:\n    o = 1\ny[rows] += o",
     "n = e.item()\nif n == self.count:\n    continue\ny[rows] += x[rows] * n",
     "with torch.no_grad():\n    more = x[rows]\ny.index_add_(0, rows, more)",
     "n = e[0]\ny.index_add_(0, rows, self.act(x[rows] @ self.w[n]))",
