@@ -45,7 +45,8 @@ class ExpertsKernel(KernelTemplate, template="cpp/experts.cpp.jinja"):
 
     The pairs of a token and one of its ``top`` experts are sorted by expert, by every worker for
     itself. All tokens of an expert are multiplied together, ``token_block`` at a time. The shared
-    branch is one more expert that every token goes to. Indices outside of the experts are a fault,
+    branch is one more expert that every token goes to; ``identities`` more pass x on as it is.
+    Indices outside of the experts and those are a fault,
     and nothing is computed. Results do not depend on the number of workers, nor on how many columns
     of y are computed at once.
 
@@ -66,6 +67,7 @@ class ExpertsKernel(KernelTemplate, template="cpp/experts.cpp.jinja"):
 
     Attributes:
         experts: how many there are.
+        identities: how many numbers behind theirs stand for x itself.
         top: experts of a token.
         hidden, inner, out: widths of x, of an expert, and of y.
         dtype: of x, the matrices and the biases; what products round to.
@@ -92,6 +94,7 @@ class ExpertsKernel(KernelTemplate, template="cpp/experts.cpp.jinja"):
     out_dtype: str
     body: Element
     up_strides: Strides
+    identities: int = 0
     gated: bool = True
     interleaved: bool = False
     up_transposed: bool = False
@@ -201,7 +204,8 @@ class ExpertsKernel(KernelTemplate, template="cpp/experts.cpp.jinja"):
         """What the kernel does, for the head of its source."""
         form = "gated, " * self.gated + "interleaved, " * self.interleaved
         form += "up [K, N], " * self.up_transposed + "down [K, N], " * self.down_transposed
-        size = f"{self.top} of {self.experts}, {self.hidden} to {self.inner} to {self.out}"
+        many = f"{self.experts}" + f" and {self.identities} times x" * bool(self.identities)
+        size = f"{self.top} of {many}, {self.hidden} to {self.inner} to {self.out}"
         shared = f", shared {self.shared_inner}" if self.shared else ""
         return f"experts: {size}{shared}, {form}{self.dtype}, y {self.out_dtype}"
 
@@ -217,7 +221,7 @@ class ExpertsKernel(KernelTemplate, template="cpp/experts.cpp.jinja"):
         waiting = dim(waiting + tokens) if self.shared else waiting
         floats = self.hidden + self.panel_floats + self.wait_floats + self.sum_floats
         floats += self.packed_floats + waiting * min(columns, self.out)
-        own = 4 * (2 * self.experts + 4 + pairs + floats) + 2 * 64
+        own = 4 * (2 * (self.experts + self.identities) + 4 + pairs + floats) + 2 * 64
         return dim(rows + workers * own)
 
 

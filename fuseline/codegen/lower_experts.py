@@ -93,6 +93,7 @@ def _fields(op: Experts) -> dict[str, Any]:
     strides = _up_strides(op, hidden, inner)
     return {
         "experts": op.experts,
+        "identities": op.identities,
         "top": _known(op.indices.shape[-1])[0],
         "hidden": hidden,
         "inner": inner,

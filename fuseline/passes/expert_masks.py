@@ -39,10 +39,10 @@ PICKING = (AtenCall, IndexPut)
 
 @dataclass(frozen=True)
 class Expert:
-    """One expert of the loop, understood."""
+    """One expert of the loop, understood; without ``mlp`` one that passes its rows on."""
 
     x: Value
-    mlp: Mlp
+    mlp: Mlp | None
     weighed: Weighed
     weigh: Weigh
     inside: frozenset[Op]
@@ -165,6 +165,8 @@ def _expert(link: Link, tokens: Tokens) -> Expert:
     if isinstance(rows.owner, Cast) and rows.owner.x.dtype.is_float:
         inside.add(rows.owner)
         rows = rows.owner.x
+    if (passing := _passing_on(rows, link, tokens, inside)) is not None:
+        return passing
     down, weighed = _weighed_output(rows, link, tokens, inside)
     if down is None:
         down = _product(rows)
@@ -189,6 +191,22 @@ def _expert(link: Link, tokens: Tokens) -> Expert:
         )
     inside |= {*body.inside, down.op, *(up.op for up in ups)}
     return Expert(x, Mlp(tuple(ups), down, body), weighed, weigh, frozenset(inside))
+
+
+def _passing_on(rows: Value, link: Link, tokens: Tokens, inside: set[Op]) -> Expert | None:
+    """The expert that rows are of, where these are picked rows of x times their weights."""
+    owner = rows.owner
+    if not isinstance(owner, Mul):
+        return None
+    for weight, given in ((owner.lhs, owner.rhs), (owner.rhs, owner.lhs)):
+        wide = given.owner if isinstance(given.owner, Cast) else None
+        source = given if wide is None else wide.x
+        x, weighed = tokens.rows(source, link), tokens.weights(weight, link)
+        alike = owner.y.dtype is promote([weight.tensor, source.tensor])
+        if x is not None and weighed is not None and alike:
+            inside.update([owner] if wide is None else [owner, wide])
+            return Expert(x, None, weighed, "output", frozenset(inside))
+    return None
 
 
 def _weighed_output(
@@ -258,10 +276,15 @@ def _product_of(op: Op) -> Product | None:
 def _check_alike(experts: Sequence[Expert]) -> None:
     """All experts must do the same to the same x."""
     first = experts[0]
+    if first.mlp is None:
+        raise Refused("expert 0 has no products")
     for number, expert in enumerate(experts):
         if expert.x is not first.x:
             raise Refused(f"expert {number} reads another x")
-        check_alike(number, expert.mlp, first.mlp)
+        if expert.mlp is not None:
+            if number and experts[number - 1].mlp is None:
+                raise Refused(f"expert {number} has products, and the one before it has none")
+            check_alike(number, expert.mlp, first.mlp)
         if plain(expert.weighed.values) is not plain(first.weighed.values):
             raise Refused(f"expert {number} is weighed by other weights than the first")
         if (expert.weigh, expert.weighed.casts) != (first.weigh, first.weighed.casts):
@@ -272,10 +295,11 @@ def _check_alike(experts: Sequence[Expert]) -> None:
 
 
 def _op(func: Func, experts: Sequence[Expert], tokens: Tokens, end: Value) -> Experts:
-    first, count, mlps = experts[0], tokens.count, [e.mlp for e in experts]
-    ups = [[mlp.ups[j] for mlp in mlps] for j in range(len(first.mlp.ups))]
+    first, count = experts[0], tokens.count
+    mlps = [e.mlp for e in experts if e.mlp is not None]
+    ups = [[mlp.ups[j] for mlp in mlps] for j in range(len(mlps[0].ups))]
     downs = [mlp.down for mlp in mlps]
-    body, turned, down_turned = first.mlp.body, ups[0][0].transposed, downs[0].transposed
+    body, turned, down_turned = mlps[0].body, ups[0][0].transposed, downs[0].transposed
     packed = [_oriented(column, turned) for column in ups]
     packed.append(_packed([down.weight for down in downs]))
     if any(weight is None for weight in packed):
@@ -285,7 +309,7 @@ def _op(func: Func, experts: Sequence[Expert], tokens: Tokens, end: Value) -> Ex
     else:
         *up, last = (weight for weight in packed if weight is not None)
         up, down = tuple(up), (last,)
-    depth = first.mlp.ups[0].x.shape[-1]
+    depth = mlps[0].ups[0].x.shape[-1]
     grid = (count, tokens.k)
     indices = reshaped(tokens.indices, grid)
     return Experts(
@@ -296,7 +320,8 @@ def _op(func: Func, experts: Sequence[Expert], tokens: Tokens, end: Value) -> Ex
         down,
         _biases(ups),
         _biases([downs]),
-        experts=len(experts),
+        experts=len(mlps),
+        identities=len(experts) - len(mlps),
         body=body.func,
         gated=body.gated,
         interleaved=body.interleaved,
@@ -317,17 +342,20 @@ def _oriented(products: Sequence[Product], transposed: bool) -> Value | None:
 
 
 def _packed(parts: Sequence[Value]) -> Value | None:
-    """The value whose parts along the first axis these are, in their order, and all of them."""
+    """The value whose first parts along the first axis these are, in their order."""
     sources: list[Value] = []
     for number, part in enumerate(parts):
         match unshaped(part).owner:
             case Slice(x, axis=0, start=start, stop=stop, step=1) if x.shape[1:] == part.shape:
-                if (start, stop) != (number, number + 1) or not same(x.shape[0], len(parts)):
+                if (start, stop) != (number, number + 1):
                     return None
                 sources.append(x)
             case _:
                 return None
-    return sources[0] if all(s is sources[0] for s in sources) else None
+    if any(source is not sources[0] for source in sources):
+        return None
+    whole = same(sources[0].shape[0], len(parts))
+    return sources[0] if whole else Slice(sources[0], axis=0, start=0, stop=len(parts)).y
 
 
 def _biases(columns: Sequence[Sequence[Product]]) -> Value | None:

@@ -72,6 +72,7 @@ class Mixture:
     """
 
     experts: int = 5
+    identities: int = 0
     top: int = 2
     hidden: int = 40
     inner: int = 24
@@ -115,6 +116,7 @@ class Mixture:
             "up_bias": arg(kind, self.experts, sides * self.inner) if self.bias else None,
             "down_bias": arg(kind, self.experts, self.out) if self.bias else None,
             "experts": self.experts,
+            "identities": self.identities,
             "body": self.body(kind, self.inner),
             "gated": self.gated,
             "interleaved": self.interleaved,
@@ -157,7 +159,7 @@ class Mixture:
         for i, value in enumerate(func.args):
             shape = [int(d) for d in value.shape if isinstance(d, int)]
             if i == 1:
-                picks = torch.rand(tokens, self.experts, generator=g).argsort(-1)
+                picks = torch.rand(tokens, self.experts + self.identities, generator=g).argsort(-1)
                 found.append(picks[:, : self.top].contiguous())
                 continue
             t = torch.randn(shape, generator=g)

@@ -56,6 +56,9 @@ FORMS: list[Any] = [
     pytest.param({"bias": True, "round_bias": False}, id="bias"),
     pytest.param({"weigh": "input", "combine": "experts"}, id="weighed input"),
     pytest.param({"combine": "in_turn", "out": 600, "shared": 16}, id="in turn"),
+    pytest.param({"identities": 3, "top": 5, "combine": "in_turn"}, id="x itself"),
+    pytest.param({"identities": 2, "top": 4, "shared": 9, "weigh": "input"}, id="x weighed"),
+    pytest.param({"identities": 4, "experts": 1, "combine": "experts"}, id="x mostly"),
     pytest.param({"result": "f32", "route": "f32"}, id="f32 result"),
     pytest.param({"shared": 17, "shared_gate": "same", "factor": 0.5}, id="shared gate"),
     pytest.param({"shared": 17, "shared_gate": "f32"}, id="shared gate in float32"),
@@ -142,9 +145,9 @@ def test_an_expert_may_come_twice_for_a_token() -> None:
         torch.testing.assert_close(mixture.run(4, arguments), want, atol=1e-5, rtol=1.3e-6)
 
 
-@pytest.mark.parametrize("index", [-1, 5, 1 << 40])
-def test_indices_outside_of_the_experts_are_a_fault(index: int) -> None:
-    mixture = Mixture()
+@pytest.mark.parametrize(("identities", "index"), [(0, -1), (0, 5), (0, 1 << 40), (2, 7)])
+def test_indices_outside_of_the_experts_are_a_fault(identities: int, index: int) -> None:
+    mixture = Mixture(identities=identities)
     func, _, _ = mixture.op(3)
     arguments: list[Tensor] = mixture.arguments(func, 3)
     arguments[1][2, 1] = index

@@ -128,10 +128,35 @@ class HitList(Block):
         return final
 
 
+class PassingOn(Block):
+    """longcat_flash: numbers behind those of the experts stand for x itself."""
+
+    some = 3
+
+    def combine(self, x: Tensor, weights: Tensor, selected: Tensor) -> Tensor:
+        final = torch.zeros_like(x)
+        mask = F.one_hot(selected, num_classes=COUNT).permute(2, 1, 0)
+        hit = hits(mask)
+        for number in hit:
+            e = int(number.item())
+            slot, token = torch.where(mask[e].squeeze(0))
+            if token.numel() == 0:
+                continue
+            rows = x[token]
+            if e >= self.some:
+                out = rows
+            else:
+                gate, up = F.linear(rows, self.w1[e]).chunk(2, dim=-1)
+                out = F.linear(F.silu(gate) * up, self.w2[e])
+            out = out * weights[token, slot, None]
+            final.index_add_(0, token, out.to(x.dtype))
+        return final
+
+
 @pytest.mark.parametrize(
     "dtype", [torch.float32, pytest.param(torch.bfloat16, marks=pytest.mark.slow)]
 )
-@pytest.mark.parametrize("form", [Skipping, Asking, Hit, HitItem, HitNumber, HitList])
+@pytest.mark.parametrize("form", [Skipping, Asking, Hit, HitItem, HitNumber, HitList, PassingOn])
 def test_forms(form: type[Block], dtype: torch.dtype) -> None:
     """One site, no break; experts without tokens, one token, and no token at all included."""
     model = made(form, dtype)

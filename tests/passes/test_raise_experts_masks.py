@@ -143,6 +143,25 @@ def test_weights_of_all_experts() -> None:
     assert_rewrites(RaiseExperts(), func(lines), func(after), exact=False)
 
 
+def passing_on(lines: list[str], e: int) -> list[str]:
+    """The loop, with an expert that gives back the rows it gets."""
+    kept = [line for line in lines if line not in product(e)[1:]]
+    return [line.replace(f"%ow{e} = mul %o{e},", f"%ow{e} = mul %r{e},") for line in kept]
+
+
+def test_experts_that_pass_their_rows_on() -> None:
+    """As LongCat-Flash has them: the numbers behind those of the experts."""
+    after = [AFTER[0], AFTER[1].replace(", %g2, %u2", "").replace(", %d2", "")]
+    after[1] = after[1].replace("experts = 3,", "experts = 2, identities = 1,")
+    assert_rewrites(RaiseExperts(), func(passing_on(loop(), 2)), func(after), exact=False)
+
+
+def test_no_experts_behind_those_that_pass_their_rows_on() -> None:
+    reason = "expert 2 has products, and the one before it has none"
+    miss(passing_on(loop(), 1), reason)
+    miss(passing_on(passing_on(passing_on(loop(), 2), 1), 0), "expert 0 has no products")
+
+
 def miss(lines: list[str], reason: str | None, result: str = "%t3") -> None:
     """The lines stay as they are, for a reason."""
     assert_no_rewrite(RaiseExperts(), func(lines, result=result), reason)

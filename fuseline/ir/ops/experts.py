@@ -184,6 +184,7 @@ def experts_reference(
     down_bias: Tensor | None,
     *,
     experts: int,
+    identities: int,
     body: Body,
     gated: bool,
     interleaved: bool,
@@ -201,19 +202,23 @@ def experts_reference(
     kind = torch.promote_types(x.dtype, weights.dtype)
     rows = torch.zeros(*indices.shape, width, dtype=kind)
     total = torch.zeros(x.shape[0], width, dtype=dtype.torch)
-    for e in range(experts):
+
+    def through(e: int, given: Tensor) -> Tensor:
+        bias = None if up_bias is None else up_bias[e]
+        matrix = torch.cat(ups[e], 1 if transposed else 0)
+        hidden = _product(given, matrix, bias, transposed=transposed, round_bias=round_bias)
+        (inner,) = body(_sides(hidden, gated=gated, interleaved=interleaved))
+        bias = None if down_bias is None else down_bias[e]
+        return _product(inner, downs[e][0], bias, transposed=turned, round_bias=round_bias)
+
+    for e in range(experts + identities):
         token, slot = torch.where(indices == e)
         if not token.numel():
             continue
         given, weight = x[token], weights[token, slot, None]
         if weigh == "input":
             given = (given * weight).to(x.dtype)
-        bias = None if up_bias is None else up_bias[e]
-        matrix = torch.cat(ups[e], 1 if transposed else 0)
-        hidden = _product(given, matrix, bias, transposed=transposed, round_bias=round_bias)
-        (inner,) = body(_sides(hidden, gated=gated, interleaved=interleaved))
-        bias = None if down_bias is None else down_bias[e]
-        out = _product(inner, downs[e][0], bias, transposed=turned, round_bias=round_bias)
+        out = through(e, given) if e < experts else given
         out = out * weight if weigh == "output" else out
         if combine == "in_turn":
             total.index_add_(0, token, out.to(total.dtype))
@@ -250,7 +255,10 @@ class Experts(Op, name="experts", traits={Trait.PURE}):
     ``weigh``: the weight multiplies the expert's output, or its input; the product has the promoted
     type of both. ``combine``: the K products of a token are added in float32 in the order of its
     ``slots``, or of its ``experts`` (lowest first), and rounded to ``dtype`` once; ``in_turn``:
-    added expert by expert to zeros of ``dtype``, rounded each time. Indices lie in ``0 .. E``.
+    added expert by expert to zeros of ``dtype``, rounded each time.
+
+    Indices lie in ``0 .. E + identities``: those behind the E experts pass x on as it is, weighed
+    and added as the others are, and cost no product (LongCat-Flash, arXiv:2509.01322).
     """
 
     x: Value = operand()
@@ -261,6 +269,7 @@ class Experts(Op, name="experts", traits={Trait.PURE}):
     up_bias: Value | None = optional_operand()
     down_bias: Value | None = optional_operand()
     experts: int = attribute()
+    identities: int = attribute(default=0)
     body: Func = attribute()
     gated: bool = attribute(default=True)
     interleaved: bool = attribute(default=False)
@@ -283,6 +292,8 @@ class Experts(Op, name="experts", traits={Trait.PURE}):
         if _width(self.up, self.transposed)[1] != x.shape[-1]:
             raise OpError(self, f"up {self.up[0].type} does not fit x {x}")
         width = _width(self.down, self.is_down_transposed)[0]
+        if self.identities and width != x.shape[-1]:
+            raise OpError(self, f"x {x} passed on, beside experts that give {width} columns")
         return TensorType(self.dtype, (x.shape[0], width))
 
     @property
