@@ -9,8 +9,10 @@ from fuseline._torch.native import dlpack_exchange, sgemm_address, thread_limits
 from fuseline._torch.nodes import (
     is_functorch,
     is_grad_mode,
+    may_write,
     name_of_target,
     source_name,
+    torch_name,
     turns_gradients_off,
 )
 from fuseline._torch.operators import (
@@ -44,13 +46,12 @@ from fuseline._torch.tracing import (
     optimize,
     traced_frame,
 )
-from fuseline._torch.turns import Lines, Turns
+from fuseline._torch.turns import Lines, Run, Turns, traced_turns
 from fuseline._torch.watch import (
     Break,
     CompileWatch,
     break_at_sizes_of_data,
     may_break_at_sizes_of_data,
-    traced_turns,
 )
 
 __all__ = [
@@ -73,6 +74,8 @@ __all__ = [
     "below_autograd",
     "dispatching",
     "name_of_target",
+    "torch_name",
+    "may_write",
     "is_functorch",
     "is_grad_mode",
     "turns_gradients_off",
@@ -88,6 +91,7 @@ __all__ = [
     "may_break_at_sizes_of_data",
     "break_at_sizes_of_data",
     "Lines",
+    "Run",
     "Turns",
     "traced_turns",
     "storage_of",

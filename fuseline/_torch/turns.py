@@ -7,17 +7,20 @@
             continue
 
 How often such a loop turns depends on data, and Dynamo refuses it. Where a judge says that a turn
-without tokens does nothing, all turns are traced, each as if it had some. Two things no judge can
-read from a loop's source, and they are kept here: what the calls in a turn change outside of it,
-and the sizes for which "are there any?" was answered.
+without tokens does nothing, all turns are traced, each as if it had some. What was assumed is noted
+with the graph: the backend that is handed it must find all of that there (`traced_turns`).
+
+What is called in a turn is Dynamo's to see, and noted too: that code which may do more than compute
+is run, that something is changed which was there before the turn, that an exception leaves it.
 """
 
 from __future__ import annotations
 
 import importlib
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from functools import lru_cache
+from types import CodeType
 from typing import Any, NamedTuple, Protocol, TypeAlias, cast
 
 import sympy
@@ -26,6 +29,7 @@ from torch import fx
 
 from fuseline._torch.symbolic import is_unbacked
 
+_NOTED = "fuseline_turns"
 _SAMPLES = (1, 2, 1 << 40)
 """A comparison of a size with a number that answers alike for these, and not for 0, asks for 0."""
 
@@ -41,115 +45,149 @@ class Lines(NamedTuple):
 class Judge(Protocol):
     """Who says of which loops all turns may be traced."""
 
-    def turns(self, node: fx.Node, file: str, line: int) -> tuple[Lines, int] | None:
-        """The loop at a line over the experts that a node holds, and how many there can be."""
+    def turns(self, node: fx.Node, code: CodeType, line: int) -> tuple[Lines, fx.Node, int] | None:
+        """The loop at a line over the experts that a node holds, with the mask that says which are
+        hit, and how many there can be.
+        """
         ...
 
-    def asked(self, file: str, line: int) -> Lines | None:
+    def asked(self, code: CodeType, line: int) -> Lines | None:
         """The loop, a turn of which asks at a line whether it has rows, and else does nothing."""
         ...
+
+    def only_computes(self, code: CodeType) -> bool:
+        """Whether a function does nothing but compute what it returns, for all that it shows."""
+        ...
+
+
+@dataclass(frozen=True)
+class Run:
+    """A loop that was traced with a turn for each of ``count`` experts, whatever ``mask`` holds.
+
+    ``after`` is the last node of the graph before it.
+    """
+
+    loop: Lines
+    mask: fx.Node
+    count: int
+    after: fx.Node
+
+
+@dataclass(frozen=True)
+class Assumed:
+    """A size that a turn of a loop asked for, and that is taken not to be 0."""
+
+    loop: Lines
+    env: Any
+    size: sympy.Symbol
 
 
 @dataclass
 class Turns:
-    """What has been traced of such loops in one compilation.
+    """What was assumed of loops while a graph was traced, and what speaks against it."""
 
-    Attributes:
-        judge: who was asked.
-        loops: those that are traced with all turns.
-        assumed: sizes that are taken not to be 0, each with its shape environment and loop.
-        changed: what a turn changed that was there before it.
-    """
-
-    judge: Judge
+    runs: list[Run] = field(default_factory=list[Run])
+    assumed: list[Assumed] = field(default_factory=list[Assumed])
     loops: dict[Lines, None] = field(default_factory=dict[Lines, None])
-    assumed: list[tuple[Lines, Any, sympy.Symbol]] = field(
-        default_factory=list[tuple[Lines, Any, sympy.Symbol]]
-    )
-    changed: str = ""
-
-    def begin(self, loop: Lines) -> None:
-        """A turn begins, or goes on behind its question: what was made until now is older."""
-        self.loops[loop] = None
-        _made.turn += 1
+    against: str = ""
 
 
-class _Made:
-    """A number for the turn in which Dynamo makes a value."""
-
-    turn = 0
+JudgeOf: TypeAlias = Callable[[Any], "Judge | None"]
 
 
-_made = _Made()
+def traced_turns() -> Turns:
+    """What was assumed of the graph that a backend is handed."""
+    tx = _innermost()
+    return Turns() if tx is None else _noted(tx.output) or Turns()
 
-Now: TypeAlias = Callable[[], Turns | None]
 
-
-def trace_all_turns(now: Now) -> bool:
-    """Have Dynamo do so while ``now`` gives where to note it; False where torch has other insides
-    than expected, and nothing is changed.
+def trace_all_turns(judge_of: JudgeOf) -> bool:
+    """Have Dynamo do so, for graphs that have a judge; False where torch has other insides than
+    expected, and nothing is changed.
     """
-    return _install(now)
+    return _install(judge_of)
 
 
 @lru_cache(maxsize=1)
-def _install(now: Now) -> bool:
+def _install(judge_of: JudgeOf) -> bool:
     try:
         tensors = cast("Any", importlib.import_module("torch._dynamo.variables.tensor"))
-        base = cast("Any", importlib.import_module("torch._dynamo.variables.base"))
+        tracing = cast("Any", importlib.import_module("torch._dynamo.symbolic_convert"))
         effects = cast("Any", importlib.import_module("torch._dynamo.side_effects")).SideEffects
         variable, sizes = tensors.TensorVariable, tensors.SymNodeVariable
         unpack, tolist = variable.unpack_var_sequence, variable.method_tolist
         evaluate, check = sizes.evaluate_expr, effects.check_allowed_side_effect
-        make = base.MutationType.__init__
+        inliner, base = tracing.InliningInstructionTranslator, tracing.InstructionTranslatorBase
+        inline, handle = inliner.inline_call.__func__, base.exception_handler
         _number_type()
         _row_type()
-        _translator()
     except (ImportError, AttributeError):
         return False
 
     def unpack_all(self: Any, tx: Any, *args: Any, **kwargs: Any) -> Any:
-        found = None if args or kwargs else _numbers(self, tx, now())
+        found = None if args or kwargs else _numbers(self, tx, judge_of)
         return unpack(self, tx, *args, **kwargs) if found is None else found
 
     def list_all(self: Any, tx: Any) -> Any:
-        found = _numbers(self, tx, now())
+        found = _numbers(self, tx, judge_of)
         return tolist(self, tx) if found is None else _row_type().of(found)
 
     def evaluate_or_answer(self: Any, *args: Any, **kwargs: Any) -> Any:
-        answer = _answer(self.sym_num, now())
+        answer = _answer(self.sym_num, judge_of)
         return evaluate(self, *args, **kwargs) if answer is None else answer
 
     def check_and_note(self: Any, item: Any) -> Any:
-        _note_change(item, now())
+        if not _is_head(item, tx := _innermost()):
+            _note(tx, f"a {type(item).__name__} is changed")
         return check(self, item)
 
-    def make_in_turn(self: Any, *args: Any, **kwargs: Any) -> None:
-        make(self, *args, **kwargs)
-        self.fuseline_turn = _made.turn
+    def inline_and_note(cls: Any, tx: Any, func: Any, args: Any, named: Any, **more: Any) -> Any:
+        _note_call(tx, func, [*args, *named.values()], judge_of)
+        return inline(cls, tx, func, args, named, **more)
+
+    def handle_and_note(self: Any, *args: Any) -> Any:
+        _note(self, "an exception is raised")
+        return handle(self, *args)
 
     variable.unpack_var_sequence, variable.method_tolist = unpack_all, list_all
     sizes.evaluate_expr, effects.check_allowed_side_effect = evaluate_or_answer, check_and_note
-    base.MutationType.__init__ = make_in_turn
+    inliner.inline_call, base.exception_handler = classmethod(inline_and_note), handle_and_note
     return True
+
+
+def _noted(output: Any) -> Turns | None:
+    """What was assumed of a graph so far; Dynamo begins another when it traces anew."""
+    return cast("Turns | None", getattr(output, _NOTED, None))
+
+
+def _turns_of(output: Any) -> Turns:
+    turns = _noted(output) or Turns()
+    setattr(output, _NOTED, turns)
+    return turns
+
+
+def _is_whole(output: Any) -> bool:
+    """Whether what is traced goes into the graph itself, not into a part that an op has."""
+    return output.current_tracer.parent is None
 
 
 # -- the numbers of the experts ---------------------------------------------------------------
 
 
-def _numbers(variable: Any, tx: Any, turns: Turns | None) -> list[Any] | None:
+def _numbers(variable: Any, tx: Any, judge_of: JudgeOf) -> list[Any] | None:
     """The number of each expert, as Dynamo's constants, in place of a tensor of those hit."""
-    if turns is None:
-        return None
+    judge = judge_of(tx.output)
     node = variable.as_proxy().node
     value = node.meta.get("example_value")
-    if not isinstance(value, torch.Tensor) or value.dim() not in (1, 2):
+    if judge is None or not isinstance(value, torch.Tensor) or value.dim() not in (1, 2):
         return None
-    found = turns.judge.turns(node, *_place(tx))
+    found = judge.turns(node, tx.f_code, int(tx.lineno or 0)) if _is_whole(tx.output) else None
     if found is None:
         return None
-    loop, count = found
-    turns.begin(loop)
+    loop, mask, count = found
+    turns = _turns_of(tx.output)
+    turns.loops[loop] = None
+    turns.runs.append(Run(loop, mask, count, next(iter(reversed(tx.output.graph.nodes)))))
     numbers = [_number_type()(e) for e in range(count)]
     return numbers if value.dim() == 1 else [_row_type().of([e]) for e in numbers]
 
@@ -171,6 +209,10 @@ def _number_type() -> Any:
                 return constants.ConstantVariable.create(self.value)
             return super().call_method(tx, name, args, kwargs)  # pyright: ignore[reportUnknownMemberType, reportUnknownVariableType]
 
+        def hash_impl(self, tx: Any) -> Any:
+            _note(tx, "a number in a tensor is a key")
+            return super().hash_impl(tx)  # pyright: ignore[reportUnknownMemberType, reportUnknownVariableType]
+
     return Number
 
 
@@ -188,7 +230,7 @@ def _row_type() -> Any:
 
         def call_method(self, tx: Any, name: str, args: Any, kwargs: Any) -> Any:
             if name == "item" and len(self.items) == 1:
-                return self.items[0]
+                return self.items[0].call_method(tx, name, args, kwargs)
             return super().call_method(tx, name, args, kwargs)  # pyright: ignore[reportUnknownMemberType, reportUnknownVariableType]
 
     return Row
@@ -197,18 +239,23 @@ def _row_type() -> Any:
 # -- whether there are rows -------------------------------------------------------------------
 
 
-def _answer(value: Any, turns: Turns | None) -> bool | None:
+def _answer(value: Any, judge_of: JudgeOf) -> bool | None:
     """What a question for rows gives where there are some; None for any other question."""
-    if turns is None or not isinstance(value, torch.SymBool):
+    if not isinstance(value, torch.SymBool):
         return None
-    node = cast("Any", value).node
+    node, tx = cast("Any", value).node, _innermost()
     size = _compared_with_zero(node.expr)
-    place = None if size is None else _innermost()
-    loop = None if place is None else turns.judge.asked(*_place(place))
-    if size is None or loop is None:
+    if tx is None or size is None or not _is_whole(tx.output):
         return None
-    turns.begin(loop)
-    turns.assumed.append((loop, node.shape_env, size))
+    judge = judge_of(tx.output)
+    if judge is None:
+        return None
+    loop = judge.asked(tx.f_code, int(tx.lineno or 0))
+    if loop is None:
+        return None
+    turns = _turns_of(tx.output)
+    turns.loops[loop] = None
+    turns.assumed.append(Assumed(loop, node.shape_env, size))
     return bool(node.expr.subs(size, _SAMPLES[0]))
 
 
@@ -226,48 +273,55 @@ def _compared_with_zero(expr: Any) -> sympy.Symbol | None:
     return sizes[0] if answers == {not bool(expr.subs(sizes[0], 0))} else None
 
 
-# -- what turns change ------------------------------------------------------------------------
+# -- what else a turn does --------------------------------------------------------------------
 
 
-def _note_change(item: Any, turns: Turns | None) -> None:
-    """Note that something is changed in a turn which was not made in it."""
-    if turns is None or not turns.loops or turns.changed:
+def _note(tx: Any, what: str) -> None:
+    """Note against what was assumed that something is done in a turn, if it is."""
+    turns = None if tx is None else _noted(tx.output)
+    if turns is None or turns.against:
         return
-    made = getattr(getattr(item, "mutation_type", None), "fuseline_turn", -1)
-    if made == _made.turn and not _is_of_before(item):
+    line = next((t.lineno for t in _callers(tx) if _is_in_turn(t, turns)), None)
+    if line is not None:
+        turns.against = f"in a turn of a loop, at line {line}, {what}"
+
+
+def _note_call(tx: Any, func: Any, args: list[Any], judge_of: JudgeOf) -> None:
+    """Note a call of code that may do more than compute, or that is given a tensor's number."""
+    judge = judge_of(tx.output)
+    if judge is None:
         return
-    tx = _innermost()
+    code = func.get_code()
+    if any(isinstance(a, (_number_type(), _row_type())) for a in args):
+        _note(tx, f"{code.co_name} is given a number in a tensor")
+    elif not judge.only_computes(code):
+        _note(tx, f"{code.co_name} may do more than compute")
+
+
+def _is_head(item: Any, tx: Any) -> bool:
+    """Whether a value that is changed is what the loop of torch's own code runs over."""
+    return tx is not None and str(tx.f_code.co_filename).startswith(_MODULES) and not item.source
+
+
+_MODULES = f"{importlib.import_module('torch.nn').__path__[0]}/"
+
+
+def _callers(tx: Any) -> Iterator[Any]:
+    """A translator of a frame, and those of the frames that called it."""
     while tx is not None:
-        file, line = _place(tx)
-        if any(loop.file == file and loop.first <= line <= loop.last for loop in turns.loops):
-            turns.changed = f"a turn of the loop at line {line} changes {type(item).__name__}"
-            return
+        yield tx
         tx = getattr(tx, "parent", None)
 
 
-def _is_of_before(item: Any) -> bool:
-    """Whether a value of Dynamo's stands for one that was there before it began to trace."""
-    return bool(getattr(item.mutation_type, "scope", 0) == 0)
-
-
-# -- where Dynamo is --------------------------------------------------------------------------
-
-
-@lru_cache(maxsize=1)
-def _translator() -> Any:
-    return cast(
-        "Any", importlib.import_module("torch._dynamo.symbolic_convert")
-    ).InstructionTranslator
+def _is_in_turn(tx: Any, turns: Turns) -> bool:
+    file, line = str(tx.f_code.co_filename), int(tx.lineno or 0)
+    return any(loop.file == file and loop.first <= line <= loop.last for loop in turns.loops)
 
 
 def _innermost() -> Any:
     """The translator of the frame that is being traced; None where none is."""
+    tracing = cast("Any", importlib.import_module("torch._dynamo.symbolic_convert"))
     try:
-        return _translator().current_tx().output.current_tx
+        return tracing.InstructionTranslator.current_tx().output.current_tx
     except AttributeError:
         return None
-
-
-def _place(tx: Any) -> tuple[str, int]:
-    """The file and line that a translator is at."""
-    return str(tx.f_code.co_filename), int(tx.lineno or 0)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib
+import inspect
 import threading
 from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager, nullcontext
@@ -14,7 +15,7 @@ import torch
 
 from fuseline._torch import sizes_of_data
 from fuseline._torch.quiet import hurry
-from fuseline._torch.turns import Judge, Turns, trace_all_turns
+from fuseline._torch.turns import Judge, trace_all_turns
 
 _lib = cast("Any", torch)
 
@@ -62,12 +63,13 @@ class CompileWatch:
         on_breaks: Callable[[dict[str, int], Sequence[Break]], None],
         on_limit: Callable[[str], None],
         judge: Judge,
+        backend: object,
     ) -> None:
         self.on_start = on_start
         self.on_breaks = on_breaks
         self.on_limit = on_limit
         self.judge = judge
-        self.turns = Turns(judge)
+        self.backend = backend
         self.follows_sizes = True
         self._outer: list[CompileWatch | None] = []
         self._breaks: dict[str, int] = {}
@@ -91,8 +93,7 @@ class CompileWatch:
         wanted = dict(_SETTINGS)
         if self.follows_sizes and sizes_of_data.can_trace_again(_gave_up_sizes):
             wanted[sizes_of_data.SETTING] = True
-            self.turns = Turns(self.judge)
-            trace_all_turns(traced_turns)
+            trace_all_turns(_judge_of)
         settings = {n: v for n, v in wanted.items() if hasattr(config, n)}
         self._before = {name: getattr(config, name) for name in settings}
         for name, value in settings.items():
@@ -158,9 +159,16 @@ def may_break_at_sizes_of_data() -> bool:
     return bool(_open) and _open[-1].asked_for_sizes
 
 
-def traced_turns() -> Turns | None:
-    """Where to note which loops are traced with all turns; None where none may be."""
-    return _open[-1].turns if may_break_at_sizes_of_data() else None
+def _judge_of(output: Any) -> Judge | None:
+    """Who says of which loops all turns may be traced into a graph; None where of none.
+
+    A program may compile something else inside, by another backend: that looks at nothing.
+    """
+    if not may_break_at_sizes_of_data():
+        return None
+    asked = inspect.unwrap(output.compiler_fn)
+    backend = getattr(asked, "compiler_fn", asked)  # ``torch.compile`` has a wrapper of its own
+    return _open[-1].judge if backend is _open[-1].backend else None
 
 
 def _gave_up_sizes(error: Exception) -> bool:

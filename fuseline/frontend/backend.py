@@ -68,8 +68,7 @@ class Backend:
         name = self.name if not self.graphs else f"{self.name}_{self.graphs}"
         self.graphs += 1
         self.chooses |= chooses(module)
-        turns = _torch.traced_turns()
-        if turns is not None and (reason := unproven(module.graph, turns)):
+        if reason := unproven(module.graph, _torch.traced_turns()):
             return self._trace_again(name, reason)
         if not torch.is_grad_enabled() or not any(_wants_gradient(v) for v in inputs):
             return self._runnable(module, inputs, name)
@@ -253,4 +252,4 @@ def _first_line(reason: str) -> str:
 
 def watch(backend: Backend, on_start: Callable[[], None]) -> _torch.CompileWatch:
     """A context for calls of a program: what Dynamo compiles inside is accounted to its backend."""
-    return _torch.CompileWatch(on_start, backend.note_breaks, backend.note_limit, Judge())
+    return _torch.CompileWatch(on_start, backend.note_breaks, backend.note_limit, Judge(), backend)

@@ -18,45 +18,48 @@ turn calls changes nothing outside, for Dynamo (`_torch.turns`).
 from __future__ import annotations
 
 import ast
-import linecache
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from functools import lru_cache
+from types import CodeType
 
 from fuseline._torch import Lines
-from fuseline.frontend.expert_loops import Function, function_in
+from fuseline.frontend.expert_loops import Function
+from fuseline.frontend.plain_code import (
+    Other,
+    check_computes,
+    is_name_stored,
+    source_of_code,
+    unpacks,
+)
 
 _MODES = {"no_grad", "inference_mode"}
-_READS_ALL = {"locals", "vars", "eval", "exec", "globals", "dir"}
-_PLAIN_CALLS = {"int", "len"}
-_TOO_MUCH = (
-    ast.Lambda, ast.Await, ast.Yield, ast.YieldFrom, ast.NamedExpr, ast.ListComp, ast.SetComp,
-    ast.DictComp, ast.GeneratorExp, ast.Starred,
+_AROUND = (
+    ast.For, ast.While, ast.AsyncFor, ast.Try, ast.TryStar, ast.With, ast.AsyncWith, ast.Match,
 )  # fmt: skip
+_READS_ALL = {"locals", "vars", "eval", "exec", "globals", "dir"}
 
 
-class _Other(Exception):
-    """A loop that is not of this form."""
-
-
-def loop_over(file: str, line: int) -> Lines | None:
-    """The loop, in the head of which or for which a line turns a tensor into its numbers.
+def loop_over(code: CodeType, line: int) -> Lines | None:
+    """The loop, in the head of which or for which a line of a function turns a tensor into its
+    numbers.
 
     That is ``for e in hit``, where hit is a name or made by methods, or the one use of
     ``hit = found.tolist()``.
     """
-    found = [loop for loop in _idle_loops(_text(file), line) if line in loop.unpacked]
-    return Lines(file, *found[0].body) if len(found) == 1 else None
+    found = [loop for loop in _loops_of(code) if line in loop.unpacked]
+    return Lines(code.co_filename, *found[0].body) if len(found) == 1 else None
 
 
-def loop_asking(file: str, line: int) -> Lines | None:
+def loop_asking(code: CodeType, line: int) -> Lines | None:
     """The loop, a turn of which asks at a line whether it has rows, and else does nothing."""
-    found = [loop for loop in _idle_loops(_text(file), line) if line in loop.asked]
-    return Lines(file, *found[0].body) if len(found) == 1 else None
+    found = [loop for loop in _loops_of(code) if line in loop.asked]
+    return Lines(code.co_filename, *found[0].body) if len(found) == 1 else None
 
 
-def _text(file: str) -> str:
-    return "".join(linecache.getlines(file))
+def _loops_of(code: CodeType) -> tuple[_Idle, ...]:
+    function = source_of_code(code)
+    return () if function is None else _idle_loops(function)
 
 
 @dataclass(frozen=True)
@@ -69,25 +72,25 @@ class _Idle:
 
 
 @lru_cache(maxsize=256)
-def _idle_loops(text: str, line: int) -> tuple[_Idle, ...]:
-    """The loops whose turns may be idle, in the function around a line of a file's text."""
-    function = function_in(text, line)
-    if function is None or isinstance(function, ast.Lambda):
-        return ()
+def _idle_loops(function: ast.FunctionDef) -> tuple[_Idle, ...]:
+    """The loops of a function whose turns may be idle."""
     nodes = list(ast.walk(function))
     if any(_reads_all(n) for n in nodes):
         return ()
     found: list[_Idle] = []
-    loops = [n for n in nodes if isinstance(n, ast.For | ast.While | ast.AsyncFor)]
-    for loop in loops:
-        inside = {n for around in loops if around is not loop for n in ast.walk(around)}
-        if not isinstance(loop, ast.For) or loop in inside:
+    blocks = [n for n in nodes if isinstance(n, _AROUND) and not _is_plain_with(n)]
+    for loop in (n for n in nodes if isinstance(n, ast.For)):
+        if any(loop in ast.walk(block) for block in blocks if block is not loop):
             continue
         try:
             found.append(_Turn(function, loop).idle())
-        except _Other:
+        except Other:
             continue
     return tuple(found)
+
+
+def _is_plain_with(node: ast.AST) -> bool:
+    return isinstance(node, ast.With) and all(map(_is_mode, node.items))
 
 
 def _reads_all(node: ast.AST) -> bool:
@@ -126,22 +129,22 @@ class _Known:
 
 
 class _Turn:
-    """One turn of a loop, statement by statement; raises `_Other` where it may not be idle."""
+    """One turn of a loop, statement by statement; raises `Other` where it may not be idle."""
 
-    def __init__(self, function: Function, loop: ast.For) -> None:
+    def __init__(self, function: ast.FunctionDef, loop: ast.For) -> None:
         self.function = function
         self.loop = loop
         self.inside = [n for statement in loop.body for n in ast.walk(statement)]
         self.effects = [n for n in self.inside if isinstance(n, ast.stmt) and _added_to(n)]
         self.sums = {name for e in self.effects if (name := _added_to(e)) is not None}
-        stored = (n for n in (*self.inside, *ast.walk(loop.target)) if _is_stored(n))
+        stored = (n for n in (*self.inside, *ast.walk(loop.target)) if is_name_stored(n))
         self.own = {n.id for n in stored if isinstance(n, ast.Name)} - self.sums
         self.asked: set[int] = set()
 
     def idle(self) -> _Idle:
         head, body = self.loop.iter.end_lineno or 0, self.loop.body
         if self.loop.orelse or body[0].lineno <= head or len(self.effects) != 1:
-            raise _Other
+            raise Other
         self._check_names()
         known = self._of_head()
         self._run(body, known)
@@ -153,14 +156,14 @@ class _Turn:
         inside, end = {*self.inside, *ast.walk(self.loop.target)}, self.loop.end_lineno or 0
         for node in ast.walk(self.function):
             if isinstance(node, ast.Global | ast.Nonlocal) and self.own & set(node.names):
-                raise _Other
+                raise Other
             within = node is not self.function and isinstance(node, Function | ast.ClassDef)
             if within and self.own & {n.id for n in ast.walk(node) if isinstance(n, ast.Name)}:
-                raise _Other
-            if not isinstance(node, ast.Name) or node.id not in self.own or _is_stored(node):
+                raise Other
+            if not isinstance(node, ast.Name) or node.id not in self.own or is_name_stored(node):
                 continue
             if node not in inside and node.lineno > end:
-                raise _Other
+                raise Other
 
     def _of_head(self) -> _Known:
         """What is known when a turn begins."""
@@ -168,7 +171,7 @@ class _Turn:
         parts = target.elts if isinstance(target, ast.Tuple) else [target]
         names = {p.id for p in parts if isinstance(p, ast.Name)}
         if len(names) != len(parts):
-            raise _Other
+            raise Other
         plain = isinstance(self.loop.iter, ast.Call) and isinstance(self.loop.iter.func, ast.Name)
         return _Known(set(names), set(names), set() if plain else set(names))
 
@@ -182,11 +185,17 @@ class _Turn:
 
     def _listed(self, head: ast.Name) -> Iterator[int]:
         """The lines of ``hit = found.tolist()``, where only the loop reads the list."""
-        uses = [n for n in ast.walk(self.function) if isinstance(n, ast.Name) and n.id == head.id]
-        made = [s for s in ast.walk(self.function) if isinstance(s, ast.Assign) and _lists(s)]
-        made = [s for s in made if s.targets[0] in uses]
-        if len(uses) == 2 and len(made) == 1:
-            yield from range(made[0].lineno, (made[0].end_lineno or 0) + 1)
+        nodes = list(ast.walk(self.function))
+        uses = [n for n in nodes if isinstance(n, ast.Name) and n.id == head.id]
+        shared = any(isinstance(n, ast.Global | ast.Nonlocal) and head.id in n.names for n in nodes)
+        made = [n for n in nodes if isinstance(n, ast.Assign) and _lists(n)]
+        made = [n for n in made if n.targets[0] in uses]
+        if len(uses) != 2 or len(made) != 1 or shared:
+            return
+        lines = range(made[0].lineno, (made[0].end_lineno or 0) + 1)
+        beside = (n for n in nodes if isinstance(n, ast.stmt) and not _holds(n, made[0]))
+        if not any(n.lineno in lines or (n.end_lineno or 0) in lines for n in beside):
+            yield from lines
 
     # -- statements ---------------------------------------------------------------------------
 
@@ -215,7 +224,7 @@ class _Turn:
                 self._check_effect(statement, known)
                 return known
             case _:
-                raise _Other
+                raise Other
 
     def _choice(self, statement: ast.If, known: _Known) -> _Known | None:
         asked = _asks_for_rows(statement.test, known.rows)
@@ -223,7 +232,7 @@ class _Turn:
             self.asked.add(statement.test.lineno)
             skips = [type(s) for s in statement.body] == [ast.Continue]
             if statement.orelse or (asked == "none" and not skips):
-                raise _Other
+                raise Other
             if asked == "some":
                 self._run(statement.body, known.copy())
             return known
@@ -239,15 +248,17 @@ class _Turn:
         self._check_read(test, known)
         for node in ast.walk(test):
             if isinstance(node, ast.Call) or (isinstance(node, ast.Name) and node.id in self.sums):
-                raise _Other
+                raise Other
             if isinstance(node, ast.Name) and node.id in self.own - known.numbers:
-                raise _Other
+                raise Other
 
     def _made(self, target: ast.expr, value: ast.expr, known: _Known) -> _Known:
         parts = target.elts if isinstance(target, ast.Tuple) else [target]
         names = {p.id for p in parts if isinstance(p, ast.Name)}
         if len(names) != len(parts) or names & self.sums:
-            raise _Other
+            raise Other
+        if isinstance(target, ast.Tuple) and not unpacks(value):
+            raise Other
         source = _number_of(value)
         after = known.copy()
         after.forget(names)
@@ -265,28 +276,19 @@ class _Turn:
         """``y.index_add_(0, rows, value)``: it is told where to add by the rows."""
         rows = _rows_of(effect)
         if rows is None or rows not in known.rows:
-            raise _Other
+            raise Other
         self._check_read(effect, known)
 
     def _check_read(self, node: ast.AST, known: _Known) -> None:
         """Nothing is read that an earlier turn made, or called that goes on by itself."""
+        check_computes(node, called=known.names - known.tensors)
         for n in ast.walk(node):
-            if isinstance(n, _TOO_MUCH):
-                raise _Other
-            if isinstance(n, ast.Name) and not _is_stored(n) and n.id in self.own - known.names:
-                raise _Other
-            called = n.func if isinstance(n, ast.Call) else None
-            plain = _PLAIN_CALLS | (known.names - known.tensors)
-            if isinstance(called, ast.Name) and called.id not in plain:
-                raise _Other
+            if isinstance(n, ast.Name) and not is_name_stored(n) and n.id in self.own - known.names:
+                raise Other
         _check_boxed(node, known.tensors)
 
 
 # -- forms ------------------------------------------------------------------------------------
-
-
-def _is_stored(node: ast.AST) -> bool:
-    return isinstance(node, ast.Name) and isinstance(node.ctx, ast.Store)
 
 
 def _check_boxed(node: ast.AST, tensors: set[str]) -> None:
@@ -295,7 +297,7 @@ def _check_boxed(node: ast.AST, tensors: set[str]) -> None:
     if source is not None and source.id in tensors and _is_plain(node):
         return
     if isinstance(node, ast.Name) and node.id in tensors:
-        raise _Other
+        raise Other
     children: Iterable[ast.AST] = ast.iter_child_nodes(node)
     if isinstance(node, ast.Subscript):
         number = _number_of(node.slice)
@@ -322,6 +324,10 @@ def _number_of(value: ast.AST) -> ast.Name | None:
 def _is_plain(value: ast.AST) -> bool:
     """Whether the number is one of Python's: behind ``int`` or ``item``."""
     return isinstance(value, ast.Call)
+
+
+def _holds(statement: ast.stmt, other: ast.stmt) -> bool:
+    return other in ast.walk(statement)
 
 
 def _is_made_by_methods(head: ast.expr) -> bool:
@@ -354,10 +360,9 @@ def _lists(statement: ast.Assign) -> bool:
     match statement:
         case ast.Assign(
             targets=[ast.Name()],
-            value=ast.Call(func=ast.Attribute(attr="tolist"), args=[], keywords=[]),
+            value=ast.Call(func=ast.Attribute(value=found, attr="tolist"), args=[], keywords=[]),
         ):
-            calls = (n for n in ast.walk(statement) if isinstance(n, ast.Attribute))
-            return sum(n.attr == "tolist" for n in calls) == 1
+            return _is_made_by_methods(found)
         case _:
             return False
 

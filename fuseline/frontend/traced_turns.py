@@ -8,65 +8,63 @@ the rows it finds there, and that rows which were taken to be some are those row
 
 from __future__ import annotations
 
-import inspect
-import operator
+from types import CodeType
 from typing import Any, cast
 
 from torch import Tensor, fx
-from torch._ops import HigherOrderOperator
 
 from fuseline import _torch
-from fuseline._torch import Lines, Turns
+from fuseline._torch import Lines, Run, Turns
 from fuseline.frontend.idle_turns import loop_asking, loop_over
 from fuseline.frontend.places import frames_of, value_of
-
-_MARK = "fuseline_turns"
-"""In the meta of what a loop is over: the loop, its mask, and how many turns were traced."""
+from fuseline.frontend.plain_code import only_computes
 
 _ROWS = {"where", "nonzero"}
 _SAME = {"squeeze", "view", "reshape", "flatten", "to", "bool", "long"}
-_IN_PLACE = {
-    getattr(operator, f"i{name}")
-    for name in ("add", "sub", "mul", "truediv", "floordiv", "mod", "pow", "matmul", "and", "or",
-                 "xor", "lshift", "rshift")
-}  # fmt: skip
 
 
 class Judge:
     """Says of which loops all turns may be traced, from their source and the graph before them."""
 
-    def turns(self, node: fx.Node, file: str, line: int) -> tuple[Lines, int] | None:
-        """The loop at a line over the experts that a node holds, and how many there can be."""
-        mask, loop = _mask_of(node), loop_over(file, line)
-        if mask is None or loop is None:
-            return None
-        count = _experts(mask)
-        node.meta[_MARK] = (loop, mask, count)
-        return loop, count
+    def turns(self, node: fx.Node, code: CodeType, line: int) -> tuple[Lines, fx.Node, int] | None:
+        """The loop at a line over the experts that a node holds, with the mask that says which are
+        hit, and how many there can be.
+        """
+        mask, loop = _mask_of(node), loop_over(code, line)
+        return None if mask is None or loop is None else (loop, mask, _experts(mask))
 
-    def asked(self, file: str, line: int) -> Lines | None:
+    def asked(self, code: CodeType, line: int) -> Lines | None:
         """The loop, a turn of which asks at a line whether it has rows, and else does nothing."""
-        return loop_asking(file, line)
+        return loop_asking(code, line)
+
+    def only_computes(self, code: CodeType) -> bool:
+        """Whether a function does nothing but compute what it returns, for all that it shows."""
+        return only_computes(code)
 
 
 def unproven(graph: fx.Graph, turns: Turns) -> str:
     """What keeps a graph from being the loops that were traced with all turns, if anything."""
-    if not turns.loops:
-        return ""
-    if turns.changed:
-        return turns.changed
+    if not turns.loops or turns.against:
+        return turns.against
     nodes = list(graph.nodes)
+    at = {node: number for number, node in enumerate(nodes)}
+    if any(run.after not in at or run.mask not in at for run in turns.runs):
+        return "a loop was traced in another graph"
     for loop in turns.loops:
         inside = [n for n in nodes if _is_in(n, loop)]
         rows = {n for n in inside if _finds_rows(n)}
         written = {r for n in inside if (r := _rows_written(n, rows)) is not None}
-        if any(_may_write(n) and _rows_written(n, rows) is None for n in inside):
-            return f"a turn of the loop at line {loop.first} writes to more than its rows"
-        if not _covers_masks(nodes, loop, rows, written):
+        if not all(_only_computes(n) or _rows_written(n, rows) is not None for n in inside):
+            return f"a turn of the loop at line {loop.first} may write to more than its rows"
+        runs = [run for run in turns.runs if run.loop == loop]
+        if runs and not _cover_masks(runs, at, rows, written):
             return f"the turns of the loop at line {loop.first} do not look at each expert"
-        assumed = ((env, size) for at, env, size in turns.assumed if at == loop)
-        if not all(any(_has_size(r, env, size) for r in written) for env, size in assumed):
+        assumed = [a for a in turns.assumed if a.loop == loop]
+        sizes = {a.env.replace(a.size) for a in assumed}
+        if assumed and sizes != {size for r in written for size in _sizes(r)}:
             return f"the loop at line {loop.first} asks for other rows than those it adds to"
+    if any(_is_written(run.mask, nodes) for run in turns.runs):
+        return "what says which experts are hit is written to"
     return ""
 
 
@@ -75,7 +73,7 @@ def unproven(graph: fx.Graph, turns: Turns) -> str:
 
 def _mask_of(node: fx.Node) -> fx.Node | None:
     """The mask ``[experts, ...]`` whose hit experts a node holds: those with anything in it."""
-    while (name := _name(node)) in ("flatten", "squeeze", "view", "reshape", "getitem"):
+    while (name := _torch.torch_name(node)) in ("flatten", "squeeze", "view", "reshape", "getitem"):
         inner = _argument(node, 0)
         if inner is None or not _keeps_all(node, name):
             return None
@@ -83,7 +81,7 @@ def _mask_of(node: fx.Node) -> fx.Node | None:
     if name not in ("nonzero", "argwhere"):
         return None
     hit = _argument(node, 0)
-    if hit is None or _name(hit) not in ("gt", "greater", "ne", "not_equal"):
+    if hit is None or _torch.torch_name(hit) not in ("gt", "greater", "ne", "not_equal"):
         return None
     total = _argument(hit, 0)
     if total is None or len(hit.args) != 2 or hit.args[1] != 0 or hit.kwargs:
@@ -117,16 +115,16 @@ def _is_sum_of_others(node: fx.Node, rank: int) -> bool:
     """Whether a node is the sum over all dims but the first."""
     dims = node.args[1] if len(node.args) > 1 else node.kwargs.get("dim")
     known = set(node.kwargs) <= {"dim"} and len(node.args) <= 2
-    if _name(node) != "sum" or not known or not isinstance(dims, (tuple, list)):
+    if _torch.torch_name(node) != "sum" or not known or not isinstance(dims, (tuple, list)):
         return False
     return sorted(cast("int", d) % rank for d in dims) == list(range(1, rank))
 
 
 def _indices(mask: fx.Node) -> fx.Node | None:
     """The choices, of which a mask ``[experts, ...]`` is one-hot; None where it is not."""
-    turn, rank = _name(mask), len(_shape(mask))
+    turn, rank = _torch.torch_name(mask), len(_shape(mask))
     inner = _argument(mask, 0)
-    if inner is None or _name(inner) != "one_hot":
+    if inner is None or _torch.torch_name(inner) != "one_hot":
         return None
     if turn == "permute":
         dims = mask.args[1] if len(mask.args) == 2 else mask.args[1:]
@@ -141,12 +139,12 @@ def _indices(mask: fx.Node) -> fx.Node | None:
 def _experts(mask: fx.Node) -> int:
     """How many classes of a one-hot mask can occur: those that the indices were chosen from."""
     classes, chosen = int(_shape(mask)[0]), _indices(mask)
-    while chosen is not None and _name(chosen) in _SAME:
+    while chosen is not None and _torch.torch_name(chosen) in _SAME:
         chosen = _argument(chosen, 0)
-    if chosen is None or _name(chosen) != "getitem" or chosen.args[1] != 1:
+    if chosen is None or _torch.torch_name(chosen) != "getitem" or chosen.args[1] != 1:
         return classes
     choice = _argument(chosen, 0)
-    scores = None if choice is None or _name(choice) != "topk" else _argument(choice, 0)
+    scores = None if choice is None or _torch.torch_name(choice) != "topk" else _argument(choice, 0)
     if choice is None or scores is None:
         return classes
     axis = choice.args[2] if len(choice.args) > 2 else choice.kwargs.get("dim", -1)
@@ -163,80 +161,51 @@ def _is_in(node: fx.Node, loop: Lines) -> bool:
 
 def _finds_rows(node: fx.Node) -> bool:
     """``torch.where(mask)`` or ``mask.nonzero(as_tuple=True)``."""
-    return _name(node) in _ROWS and len(node.args) == 1
+    return _torch.torch_name(node) in _ROWS and len(node.args) == 1
 
 
 def _rows_written(node: fx.Node, rows: set[fx.Node]) -> fx.Node | None:
     """Where the rows were found to which a node adds, or which it writes; None for other nodes."""
-    name = _name(node)
+    name = _torch.torch_name(node)
     if name in ("index_add", "index_add_") and len(node.args) == 4 and node.args[1] == 0:
         index: Any = node.args[2]
     elif name == "setitem":
         index = node.args[1]
-    elif node.target in _IN_PLACE:  # of the rows of y[rows] += value, before they are written back
+    elif name == "iadd":  # to the rows of y[rows] += value, before they are written back
         there = _argument(node, 0)
-        index = there.args[1] if there is not None and _name(there) == "getitem" else None
+        index = (
+            there.args[1] if there is not None and _torch.torch_name(there) == "getitem" else None
+        )
     else:
         return None
     found = _argument(index, 0) if isinstance(index, fx.Node) else None
-    is_part = isinstance(index, fx.Node) and _name(index) == "getitem"
+    is_part = isinstance(index, fx.Node) and _torch.torch_name(index) == "getitem"
     return found if is_part and found in rows else None
 
 
-def _may_write(node: fx.Node) -> bool:
-    """Whether a call may write to what it is given, or do what a graph does not show."""
-    if node.op in ("placeholder", "get_attr", "output"):
-        return False
-    target: Any = node.target
-    name = _name(node)
-    if node.op == "call_module" or isinstance(target, HigherOrderOperator):
-        return True
-    if name == "setitem" or target in _IN_PLACE or node.kwargs.get("out") is not None:
-        return True
-    if name.endswith("_") and not name.endswith("__"):
-        return True
-    schema = getattr(target, "_schema", None)
-    return (schema is not None and bool(schema.is_mutable)) or _works_in_place(node)
-
-
-def _works_in_place(node: fx.Node) -> bool:
-    """Whether a function was asked to give its result in place of what it reads."""
-    if not inspect.isfunction(node.target):
-        return bool(node.kwargs.get("inplace"))
-    try:
-        given = inspect.signature(node.target).bind(*node.args, **node.kwargs).arguments
-    except (TypeError, ValueError):
-        return True
-    return bool(given.get("inplace"))
-
-
-def _covers_masks(
-    nodes: list[fx.Node], loop: Lines, rows: set[fx.Node], written: set[fx.Node]
+def _cover_masks(
+    runs: list[Run], at: dict[fx.Node, int], rows: set[fx.Node], written: set[fx.Node]
 ) -> bool:
-    """Whether each time that a loop runs over the experts that are hit, its turns look at the rows
-    of each, and at no others; true of a loop that is over something else.
+    """Whether in each run over the experts that are hit, the turns look at the rows of each, in
+    order, and at no others.
     """
-    runs: list[tuple[fx.Node, int, list[fx.Node]]] = []
-    for node in nodes:
-        of_node, mask, count = node.meta.get(_MARK, (None, node, 0))
-        if of_node == loop:
-            runs.append((mask, count, []))
-        elif node in rows and runs:
-            runs[-1][2].append(node)
-    return not runs or (
-        rows == {node for *_, found in runs for node in found} == written
-        and all(
-            [_number(mask, n) for n in found] == list(range(count)) for mask, count, found in runs
-        )
-    )
+    begins = [at[run.after] for run in runs]
+    ends = [*begins[1:], len(at)]
+    if begins != sorted(begins) or rows != written or any(at[r] <= begins[0] for r in rows):
+        return False
+    for run, begin, end in zip(runs, begins, ends, strict=True):
+        found = sorted((at[r], r) for r in rows if begin < at[r] <= end)
+        if [_number(run.mask, r) for _, r in found] != list(range(run.count)):
+            return False
+    return True
 
 
 def _number(mask: fx.Node, rows: fx.Node) -> int | None:
     """The number of the expert, in whose part of a mask rows were found."""
     part = _argument(rows, 0)
-    while part is not None and _name(part) in _SAME:
+    while part is not None and _torch.torch_name(part) in _SAME:
         part = _argument(part, 0)
-    if part is None or _name(part) != "getitem" or _argument(part, 0) is not mask:
+    if part is None or _torch.torch_name(part) != "getitem" or _argument(part, 0) is not mask:
         return None
     number = part.args[1]
     if isinstance(number, (list, tuple)) and len(number) == 1:
@@ -244,12 +213,75 @@ def _number(mask: fx.Node, rows: fx.Node) -> int | None:
     return number if isinstance(number, int) else None
 
 
-def _has_size(rows: fx.Node, env: Any, size: Any) -> bool:
-    """Whether a size is how many rows were found at a node."""
+def _sizes(rows: fx.Node) -> set[Any]:
+    """How many rows were found at a node."""
     found = value_of(rows)
     parts = cast("tuple[object, ...]", found) if isinstance(found, tuple) else ()
-    sizes = [_torch.expression(p.shape[0]) for p in parts if isinstance(p, Tensor)]
-    return env.replace(size) in sizes
+    return {_torch.expression(p.shape[0]) for p in parts if isinstance(p, Tensor)}
+
+
+# -- what may be written ----------------------------------------------------------------------
+
+_COMPUTE = {
+    "getitem", "where", "nonzero", "linear", "matmul", "mm", "bmm", "addmm", "chunk", "split",
+    "unbind", "mul", "add", "sub", "div", "truediv", "neg", "silu", "gelu", "relu", "sigmoid",
+    "tanh", "softplus", "softmax", "square", "pow", "exp", "view", "reshape", "flatten", "squeeze",
+    "unsqueeze", "transpose", "permute", "t", "contiguous", "to", "float", "bfloat16", "half",
+    "type_as", "bool", "long", "int", "clamp", "minimum", "maximum", "size", "numel", "expand",
+    "eq", "ne", "gt", "ge", "lt", "le", "getattr", "sym_size", "multiply", "swapaxes", "narrow",
+    "_assert_scalar",
+}  # fmt: skip
+"""What the experts of a loop are known to be made of; none of it writes, unless it is asked to.
+
+What torch itself asserts of sizes is proved elsewhere (`data_sizes.unproven`).
+"""
+
+_VIEWS = {
+    "view", "reshape", "permute", "transpose", "squeeze", "unsqueeze", "flatten", "getitem", "t",
+    "expand", "detach", "to", "contiguous", "narrow", "select", "chunk", "split", "unbind", "alias",
+    "swapaxes", "swapdims", "movedim", "diagonal", "as_strided", "view_as", "expand_as", "unfold",
+    "getattr", "type_as", "long", "bool", "int", "float", "requires_grad_", "numpy", "T", "mT",
+}  # fmt: skip
+"""What may give a tensor of the same memory."""
+
+
+def _only_computes(node: fx.Node) -> bool:
+    if node.op in ("placeholder", "get_attr", "output") or _torch.is_grad_mode(node):
+        return True
+    return _torch.torch_name(node) in _COMPUTE and not _torch.may_write(node)
+
+
+def _is_written(mask: fx.Node, nodes: list[fx.Node]) -> bool:
+    """Whether anything may write to a mask, or to what tells from it which experts are hit."""
+    hot = _argument(mask, 0)
+    shared = {mask} if hot is None else {mask, hot}
+    for node in nodes:
+        inputs = set(node.all_input_nodes)
+        if inputs & shared and (_torch.torch_name(node) in _VIEWS or _tells(node)):
+            shared.add(node)
+        elif _torch.may_write(node) and _written_by(node) & shared:
+            return True
+    return False
+
+
+def _tells(node: fx.Node) -> bool:
+    """Whether a node is on the way from a mask to the experts that are hit."""
+    return _torch.torch_name(node) in (
+        "sum",
+        "gt",
+        "greater",
+        "ne",
+        "not_equal",
+        "nonzero",
+        "argwhere",
+    )
+
+
+def _written_by(node: fx.Node) -> set[fx.Node]:
+    """What a node that may write may write to."""
+    name, first = _torch.torch_name(node), _argument(node, 0)
+    known = name in ("setitem", "index_add_") or (node.op == "call_method" and name.endswith("_"))
+    return {first} if known and first is not None else set(node.all_input_nodes)
 
 
 # -- nodes ------------------------------------------------------------------------------------
@@ -258,10 +290,6 @@ def _has_size(rows: fx.Node, env: Any, size: Any) -> bool:
 def _argument(node: fx.Node, number: int) -> fx.Node | None:
     found = node.args[number] if len(node.args) > number else None
     return found if isinstance(found, fx.Node) else None
-
-
-def _name(node: fx.Node) -> str:
-    return _torch.name_of_target(node) if "call" in node.op else ""
 
 
 def _shape(node: fx.Node) -> tuple[Any, ...]:

@@ -121,7 +121,8 @@ class HitList(Block):
     def combine(self, x: Tensor, weights: Tensor, selected: Tensor) -> Tensor:
         final = torch.zeros_like(x)
         mask = F.one_hot(selected, num_classes=COUNT).permute(2, 1, 0)
-        hit = cast("Any", (mask.sum(dim=(-1, -2)) > 0).nonzero(as_tuple=True)[0]).tolist()
+        found: Any = (mask.sum(dim=(-1, -2)) > 0).nonzero(as_tuple=True)[0]
+        hit = found.tolist()
         for e in hit:
             slot, token = torch.where(mask[e])
             final[token] += self.experts[e](x[token]) * weights[token, slot, None]

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import linecache
 from pathlib import Path
 from textwrap import indent
+from types import CodeType
 
 import pytest
 
@@ -72,10 +74,17 @@ def source(body: str, *, head: str = "for e in hit:") -> str:
     return "\n".join(lines)
 
 
-def is_idle(text: str, tmp_path: Path, line: int = HEAD) -> bool:
+def code_of(text: str, tmp_path: Path) -> CodeType:
+    """The code of the function in a text, which is written to a file."""
     path = tmp_path / "loop.py"
     path.write_text(text)
-    return loop_over(str(path), line) is not None
+    linecache.checkcache(str(path))
+    codes = compile(text, str(path), "exec").co_consts
+    return next(c for c in codes if isinstance(c, CodeType))
+
+
+def is_idle(text: str, tmp_path: Path, line: int = HEAD) -> bool:
+    return loop_over(code_of(text, tmp_path), line) is not None
 
 
 @pytest.mark.parametrize("body", IDLE)
@@ -165,6 +174,40 @@ def test_no_list_that_something_else_reads(tmp_path: Path) -> None:
     assert not changed(tmp_path, *MADE, ("return y", "return hit, y"))
 
 
+@pytest.mark.parametrize(
+    "changes",
+    [
+        ("    hit = mask", "    nonlocal hit\n    hit = mask"),
+        ("hit = mask.tolist()", "n = len(mask.tolist()); hit = mask.tolist()"),
+        ("hit = mask.tolist()", "hit = self.keep([*mask], mask).tolist()"),
+        ("hit = mask.tolist()", "hit = (mask if n else count).tolist()"),
+    ],
+)
+def test_no_list_that_may_be_seen(changes: tuple[str, str], tmp_path: Path) -> None:
+    text = source(BODY)
+    for old, new in (*MADE, changes):
+        assert old in text
+        text = text.replace(old, new, 1)
+    text = f"def around(hit):\n{indent(text, '    ')}" if "nonlocal" in text else text
+    code = code_of(text, tmp_path)
+    inner = [c for c in code.co_consts if isinstance(c, CodeType)] if "nonlocal" in text else [code]
+    line = 1 + next(i for i, t in enumerate(text.split("\n")) if "hit = " in t)
+    assert loop_over(inner[0], line) is None
+
+
+def test_no_loop_whose_failure_is_caught(tmp_path: Path) -> None:
+    lines = source(BODY).split("\n")
+    inner = ["    try:", *("    " + line for line in lines[1:4]), "    except ValueError: pass"]
+    assert not is_idle("\n".join([lines[0], *inner, *lines[4:]]), tmp_path, HEAD + 1)
+
+
+def test_no_source_that_is_another(tmp_path: Path) -> None:
+    """A file may have been edited since it was imported."""
+    code = code_of(source("count += 1\n" + BODY), tmp_path)
+    code_of(source("count\n" + BODY), tmp_path)
+    assert loop_over(code, HEAD) is None
+
+
 def test_no_list_of_something_else(tmp_path: Path) -> None:
     assert not changed(tmp_path, *MADE, ("hit = mask", "found = mask"))
 
@@ -185,6 +228,5 @@ def test_no_list_of_something_else(tmp_path: Path) -> None:
 def test_what_asks_for_rows(test: str, asks: bool, tmp_path: Path) -> None:
     """In a loop over all experts, too, whose turns are then all made."""
     body = f"if {test}:\n    continue\n{BODY}"
-    path = tmp_path / "loop.py"
-    path.write_text(source(body, head="for e in range(count):"))
-    assert (loop_asking(str(path), ASKS) is not None) is asks
+    code = code_of(source(body, head="for e in range(count):"), tmp_path)
+    assert (loop_asking(code, ASKS) is not None) is asks
