@@ -45,10 +45,8 @@ class Lines(NamedTuple):
 class Judge(Protocol):
     """Who says of which loops all turns may be traced."""
 
-    def turns(self, node: fx.Node, code: CodeType, line: int) -> tuple[Lines, fx.Node, int] | None:
-        """The loop at a line over the experts that a node holds, with the mask that says which are
-        hit, and how many there can be.
-        """
+    def turns(self, node: fx.Node, code: CodeType, line: int) -> Run | None:
+        """The loop at a line over the experts that a node holds."""
         ...
 
     def asked(self, code: CodeType, line: int) -> Lines | None:
@@ -64,13 +62,13 @@ class Judge(Protocol):
 class Run:
     """A loop that was traced with a turn for each of ``count`` experts, whatever ``mask`` holds.
 
-    ``after`` is the last node of the graph before it.
+    ``before`` is how often a turn of the same loop has looked for rows until then.
     """
 
     loop: Lines
     mask: fx.Node
     count: int
-    after: fx.Node
+    before: int
 
 
 @dataclass(frozen=True)
@@ -129,8 +127,8 @@ def _install(judge_of: JudgeOf) -> bool:
         return unpack(self, tx, *args, **kwargs) if found is None else found
 
     def list_all(self: Any, tx: Any) -> Any:
-        found = _numbers(self, tx, judge_of)
-        return tolist(self, tx) if found is None else _row_type().of(found)
+        found = _numbers(self, tx, judge_of, listed=True)
+        return tolist(self, tx) if found is None else _as_list(found)
 
     def evaluate_or_answer(self: Any, *args: Any, **kwargs: Any) -> Any:
         answer = _answer(self.sym_num, judge_of)
@@ -174,22 +172,35 @@ def _is_whole(output: Any) -> bool:
 # -- the numbers of the experts ---------------------------------------------------------------
 
 
-def _numbers(variable: Any, tx: Any, judge_of: JudgeOf) -> list[Any] | None:
-    """The number of each expert, as Dynamo's constants, in place of a tensor of those hit."""
+def _numbers(
+    variable: Any, tx: Any, judge_of: JudgeOf, *, listed: bool = False
+) -> list[Any] | None:
+    """The number of each expert, as Dynamo's constants, in place of a tensor of those hit; where
+    that is made a list, as the numbers of Python that they are then.
+    """
     judge = judge_of(tx.output)
     node = variable.as_proxy().node
     value = node.meta.get("example_value")
     if judge is None or not isinstance(value, torch.Tensor) or value.dim() not in (1, 2):
         return None
-    found = judge.turns(node, tx.f_code, int(tx.lineno or 0)) if _is_whole(tx.output) else None
-    if found is None:
+    run = judge.turns(node, tx.f_code, int(tx.lineno or 0)) if _is_whole(tx.output) else None
+    if run is None:
         return None
-    loop, mask, count = found
     turns = _turns_of(tx.output)
-    turns.loops[loop] = None
-    turns.runs.append(Run(loop, mask, count, next(iter(reversed(tx.output.graph.nodes)))))
-    numbers = [_number_type()(e) for e in range(count)]
-    return numbers if value.dim() == 1 else [_row_type().of([e]) for e in numbers]
+    turns.loops[run.loop] = None
+    turns.runs.append(run)
+    constants = cast("Any", importlib.import_module("torch._dynamo.variables"))
+    kind, row = _number_type(), _row_type().of
+    if listed:
+        kind, row = constants.ConstantVariable.create, _as_list
+    numbers = [kind(e) for e in range(run.count)]
+    return numbers if value.dim() == 1 else [row([e]) for e in numbers]
+
+
+def _as_list(items: list[Any]) -> Any:
+    variables = cast("Any", importlib.import_module("torch._dynamo.variables"))
+    base = cast("Any", importlib.import_module("torch._dynamo.variables.base"))
+    return variables.ListVariable(items, mutation_type=base.ValueMutationNew())
 
 
 @lru_cache(maxsize=1)
@@ -222,7 +233,7 @@ def _row_type() -> Any:
     new = cast("Any", importlib.import_module("torch._dynamo.variables.base")).ValueMutationNew
 
     class Row(lists.ListVariable):
-        """A list, or a row of one number, which it also gives by ``item()``."""
+        """A row of one number, which it also gives by ``item()``."""
 
         @classmethod
         def of(cls, items: list[Any]) -> Any:
@@ -292,6 +303,8 @@ def _note_call(tx: Any, func: Any, args: list[Any], judge_of: JudgeOf) -> None:
     if judge is None:
         return
     code = func.get_code()
+    if str(code.co_filename).startswith(_MODULES):  # a list of modules takes either for a number
+        return
     if any(isinstance(a, (_number_type(), _row_type())) for a in args):
         _note(tx, f"{code.co_name} is given a number in a tensor")
     elif not judge.only_computes(code):

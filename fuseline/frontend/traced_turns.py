@@ -8,6 +8,7 @@ the rows it finds there, and that rows which were taken to be some are those row
 
 from __future__ import annotations
 
+from collections.abc import Iterable, Sequence
 from types import CodeType
 from typing import Any, cast
 
@@ -26,12 +27,12 @@ _SAME = {"squeeze", "view", "reshape", "flatten", "to", "bool", "long"}
 class Judge:
     """Says of which loops all turns may be traced, from their source and the graph before them."""
 
-    def turns(self, node: fx.Node, code: CodeType, line: int) -> tuple[Lines, fx.Node, int] | None:
-        """The loop at a line over the experts that a node holds, with the mask that says which are
-        hit, and how many there can be.
-        """
+    def turns(self, node: fx.Node, code: CodeType, line: int) -> Run | None:
+        """The loop at a line over the experts that a node holds."""
         mask, loop = _mask_of(node), loop_over(code, line)
-        return None if mask is None or loop is None else (loop, mask, _experts(mask))
+        if mask is None or loop is None:
+            return None
+        return Run(loop, mask, _experts(mask), len(_rows_found(node.graph.nodes, loop)))
 
     def asked(self, code: CodeType, line: int) -> Lines | None:
         """The loop, a turn of which asks at a line whether it has rows, and else does nothing."""
@@ -47,17 +48,15 @@ def unproven(graph: fx.Graph, turns: Turns) -> str:
     if not turns.loops or turns.against:
         return turns.against
     nodes = list(graph.nodes)
-    at = {node: number for number, node in enumerate(nodes)}
-    if any(run.after not in at or run.mask not in at for run in turns.runs):
+    if not {run.mask for run in turns.runs} <= set(nodes):
         return "a loop was traced in another graph"
     for loop in turns.loops:
-        inside = [n for n in nodes if _is_in(n, loop)]
-        rows = {n for n in inside if _finds_rows(n)}
+        inside, rows = [n for n in nodes if _is_in(n, loop)], _rows_found(nodes, loop)
         written = {r for n in inside if (r := _rows_written(n, rows)) is not None}
         if not all(_only_computes(n) or _rows_written(n, rows) is not None for n in inside):
             return f"a turn of the loop at line {loop.first} may write to more than its rows"
         runs = [run for run in turns.runs if run.loop == loop]
-        if runs and not _cover_masks(runs, at, rows, written):
+        if runs and (set(rows) != written or not _cover_masks(runs, rows)):
             return f"the turns of the loop at line {loop.first} do not look at each expert"
         assumed = [a for a in turns.assumed if a.loop == loop]
         sizes = {a.env.replace(a.size) for a in assumed}
@@ -159,12 +158,13 @@ def _is_in(node: fx.Node, loop: Lines) -> bool:
     return any(f == loop.file and loop.first <= n <= loop.last for f, n in frames_of(node))
 
 
-def _finds_rows(node: fx.Node) -> bool:
-    """``torch.where(mask)`` or ``mask.nonzero(as_tuple=True)``."""
-    return _torch.torch_name(node) in _ROWS and len(node.args) == 1
+def _rows_found(nodes: Iterable[fx.Node], loop: Lines) -> list[fx.Node]:
+    """Where turns of a loop look for rows, by ``torch.where(mask)`` or as ``nonzero`` does it."""
+    looking = (n for n in nodes if _torch.torch_name(n) in _ROWS and len(n.args) == 1)
+    return [n for n in looking if _is_in(n, loop)]
 
 
-def _rows_written(node: fx.Node, rows: set[fx.Node]) -> fx.Node | None:
+def _rows_written(node: fx.Node, rows: Sequence[fx.Node]) -> fx.Node | None:
     """Where the rows were found to which a node adds, or which it writes; None for other nodes."""
     name = _torch.torch_name(node)
     if name in ("index_add", "index_add_") and len(node.args) == 4 and node.args[1] == 0:
@@ -183,31 +183,35 @@ def _rows_written(node: fx.Node, rows: set[fx.Node]) -> fx.Node | None:
     return found if is_part and found in rows else None
 
 
-def _cover_masks(
-    runs: list[Run], at: dict[fx.Node, int], rows: set[fx.Node], written: set[fx.Node]
-) -> bool:
+def _cover_masks(runs: list[Run], rows: Sequence[fx.Node]) -> bool:
     """Whether in each run over the experts that are hit, the turns look at the rows of each, in
     order, and at no others.
     """
-    begins = [at[run.after] for run in runs]
-    ends = [*begins[1:], len(at)]
-    if begins != sorted(begins) or rows != written or any(at[r] <= begins[0] for r in rows):
-        return False
-    for run, begin, end in zip(runs, begins, ends, strict=True):
-        found = sorted((at[r], r) for r in rows if begin < at[r] <= end)
-        if [_number(run.mask, r) for _, r in found] != list(range(run.count)):
-            return False
-    return True
+    begins = [run.before for run in runs]
+    wanted = [(run.mask, number) for run in runs for number in range(run.count)]
+    looked = [(_source(node), _number(node)) for node in rows]
+    ends = [run.before + run.count for run in runs]
+    return begins == [0, *ends[:-1]] and looked == wanted
 
 
-def _number(mask: fx.Node, rows: fx.Node) -> int | None:
-    """The number of the expert, in whose part of a mask rows were found."""
+def _part(rows: fx.Node) -> fx.Node | None:
+    """The part of something, in which rows were found."""
     part = _argument(rows, 0)
     while part is not None and _torch.torch_name(part) in _SAME:
         part = _argument(part, 0)
-    if part is None or _torch.torch_name(part) != "getitem" or _argument(part, 0) is not mask:
-        return None
-    number = part.args[1]
+    return part if part is not None and _torch.torch_name(part) == "getitem" else None
+
+
+def _source(rows: fx.Node) -> fx.Node | None:
+    """What rows were found in a part of."""
+    part = _part(rows)
+    return None if part is None else _argument(part, 0)
+
+
+def _number(rows: fx.Node) -> int | None:
+    """The number of the part, in which rows were found."""
+    part = _part(rows)
+    number = None if part is None else part.args[1]
     if isinstance(number, (list, tuple)) and len(number) == 1:
         (number,) = number
     return number if isinstance(number, int) else None
