@@ -221,7 +221,7 @@ def _number_type() -> Any:
             return super().call_method(tx, name, args, kwargs)  # pyright: ignore[reportUnknownMemberType, reportUnknownVariableType]
 
         def hash_impl(self, tx: Any) -> Any:
-            _note(tx, "a number in a tensor is a key")
+            _note(_innermost(), "a number in a tensor is a key")
             return super().hash_impl(tx)  # pyright: ignore[reportUnknownMemberType, reportUnknownVariableType]
 
     return Number
