@@ -46,7 +46,7 @@ from fuseline._torch.tracing import (
     optimize,
     traced_frame,
 )
-from fuseline._torch.turns import Lines, Run, Turns, traced_turns
+from fuseline._torch.turns import Lines, Run, Turns, can_trace_all_turns, traced_turns
 from fuseline._torch.watch import (
     Break,
     CompileWatch,
@@ -94,6 +94,7 @@ __all__ = [
     "Run",
     "Turns",
     "traced_turns",
+    "can_trace_all_turns",
     "storage_of",
     "storage_holders",
     "has_hooks",

@@ -99,36 +99,60 @@ def traced_turns() -> Turns:
     return Turns() if tx is None else _noted(tx.output) or Turns()
 
 
-def trace_all_turns(judge_of: JudgeOf) -> bool:
-    """Have Dynamo do so, for graphs that have a judge; False where torch has other insides than
-    expected, and nothing is changed.
-    """
-    return _install(judge_of)
+def can_trace_all_turns() -> bool:
+    """Whether this torch has the insides that are changed for it."""
+    return _insides() is not None
 
 
 @lru_cache(maxsize=1)
-def _install(judge_of: JudgeOf) -> bool:
-    try:
-        tensors = cast("Any", importlib.import_module("torch._dynamo.variables.tensor"))
-        tracing = cast("Any", importlib.import_module("torch._dynamo.symbolic_convert"))
-        effects = cast("Any", importlib.import_module("torch._dynamo.side_effects")).SideEffects
-        variable, sizes = tensors.TensorVariable, tensors.SymNodeVariable
-        unpack, tolist = variable.unpack_var_sequence, variable.method_tolist
-        evaluate, check = sizes.evaluate_expr, effects.check_allowed_side_effect
-        inliner, base = tracing.InliningInstructionTranslator, tracing.InstructionTranslatorBase
-        inline, handle = inliner.inline_call.__func__, base.exception_handler
-        _number_type()
-        _row_type()
-    except (ImportError, AttributeError):
-        return False
+def _insides() -> tuple[Any, Any, Any, Any, Any] | None:
+    """What is changed of Dynamo: tensors, sizes, side effects, and two translators of frames."""
+    tensors, tracing, effects, constants = (
+        cast("Any", importlib.import_module(f"torch._dynamo.{name}"))
+        for name in ("variables.tensor", "symbolic_convert", "side_effects", "variables.constant")
+    )
+    wanted = (
+        (tensors, "TensorVariable.unpack_var_sequence TensorVariable.method_tolist"),
+        (tensors, "SymNodeVariable.evaluate_expr"),
+        (effects, "SideEffects.check_allowed_side_effect"),
+        (tracing, "InliningInstructionTranslator.inline_call"),
+        (tracing, "InstructionTranslatorBase.exception_handler"),
+        (constants, "ConstantVariable.hash_impl"),
+    )
+    if not all(_has(module, name) for module, names in wanted for name in names.split()):
+        return None
+    return (
+        tensors.TensorVariable,
+        tensors.SymNodeVariable,
+        effects.SideEffects,
+        tracing.InliningInstructionTranslator,
+        tracing.InstructionTranslatorBase,
+    )
+
+
+def _has(module: Any, name: str) -> bool:
+    cls, _, member = name.partition(".")
+    return hasattr(getattr(module, cls, None), member)
+
+
+@lru_cache(maxsize=1)
+def trace_all_turns(judge_of: JudgeOf) -> None:
+    """Have Dynamo do so, for graphs that have a judge, where it can be."""
+    found = _insides()
+    if found is None:
+        return
+    variable, sizes, effects, inliner, base = found
+    unpack, tolist = variable.unpack_var_sequence, variable.method_tolist
+    evaluate, check = sizes.evaluate_expr, effects.check_allowed_side_effect
+    inline, handle = inliner.inline_call.__func__, base.exception_handler
 
     def unpack_all(self: Any, tx: Any, *args: Any, **kwargs: Any) -> Any:
         found = None if args or kwargs else _numbers(self, tx, judge_of)
         return unpack(self, tx, *args, **kwargs) if found is None else found
 
-    def list_all(self: Any, tx: Any) -> Any:
-        found = _numbers(self, tx, judge_of, listed=True)
-        return tolist(self, tx) if found is None else _as_list(found)
+    def list_all(self: Any, *args: Any) -> Any:
+        found = _numbers(self, args[0] if args else _innermost(), judge_of, listed=True)
+        return tolist(self, *args) if found is None else _as_list(found)
 
     def evaluate_or_answer(self: Any, *args: Any, **kwargs: Any) -> Any:
         answer = _answer(self.sym_num, judge_of)
@@ -150,7 +174,6 @@ def _install(judge_of: JudgeOf) -> bool:
     variable.unpack_var_sequence, variable.method_tolist = unpack_all, list_all
     sizes.evaluate_expr, effects.check_allowed_side_effect = evaluate_or_answer, check_and_note
     inliner.inline_call, base.exception_handler = classmethod(inline_and_note), handle_and_note
-    return True
 
 
 def _noted(output: Any) -> Turns | None:

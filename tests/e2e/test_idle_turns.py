@@ -10,6 +10,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 import fuseline
+from fuseline import _torch
 from fuseline.report import Report
 from tests.e2e.loops import (
     CHOSEN,
@@ -20,6 +21,10 @@ from tests.e2e.loops import (
     follows_numbers_rule,
     made,
     report_after,
+)
+
+pytestmark = pytest.mark.skipif(
+    not _torch.can_trace_all_turns(), reason="the Dynamo of this torch has other insides"
 )
 
 
