@@ -15,6 +15,7 @@ from fuseline.ir.ops.view import Concat, Expand, Permute, Reshape, Slice
 from fuseline.ir.types import Dim, dim, same
 from fuseline.passes.expert_body import Refused
 from fuseline.passes.expert_rows import (
+    COUNTING,
     Slots,
     is_running,
     row_source,
@@ -182,10 +183,12 @@ def _grouped_slots(op: GroupedMatmul, func: Func) -> Slots:
     if not isinstance(ends.owner, Cumsum):
         raise Refused(f"where the groups end comes from {called(ends)}, not from a cumulative sum")
     count = op.weight.shape[0]
-    ids = _counted(uncast(ends.owner.x), count)
+    counts = uncast(ends.owner.x)
+    exact = ends.dtype in COUNTING and counts.dtype in COUNTING
+    ids = _counted(counts, count) if exact else None
     if ids is None:
         raise Refused(
-            f"the cumulative sum is over {called(uncast(ends.owner.x))}, "
+            f"the cumulative sum is over {called(counts)} {counts.type}, "
             f"not over how often each of {count} experts was chosen"
         )
     sort = ids.owner
@@ -210,25 +213,38 @@ def _sort_of(ids: Value, func: Func) -> Sort | None:
 
 def _counted(counts: Value, count: Dim) -> Value | None:
     """The ids of which ``counts`` has how often each of 0, 1, 2 ... occurs."""
+    if not isinstance(count, int):
+        return None
     match counts.owner:
         case AtenCall((x,), target="aten.histc.default", args=(Ref(0), bins, low, high)):
-            fits = bins == count and low == 0 and isinstance(bins, int) and high == bins - 1
+            fits = bins == count and low == 0 and high == count - 1
             return uncast(x) if fits else None
-        case Sum(x, axes=(axis,)):
+        case Sum(x, axes=(axis,)) if len(x.shape) == 2:
             return _one_hot(uncast_once(x), axis, count)
         case _:
             return None
 
 
-def _one_hot(value: Value, axis: int, count: Dim) -> Value | None:
-    """The ids of ``ids == 0, 1, 2 ...``, compared along the axis that is not summed."""
-    owner = value.owner
-    if not isinstance(owner, Eq) or len(value.shape) != 2 or not same(value.shape[1 - axis], count):
+def _one_hot(table: Value, axis: int, count: int) -> Value | None:
+    """The ids of ``ids == 0, 1, 2 ...``, each along its own dim and the ids along ``axis``."""
+    owner = table.owner
+    if not isinstance(owner, Eq):
         return None
-    for ids, running in ((owner.lhs, owner.rhs), (owner.rhs, owner.lhs)):
-        if is_running(uncast(unexpanded(running))):
-            return uncast(unexpanded(ids))
+    for lhs, rhs in ((owner.lhs, owner.rhs), (owner.rhs, owner.lhs)):
+        ids, running = unexpanded(lhs), unexpanded(rhs)
+        column = [1, 1]
+        column[1 - axis] = count
+        rows = [*table.shape]
+        rows[1 - axis] = 1
+        if _alike(running, column) and _alike(ids, rows) and is_running(uncast(running)):
+            return uncast(ids)
     return None
+
+
+def _alike(value: Value, shape: Sequence[Dim]) -> bool:
+    """Whether a value has a shape, up to leading dims of extent 1."""
+    missing = len(shape) - len(value.shape)
+    return missing >= 0 and all(map(same, (*(1,) * missing, *value.shape), shape))
 
 
 # -- around a product ---------------------------------------------------------------------------

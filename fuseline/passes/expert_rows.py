@@ -17,6 +17,9 @@ from fuseline.ir.ops.reduce import Sort
 from fuseline.ir.ops.view import Expand, Reshape
 from fuseline.ir.types import Dim, DType, dim, product, same
 
+COUNTING = (DType.I64, DType.I32, DType.F64, DType.F32)
+"""The types that count every row of a call: float32 up to 2**24, bfloat16 only up to 256."""
+
 
 @dataclass(frozen=True)
 class Slots:
@@ -68,8 +71,8 @@ def sorted_slots(sort: Sort) -> Slots:
 
 
 def uncast(value: Value) -> Value:
-    """What small whole numbers were before they were cast or reshaped."""
-    while isinstance(value.owner, (Cast, Reshape)):
+    """What whole numbers were before casts that keep all of them, and reshapes."""
+    while isinstance(value.owner, (Cast, Reshape)) and value.dtype in COUNTING:
         value = value.owner.x
     return value
 

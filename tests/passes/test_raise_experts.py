@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import re
+
 import pytest
 
 from fuseline.passes.raise_experts import RaiseExperts
@@ -316,6 +318,51 @@ def test_no_experts_that_are_not_counted() -> None:
     miss(replaced(GROUPED, counts=bins), "not over how often each of 5 experts was chosen")
     lines = [*GROUPED[: GROUPED.index(COUNT) - 1], *GROUPED[GROUPED.index(UP[0]) :]]
     miss(lines, "where the groups end comes from ends", arguments=ARGUMENTS + ", %ends: i32[5]")
+
+
+def square(*lines: str) -> str:
+    """The text of a func of two tokens with four slots for four experts."""
+    text = func(ARGUMENTS.format("f32"), *lines).replace("<2*T>", "4").replace("5", "4")
+    return re.sub(r"\bT\b", "2", text)
+
+
+def compared(*, ids: str = "(4, 1)", numbers: str = "(1, 4)", dtype: str = "i32") -> str:
+    """The sorted form where each id is compared with each number, and dim 0 summed."""
+    count = [
+        f"%column = reshape %sorted {{shape = {ids}}}",
+        "%run = iota {length = 4}",
+        f"%numbers = reshape %run {{shape = {numbers}}}",
+        "%same = eq %column, %numbers",
+        f"%hot = cast %same {{dtype = {dtype}}}",
+        "%counts = sum %hot {axes = (0,)}",
+    ]
+    at = GROUPED.index(COUNT)
+    return square(*GROUPED[: at - 1], *count, *GROUPED[at + 1 :])
+
+
+@pytest.mark.parametrize("dtype", ["i32", "i8", "f32"])
+def test_counted_by_comparing(dtype: str) -> None:
+    assert_rewrites(RaiseExperts(), compared(dtype=dtype), square(*raised("dtype = f32")))
+
+
+def test_no_counts_along_the_wrong_dim_of_a_square_table() -> None:
+    """As many slots as experts: summed over the experts, every slot counts one."""
+    turned = compared(ids="(1, 4)", numbers="(4, 1)")
+    assert_no_rewrite(RaiseExperts(), turned, "not over how often each of 4 experts was chosen")
+
+
+@pytest.mark.parametrize("dtype", ["bf16", "f16"])
+def test_no_counts_in_a_type_that_loses_count(dtype: str) -> None:
+    """bfloat16 has no 257: the groups would end elsewhere."""
+    reason = f"{dtype}[4], not over how often each of 4 experts was chosen"
+    assert_no_rewrite(RaiseExperts(), compared(dtype=dtype), reason)
+
+
+def test_no_ends_from_a_cast_that_loses_count() -> None:
+    lines = replaced(
+        GROUPED, ints="%half = cast %counts {dtype = bf16} %ints = cast %half {dtype = i32}"
+    )
+    miss(lines, "the result of cast bf16[5], not over how often each of 5 experts was chosen")
 
 
 def test_no_experts_without_weights_or_sum() -> None:
