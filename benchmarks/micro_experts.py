@@ -88,7 +88,8 @@ class Case:
 
 def apart(func: Func, op: Moe) -> None:
     """Put the shared branch of a func of one op behind the routed experts, in ops of its own."""
-    routed = {n: v for n, v in op.attributes.items() if n not in ("shared_body", "factor")}
+    taken = {spec.name for spec in Experts.fields if spec.kind == "attribute"}
+    routed = {name: value for name, value in op.attributes.items() if name in taken}
     given = (op.x, op.indices, op.weights, op.up, op.down, op.up_bias, op.down_bias)
     assert op.shared_down is not None, "there is a shared branch"
     experts = func.append(Experts(*given, **routed))

@@ -14,6 +14,8 @@ import torch
 from benchmarks import models
 from benchmarks.__main__ import main
 from benchmarks.common import ROOT, read_json
+from benchmarks.micro_experts import Case, apart
+from fuseline.testing import assert_same_values
 
 
 def run(module: str, output: Path, *arguments: str) -> Any:
@@ -70,6 +72,15 @@ def test_embedding_of_its_own_is_not_read_whole() -> None:
     model = models.load("tiny", "bfloat16")
     total = sum(p.nbytes for p in model.parameters())
     assert total - models.weight_bytes(model) == 101 * 64 * 2
+
+
+def test_shared_branch_apart_computes_the_same() -> None:
+    """What the mixture is compared with is made of other ops, whose attributes may change."""
+    case = Case("f32", 3, experts=5, top=2, hidden=16, inner=8, shared=8)
+    together, _ = case.op()
+    func, op = case.op()
+    apart(func, op)
+    assert_same_values(together, func)
 
 
 @pytest.mark.slow
