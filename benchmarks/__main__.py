@@ -49,7 +49,10 @@ def main(argv: Sequence[str] | None = None) -> int:
     if args.list:
         print("\n".join(part.name for part in chosen))
         return 0
-    results = kept(args.output, args.only) | about(argv)
+    earlier, now = kept(args.output, args.only), about(argv)
+    if other := other_machine(earlier, now):
+        parser.error(f"{args.output} has figures of {other}; give another file with --output")
+    results = earlier | now
     try:
         failed = measure(chosen, results, args.output)
     except KeyboardInterrupt:
@@ -67,6 +70,13 @@ def kept(path: Path, patterns: Sequence[str]) -> Json:
     """The results of an earlier run, where only some parts are measured anew."""
     everything = list(patterns) == ["*"]
     return {"parts": {}} if everything or not path.exists() else read_json(path)
+
+
+def other_machine(earlier: Json, now: Json) -> str:
+    """Where figures that are kept were measured on another kind of machine: on which."""
+    was, here = earlier.get("machine", now["machine"]), now["machine"]
+    alike = all(was.get(name) == here[name] for name in ("cpu", "instructions", "cores"))
+    return "" if alike else f"another machine ({page.machine(was)}; this is {page.machine(here)})"
 
 
 def about(argv: Sequence[str] | None) -> Json:

@@ -28,6 +28,9 @@ Samples: TypeAlias = "dict[str, list[float]]"
 _NUMBERS = re.compile(r"\[[-+.e\d\s,]*\]")
 """A list of numbers, which is written in one line."""
 
+INSTRUCTIONS = ("avx2", "avx512f", "avx512_bf16", "avx512_fp16", "amx_bf16")
+"""What decides how fast a product is; the name of a virtual machine's processor may not tell it."""
+
 PAUSE = 0.02
 """Seconds between contenders, in which the helper threads of the last one go to sleep: OpenMP's
 spin for some milliseconds first."""
@@ -36,7 +39,8 @@ spin for some milliseconds first."""
 def machine() -> Json:
     """What the figures depend on, in words that name no host, user or directory."""
     return {
-        "cpu": _cpu(),
+        "cpu": _about_cpu("model name") or platform.processor() or platform.machine(),
+        "instructions": [name for name in INSTRUCTIONS if name in _about_cpu("flags").split()],
         "cores": len(os.sched_getaffinity(0)),
         "memory_bytes": os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES"),
         "system": f"{platform.system()} {platform.machine()}",
@@ -63,11 +67,11 @@ def load() -> float:
     return round(os.getloadavg()[0], 2)
 
 
-def _cpu() -> str:
+def _about_cpu(name: str) -> str:
+    """What Linux says of the first core; nothing elsewhere."""
     info = Path("/proc/cpuinfo")
     lines = info.read_text().splitlines() if info.exists() else []
-    named = (line.split(":", 1)[1].strip() for line in lines if line.startswith("model name"))
-    return next(named, platform.processor() or platform.machine())
+    return next((line.split(":", 1)[1].strip() for line in lines if line.startswith(name)), "")
 
 
 def _first_line(command: Sequence[str]) -> str:

@@ -1,11 +1,12 @@
 """Writes `docs/benchmarks.md` and its plot from a file of results; every number is from there.
 
-python -m benchmarks.page            # from benchmarks/results/cpu.json
+python -m benchmarks.page            # from benchmarks/results/cpu.json and cpu_*.json
 """
 
 from __future__ import annotations
 
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 
 from rich.console import Console
@@ -27,10 +28,19 @@ number of threads, all compiled for the same static shape, on the same weights, 
 its own; a decode step is always the one behind 128 tokens in a cache of 256."""
 
 
-def page(results: Json) -> str:
-    """The text of the page."""
-    intro = paragraphs([HEAD, *_models(results), _machine(results), "![](benchmarks.svg)"])
-    return "\n".join([intro + "\n", *(table.markdown() for table in tables(results))])
+def page(results: Json, others: Sequence[Json] = ()) -> str:
+    """The text of the page, with what was measured on other machines behind the rest."""
+    intro = paragraphs([HEAD, *_models(results), _run(results), "![](benchmarks.svg)"])
+    parts = [intro + "\n", *(table.markdown() for table in tables(results))]
+    for other in others:
+        parts.append(paragraphs([f"## On {machine(other['machine'])}", _run(other)]) + "\n")
+        parts += [table.markdown(level=3) for table in tables(other)]
+    return "\n".join(parts)
+
+
+def elsewhere() -> list[Json]:
+    """The results of other machines that are in the tree."""
+    return [read_json(path) for path in sorted(RESULTS.glob("cpu_*.json"))]
 
 
 def show(results: Json, console: Console) -> None:
@@ -42,7 +52,7 @@ def show(results: Json, console: Console) -> None:
 
 def write(results: Json) -> None:
     """Write the page and the plot."""
-    PAGE.write_text(page(results))
+    PAGE.write_text(page(results, elsewhere()))
     plot.draw(results, PLOT)
 
 
@@ -64,12 +74,18 @@ def _versions(results: Json) -> dict[str, str]:
     }
 
 
-def _machine(results: Json) -> str:
-    machine = results["machine"]
+def machine(about: Json) -> str:
+    """A machine's processor, what it can do, and how many cores of it there are."""
+    able = f" with {', '.join(about['instructions'])}" if about.get("instructions") else ""
+    return f"{about['cpu']}{able}, {about['cores']} cores"
+
+
+def _run(results: Json) -> str:
+    about = results["machine"]
     packages = ", ".join(f"{name} {version}" for name, version in _versions(results).items())
     text = (
-        f"Machine: {machine['cpu']}, {machine['cores']} cores, "
-        f"{machine['memory_bytes'] / 2**30:.0f} GiB, {machine['system']}, {machine['compiler']}. "
+        f"Machine: {machine(about)}, "
+        f"{about['memory_bytes'] / 2**30:.0f} GiB, {about['system']}, {about['compiler']}. "
         f"Versions: {packages}. Command: `{results['command']}`."
     )
     return text if results["complete"] else f"{text} This run was not complete."

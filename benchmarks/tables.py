@@ -32,11 +32,11 @@ class Table:
     header: tuple[str, ...]
     rows: tuple[tuple[str, ...], ...]
 
-    def markdown(self) -> str:
+    def markdown(self, level: int = 2) -> str:
         """The table as a section of a page."""
         lines = [self.header, ["---", *["---:"] * (len(self.header) - 1)], *self.rows]
         body = "\n".join(f"| {' | '.join(line)} |" for line in lines)
-        return f"## {self.title}\n\n{self.about}\n\n{body}\n"
+        return f"{'#' * level} {self.title}\n\n{self.about}\n\n{body}\n"
 
     def rich(self) -> RichTable:
         """The table for a terminal."""

@@ -154,6 +154,31 @@ def test_page_has_every_table_and_tells_an_incomplete_run() -> None:
     assert "not complete" in page.page(results() | {"complete": False})
 
 
+def test_page_has_other_machines_behind_the_rest() -> None:
+    other = results()
+    other["machine"] |= {"cpu": "another", "instructions": ["avx512f"]}
+    text = page.page(results(), [other])
+    assert text.startswith(page.page(results()))
+    rest = text.removeprefix(page.page(results()))
+    assert rest.startswith("\n## On another with avx512f, 2 cores\n")
+    assert rest.count("\n### ") == len(tables(other)) == 7
+
+
+def test_figures_of_two_machines_are_not_kept_in_one_file(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(command, "run", found_nothing)
+    output = tmp_path / "results.json"
+    write_json(output, results())
+    before = output.read_bytes()
+    with pytest.raises(SystemExit):
+        command.main(["--quick", "--only", "memory/*", "--output", str(output)])
+    said = " ".join(capsys.readouterr().err.split())
+    assert "has figures of another machine (a CPU, 2 cores; this is " in said
+    assert "--output" in said
+    assert output.read_bytes() == before
+
+
 def test_terminal_gets_the_same_rows() -> None:
     text = io.StringIO()
     page.show(results(), Console(file=text, width=200))
@@ -215,4 +240,4 @@ def test_only_some_parts_anew_keeps_the_others(
 
 @pytest.mark.skipif(not command.DEFAULT.exists(), reason="no results are in the tree")
 def test_page_in_the_tree_is_that_of_the_results_in_the_tree() -> None:
-    assert page.PAGE.read_text() == page.page(read_json(command.DEFAULT))
+    assert page.PAGE.read_text() == page.page(read_json(command.DEFAULT), page.elsewhere())
