@@ -128,6 +128,12 @@ def compile_source(source: str, flags: Sequence[str] = ()) -> ctypes.CDLL:
     return _compile(source, (*NATIVE, *flags) if not _has_march(flags) else tuple(flags))
 
 
+def vectors(lanes: int, dtype: str) -> list[list[str]]:
+    """Flags for vectors of so many floats; of bfloat16, with products of pairs and without."""
+    width = f"-DFL_VL={lanes}"
+    return [[width, f"-DFL_DOTS={dots}"] for dots in (0, 1)] if dtype == "bf16" else [[width]]
+
+
 def _has_march(flags: Sequence[str]) -> bool:
     return any(flag.startswith(("-march=", "-mcpu=")) for flag in flags)
 

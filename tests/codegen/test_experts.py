@@ -26,7 +26,7 @@ from tests.codegen.experts_cases import (
     squared_relu,
     swiglu,
 )
-from tests.codegen.harness import build
+from tests.codegen.harness import build, vectors
 
 DTYPES = ["f32", "bf16", pytest.param("f16", marks=pytest.mark.slow)]
 MOST_SLOW = pytest.mark.parametrize(
@@ -161,13 +161,13 @@ def test_indices_outside_of_the_experts_are_a_fault(identities: int, index: int)
 def test_any_vector_width(lanes: int) -> None:
     for dtype in ("f32", "bf16"):
         for transposed in (False, True):
-            mixture = Mixture(dtype=dtype, transposed=transposed, hidden=70, shared=20)
-            launches = mixture.lowered(5)
-            assert isinstance(launches, list)
-            for launch in launches:
-                built = build(launch.kernel, [f"-DFL_VL={lanes}"])
-                mixture.kernels[launch.kernel.symbol] = built
-            check(mixture, 5, workers=(1, 2))
+            for flags in vectors(lanes, dtype):
+                mixture = Mixture(dtype=dtype, transposed=transposed, hidden=70, shared=20)
+                launches = mixture.lowered(5)
+                assert isinstance(launches, list)
+                for launch in launches:
+                    mixture.kernels[launch.kernel.symbol] = build(launch.kernel, flags)
+                check(mixture, 5, workers=(1, 2))
 
 
 def test_many_pairs_have_a_launch_of_their_own() -> None:

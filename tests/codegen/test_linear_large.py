@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from fuseline.codegen.linear import LinearLargeKernel
-from tests.codegen.harness import build, sgemm_address
+from tests.codegen.harness import build, sgemm_address, vectors
 from tests.codegen.linear_cases import DTYPES, MOST_DTYPES, Case, check, run
 
 SIZES = [(64, (48,)), (37, (5, 3)), (1, (1,)), (1000, (33, 17, 40)), (521, (7,)), (15, (131,))]
@@ -134,7 +134,8 @@ def test_any_vector_width(lanes: int) -> None:
     for dtype in DTYPES:
         kernel = small_blocks(17 * 64, (20,), dtype, k_block=17 * 32, min_tokens=16)
         case = Case.make(kernel, 33)
-        check(kernel, case, run(kernel, case, built=build(kernel, [f"-DFL_VL={lanes}"])))
+        for flags in vectors(lanes, dtype):
+            check(kernel, case, run(kernel, case, built=build(kernel, flags)))
 
 
 @pytest.mark.skipif(not sgemm_address(), reason="libtorch_cpu has no sgemm here")

@@ -10,7 +10,7 @@ import pytest
 import torch
 
 from fuseline.codegen.linear import Activation, LinearSmallKernel
-from tests.codegen.harness import build
+from tests.codegen.harness import build, vectors
 from tests.codegen.linear_cases import ACTIVATIONS, DTYPES, MOST_DTYPES, Case, check, run
 
 TOKENS = (0, 1, 2, 3, 5, 8, 16, 17, 33)
@@ -170,7 +170,8 @@ def test_any_vector_width(lanes: int) -> None:
     for dtype in DTYPES:
         kernel = LinearSmallKernel(150, (20,), dtype, bias=True)
         case = Case.make(kernel, 5)
-        check(kernel, case, run(kernel, case, built=build(kernel, [f"-DFL_VL={lanes}"])))
+        for flags in vectors(lanes, dtype):
+            check(kernel, case, run(kernel, case, built=build(kernel, flags)))
 
 
 @pytest.mark.skipif(platform.machine() != "x86_64", reason="flags of x86-64")
