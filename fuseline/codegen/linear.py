@@ -122,15 +122,7 @@ class LinearKernel(KernelTemplate):
     @property
     def panel_sizes(self) -> tuple[int, ...]:
         """The numbers of rows that panels of x have, for any T of the range (see `Panels`)."""
-        return self._panel_sizes(self.min_tokens, self.max_tokens)
-
-    def _panel_sizes(self, first: int, last: int | None) -> tuple[int, ...]:
-        first = max(first, 1)
-        steady = max(self.tokens * (self.tokens - 1), first)  # from here on, the two largest only
-        end = steady + self.tokens + 1
-        end = end if last is None else min(last + 1, end)
-        panels = [(t, -(-t // self.tokens)) for t in range(first, end)]
-        return tuple(sorted({n for t, p in panels for n in (t // p, -(-t // p))}))
+        return _panel_sizes(self.tokens, self.min_tokens, self.max_tokens)
 
     @property
     def output_ends(self) -> tuple[int, ...]:
@@ -204,28 +196,33 @@ class LinearLargeKernel(LinearKernel, template="cpp/linear_large.cpp.jinja"):
     """Many tokens: groups of ``strip`` weight rows (a multiple of ``rows``) against blocks of x.
 
     Attributes:
-        token_block: rows of x that are packed at once.
+        wide: the register tile where vectors have 16 floats, and there are 32 of them.
+        token_block: rows of x that are packed at once; twice as many where they stay bfloat16.
         library_tokens: from so many tokens on the host's ``sgemm`` does the product if there is
             one (everything but the result must be float32); 0 for never.
     """
 
     k_block: int = 1024
     strip: int = 48
+    wide: tuple[int, int] = (4, 5)
     token_block: int = 64
     library_tokens: int = 0
 
     def __post_init__(self) -> None:
         """Refuse strips that do not hold whole steps, and types that the library does not take."""
         super().__post_init__()
-        if self.strip % self.rows:
-            raise ValueError(f"strip {self.strip} is not a multiple of {self.rows} rows")
+        for rows in (self.rows, self.wide[0]):
+            if self.strip % rows:
+                raise ValueError(f"strip {self.strip} is not a multiple of {rows} rows")
         if self.library_tokens and {self.x_dtype, self.weight_dtype} != {"f32"}:
             raise ValueError("the library's product is one of float32")
 
     @property
     def panel_sizes(self) -> tuple[int, ...]:
         """As for few tokens, but T may be cut in parts of at least ``least_tokens``."""
-        return self._panel_sizes(min(self.min_tokens, self.least_tokens), None)
+        first = min(self.min_tokens, self.least_tokens)
+        sizes = {n for most in (self.tokens, self.wide[1]) for n in _panel_sizes(most, first, None)}
+        return tuple(sorted(sizes))
 
     @property
     def least_tokens(self) -> int:
@@ -240,10 +237,21 @@ class LinearLargeKernel(LinearKernel, template="cpp/linear_large.cpp.jinja"):
     def scratch_bytes(self, tokens: Dim, workers: Dim) -> Dim:
         """Bytes of scratch for so many workers, whatever the number of tokens."""
         del tokens
-        totals = self.strip // self.rows * 4 * -(-self.rows // 4)
-        floats = self.token_block * (self._padded + totals + self._halves * self.strip)
+        totals = max(self.strip // r * 4 * -(-r // 4) for r in (self.rows, self.wide[0]))
+        tokens = self.token_block * (2 if self.weight_dtype == self.x_dtype == "bf16" else 1)
+        floats = self.token_block * self._padded + tokens * (totals + self._halves * self.strip)
         floats += self.strip * self.k * self.columns
         if self.library_tokens:
             block, rows = self.library_block
             floats = max(floats, self._halves * block * rows)
         return workers * 4 * floats
+
+
+def _panel_sizes(most: int, first: int, last: int | None) -> tuple[int, ...]:
+    """The numbers of rows of panels of at most ``most``, for ``first`` to ``last`` rows in all."""
+    first = max(first, 1)
+    steady = max(most * (most - 1), first)  # from here on, the two largest only
+    end = steady + most + 1
+    end = end if last is None else min(last + 1, end)
+    panels = [(t, -(-t // most)) for t in range(first, end)]
+    return tuple(sorted({n for t, p in panels for n in (t // p, -(-t // p))}))
