@@ -185,6 +185,7 @@ def _grouped_slots(op: GroupedMatmul, func: Func) -> Slots:
     count = op.weight.shape[0]
     counts = uncast(ends.owner.x)
     exact = ends.dtype in COUNTING and counts.dtype in COUNTING
+    exact = exact and same(ends.owner.x.shape[ends.owner.axis], count)  # it adds up all of them
     ids = _counted(counts, count) if exact else None
     if ids is None:
         raise Refused(
@@ -205,7 +206,7 @@ def _sort_of(ids: Value, func: Func) -> Sort | None:
     """The sort of some values, if there is just one."""
     readers = list(func.users(ids))
     for user in readers:
-        if isinstance(user, (Cast, Reshape)):
+        if isinstance(user, (Cast, Reshape)) and user.y.dtype in COUNTING:
             readers += func.users(user.y)
     sorts = [user for user in readers if isinstance(user, Sort)]
     return sorts[0] if len(sorts) == 1 else None
@@ -292,7 +293,9 @@ def lie_within(value: Value, count: int) -> bool:
         case Argmax(x, axis=axis):
             extent = x.shape[axis]
             return isinstance(extent, int) and extent <= count
-        case Cast(x) | Reshape(x) | Slice(x) | Expand(x) | Permute(x):
+        case Cast(x):
+            return value.dtype in COUNTING and lie_within(x, count)
+        case Reshape(x) | Slice(x) | Expand(x) | Permute(x):
             return lie_within(x, count)
         case Concat(xs):
             return all(lie_within(x, count) for x in xs)

@@ -156,12 +156,9 @@ def _are_slots(value: Value, slots: Slots) -> bool:
 
 
 def is_running(value: Value) -> bool:
-    """Whether a value is 0, 1, 2 ..."""
-    match value.owner:
-        case Iota(start=0, step=1):
-            return True
-        case _:
-            return False
+    """Whether a value is 0, 1, 2 ..., in a type that has all of them."""
+    op = value.owner
+    return isinstance(op, Iota) and (op.start, op.step) == (0, 1) and value.dtype in COUNTING
 
 
 def _repeated(value: Value, count: Dim, k: Dim) -> Value | None:

@@ -326,11 +326,13 @@ def square(*lines: str) -> str:
     return re.sub(r"\bT\b", "2", text)
 
 
-def compared(*, ids: str = "(4, 1)", numbers: str = "(1, 4)", dtype: str = "i32") -> str:
+def compared(
+    *, ids: str = "(4, 1)", numbers: str = "(1, 4)", run: str = "i64", dtype: str = "i32"
+) -> str:
     """The sorted form where each id is compared with each number, and dim 0 summed."""
     count = [
         f"%column = reshape %sorted {{shape = {ids}}}",
-        "%run = iota {length = 4}",
+        f"%run = iota {{length = 4, dtype = {run}}}",
         f"%numbers = reshape %run {{shape = {numbers}}}",
         "%same = eq %column, %numbers",
         f"%hot = cast %same {{dtype = {dtype}}}",
@@ -356,6 +358,28 @@ def test_no_counts_in_a_type_that_loses_count(dtype: str) -> None:
     """bfloat16 has no 257: the groups would end elsewhere."""
     reason = f"{dtype}[4], not over how often each of 4 experts was chosen"
     assert_no_rewrite(RaiseExperts(), compared(dtype=dtype), reason)
+
+
+@pytest.mark.parametrize("run", ["bf16", "i8"])
+def test_no_counts_of_numbers_in_a_type_that_repeats_some(run: str) -> None:
+    """A run of bfloat16 has 256 twice; one of i8 begins anew."""
+    reason = "not over how often each of 4 experts was chosen"
+    assert_no_rewrite(RaiseExperts(), compared(run=run), reason)
+
+
+@pytest.mark.parametrize(("shape", "axis"), [("(1, 5)", 0), ("(5, 1)", 1)])
+def test_no_ends_that_add_nothing_up(shape: str, axis: int) -> None:
+    """Along a dim of one the cumulative sum is what it was given."""
+    given = f"%row = reshape %ints {{shape = {shape}}} %run = cumsum %row {{axis = {axis}}}"
+    lines = replaced(GROUPED, sums=f"{given} %sums = reshape %run {{shape = (5,)}}")
+    miss(lines, "not over how often each of 5 experts was chosen")
+
+
+def test_no_order_of_ids_that_lost_some() -> None:
+    """The exact ids are counted, and those that are sorted say 256 where the router said 257."""
+    sort = "%lossy = cast %ids {dtype = bf16} %sorted, %perm = sort %lossy {axis = 0}"
+    lines = replaced(GROUPED, sorted=sort, float="%float = cast %ids {dtype = f32}")
+    miss(lines, "nothing sorts them from the first on")
 
 
 def test_no_ends_from_a_cast_that_loses_count() -> None:
