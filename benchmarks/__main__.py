@@ -61,8 +61,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     results["complete"] = {part.name for part in parts(quick=args.quick)} <= set(results["parts"])
     write_json(args.output, results)
     page.show(results, Console(width=None if sys.stdout.isatty() else WIDE))
-    if args.output == DEFAULT:
-        page.write(results)
+    if args.output.resolve().parent == RESULTS:
+        page.main()
     return 1 if failed else 0
 
 

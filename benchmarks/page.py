@@ -1,13 +1,11 @@
 """Writes `docs/benchmarks.md` and its plot from a file of results; every number is from there.
 
-python -m benchmarks.page            # from benchmarks/results/cpu.json and cpu_*.json
+python -m benchmarks.page            # from cpu.json and cpu_*.json in benchmarks/results
 """
 
 from __future__ import annotations
 
-import sys
 from collections.abc import Sequence
-from pathlib import Path
 
 from rich.console import Console
 
@@ -91,10 +89,10 @@ def _run(results: Json) -> str:
     return text if results["complete"] else f"{text} This run was not complete."
 
 
-def main(path: Path = RESULTS / "cpu.json") -> None:
-    """Write the page from a file."""
-    write(read_json(path))
+def main() -> None:
+    """Write the page from the results in the tree."""
+    write(read_json(RESULTS / "cpu.json"))
 
 
 if __name__ == "__main__":
-    main(*map(Path, sys.argv[1:]))
+    main()

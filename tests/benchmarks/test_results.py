@@ -10,7 +10,7 @@ from rich.console import Console
 
 from benchmarks import __main__ as command
 from benchmarks import page, parts, plot
-from benchmarks.common import Json, by_turns, medians, read_json, rounded, write_json
+from benchmarks.common import Json, by_turns, machine, medians, read_json, rounded, write_json
 from benchmarks.tables import Table, tables
 
 
@@ -164,17 +164,22 @@ def test_page_has_other_machines_behind_the_rest() -> None:
     assert rest.count("\n### ") == len(tables(other)) == 7
 
 
+@pytest.mark.parametrize("differs", [{"cpu": "a CPU"}, {"instructions": ["mmx"]}, {"cores": 99}])
 def test_figures_of_two_machines_are_not_kept_in_one_file(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    differs: Json,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
 ) -> None:
     monkeypatch.setattr(command, "run", found_nothing)
     output = tmp_path / "results.json"
-    write_json(output, results())
+    other = machine() | differs
+    write_json(output, results() | {"machine": other})
     before = output.read_bytes()
     with pytest.raises(SystemExit):
         command.main(["--quick", "--only", "memory/*", "--output", str(output)])
     said = " ".join(capsys.readouterr().err.split())
-    assert "has figures of another machine (a CPU, 2 cores; this is " in said
+    assert f"has figures of another machine ({page.machine(other)}; this is " in said
     assert "--output" in said
     assert output.read_bytes() == before
 
