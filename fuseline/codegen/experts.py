@@ -46,9 +46,9 @@ class ExpertsKernel(KernelTemplate, template="cpp/experts.cpp.jinja"):
     The pairs of a token and one of its ``top`` experts are sorted by expert, by every worker for
     itself. All tokens of an expert are multiplied together, ``token_block`` at a time. The shared
     branch is one more expert that every token goes to; ``identities`` more pass x on as it is.
-    Indices outside of the experts and those are a fault,
-    and nothing is computed. Results do not depend on the number of workers, nor on how many columns
-    of y are computed at once.
+    Indices outside of the experts and those are a fault, and nothing is computed. Results do not
+    depend on the number of workers, nor on how many columns of y are computed at once. Where the
+    processor multiplies bfloat16, what is too small for a normal number counts as 0.
 
     Buffers, in order:
         indices      ``[T, top]`` i64, dense

@@ -39,7 +39,8 @@ class LinearKernel(KernelTemplate):
     Numerics: ``p = round(x @ w + bias)``; gated: ``p = round(round(act(gate)) * up)``, otherwise
     with an activation ``p = round(act(p))``; with a residual ``p = round(r + p)``; ``round`` is to
     ``dtype``. y holds p as ``out_dtype``. Results do not depend on the number of workers. Any K and
-    N of at least 1, and any T from ``min_tokens`` to ``max_tokens``, and 0.
+    N of at least 1, and any T from ``min_tokens`` to ``max_tokens``, and 0. Where the processor
+    multiplies bfloat16, what is too small for a normal number counts as 0, as with torch's own.
 
     Attributes:
         k: width of x.
@@ -48,10 +49,11 @@ class LinearKernel(KernelTemplate):
         dtype: what products round to.
         x_dtype, weight_dtype, out_dtype: element types; by default ``dtype``.
         min_tokens, max_tokens: the range of T; ``None`` for no upper end.
-        rows, tokens: the register tile: weight rows and rows of x.
+        rows, tokens: the register tile: weight rows and rows of x (but see ``wide``).
         strip: columns that the epilogue takes at once.
         k_block: elements of K after which the other panels of x have their turn.
-        prefetch: elements ahead of the weights in use that are asked for; 0 for none.
+        prefetch: elements ahead of the weights in use that are asked for; 0 for none. For many
+            tokens: whether the next rows are.
     """
 
     k: int
@@ -116,7 +118,7 @@ class LinearKernel(KernelTemplate):
 
     @property
     def pairs(self) -> bool:
-        """Whether weights widen two at a time (see `_linear.h.jinja`)."""
+        """Whether weights widen two at a time (see `_tile.h.jinja`)."""
         return self.weight_dtype == "bf16"
 
     @property
@@ -193,10 +195,10 @@ class LinearColumnsKernel(LinearKernel, template="cpp/linear_columns.cpp.jinja")
 
 @dataclass(frozen=True)
 class LinearLargeKernel(LinearKernel, template="cpp/linear_large.cpp.jinja"):
-    """Many tokens: groups of ``strip`` weight rows (a multiple of ``rows``) against blocks of x.
+    """Many tokens: groups of ``strip`` weight rows (whole tiles of them) against blocks of x.
 
     Attributes:
-        wide: the register tile where vectors have 16 floats, and there are 32 of them.
+        wide: the register tile where vectors have 16 floats: there are 32 registers of them.
         token_block: rows of x that are packed at once; twice as many where they stay bfloat16.
         library_tokens: from so many tokens on the host's ``sgemm`` does the product if there is
             one (everything but the result must be float32); 0 for never.
@@ -238,8 +240,8 @@ class LinearLargeKernel(LinearKernel, template="cpp/linear_large.cpp.jinja"):
         """Bytes of scratch for so many workers, whatever the number of tokens."""
         del tokens
         totals = max(self.strip // r * 4 * -(-r // 4) for r in (self.rows, self.wide[0]))
-        tokens = self.token_block * (2 if self.weight_dtype == self.x_dtype == "bf16" else 1)
-        floats = self.token_block * self._padded + tokens * (totals + self._halves * self.strip)
+        block = self.token_block * (2 if self.weight_dtype == self.x_dtype == "bf16" else 1)
+        floats = self.token_block * self._padded + block * (totals + self._halves * self.strip)
         floats += self.strip * self.k * self.columns
         if self.library_tokens:
             block, rows = self.library_block

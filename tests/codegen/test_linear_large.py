@@ -21,7 +21,7 @@ def small_blocks(k: int, outputs: tuple[int, ...], dtype: str, **more: Any) -> L
         "k_block": 256,
         "strip": 12,
         "token_block": 40,
-        "prefetch": 256,
+        "prefetch": 1,
         **more,
     }
     return LinearLargeKernel(k, outputs, dtype, **blocks)
@@ -124,18 +124,21 @@ def test_nan_and_infinity_stay_in_their_row_and_column(dtype: str) -> None:
 def test_wrong_contexts_are_refused() -> None:
     with pytest.raises(ValueError, match="strip 32 is not a multiple of 3 rows"):
         LinearLargeKernel(8, (8,), "f32", strip=32)
+    with pytest.raises(ValueError, match="strip 9 is not a multiple of 4 rows"):
+        LinearLargeKernel(8, (8,), "f32", strip=9)
     with pytest.raises(ValueError, match="float32"):
         LinearLargeKernel(8, (8,), "bf16", library_tokens=1)
 
 
 @pytest.mark.parametrize("lanes", [4, 8, 16])
 def test_any_vector_width(lanes: int) -> None:
-    """Blocks of K may hold an odd number of chunks, with none left over at the end."""
+    """Blocks of K may hold an odd number of chunks, with none left over at the end, or some."""
     for dtype in DTYPES:
-        kernel = small_blocks(17 * 64, (20,), dtype, k_block=17 * 32, min_tokens=16)
-        case = Case.make(kernel, 33)
-        for flags in vectors(lanes, dtype):
-            check(kernel, case, run(kernel, case, built=build(kernel, flags)))
+        for k, tokens in ((17 * 64, 33), (301, 90)):
+            kernel = small_blocks(k, (20,), dtype, k_block=17 * 32, min_tokens=16)
+            case = Case.make(kernel, tokens)
+            for flags in vectors(lanes, dtype):
+                check(kernel, case, run(kernel, case, built=build(kernel, flags)))
 
 
 @pytest.mark.skipif(not sgemm_address(), reason="libtorch_cpu has no sgemm here")
