@@ -19,6 +19,9 @@ Stat: TypeAlias = int | float | str
 _NUMBER = re.compile(r"(?<=\.)\d+(?=\.| |$)")
 """The number of a layer or an expert in a module path."""
 
+BREAK = "graph break: "
+"""Begins the names of stats that say how often a graph ended for a reason."""
+
 PLAIN = "plain ATen: "
 """Begins the names of stats that say why a graph is run by torch as a whole."""
 
@@ -135,9 +138,14 @@ class Report:
         return "\n\n".join(part for part in parts if part) or "nothing was compiled yet"
 
     def summary(self) -> str:
-        """What runs natively and what torch runs: the steps of plans, and whole graphs."""
+        """What runs natively and what torch runs: steps of plans, whole graphs, and around them."""
         whole = {n.removeprefix(PLAIN): r for n, r in self.stats.items() if n.startswith(PLAIN)}
         lines = [f"not compiled, run by torch as a whole: {n} ({r})" for n, r in whole.items()]
+        breaks = [n.removeprefix(BREAK) for n in self.stats if n.startswith(BREAK)]
+        if breaks:
+            eager = "what is between graphs" if self.kernels or whole else "everything"
+            many = self.stats.get("graph breaks", len(breaks))
+            lines.append(f"graph breaks: {many}, and {eager} runs in eager ({'; '.join(breaks)})")
         if not self.kernels:
             return "\n".join(lines)
         native = sum(k.launches for k in self.kernels if k.status == "native")

@@ -106,6 +106,16 @@ def test_steps_that_torch_runs_are_counted_and_named() -> None:
     assert line == "steps: 2 native, 4 run by torch (aten.sort.stable x3, topk)"
 
 
+def test_breaks_and_what_is_not_compiled_stand_in_the_first_lines() -> None:
+    broken = Report(stats={"graph breaks": 3, "graph break: branch": 2, "graph break: item": 1})
+    line = "graph breaks: 3, and what is between graphs runs in eager (branch; item)"
+    assert str(Report(kernels=(KERNEL,)) + broken).splitlines()[:2] == [
+        "steps: 2 native, 0 run by torch",
+        line,
+    ]
+    assert str(broken).startswith("graph breaks: 3, and everything runs in eager (branch; item)")
+
+
 def test_like_layers_share_a_line() -> None:
     sites = tuple(
         Site("moe", f"model.layers.{i}.mlp.2 (m.py:7)", "missed" if i == 3 else "fused")

@@ -22,7 +22,7 @@ from fuseline.frontend.names import Names
 from fuseline.frontend.record import NotSimple
 from fuseline.frontend.traced_turns import Judge, unproven
 from fuseline.frontend.warm import keep
-from fuseline.report import PLAIN, Report, Site, Stat
+from fuseline.report import BREAK, PLAIN, Report, Site, Stat
 
 log = logging.getLogger(__name__)
 
@@ -168,7 +168,7 @@ class Backend:
     def report(self) -> Report:
         """The numbers of graphs and of graph breaks, and what is not compiled, and why."""
         stats: dict[str, Stat] = {"graphs": self.graphs, "graph breaks": sum(self.breaks.values())}
-        stats |= {f"graph break: {_first_line(r)}": n for r, n in self.breaks.items()}
+        stats |= {f"{BREAK}{_first_line(r)}": n for r, n in self.breaks.items()}
         stats |= {f"{PLAIN}{n}": _first_line(r) for n, r in self.plain.items()}
         stats |= {f"recompilations refused, see {o}": n for o, n in self.limits.items()}
         if self.limits:

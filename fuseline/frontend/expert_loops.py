@@ -95,7 +95,7 @@ class _Turns:
         self.numbers, self.iterated = set[str](), set[str]()
         if isinstance(loop, ast.For):
             self.numbers = names_in(loop.target)
-            if _reads_self(loop.iter) and not _calls(loop.iter, {"range"}):
+            if not _calls(loop.iter, {"range"}):
                 self.iterated = set(self.numbers)
         else:  # a counter that the loop moves on
             moved = (n for n in self.nodes if isinstance(n, ast.AugAssign))
@@ -104,6 +104,8 @@ class _Turns:
         for target, value in self._assignments():
             if any(self._takes(n) for n in ast.walk(value)):
                 self.taken |= target
+            elif isinstance(value, ast.Subscript) and names_in(value.slice) & self.numbers:
+                self.iterated |= target  # of several that are not the module's own
             elif _is_number_of(value, self.numbers):
                 self.numbers |= target
 
@@ -132,6 +134,8 @@ class _Turns:
     def _uses(self, node: ast.AST) -> bool:
         match node:
             case ast.Call(func=ast.Name(id=name)) if name in self.iterated:
+                return True
+            case ast.Call(func=ast.Subscript(slice=at)) if names_in(at) & self.numbers:
                 return True
             case ast.Call(func=func, args=args):
                 if _name(func) in _PRODUCTS:

@@ -19,7 +19,7 @@ from fuseline.cli.zoo.results import Miss, Mode, Result
 from fuseline.cli.zoo.worker import one_line
 from fuseline.config import Config
 from fuseline.debug.oracle import oracle, relative_error
-from fuseline.report import PLAIN, Report
+from fuseline.report import BREAK, PLAIN, Report
 
 for _slow in ("torch._dynamo", "transformers.generation", "fuseline.compiler"):
     importlib.import_module(_slow)  # here, once for all workers
@@ -188,8 +188,7 @@ def noted(report: Report, seeds: list[list[Errors]]) -> Mode:
         error = statistics.median(e.ours for e in outputs)
         eager_error = statistics.median(e.eager for e in outputs)
     counts = report.stats
-    prefix = "graph break: "
-    breaks = {n.removeprefix(prefix): int(c) for n, c in counts.items() if n.startswith(prefix)}
+    breaks = {n.removeprefix(BREAK): int(c) for n, c in counts.items() if n.startswith(BREAK)}
     host = Counter[str]()
     for kernel in report.kernels:
         if kernel.status == "reference":
