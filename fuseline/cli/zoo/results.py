@@ -12,7 +12,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Literal, TypeAlias
 
-Status: TypeAlias = Literal["correct", "wrong", "failed", "not captured", "no model", "stopped"]
+Status: TypeAlias = Literal["correct", "wrong", "failed", "correct in parts", "no model", "stopped"]
 
 LEAST_CHANCE = 0.01
 """Below it, outputs outside the rule are not eager's as well as the program's (a sign test)."""
@@ -137,7 +137,7 @@ class Result:
             return "failed"
         if not all(mode.right for mode in self.modes):
             return "wrong"
-        return "correct" if self.captured else "not captured"
+        return "correct" if self.captured else "correct in parts"
 
     @property
     def configured(self) -> bool:

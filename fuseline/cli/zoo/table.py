@@ -35,7 +35,8 @@ nine more seeds of tokens are tried. The table gives the median errors, how many
 the rule, and how many of eager's would be if it had to follow the compiled program. Close choices
 fall either way: a model is wrong where a sign test rejects that (below 1 %). Sites and host steps
 (those that torch runs) are counted over all programs that were compiled: one for several tokens and
-one for one token, each in prefill and in decode.
+one for one token, each in prefill and in decode. Correct in parts: right too, but cut into several
+graphs, or with one that torch runs as a whole.
 
 transformers {transformers}, torch {torch}, Python {python}.
 """
