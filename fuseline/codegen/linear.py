@@ -49,7 +49,9 @@ class LinearKernel(KernelTemplate):
         dtype: what products round to.
         x_dtype, weight_dtype, out_dtype: element types; by default ``dtype``.
         min_tokens, max_tokens: the range of T; ``None`` for no upper end.
-        rows, tokens: the register tile: weight rows and rows of x (but see ``wide``).
+        rows, tokens: the register tile: weight rows and rows of x.
+        wide: the tile where vectors have 16 floats, and there are 32 registers of them; by default
+            the same.
         strip: columns that the epilogue takes at once.
         k_block: elements of K after which the other panels of x have their turn.
         prefetch: elements ahead of the weights in use that are asked for; 0 for none. For many
@@ -70,6 +72,7 @@ class LinearKernel(KernelTemplate):
     max_tokens: int | None = None
     rows: int = 3
     tokens: int = 4
+    wide: tuple[int, int] | None = None
     strip: int = 32
     k_block: int = 256
     prefetch: int = 0
@@ -198,7 +201,6 @@ class LinearLargeKernel(LinearKernel, template="cpp/linear_large.cpp.jinja"):
     """Many tokens: groups of ``strip`` weight rows (whole tiles of them) against blocks of x.
 
     Attributes:
-        wide: the register tile where vectors have 16 floats: there are 32 registers of them.
         token_block: rows of x that are packed at once; twice as many where they stay bfloat16.
         library_tokens: from so many tokens on the host's ``sgemm`` does the product if there is
             one (everything but the result must be float32); 0 for never.
@@ -206,14 +208,14 @@ class LinearLargeKernel(LinearKernel, template="cpp/linear_large.cpp.jinja"):
 
     k_block: int = 1024
     strip: int = 48
-    wide: tuple[int, int] = (4, 5)
+    wide: tuple[int, int] | None = (4, 5)
     token_block: int = 64
     library_tokens: int = 0
 
     def __post_init__(self) -> None:
         """Refuse strips that do not hold whole steps, and types that the library does not take."""
         super().__post_init__()
-        for rows in (self.rows, self.wide[0]):
+        for rows, _ in self._tiles:
             if self.strip % rows:
                 raise ValueError(f"strip {self.strip} is not a multiple of {rows} rows")
         if self.library_tokens and {self.x_dtype, self.weight_dtype} != {"f32"}:
@@ -223,13 +225,18 @@ class LinearLargeKernel(LinearKernel, template="cpp/linear_large.cpp.jinja"):
     def panel_sizes(self) -> tuple[int, ...]:
         """As for few tokens, but T may be cut in parts of at least ``least_tokens``."""
         first = min(self.min_tokens, self.least_tokens)
-        sizes = {n for most in (self.tokens, self.wide[1]) for n in _panel_sizes(most, first, None)}
+        sizes = {n for _, most in self._tiles for n in _panel_sizes(most, first, None)}
         return tuple(sorted(sizes))
 
     @property
     def least_tokens(self) -> int:
         """Tokens are shared out among the workers, or cut in blocks, in no smaller parts."""
         return min(16, self.token_block // 2)
+
+    @property
+    def _tiles(self) -> tuple[tuple[int, int], ...]:
+        """The tiles that a machine may use."""
+        return ((self.rows, self.tokens), self.wide or (self.rows, self.tokens))
 
     @property
     def library_block(self) -> tuple[int, int]:
@@ -239,7 +246,7 @@ class LinearLargeKernel(LinearKernel, template="cpp/linear_large.cpp.jinja"):
     def scratch_bytes(self, tokens: Dim, workers: Dim) -> Dim:
         """Bytes of scratch for so many workers, whatever the number of tokens."""
         del tokens
-        totals = max(self.strip // r * 4 * -(-r // 4) for r in (self.rows, self.wide[0]))
+        totals = max(self.strip // r * 4 * -(-r // 4) for r, _ in self._tiles)
         block = self.token_block * (2 if self.weight_dtype == self.x_dtype == "bf16" else 1)
         floats = self.token_block * self._padded + block * (totals + self._halves * self.strip)
         floats += self.strip * self.k * self.columns

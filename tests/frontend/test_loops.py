@@ -163,5 +163,6 @@ def test_no_site_where_nothing_was_chosen_but_the_first_lines_tell_of_the_break(
     assert not missed(Nothing())
     compiled, _ = record(Nothing())
     compiled(torch.randn(5, 8))
-    lines = compiled.report().summary().splitlines()
-    assert any(line.startswith("graph breaks: 1, and ") for line in lines)
+    line = compiled.report().summary()
+    assert line.startswith("graph breaks: ")
+    assert line.endswith("runs in eager (Dynamic shape operator)")
