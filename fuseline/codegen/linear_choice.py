@@ -15,7 +15,7 @@ Figures are the share of the ceiling (bandwidth up to 4 tokens, arithmetic from 
 * More tokens: blocks of 64 (x stays in the second-level cache: 85 % in bfloat16, against 70 % with
   160), groups of 48 rows, K in blocks of at most 1024 with the next rows asked for ahead.
 * Where vectors have 16 floats (Zen 4): tiles of four rows by five tokens, and blocks of 128 where x
-  stays bfloat16: 70 % of a vector of products of pairs a cycle.
+  stays bfloat16.
 * float32 from 192 tokens on, from 96 if K is 2048 or more: the library's product is 5 to 15 %
   faster than ours, for it packs weights too; below that ours is, by 10 % (64 tokens) to 80 % (16).
 * Weights ``[K, N]``: for 1 token six far streams again, in runs of 4096 columns; for more, rows
