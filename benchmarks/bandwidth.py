@@ -8,7 +8,7 @@ from pathlib import Path
 
 import torch
 
-from tests.codegen.harness import compile_source
+from tests.codegen.cpu.harness import compile_source
 
 STREAMS = 8
 """Places that each thread reads at once: more than one keeps more of the memory busy."""

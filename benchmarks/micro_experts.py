@@ -34,7 +34,7 @@ from fuseline.ir.ops.experts import Experts, Moe
 from fuseline.ir.ops.fused import GatedLinear, LinearAdd
 from fuseline.ir.ops.pointwise import Mul, Silu
 from fuseline.ir.types import DType, TensorType, substitute
-from tests.codegen.harness import Call, Host, build, compile_source, sgemm_address
+from tests.codegen.cpu.harness import Call, Host, build, compile_source, sgemm_address
 
 assert lowerings.__all__, "importing them registers them"
 TOKENS = (1, 2, 4, 8, 16, 32, 64, 128, 512)

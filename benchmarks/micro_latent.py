@@ -25,9 +25,9 @@ from benchmarks.common import Json, write_json
 from benchmarks.micro_linear import DTYPES, ceilings, machine
 from benchmarks.mla import LatentAttention, Widths, random
 from fuseline import _torch
-from fuseline.codegen.latent import AbsorbedKernel
+from fuseline.codegen.cpu.latent import AbsorbedKernel
 from fuseline.ir.types import substitute
-from tests.codegen.harness import Call, build, compile_source
+from tests.codegen.cpu.harness import Call, build, compile_source
 
 GEOMETRIES = {
     "small": Widths(),

@@ -27,9 +27,9 @@ from typing import Any
 import torch
 import torch.nn.functional as F
 
-from fuseline.codegen.linear import LinearKernel
-from fuseline.codegen.linear_choice import choose_linear
-from tests.codegen.harness import Call, Host, build, compile_source, sgemm_address
+from fuseline.codegen.cpu.linear import LinearKernel
+from fuseline.codegen.cpu.linear_choice import choose_linear
+from tests.codegen.cpu.harness import Call, Host, build, compile_source, sgemm_address
 
 DTYPES = {"f32": torch.float32, "bf16": torch.bfloat16, "f16": torch.float16}
 TOKENS = (1, 2, 4, 8, 16, 32, 64, 128, 256)

@@ -29,10 +29,11 @@ from torch import Tensor
 
 from benchmarks.micro_linear import machine
 from fuseline._torch import optimize
-from fuseline.codegen.attention import AttentionKernel, attention_kind
-from fuseline.codegen.norm import NormKernel
-from fuseline.codegen.qk_norm_rope import QkNormRopeKernel, Rotation, qk_streams
-from tests.codegen.harness import build
+from fuseline.codegen.cpu.attention import AttentionKernel, attention_kind
+from fuseline.codegen.cpu.norm import NormKernel
+from fuseline.codegen.cpu.qk_norm_rope import QkNormRopeKernel
+from fuseline.codegen.heads import Rotation, qk_streams
+from tests.codegen.cpu.harness import build
 
 DTYPES = {"f32": torch.float32, "bf16": torch.bfloat16, "f16": torch.float16}
 Run = Callable[[], object]

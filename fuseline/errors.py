@@ -321,6 +321,12 @@ LIBRARY_UNLOADABLE = Code(
     "The operating system refused a shared object, as it does below a noexec mount.",
     BuildError,
 )
+KERNEL_REFUSED = Code(
+    "FL0706",
+    "cannot compile for a GPU",
+    "Triton, or the assembler behind it, refused a generated kernel.",
+    BuildError,
+)
 
 
 # ------------------------------------------------------------------- FL08xx: models and their files

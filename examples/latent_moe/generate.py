@@ -61,8 +61,11 @@ def main(argv: Sequence[str] | None = None) -> int:
     eager_tokens, eager_seconds = timed(model, prompt, options.tokens)
 
     print(f"{options.prompt}{text(tokens)}\n")
-    print(compiled.report().sites_table())
-    print(f"\ncache: {cache_bytes(model)} bytes per token, {options.cache}")
+    report = compiled.report()
+    print(report.sites_table())
+    print(f"\nthe model's cache: {cache_bytes(model)} bytes per token, {options.cache}")
+    for found in cached_latents(report):
+        print(f"kept by the compiled code instead, in each layer: {found} bytes per token")
     print(f"fuseline {options.tokens / seconds:.0f} tokens/s, ", end="")
     print(f"eager {options.tokens / eager_seconds:.0f} tokens/s")
     same = tokens == eager_tokens
@@ -101,6 +104,12 @@ def cache_bytes(model: LatentMoe) -> int:
     """How much the cache grows with every token of every text."""
     caches = [x for name, x in model.named_buffers() if name.endswith("_cache")]
     return sum(x.nbytes for x in caches) // (model.config.length * len(caches[0]))
+
+
+def cached_latents(report: fuseline.Report) -> list[str]:
+    """What the report says of caches that hold latents in place of keys and values."""
+    sites = [site for site in report.sites if site.pattern == "latent_cache"]
+    return sorted({str(site.details["cache bytes per token"]) for site in sites})
 
 
 if __name__ == "__main__":

@@ -12,10 +12,11 @@ from typing import Any, TypeAlias, TypeVar
 
 from fuseline.codegen.forms import Form, When
 from fuseline.codegen.kernel import KernelTemplate
+from fuseline.codegen.targets import Backend
 from fuseline.ir.core import Func, Op, Value
 from fuseline.ir.layout import LayoutMap
 from fuseline.ir.ops.fused import Copy
-from fuseline.ir.types import Dim, dim, symbol
+from fuseline.ir.types import Dim, DType, dim, symbol
 
 OpT = TypeVar("OpT", bound=Op)
 
@@ -44,6 +45,8 @@ class Launch:
         work: four times the bytes moved, plus the flops; small work is left to one worker.
         when: run only while the first dim lies within the bounds (both included).
         form: what it does there, where other sizes have other launches.
+        grid: blocks in three dims, for a GPU; any of them may be 0, and then nothing runs.
+        others: the same with other configurations, the likelier first; every one will do.
     """
 
     kernel: KernelTemplate
@@ -52,6 +55,8 @@ class Launch:
     work: Dim
     when: When = None
     form: Form | None = None
+    grid: tuple[Dim, Dim, Dim] = (1, 1, 1)
+    others: tuple[Launch, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -74,31 +79,48 @@ Lowering: TypeAlias = Callable[[Any, LayoutMap], Lowered]
 WORKERS = symbol("num_workers")
 """In scratch sizes: the most workers that a launch may have."""
 
-LOWERINGS: dict[type[Op], Lowering] = {}
-"""The lowering of each op class for target cpu; filled by `lowers`."""
+LOWERINGS: dict[Backend, dict[type[Op], Lowering]] = {"cpu": {}, "cuda": {}}
+"""The lowering of each op class; filled by `lowers`."""
 
 
 def lowers(
     *classes: type[OpT],
+    backend: Backend = "cpu",
 ) -> Callable[[Callable[[OpT, LayoutMap], Lowered]], Callable[[OpT, LayoutMap], Lowered]]:
-    """Register a function as the lowering of op classes."""
+    """Register a function as the lowering of op classes for the targets of a backend."""
 
     def register(
         function: Callable[[OpT, LayoutMap], Lowered],
     ) -> Callable[[OpT, LayoutMap], Lowered]:
         for cls in classes:
-            LOWERINGS[cls] = function
+            LOWERINGS[backend][cls] = function
         return function
 
     return register
 
 
-def lower(op: Op, layouts: LayoutMap) -> Lowered:
+def lower(op: Op, layouts: LayoutMap, backend: Backend = "cpu") -> Lowered:
     """What runs this op."""
-    function = LOWERINGS.get(type(op))
+    function = LOWERINGS[backend].get(type(op))
     if function is None:
         return Refusal(f"no kernel for {op.name}")
     return function(op, layouts)
+
+
+FLOATS = (DType.F32, DType.BF16, DType.F16)
+
+
+def dtype_name(value: Value | None) -> str | None:
+    """The element type's name; None for an absent operand."""
+    return None if value is None else value.dtype.value
+
+
+def unsupported(*values: Value | None) -> Refusal | None:
+    """A refusal where an operand is not of a floating type that the kernels compute with."""
+    for value in values:
+        if value is not None and value.dtype not in FLOATS:
+            return Refusal(f"{value.dtype} operands; the kernel takes f32, bf16 and f16")
+    return None
 
 
 def not_dense(values: Iterable[Value | None], layouts: LayoutMap) -> NeedDense | None:
@@ -122,7 +144,9 @@ class Emitted:
     refusal: str = ""
 
 
-def emit(func: Func, layouts: LayoutMap, *, unavailable: str = "") -> list[Emitted]:
+def emit(
+    func: Func, layouts: LayoutMap, backend: Backend = "cpu", *, unavailable: str = ""
+) -> list[Emitted]:
     """Lower every op of a func that is not a view; `copy` ops are inserted where one is needed.
 
     ``unavailable`` is the reason why no kernel can be built at all, where that is so.
@@ -135,7 +159,7 @@ def emit(func: Func, layouts: LayoutMap, *, unavailable: str = "") -> list[Emitt
         if unavailable:
             emitted.append(Emitted(op, (), unavailable))
             continue
-        outcome = lower(op, layouts)
+        outcome = lower(op, layouts, backend)
         if isinstance(outcome, NeedDense):
             for value in outcome.values:
                 if value not in copies:
@@ -143,10 +167,10 @@ def emit(func: Func, layouts: LayoutMap, *, unavailable: str = "") -> list[Emitt
                     copy.loc = op.loc
                     func.edit(before=op, insert=[copy])
                     layouts.add(copy)
-                    emitted.append(_emit_one(copy, lower(copy, layouts)))
+                    emitted.append(_emit_one(copy, lower(copy, layouts, backend)))
                     copies[value] = copy.y
             func.replace_operands(op, {v: copies[v] for v in outcome.values})
-            outcome = lower(op, layouts)
+            outcome = lower(op, layouts, backend)
         emitted.append(_emit_one(op, outcome))
     return emitted
 

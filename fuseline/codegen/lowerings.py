@@ -2,28 +2,7 @@
 
 from __future__ import annotations
 
-from fuseline.codegen import (
-    lower_attention,
-    lower_experts,
-    lower_index,
-    lower_latent,
-    lower_linear,
-    lower_mla,
-    lower_pointwise,
-    lower_route,
-    lower_rows,
-    lower_select,
-)
+from fuseline.codegen.cpu import lowerings as cpu
+from fuseline.codegen.gpu import lowerings as gpu
 
-__all__ = [
-    "lower_attention",
-    "lower_experts",
-    "lower_index",
-    "lower_latent",
-    "lower_linear",
-    "lower_mla",
-    "lower_pointwise",
-    "lower_route",
-    "lower_rows",
-    "lower_select",
-]
+__all__ = ["cpu", "gpu"]

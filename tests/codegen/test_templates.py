@@ -14,21 +14,22 @@ import jinja2.nodes
 import pytest
 
 import fuseline.codegen
-from fuseline.codegen.attention import BlockedAttentionKernel, DecodeAttentionKernel
-from fuseline.codegen.cumsum import CumsumKernel
-from fuseline.codegen.gather import ArgmaxKernel, GatherKernel, IndexWriteKernel
+from fuseline.codegen.cpu.attention import BlockedAttentionKernel, DecodeAttentionKernel
+from fuseline.codegen.cpu.cumsum import CumsumKernel
+from fuseline.codegen.cpu.gather import ArgmaxKernel, GatherKernel, IndexWriteKernel
+from fuseline.codegen.cpu.latent import AbsorbedKernel, ExpandedKernel
+from fuseline.codegen.cpu.mla_projection import mla_projection
+from fuseline.codegen.cpu.norm import NormKernel
+from fuseline.codegen.cpu.qk_norm_rope import QkNormRopeKernel
+from fuseline.codegen.cpu.rope import rope
+from fuseline.codegen.cpu.route import RouteKernel
+from fuseline.codegen.cpu.shift_write import ShiftWriteKernel
+from fuseline.codegen.cpu.topk import TopKKernel
+from fuseline.codegen.heads import Rotation, Stream, qk_streams
 from fuseline.codegen.kernel import KernelTemplate, environment
-from fuseline.codegen.latent import AbsorbedKernel, ExpandedKernel
-from fuseline.codegen.mla_projection import mla_projection
-from fuseline.codegen.norm import NormKernel
-from fuseline.codegen.qk_norm_rope import QkNormRopeKernel, Rotation, Stream, qk_streams
-from fuseline.codegen.rope import rope
-from fuseline.codegen.route import RouteKernel
-from fuseline.codegen.shift_write import ShiftWriteKernel
-from fuseline.codegen.topk import TopKKernel
 
-for module in pkgutil.iter_modules(fuseline.codegen.__path__):
-    importlib.import_module(f"fuseline.codegen.{module.name}")
+for module in pkgutil.walk_packages(fuseline.codegen.__path__, "fuseline.codegen."):
+    importlib.import_module(module.name)
 
 
 def subclasses(cls: type[KernelTemplate]) -> Iterator[type[KernelTemplate]]:

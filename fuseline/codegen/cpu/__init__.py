@@ -1,0 +1,1 @@
+"""Kernels for the target cpu: C++ contexts, and the lowerings onto them."""

@@ -1,0 +1,134 @@
+"""Lowering of latent attention: in the latent space for few queries, expanded for many."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from fuseline.codegen.cpu.latent import AbsorbedKernel, ExpandedKernel, LatentKernel
+from fuseline.codegen.cpu.latent_choice import most_absorbed
+from fuseline.codegen.cpu.lower_attention import mask_strides, refused_mask, scoring
+from fuseline.codegen.forms import Form, When
+from fuseline.codegen.lower import (
+    FLOATS,
+    WORKERS,
+    Launch,
+    Lowered,
+    NeedDense,
+    Refusal,
+    Scratch,
+    lowers,
+    work,
+)
+from fuseline.ir.core import Value
+from fuseline.ir.layout import LayoutMap
+from fuseline.ir.ops.latent import LatentAttention
+from fuseline.ir.types import Dim, bounds, product
+
+
+@lowers(LatentAttention)
+def lower_latent_attention(op: LatentAttention, layouts: LayoutMap) -> Lowered:
+    """Attention over what latents expand to; `most_absorbed` says for how many queries which."""
+    if refusal := _refusal(op, layouts):
+        return refusal
+    moved = [op.q, op.latent, op.shared, op.positions, op.sinks]
+    loose = [v for v in moved if v is not None and not layouts.layout(v).is_inner_dense(v.shape)]
+    if loose:
+        return NeedDense(tuple(loose))
+    queries, keys = op.q.shape[2], op.latent.shape[2]
+    width = op.latent.shape[3]
+    assert isinstance(width, int), "checked by _refusal"
+    most = most_absorbed(op.key, op.value, width, keys=keys if isinstance(keys, int) else None)
+    low, high = bounds(queries, layouts.func.symbols)
+    launches: list[Launch] = []
+    if most is None or low <= most:
+        always = most is None or (high is not None and high <= most)
+        when = None if always else (queries, 0, most)
+        launches += _launch(op, _absorbed(op), layouts, when)
+    if most is not None and (high is None or high > most):
+        when = None if low > most else (queries, most + 1, None)
+        launches += _launch(op, _expanded(op), layouts, when)
+    return launches
+
+
+MOST_LATENT = 4096
+"""Columns of q and of the latent together: a block of latents lies on the stack."""
+
+
+def _refusal(op: LatentAttention, layouts: LayoutMap) -> Refusal | None:
+    weights = [v for v in (op.weight, op.value_weight) if v is not None]
+    operands = [v for v in (op.q, op.latent, *weights, op.shared) if v is not None]
+    types = ", ".join(str(v.type) for v in operands)
+    if op.q.dtype not in FLOATS or {v.dtype for v in operands} != {op.q.dtype}:
+        return Refusal(f"{types}; the kernel takes one floating type")
+    sizes = (op.q.shape[1], op.q.shape[3], op.latent.shape[3], op.key, op.value)
+    if not all(isinstance(s, int) and s for s in sizes):
+        return Refusal(f"{types}; the kernel needs known heads and widths")
+    if sum(s for s in sizes[1:3] if isinstance(s, int)) > MOST_LATENT:
+        return Refusal(f"{types}; the kernel keeps a block of at most {MOST_LATENT} columns")
+    for weight in weights:
+        if not layouts.layout(weight).is_dense(weight.shape):
+            return Refusal(f"weight {weight.type} does not lie row by row in memory")
+    return refused_mask(op)
+
+
+def _absorbed(op: LatentAttention) -> AbsorbedKernel:
+    fields = _fields(op)
+    return AbsorbedKernel(**fields, group=_heads(op), value_width=fields["latent"])
+
+
+def _expanded(op: LatentAttention) -> ExpandedKernel:
+    return ExpandedKernel(**_fields(op), group=1, value_width=op.value, all_heads=_heads(op))
+
+
+def _fields(op: LatentAttention) -> dict[str, Any]:
+    """What the kernels of both forms have in common."""
+    latent = op.latent.shape[3]
+    assert isinstance(latent, int), "checked by _refusal"
+    return {
+        **scoring(op),
+        "width": op.key + _shared(op),
+        "key": op.key,
+        "value": op.value,
+        "latent": latent,
+        "shared": _shared(op),
+        "repeat": _heads(op) // op.groups,
+        "apart": op.value_weight is not None,
+    }
+
+
+def _heads(op: LatentAttention) -> int:
+    heads = op.q.shape[1]
+    assert isinstance(heads, int), "checked by _refusal"
+    return heads
+
+
+def _shared(op: LatentAttention) -> int:
+    width = 0 if op.shared is None else op.shared.shape[-1]
+    assert isinstance(width, int), "q is key + shared wide"
+    return width
+
+
+def _launch(
+    op: LatentAttention,
+    kernel: LatentKernel,
+    layouts: LayoutMap,
+    when: When,
+) -> list[Launch]:
+    batch, heads, queries, _ = op.q.shape
+    keys = op.latent.shape[2]
+    dims: list[Dim] = [batch, kernel.heads // kernel.group, queries, keys]
+    dims += layouts.layout(op.q).strides[:3]
+    for cache in (op.latent, op.shared):
+        if cache is not None:
+            strides = layouts.layout(cache).strides
+            dims += [strides[0], strides[2]]
+    dims += layouts.layout(op.y).strides[:3]
+    dims += mask_strides(op, keys, layouts)
+    weights = (op.weight, op.shared, op.value_weight)
+    values = (op.q, op.latent, *weights, op.mask, op.positions, op.sinks)
+    buffers: list[Value | Scratch] = [v for v in values if v is not None]
+    size = kernel.latent_scratch(product((batch, heads, queries)), keys, WORKERS)
+    buffers += [op.y, Scratch(size)]
+    words = "absorbed" if isinstance(kernel, AbsorbedKernel) else "expanded"
+    form = Form("attention", words, "queries")
+    return [Launch(k, tuple(buffers), tuple(dims), work(op), when, form) for k in kernel.launches()]

@@ -1,0 +1,1 @@
+"""Kernels for NVIDIA GPUs: Triton contexts, and the lowerings onto them."""

@@ -1,0 +1,193 @@
+"""Triton kernels: what every context has besides its geometry, and what is known of a launch.
+
+A kernel's arguments are its buffers, then its dims, in the order that the context declares. What
+is known of them at compile time (pointers that are multiples of 16 bytes, strides that are
+multiples of 8 elements) goes into ``hints``: without it Triton reads element by element.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import sympy
+
+from fuseline.codegen.forms import Form, When
+from fuseline.codegen.kernel import KernelTemplate
+from fuseline.codegen.lower import Launch, Operand
+from fuseline.ir.core import Value
+from fuseline.ir.layout import LayoutMap
+from fuseline.ir.types import Dim, dim
+
+TRITON_TYPES = {
+    "f64": "fp64",
+    "f32": "fp32",
+    "bf16": "bf16",
+    "f16": "fp16",
+    "i64": "i64",
+    "i32": "i32",
+    "i16": "i16",
+    "i8": "i8",
+    "u8": "u8",
+    "bool": "i1",
+}
+"""Our names of element types, and those of Triton's signatures."""
+
+TL_TYPES = {
+    "f64": "tl.float64",
+    "f32": "tl.float32",
+    "bf16": "tl.bfloat16",
+    "f16": "tl.float16",
+    "i64": "tl.int64",
+    "i32": "tl.int32",
+    "i16": "tl.int16",
+    "i8": "tl.int8",
+    "u8": "tl.uint8",
+    "bool": "tl.int1",
+}
+"""Our names of element types, and those of Triton's language."""
+
+ALIGNMENT = 16
+"""Bytes: every buffer begins at a multiple, and no hint says more of a dim."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class TritonKernel(KernelTemplate):
+    """Base of the Triton contexts.
+
+    A subclass gives ``buffers`` (name and element type) and ``dims`` (name and integer type), in
+    the order of the kernel's arguments.
+
+    Attributes:
+        warps: of a block.
+        stages: of software pipelining.
+        hints: known divisors of arguments: bytes for pointers, values for integers.
+
+    """
+
+    warps: int = 4
+    stages: int = 2
+    hints: tuple[tuple[str, int], ...] = ()
+
+    @property
+    def buffers(self) -> tuple[tuple[str, str], ...]:
+        """Name and element type of each pointer argument."""
+        raise NotImplementedError
+
+    @property
+    def dims(self) -> tuple[tuple[str, str], ...]:
+        """Name and type (``i32`` or ``i64``) of each integer argument."""
+        raise NotImplementedError
+
+    @property
+    def arguments(self) -> str:
+        """The names of all arguments, for the head of the function."""
+        return ", ".join(name for name, _ in (*self.buffers, *self.dims))
+
+    @property
+    def signature(self) -> dict[str, str]:
+        """The type of each argument, as Triton spells it."""
+        pointers = {name: f"*{TRITON_TYPES[kind]}" for name, kind in self.buffers}
+        return pointers | dict(self.dims)
+
+
+def strides(*names: str, axes: str = "") -> tuple[tuple[str, str], ...]:
+    """Dims ``<name>_<axis>`` of 64 bits: what is counted in elements of a whole buffer."""
+    return tuple((f"{name}_{axis}", "i64") for name in names for axis in axes)
+
+
+def launch(
+    kernel: TritonKernel,
+    buffers: Sequence[Operand],
+    dims: Mapping[str, Dim],
+    grid: Sequence[Dim],
+    layouts: LayoutMap,
+    work: Dim,
+    *,
+    when: When = None,
+    form: Form | None = None,
+) -> Launch:
+    """A launch of a kernel, with what is known of its arguments.
+
+    Args:
+        kernel: without hints.
+        buffers: in the order of ``kernel.buffers``.
+        dims: the value of each of ``kernel.dims``.
+        grid: blocks, up to three dims.
+        layouts: where the buffers lie.
+        work: as in `Launch`.
+        when: as in `Launch`.
+        form: as in `Launch`.
+
+    """
+    ordered = tuple(dims[name] for name, _ in kernel.dims)
+    assert len(buffers) == len(kernel.buffers), f"{kernel.family} has other buffers"
+    assert len(dims) == len(ordered), f"{kernel.family} has other dims"
+    known: list[tuple[str, int]] = []
+    for (name, _), buffer in zip(kernel.buffers, buffers, strict=True):
+        by = _alignment(buffer, layouts) if isinstance(buffer, Value) else ALIGNMENT
+        known.append((name, by))
+    known += [(name, divisor(value)) for name, value in dims.items()]
+    hinted = dataclasses.replace(kernel, hints=tuple((n, by) for n, by in known if by > 1))
+    blocks = (*grid, 1, 1)[:3]
+    return Launch(
+        hinted, tuple(buffers), ordered, work, when, form, grid=(blocks[0], blocks[1], blocks[2])
+    )
+
+
+def _alignment(value: Value, layouts: LayoutMap) -> int:
+    """The bytes that the place of a value is known to be a multiple of, at most 16.
+
+    The memory of a root begins at a multiple of 16: the runtime sees to that.
+    """
+    offset = layouts.layout(value).offset
+    return divisor(dim(offset * value.dtype.itemsize))
+
+
+def divisor(value: Dim) -> int:
+    """The largest power of two up to 16 that divides a dim whatever its symbols are; 16 for 0."""
+    if isinstance(value, int):
+        return math.gcd(value, ALIGNMENT) if value else ALIGNMENT
+    expression: Any = sympy.sympify(value)
+    found = ALIGNMENT
+    for term in expression.as_ordered_terms():
+        factor, rest = term.as_coeff_Mul()
+        if not factor.is_Integer or not _is_integer(rest):
+            return 1
+        found = math.gcd(found, int(factor))
+    return found
+
+
+def _is_integer(term: Any) -> bool:
+    """Whether a product of powers of symbols is an integer for sure."""
+    return bool(term.is_integer)
+
+
+def ceil_div(value: Dim, by: int) -> Dim:
+    """Blocks of ``by`` that hold ``value``."""
+    if by == 1:
+        return value
+    if isinstance(value, int):
+        return -(-value // by)
+    return dim((value + (by - 1)) // by)
+
+
+def next_power_of_two(value: int) -> int:
+    """The smallest power of two that is no smaller."""
+    return 1 << max(0, value - 1).bit_length()
+
+
+__all__ = [
+    "ALIGNMENT",
+    "TL_TYPES",
+    "TRITON_TYPES",
+    "TritonKernel",
+    "ceil_div",
+    "divisor",
+    "launch",
+    "next_power_of_two",
+    "strides",
+]

@@ -1,0 +1,7 @@
+"""Imports every module that lowers ops for GPUs, so that all lowerings are registered."""
+
+from __future__ import annotations
+
+from fuseline.codegen.gpu import lower_rows
+
+__all__ = ["lower_rows"]

@@ -1,0 +1,73 @@
+"""The machines that code can be generated for, and what a kernel may use on each."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal
+
+Backend = Literal["cpu", "cuda"]
+"""Which templates and lowerings a target has."""
+
+
+@dataclass(frozen=True)
+class Target:
+    """A target by name; the numbers are those of an NVIDIA GPU, 0 for a CPU.
+
+    They follow the table of technical specifications by compute capability in the CUDA C++
+    programming guide. ``processors`` is that of the capability's largest data-centre card
+    (A100, H100, B200, RTX PRO 6000), for the ranking of configurations where no device is at hand.
+
+    Attributes:
+        name: as in ``Config(target=...)``.
+        backend: which templates and lowerings it has.
+        capability: major times ten plus minor.
+        block_memory: bytes of shared memory that one block may ask for.
+        shared_memory: bytes of it that a multiprocessor has for all its blocks.
+        registers: 32-bit registers of a multiprocessor.
+        warps: most resident warps of a multiprocessor.
+        blocks: most resident blocks of a multiprocessor.
+        processors: multiprocessors.
+    """
+
+    name: str
+    backend: Backend
+    capability: int = 0
+    block_memory: int = 0
+    shared_memory: int = 0
+    registers: int = 0
+    warps: int = 0
+    blocks: int = 0
+    processors: int = 0
+
+    def occupancy(self, warps: int, registers: int, shared_memory: int) -> int:
+        """Blocks of a kernel that a multiprocessor holds at once; 0 where not even one fits.
+
+        ``warps`` are those of a block, ``registers`` those of a thread, ``shared_memory`` the
+        block's bytes. Registers are given out to warps in lots of 256, shared memory in lots of
+        128 bytes behind the 1024 that the system takes of every block.
+        """
+        if shared_memory > self.block_memory or registers > 255:
+            return 0
+        of_warp = -(-registers * 32 // 256) * 256
+        of_block = -(-shared_memory // 128) * 128 + 1024
+        by_registers = self.registers // (of_warp * warps) if registers else self.blocks
+        return min(self.blocks, self.warps // warps, by_registers, self.shared_memory // of_block)
+
+
+_K = 1024
+
+TARGETS: dict[str, Target] = {
+    target.name: target
+    for target in (
+        Target("cpu", "cpu"),
+        Target("sm_80", "cuda", 80, 163 * _K, 164 * _K, 65536, 64, 32, 108),
+        Target("sm_90", "cuda", 90, 227 * _K, 228 * _K, 65536, 64, 32, 132),
+        Target("sm_100", "cuda", 100, 227 * _K, 228 * _K, 65536, 64, 32, 148),
+        Target("sm_120", "cuda", 120, 99 * _K, 100 * _K, 65536, 48, 24, 188),
+    )
+}
+"""Every target by name."""
+
+GPU_TARGETS = tuple(target for target in TARGETS.values() if target.backend == "cuda")
+
+__all__ = ["GPU_TARGETS", "TARGETS", "Backend", "Target"]

@@ -1,0 +1,106 @@
+"""Builds the kernel of a region and runs it on tensors of any strides, beside the reference."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+
+from fuseline.codegen.cpu.pointwise import Planned
+from fuseline.codegen.cpu.region_plan import plan
+from fuseline.ir.core import Func, Value
+from fuseline.ir.evaluate import bind, evaluate
+from fuseline.ir.layout import Layout, dense
+from fuseline.ir.text import parse_func
+from fuseline.ir.types import DType, substitute
+from tests.codegen.cpu.harness import build
+
+INTS = (torch.int64, torch.int32, torch.int16, torch.int8, torch.uint8)
+
+
+def planned(body: Func, tensors: Sequence[Tensor], outs: Sequence[Tensor]) -> Planned:
+    """The kernel for tensors that lie as these do."""
+    made = plan(
+        body,
+        [_layout(a, t) for a, t in zip(body.args, tensors, strict=True)],
+        [_layout(v, t) for v, t in zip(body.returns, outs, strict=True)],
+    )
+    assert not isinstance(made, str), made
+    return made
+
+
+def _layout(value: Value, tensor: Tensor) -> Layout:
+    return dense(value.shape) if tensor.is_contiguous() else Layout(0, tuple(tensor.stride()))
+
+
+def run(
+    text: str | Func,
+    tensors: Sequence[Tensor],
+    *,
+    nth: int = 1,
+    outs: Sequence[Tensor] | None = None,
+) -> list[Tensor]:
+    """What the kernel of a body gives; results are dense unless ``outs`` are given."""
+    body = parse_func(text) if isinstance(text, str) else text
+    binding = bind(body, tensors)
+    if outs is None:
+        outs = [
+            torch.empty([substitute(d, binding) for d in v.shape], dtype=v.dtype.torch)
+            for v in body.returns
+        ]
+    made = planned(body, tensors, outs)
+    for out in outs:
+        out.view(torch.uint8).fill_(0x5A) if out.is_contiguous() and out.dim() else out.fill_(1)
+    dims = [substitute(d, binding) for d in made.dims]
+    build(made.kernel)([*(tensors[i] for i in made.operands), *outs], dims, nth=nth)
+    return list(outs)
+
+
+def check(
+    text: str,
+    tensors: Sequence[Tensor],
+    *,
+    exact: bool = False,
+    ulps: float = 4.0,
+    atol: float = 0.0,
+    workers: Sequence[int] = (1, 3),
+) -> None:
+    """The kernel gives what the reference gives: bit for bit, or within units in the last place.
+
+    A 16-bit result may differ by one of its own units where its float32 value lies beside the
+    middle of two.
+    """
+    want = evaluate(parse_func(text), list(tensors))
+    for nth in workers:
+        for got, ref in zip(run(text, tensors, nth=nth), want, strict=True):
+            assert_close(got, ref, exact=exact, ulps=ulps, atol=atol)
+
+
+def assert_close(got: Tensor, want: Tensor, *, exact: bool, ulps: float, atol: float = 0.0) -> None:
+    assert got.dtype == want.dtype
+    if exact or not want.dtype.is_floating_point:
+        torch.testing.assert_close(got, want, rtol=0, atol=0, equal_nan=True)
+        return
+    unit, tiny = torch.finfo(want.dtype).eps, torch.finfo(want.dtype).tiny
+    slack = 1.01 if want.dtype.itemsize == 2 else ulps
+    torch.testing.assert_close(
+        got, want, rtol=slack * unit, atol=atol + tiny * ulps, equal_nan=True
+    )
+
+
+def sample(dtype: DType, *shape: int, seed: int = 0, scale: float = 3.0) -> Tensor:
+    """Seeded values of a dtype, the special floating ones among them where there is room."""
+    g = torch.Generator().manual_seed(seed)
+    if dtype is DType.BOOL:
+        return torch.rand(shape, generator=g) < 0.5
+    if not dtype.is_float:
+        low = 0 if dtype is DType.U8 else -9
+        return torch.randint(low, 10, shape, generator=g).to(dtype.torch)
+    x = torch.randn(shape, generator=g, dtype=torch.float64) * scale
+    inf, nan = float("inf"), float("nan")
+    special = torch.tensor([0.0, -0.0, inf, -inf, nan, 1.0, -1.0, 0.5], dtype=torch.float64)
+    flat = x.reshape(-1)
+    if flat.numel() > 4 * special.numel():
+        flat[:: flat.numel() // 8][:8] = special
+    return x.to(dtype.torch)

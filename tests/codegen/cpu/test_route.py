@@ -1,0 +1,261 @@
+"""Routers: the experts that torch chooses, in its order, and their weights."""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+from typing import Any
+
+import pytest
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from fuseline.codegen.cpu.route import RouteKernel
+from fuseline.codegen.lower import Launch, emit, lower
+from fuseline.ir.evaluate import evaluate
+from fuseline.ir.layout import LayoutMap
+from fuseline.ir.ops.experts import route_reference
+from fuseline.ir.text import parse_func
+from fuseline.ir.types import DType
+from tests.codegen.cpu.harness import build
+from tests.codegen.cpu.test_lower_rows import run
+from tests.codegen.oracle import DTYPES, assert_numbers, seeded
+
+SIGMOID = RouteKernel(
+    logits="f32",
+    experts=64,
+    k=6,
+    score="sigmoid",
+    correction="f32",
+    groups=8,
+    top_groups=3,
+    group_score="top2",
+    group_fill=0.0,
+    normalize="sum",
+    eps=1e-20,
+    scale=2.5,
+)
+KERNELS = [
+    SIGMOID,
+    dataclasses.replace(SIGMOID, ordered=False, group_fill=-math.inf),
+    dataclasses.replace(SIGMOID, experts=130, groups=13, top_groups=6, k=11, group_score="max"),
+    dataclasses.replace(SIGMOID, groups=1, top_groups=1, selected=True, floor=0.5, eps=0.0),
+    dataclasses.replace(SIGMOID, score="sqrt_softplus", correction="bf16", groups=1, top_groups=1),
+    dataclasses.replace(SIGMOID, logits="bf16", dtype="bf16", correction="f32", weight_dtype="f16"),
+    dataclasses.replace(SIGMOID, logits="f16", dtype="f16", correction=None, k=24),
+    dataclasses.replace(SIGMOID, correction=None, selected=True, top_groups=8, groups=8),
+    RouteKernel("f32", 1, 1),
+    RouteKernel("f32", 5, 5, normalize="softmax", score="none"),
+    RouteKernel("f32", 64, 1, score="sigmoid", ordered=False),
+    RouteKernel("bf16", 67, 1, score="sigmoid", dtype="bf16"),
+    RouteKernel("bf16", 61, 8, weight_dtype="bf16", normalize="sum"),
+    RouteKernel(
+        "bf16", 32, 4, score="none", dtype="bf16", normalize="softmax", weight_dtype="bf16"
+    ),
+    RouteKernel("bf16", 16, 1, score="none", normalize="sigmoid", weight_dtype="bf16"),
+    RouteKernel("f32", 40, 3, score="none", dtype="bf16", normalize="sigmoid", scale=1.5),
+    RouteKernel("f16", 31, 31, dtype="f16", ordered=False, normalize="sum", floor=1e-4),
+    RouteKernel("f32", 128, 2, dtype="bf16", scale=0.3),
+    RouteKernel("f32", 512, 22, score="sigmoid", correction="f16", normalize="sum"),
+    RouteKernel("f32", 520, 8, score="sqrt_softplus", dtype="f16", ordered=False),
+]
+
+
+def title(kernel: RouteKernel) -> str:
+    return f"{kernel.score}-{kernel.experts}-{kernel.k}-{kernel.groups}-{kernel.dtype}"
+
+
+def reference(kernel: RouteKernel, logits: Tensor, correction: Tensor | None) -> list[Tensor]:
+    fields: dict[str, Any] = {
+        field.name: getattr(kernel, field.name)
+        for field in dataclasses.fields(kernel)
+        if field.name not in ("logits", "experts", "correction")
+    }
+    fields["dtype"], fields["weight_dtype"] = DType(kernel.dtype), DType(kernel.weight_dtype)
+    return list(route_reference(logits, correction, **fields))
+
+
+def route(
+    kernel: RouteKernel, logits: Tensor, correction: Tensor | None, nth: int = 1
+) -> list[Tensor]:
+    rows = logits.shape[0]
+    weights = torch.full((rows, kernel.k), 7.0).to(DTYPES[kernel.weight_dtype])
+    indices = torch.full((rows, kernel.k), -1)
+    given = [logits] if correction is None else [logits, correction]
+    build(kernel)([*given, weights, indices], [rows, logits.stride(0)], nth=nth)
+    return [weights, indices]
+
+
+def correction_of(kernel: RouteKernel, *, whole: bool = False) -> Tensor | None:
+    if kernel.correction is None:
+        return None
+    given = seeded(kernel.experts, dtype=torch.float32, seed=5, scale=0.2)
+    return (
+        (given * 4).round().to(DTYPES[kernel.correction])
+        if whole
+        else given.to(DTYPES[kernel.correction])
+    )
+
+
+@pytest.mark.parametrize("kernel", KERNELS, ids=title)
+def test_random_logits(kernel: RouteKernel) -> None:
+    """The same experts, and weights as close to the exact ones of these experts as eager's."""
+    logits = seeded(41, kernel.experts + 3, dtype=DTYPES[kernel.logits], scale=2.0)
+    logits = logits[:, : kernel.experts]
+    correction = correction_of(kernel)
+    want = reference(kernel, logits, correction)
+    exact = _weights(kernel, logits.double(), correction, want[1])
+    for nth in (1, 3):
+        weights, indices = route(kernel, logits, correction, nth)
+        assert torch.equal(indices, want[1])
+        assert_numbers(weights, want[0], exact)
+
+
+def _scores(logits: Tensor, score: str) -> Tensor:
+    match score:
+        case "softmax":
+            return torch.softmax(logits, -1)
+        case "sigmoid":
+            return torch.sigmoid(logits)
+        case "sqrt_softplus":
+            return F.softplus(logits).sqrt()
+        case _:
+            return logits
+
+
+def _weights(
+    kernel: RouteKernel, logits: Tensor, correction: Tensor | None, indices: Tensor
+) -> Tensor:
+    """The weights of given experts in float64."""
+    scores = _scores(logits, kernel.score)
+    if kernel.selected and correction is not None:
+        scores = scores + correction.double()
+    weights = scores.gather(-1, indices)
+    if kernel.normalize == "softmax":
+        weights = torch.softmax(weights, -1)
+    if kernel.normalize == "sigmoid":
+        weights = torch.sigmoid(weights)
+    if kernel.normalize == "sum":
+        total = weights.sum(-1, keepdim=True) + kernel.eps
+        weights = weights / (total if kernel.floor is None else total.clamp(min=kernel.floor))
+    return weights * kernel.scale
+
+
+@pytest.mark.parametrize("special", [False, True])
+@pytest.mark.parametrize("kernel", KERNELS, ids=title)
+def test_equal_scores_infinities_and_nan(kernel: RouteKernel, special: bool) -> None:
+    """Logits of few values; equal scores are chosen and ordered as `torch.topk` does."""
+    generator = torch.Generator().manual_seed(3)
+    shape = (200, kernel.experts)
+    logits = torch.randint(-2, 3, shape, generator=generator).float()
+    logits[100:] = logits[100:].sign()
+    if special:
+        for odd in (math.inf, -math.inf, math.nan):
+            strewn = torch.rand(shape, generator=generator) < 0.03
+            logits = logits.masked_fill(strewn & (torch.arange(200) % 7 > 2)[:, None], odd)
+        logits[0], logits[1], logits[2] = math.nan, -math.inf, math.inf
+    logits = logits.to(DTYPES[kernel.logits])
+    correction = correction_of(kernel, whole=True)
+    want = reference(kernel, logits, correction)
+    weights, indices = route(kernel, logits, correction)
+    assert torch.equal(indices, want[1])
+    tolerance = 4 * torch.finfo(DTYPES[kernel.dtype]).eps
+    torch.testing.assert_close(
+        weights.float(), want[0].float(), equal_nan=True, rtol=tolerance, atol=tolerance
+    )
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("kernel", KERNELS, ids=title)
+def test_choices_seldom_differ_on_many_random_rows(kernel: RouteKernel) -> None:
+    """A near tie may fall otherwise: the last digits of an exponential are not torch's."""
+    logits = seeded(20000, kernel.experts, dtype=DTYPES[kernel.logits], seed=9, scale=2.0)
+    correction = correction_of(kernel)
+    want = reference(kernel, logits, correction)[1].sort(-1).values
+    got = route(kernel, logits, correction)[1].sort(-1).values
+    assert int((got != want).any(-1).sum()) <= 2
+
+
+TEXT = """func @f(%x: bf16[B, S, 24], %w: f32[24]) {
+  %s = slice %x {axis = 2, start = 4, stop = 20}
+  %c = slice %w {axis = 0, start = 0, stop = 16}
+  %a, %b = route %s, %c
+    {k = 3, score = "sigmoid", groups = 4, top_groups = 2, group_score = "top2", normalize = "sum"}
+  %t = permute %x {dims = (0, 2, 1)}
+  %p = reshape %t {shape = (B, S, 24)}
+  %d, %e = route %p {k = 5, dtype = bf16, weight_dtype = bf16, ordered = false}
+  return %a, %b, %d, %e
+}"""
+
+
+def test_lowering() -> None:
+    """Of rows that lie apart, of a transposed tensor, of no tokens."""
+    for batch, tokens in ((2, 3), (1, 1), (2, 0), (0, 4)):
+        given = [
+            seeded(batch, tokens, 24, dtype=torch.bfloat16),
+            seeded(24, dtype=torch.float32, seed=1),
+        ]
+        want = evaluate(parse_func(TEXT), [*given])
+        for nth in (1, 3):
+            func = parse_func(TEXT)
+            machine = run(func, given, nth)
+            assert [s.op.name for s in machine.steps] == ["route", "reshape", "route"]
+            for value, expected in zip(func.returns, want, strict=True):
+                got = machine.tensor(value)
+                assert got.dtype == expected.dtype
+                torch.testing.assert_close(got, expected)
+
+
+def test_a_correction_that_is_not_dense_is_copied() -> None:
+    text = """func @f(%x: f32[T, 8], %w: f32[8, 3]) {
+      %c = slice %w {axis = 1, start = 1, stop = 2}
+      %v = reshape %c {shape = (8)}
+      %a, %b = route %x, %v {k = 3}
+      return %a, %b
+    }"""
+    given = [seeded(5, 8, dtype=torch.float32), seeded(8, 3, dtype=torch.float32, scale=3.0)]
+    want = evaluate(parse_func(text), [*given])
+    func = parse_func(text)
+    machine = run(func, given, 2)
+    assert [s.op.name for s in machine.steps] == ["copy", "route"]
+    for value, expected in zip(func.returns, want, strict=True):
+        torch.testing.assert_close(machine.tensor(value), expected)
+
+
+def test_one_launch_of_any_number_of_tokens() -> None:
+    func = parse_func("""func @f(%x: f32[T, 8]) {
+      %a, %b = route %x {k = 3}
+      return %a, %b
+    }""")
+    launches = lower(func.ops[0], LayoutMap(func))
+    assert isinstance(launches, list)
+    (launch,) = launches
+    assert isinstance(launch, Launch)
+    assert launch.when is None
+
+
+@pytest.mark.parametrize(
+    ("kind", "more", "reason"),
+    [
+        ("f64[4, 8]", "", "f64 operands; the kernel takes f32, bf16 and f16"),
+        ("f32[4, 9000]", "", "9000 experts; the kernel takes up to 8192"),
+        (
+            "f32[4, 8]",
+            ", weight_dtype = f64",
+            "scores or weights of f64; the kernel takes f32, bf16 and f16",
+        ),
+        (
+            "f32[4, 8]",
+            ', groups = 8, group_score = "top2"',
+            "the best two of groups of one expert",
+        ),
+    ],
+)
+def test_no_route(kind: str, more: str, reason: str) -> None:
+    func = parse_func(f"""func @f(%x: {kind}) {{
+      %a, %b = route %x {{k = 1{more}}}
+      return %a, %b
+    }}""")
+    (step,) = emit(func, LayoutMap(func))
+    assert step.refusal == reason

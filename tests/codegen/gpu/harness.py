@@ -1,0 +1,60 @@
+"""Triton kernels from a func in text form: to numbers, through the interpreter, and to binaries."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Sequence
+from typing import cast
+
+import pytest
+from torch import Tensor
+
+from fuseline.build_gpu import Candidate, candidates
+from fuseline.codegen.gpu.kernel import TritonKernel
+from fuseline.codegen.lower import Launch, emit
+from fuseline.codegen.targets import GPU_TARGETS, Target
+from fuseline.ir.core import Func
+from fuseline.ir.layout import LayoutMap
+from fuseline.ir.text import parse_func
+from fuseline.runtime.cache import Cache
+from tests.codegen.gpu.interpreter import interpreter
+from tests.codegen.machine import Machine, check_machines
+
+pytest.importorskip("triton", reason="Triton is not installed")
+
+
+def interpreted(
+    launch: Launch, buffers: Sequence[Tensor | None], dims: Sequence[int], grid: Sequence[int]
+) -> None:
+    """Interpret a launch: the first configuration."""
+    kernel = cast("TritonKernel", launch.kernel)
+    given = dict((*kernel.buffers, *kernel.dims))
+    assert len(given) == len(buffers) + len(dims)
+    interpreter().run(kernel.symbol, kernel.render(), buffers, dims, grid)
+
+
+def check(text: str, arguments: Sequence[Tensor], *, ops: Sequence[str] | None = None) -> None:
+    """The interpreted launches give what the references give, within the numbers rule."""
+
+    def machine(func: Func) -> Machine:
+        return Machine(func, arguments, interpreted, backend="cuda")
+
+    check_machines(text, arguments, machine, ops=ops)
+
+
+def binaries(
+    text: str, cache: Cache, targets: Sequence[Target] = GPU_TARGETS
+) -> list[tuple[Target, Candidate]]:
+    """The binaries of every launch for every target: each first configuration must do."""
+    func = parse_func(text)
+    emitted = emit(func, LayoutMap(func), "cuda")
+    found: list[tuple[Target, Candidate]] = []
+    for step in emitted:
+        assert not step.refusal, step.refusal
+        for launch in step.launches:
+            for target in targets:
+                alone = dataclasses.replace(launch, others=())
+                good, refused = candidates(cache, alone, target)
+                assert good, refused
+                found.append((target, good[0]))
+    return found

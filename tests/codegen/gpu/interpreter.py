@@ -1,0 +1,191 @@
+"""Runs Triton kernels without a GPU, in a process in which Triton interprets them.
+
+    python -m tests.codegen.gpu.interpreter        # jobs on stdin, answers on stdout
+
+Triton's interpreter is a choice of the whole process, so it gets one of its own. Memory goes there
+and back: every storage once, so that buffers that share one still do.
+
+Its bfloat16 is wrong (3.6 to 3.9): casts cut off instead of rounding, and products multiply the raw
+bits. Both are put right here, so that bfloat16 is held to the same rule as the other types.
+"""
+
+from __future__ import annotations
+
+import atexit
+import importlib
+import linecache
+import os
+import pickle
+import subprocess
+import sys
+import traceback
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import lru_cache
+from pathlib import Path
+from typing import Any, BinaryIO, cast
+
+import numpy as np
+import torch
+from torch import Tensor
+
+MOST_BLOCKS = 64
+"""A block takes milliseconds and more; a test that needs many is a test that takes minutes."""
+
+SECONDS = 300
+
+
+@dataclass
+class Job:
+    """One launch: memory by storage, and arguments as (storage, byte offset, dtype) or integers."""
+
+    symbol: str
+    source: str
+    grid: tuple[int, ...]
+    storages: list[bytes]
+    arguments: list[tuple[int, int, torch.dtype] | int]
+
+
+@dataclass
+class Answer:
+    """The memory after the launch, or what went wrong."""
+
+    storages: list[bytes]
+    error: str = ""
+
+
+class Interpreter:
+    """A process that interprets kernels; started when first needed."""
+
+    def __init__(self) -> None:
+        root = Path(__file__).parents[3]
+        self._process = subprocess.Popen(
+            [sys.executable, "-m", __name__],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            cwd=root,
+            env={**os.environ, "TRITON_INTERPRET": "1", "PYTHONPATH": str(root)},
+        )
+        atexit.register(self._process.kill)
+
+    def run(
+        self,
+        symbol: str,
+        source: str,
+        buffers: Sequence[Tensor | None],
+        dims: Sequence[int],
+        grid: Sequence[int],
+    ) -> None:
+        """Run a kernel on CPU tensors, in place."""
+        blocks = int(torch.tensor(list(grid)).prod())
+        assert blocks <= MOST_BLOCKS, f"{symbol} has {blocks} blocks: interpreting takes too long"
+        if blocks == 0:
+            return
+        flat: dict[int, Tensor] = {}
+        arguments: list[tuple[int, int, torch.dtype] | int] = []
+        for buffer in buffers:
+            assert buffer is not None, "Triton kernels have no absent operands"
+            storage = buffer.untyped_storage()
+            flat.setdefault(storage.data_ptr(), torch.tensor([], dtype=torch.uint8).set_(storage))
+            number = list(flat).index(storage.data_ptr())
+            offset = buffer.data_ptr() - storage.data_ptr()
+            arguments.append((number, offset, buffer.dtype))
+        memory = list(flat.values())
+        sent = [cast("Any", m).numpy().tobytes() for m in memory]
+        job = Job(symbol, source, tuple(grid), sent, [*arguments, *dims])
+        for own, data in zip(memory, self._answer(job), strict=True):
+            own.copy_(torch.frombuffer(bytearray(data), dtype=torch.uint8) if data else own)
+
+    def _answer(self, job: Job) -> list[bytes]:
+        assert self._process.stdin is not None
+        assert self._process.stdout is not None
+        pickle.dump(job, self._process.stdin)
+        self._process.stdin.flush()
+        answer: Answer = pickle.load(self._process.stdout)
+        assert not answer.error, f"{answer.error}\n{job.source}"
+        return answer.storages
+
+
+@lru_cache(maxsize=1)
+def interpreter() -> Interpreter:
+    """The one interpreter of this process."""
+    return Interpreter()
+
+
+def serve(stdin: BinaryIO, stdout: BinaryIO) -> None:
+    """Answer jobs until there are no more."""
+    _mend_bfloat16()
+    while True:
+        try:
+            job: Job = pickle.load(stdin)
+        except EOFError:
+            return
+        try:
+            answer = Answer(_interpret(job))
+        except Exception:
+            answer = Answer([], traceback.format_exc())
+        pickle.dump(answer, stdout)
+        stdout.flush()
+
+
+def _interpret(job: Job) -> list[bytes]:
+    memory = [
+        torch.frombuffer(bytearray(data or b"\0"), dtype=torch.uint8) for data in job.storages
+    ]
+    aligned = [torch.empty(m.numel() + 64, dtype=torch.uint8) for m in memory]
+    own = [a[: m.numel()].copy_(m) for a, m in zip(aligned, memory, strict=True)]
+    given: list[Any] = []
+    for argument in job.arguments:
+        if isinstance(argument, int):
+            given.append(argument)
+            continue
+        number, offset, dtype = argument
+        rest = own[number][offset:]
+        given.append(rest[: rest.numel() // dtype.itemsize * dtype.itemsize].view(dtype))
+    _kernel(job.symbol, job.source)[job.grid](*given)
+    return [
+        cast("Any", m).numpy().tobytes() if data else b""
+        for m, data in zip(own, job.storages, strict=True)
+    ]
+
+
+def _mend_bfloat16() -> None:
+    """Make casts round to nearest even, and products multiply numbers."""
+    own: Any = importlib.import_module("triton.runtime.interpreter")
+    tl: Any = importlib.import_module("triton.language")
+    convert, dot = own._convert_float, own.InterpreterBuilder.create_dot
+
+    def converted(data: Any, source: Any, target: Any, mode: Any) -> Any:
+        if (source, target) == (tl.float32, tl.bfloat16):
+            rounded = cast("Any", torch).from_numpy(np.ascontiguousarray(data)).to(torch.bfloat16)
+            return rounded.view(torch.int16).numpy().view(np.uint16).reshape(data.shape)
+        if (source, target) == (tl.bfloat16, tl.float32):
+            wide = data.view(np.uint16).astype(np.uint32) << 16
+            return wide.view(np.float32)
+        return convert(data, source, target, mode)
+
+    def product(self: Any, a: Any, b: Any, d: Any, *rest: Any) -> Any:
+        wide = [
+            self.cast_impl(x, tl.float32) if x.dtype.scalar == tl.bfloat16 else x for x in (a, b)
+        ]
+        return dot(self, *wide, d, *rest)
+
+    own._convert_float = converted
+    own.InterpreterBuilder.create_dot = product
+
+
+@lru_cache(maxsize=64)
+def _kernel(symbol: str, source: str) -> Any:
+    file = f"{symbol}.py"
+    linecache.cache[file] = (len(source), None, source.splitlines(keepends=True), file)
+    names: dict[str, Any] = {"__name__": symbol, "__file__": file}
+    exec(compile(source, file, "exec"), names)
+    return names[symbol]
+
+
+if __name__ == "__main__":
+    importlib.import_module("tests.codegen.gpu.interpreter")  # pickles name it so
+    output = os.fdopen(os.dup(sys.stdout.fileno()), "wb")
+    sys.stdout = sys.stderr
+    sys.modules["__main__"] = sys.modules["tests.codegen.gpu.interpreter"]
+    cast("Any", sys.modules["__main__"]).serve(sys.stdin.buffer, output)
