@@ -9,13 +9,15 @@ import torch
 from torch import Tensor
 
 from fuseline.codegen import lowerings
-from fuseline.codegen.lower import Emitted, Launch, Scratch, emit
+from fuseline.codegen.library import LibraryKernel
+from fuseline.codegen.lower import Emitted, Launch, Operand, Scratch, emit
 from fuseline.codegen.targets import Backend
 from fuseline.ir.core import Func, Value
 from fuseline.ir.evaluate import bind, evaluate
 from fuseline.ir.layout import LayoutMap, extent_of
 from fuseline.ir.text import parse_func
 from fuseline.ir.types import BufferType, substitute
+from fuseline.runtime.library import LIBRARY
 from tests.codegen.oracle import DTYPES, assert_numbers
 
 assert lowerings.__all__, "importing the module registers the lowerings"
@@ -65,6 +67,9 @@ class Machine:
                 size = substitute(value, self.binding)
                 if size < low or (high is not None and size > high):
                     continue
+            if isinstance(launch.kernel, LibraryKernel):
+                self._library(launch.kernel, launch.buffers)
+                continue
             buffers: list[Tensor | None] = []
             for b in launch.buffers:
                 if isinstance(b, Scratch):
@@ -74,6 +79,11 @@ class Machine:
                     buffers.append(None if b is None else self._buffer(b))
             dims = [substitute(d, self.binding) for d in launch.dims]
             self.call(launch, buffers, dims, [substitute(d, self.binding) for d in launch.grid])
+
+    def _library(self, kernel: LibraryKernel, buffers: Sequence[Operand]) -> None:
+        tensors = [self.tensor(b) if isinstance(b, Value) else None for b in buffers]
+        results = [t for t in tensors[-kernel.results :] if t is not None]
+        LIBRARY[kernel.name](tensors[: -kernel.results], results, **dict(kernel.attributes))
 
     def tensor(self, value: Value) -> Tensor:
         """A value of the func, after the run."""

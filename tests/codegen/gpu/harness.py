@@ -11,6 +11,7 @@ from torch import Tensor
 
 from fuseline.build_gpu import Candidate, candidates
 from fuseline.codegen.gpu.kernel import TritonKernel
+from fuseline.codegen.library import LibraryKernel
 from fuseline.codegen.lower import Launch, emit
 from fuseline.codegen.targets import GPU_TARGETS, Target
 from fuseline.ir.core import Func
@@ -52,6 +53,8 @@ def binaries(
     for step in emitted:
         assert not step.refusal, step.refusal
         for launch in step.launches:
+            if isinstance(launch.kernel, LibraryKernel):
+                continue
             for target in targets:
                 alone = dataclasses.replace(launch, others=())
                 good, refused = candidates(cache, alone, target)
