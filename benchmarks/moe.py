@@ -33,6 +33,7 @@ from fuseline.compiler import Compiler
 from fuseline.debug.oracle import relative_error
 from fuseline.frontend.backend import Backend
 from fuseline.runtime.executor import Program
+from fuseline.runtime.kernels import HostKernels
 from fuseline.runtime.native import Runner
 
 EXPERTS, TOP, HIDDEN, INNER, SHARED = 32, 4, 1024, 512, 512
@@ -124,7 +125,10 @@ def moe_op(
     built = build(func, {}, tools, strict=True)
     runner = Runner.open(tools.cache, tools.toolchain)
     program = Program(
-        built.assembled.plan, runner, built.addresses, threads=torch.get_num_threads()
+        built.assembled.plan,
+        runner,
+        HostKernels(built.addresses),
+        threads=torch.get_num_threads(),
     )
     both = torch.cat((model.shared_gate, model.shared_up))
     fixed = [model.gate_up, model.down, *both.chunk(2), model.shared_down]

@@ -11,7 +11,8 @@ from torch import Tensor
 
 from fuseline.codegen.forms import described
 from fuseline.codegen.kernel import KernelTemplate
-from fuseline.codegen.lower import Emitted, Scratch
+from fuseline.codegen.library import LibraryKernel
+from fuseline.codegen.lower import Emitted, Launch, Scratch
 from fuseline.ir.core import Func, Loc, Op, Value
 from fuseline.ir.evaluate import as_results, bind_attribute
 from fuseline.ir.layout import Layout, LayoutMap
@@ -27,6 +28,7 @@ from fuseline.runtime.plan import (
     Expr,
     HostCall,
     HostStep,
+    LibraryStep,
     NativeStep,
     Plan,
     Step,
@@ -138,7 +140,7 @@ class _Assembler:
 
     def _steps(self, item: Emitted) -> list[Step]:
         if item.launches:
-            return [self._native(item, i) for i in range(len(item.launches))]
+            return [self._launched(item, launch) for launch in item.launches]
         op = item.op
         return [
             HostStep(
@@ -150,8 +152,23 @@ class _Assembler:
             )
         ]
 
-    def _native(self, item: Emitted, index: int) -> NativeStep:
-        launch = item.launches[index]
+    def _launched(self, item: Emitted, launch: Launch) -> Step:
+        if isinstance(launch.kernel, LibraryKernel):
+            return self._library(item, launch, launch.kernel)
+        return self._native(item, launch)
+
+    def _library(self, item: Emitted, launch: Launch, kernel: LibraryKernel) -> LibraryStep:
+        views = [self._view(b) if isinstance(b, Value) else None for b in launch.buffers]
+        return LibraryStep(
+            kernel.name,
+            operands=tuple(views[: -kernel.results]),
+            results=tuple(v for v in views[-kernel.results :] if v is not None),
+            attributes=dict(kernel.attributes),
+            label=item.op.name,
+            when=_when(launch),
+        )
+
+    def _native(self, item: Emitted, launch: Launch) -> NativeStep:
         self.kernels[launch.kernel.symbol] = launch.kernel
         buffers: list[tuple[int, Expr]] = []
         scratch: Expr = 0
@@ -165,16 +182,16 @@ class _Assembler:
                 placed = self.layouts[operand]
                 offset = expr(_byte_offset(operand, placed.layout))
                 buffers.append((self.of[placed.root], offset))
-        when = launch.when
         return NativeStep(
             launch.kernel.symbol,
             tuple(buffers),
             tuple(map(expr, launch.dims)),
             expr(launch.work),
             label=item.op.name,
-            when=None if when is None else (expr(when[0]), when[1], when[2]),
+            when=_when(launch),
             scratch=scratch,
             where="" if item.op.loc in (None, Loc()) else str(item.op.loc),
+            grid=(expr(launch.grid[0]), expr(launch.grid[1]), expr(launch.grid[2])),
         )
 
     def _scratch(self) -> int:
@@ -199,9 +216,11 @@ class _Assembler:
                 key = (launch.kernel.symbol, "")
                 counts[key] += 1
                 family = launch.kernel.family
-                found.setdefault(
-                    key, KernelRecord(launch.kernel.symbol, family, item.op.name, 0, where)
-                )
+                symbol, status = launch.kernel.symbol, "native"
+                if isinstance(launch.kernel, LibraryKernel):
+                    symbol, status = launch.kernel.title, "library"
+                record = KernelRecord(symbol, family, item.op.name, 0, where, status)
+                found.setdefault(key, record)
         return [
             KernelRecord(r.symbol, r.family, r.op, counts[key], r.origin, r.status, r.reason)
             for key, r in found.items()
@@ -211,6 +230,11 @@ class _Assembler:
 def assemble(func: Func, layouts: LayoutMap, emitted: Sequence[Emitted]) -> Assembled:
     """Plan the buffers of an emitted func and write down its steps."""
     return _Assembler(func, layouts, emitted).run()
+
+
+def _when(launch: Launch) -> tuple[Expr, int, int | None] | None:
+    when = launch.when
+    return None if when is None else (expr(when[0]), when[1], when[2])
 
 
 def _byte_offset(value: Value, layout: Layout) -> Dim:

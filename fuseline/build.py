@@ -5,13 +5,15 @@ from __future__ import annotations
 import logging
 import warnings
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from functools import lru_cache
 
 from fuseline import errors
 from fuseline.assemble import Assembled, assemble
+from fuseline.build_gpu import Candidate, choose, needs_building
 from fuseline.codegen import lowerings
-from fuseline.codegen.lower import Emitted, emit
+from fuseline.codegen.lower import Emitted, Launch, emit
+from fuseline.codegen.targets import TARGETS, Target
 from fuseline.config import Config, host_compiler
 from fuseline.ir.core import Func, Value
 from fuseline.ir.layout import Layout, LayoutMap
@@ -23,6 +25,8 @@ from fuseline.runtime.build import (
     compile_kernels,
 )
 from fuseline.runtime.cache import Cache
+from fuseline.runtime.gpu.binary import Binary
+from fuseline.runtime.gpu.triton_build import has_triton
 from fuseline.runtime.toolchain import Toolchain, find_toolchain
 
 log = logging.getLogger(__name__)
@@ -72,22 +76,33 @@ def _warn(problem: errors.Diagnostic) -> None:
 
 @dataclass(frozen=True)
 class Built:
-    """A plan and the addresses of the kernels that it calls."""
+    """A plan and the kernels that it calls, by symbol.
+
+    Attributes:
+        assembled: the plan, and what the report says of it.
+        sources: of all kernels.
+        addresses: of those for the CPU.
+        binaries: of those for a GPU.
+        target: what they are for.
+    """
 
     assembled: Assembled
-    addresses: Mapping[str, int]
     sources: Mapping[str, str]
+    addresses: Mapping[str, int] = field(default_factory=dict[str, int])
+    binaries: Mapping[str, Binary] = field(default_factory=dict[str, Binary])
+    target: Target = TARGETS["cpu"]
 
 
 def build(
     func: Func,
     args: Mapping[Value, Layout],
     tools: Tools,
+    target: Target = TARGETS["cpu"],
     *,
     strict: bool = False,
     progress: OnProgress | None = None,
 ) -> Built:
-    """Emit, compile and assemble a func.
+    """Emit, compile and assemble a func for a target.
 
     A kernel that does not compile is replaced by the op's reference, unless ``strict``.
 
@@ -95,6 +110,8 @@ def build(
         CompileError: a kernel does not compile, and ``strict`` is set.
 
     """
+    if target.backend == "cuda":
+        return _build_for_gpu(func, args, tools, target, strict, progress)
     layouts = LayoutMap(func, args)
     emitted = emit(func, layouts, unavailable=tools.missing)
     kernels = {launch.kernel.symbol: launch.kernel for item in emitted for launch in item.launches}
@@ -111,7 +128,57 @@ def build(
         if good:
             library = build_piece(tools.cache, tools.toolchain, good)
             addresses = {unit.symbol: library.address(unit.symbol) for unit in good}
-    return Built(assemble(func, layouts, emitted), addresses, sources)
+    return Built(assemble(func, layouts, emitted), sources, addresses)
+
+
+def _build_for_gpu(
+    func: Func,
+    args: Mapping[Value, Layout],
+    tools: Tools,
+    target: Target,
+    strict: bool,
+    progress: OnProgress | None,
+) -> Built:
+    """Each launch in the best configuration that the target holds; an op that has a launch without
+    any runs its reference.
+
+    Raises:
+        BuildError: FL0706 or FL0707, with ``strict``.
+
+    """
+    missing = "" if has_triton() else str(errors.NO_TRITON.diagnostic().title)
+    if missing and strict:
+        raise errors.NO_TRITON.error()
+    layouts = LayoutMap(func, args)
+    emitted = emit(func, layouts, target.backend, unavailable=missing)
+    wanted = {n.kernel.symbol: n for item in emitted for n in item.launches if needs_building(n)}
+    chosen: dict[str, Candidate] = {}
+    failed: dict[str, str] = {}
+    for number, (symbol, launch) in enumerate(wanted.items(), 1):
+        made = choose(tools.cache, launch, target)
+        if isinstance(made, str):
+            if strict:
+                raise errors.KERNEL_REFUSED.error(symbol, where=target.name, found=made)
+            log.warning("%s does not suit %s; its reference runs instead", symbol, target.name)
+            failed[symbol] = made
+        else:
+            chosen[symbol] = made
+        if progress is not None:
+            progress(Progress(number, len(wanted), symbol, built=True))
+    emitted = [_configured(_without(item, failed), chosen) for item in emitted]
+    binaries = {c.binary.symbol: c.binary for c in chosen.values()}
+    sources = {c.binary.symbol: c.launch.kernel.render() for c in chosen.values()}
+    return Built(assemble(func, layouts, emitted), sources, binaries=binaries, target=target)
+
+
+def _configured(item: Emitted, chosen: Mapping[str, Candidate]) -> Emitted:
+    """The launches of an op in the configurations that were chosen."""
+    found: list[Launch] = []
+    for launch in item.launches:
+        choice = chosen.get(launch.kernel.symbol)
+        options = {n.kernel.symbol: n for n in (launch, *launch.others)}
+        found.append(options[choice.binary.symbol] if choice else launch)
+    return replace(item, launches=tuple(found))
 
 
 def _compile(

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 
 from fuseline.codegen.gpu.kernel import TritonKernel
@@ -25,6 +24,11 @@ class Candidate:
     resident: float
 
 
+def needs_building(launch: Launch) -> bool:
+    """Whether a launch has a kernel of ours."""
+    return isinstance(launch.kernel, TritonKernel)
+
+
 def triton_source(kernel: TritonKernel) -> TritonSource:
     """A kernel as the builder takes it."""
     return TritonSource(
@@ -37,31 +41,51 @@ def triton_source(kernel: TritonKernel) -> TritonSource:
     )
 
 
-def candidates(cache: Cache, launch: Launch, target: Target) -> tuple[list[Candidate], list[str]]:
-    """The configurations of a launch that do without spills on a target, and why others do not."""
+ENOUGH = 0.5
+"""The share of resident warps from which on more of them hide no more latency."""
+
+
+def choose(cache: Cache, launch: Launch, target: Target) -> Candidate | str:
+    """The configuration of a launch to run on a target, or why there is none.
+
+    It is the first, in the order of the lowering, that neither spills nor asks for too much, and
+    leaves enough warps in flight; where none does, the one that leaves most.
+    """
     found: list[Candidate] = []
     refused: list[str] = []
     for each in (launch, *launch.others):
-        kernel = each.kernel
-        assert isinstance(kernel, TritonKernel), f"{kernel.family} is no kernel for a GPU"
-        try:
-            entry = build_triton(cache, triton_source(kernel), target.capability)
-        except TritonError as error:
-            refused.append(str(error.diagnostic))
+        made = candidate(cache, each, target)
+        if isinstance(made, str):
+            refused.append(made)
             continue
-        binary = Binary.of(entry)
-        if reason := refusal(binary, target):
-            refused.append(f"{kernel.symbol}: {reason}")
-            continue
-        blocks = target.occupancy(binary.warps, binary.resources["registers"], _shared(binary))
-        found.append(Candidate(each, binary, blocks * binary.warps / target.warps))
-    return found, refused
+        found.append(made)
+        if made.resident >= ENOUGH:
+            return made
+    if not found:
+        return "; ".join(refused)
+    return max(found, key=lambda c: c.resident)
+
+
+def candidate(cache: Cache, launch: Launch, target: Target) -> Candidate | str:
+    """One configuration for a target, or why the target does not run it."""
+    kernel = launch.kernel
+    assert isinstance(kernel, TritonKernel), f"{kernel.family} is no kernel for a GPU"
+    try:
+        binary = Binary.of(build_triton(cache, triton_source(kernel), target.capability))
+    except TritonError as error:
+        return str(error.diagnostic)
+    if reason := refusal(binary, target):
+        return f"{kernel.symbol}: {reason}"
+    blocks = target.occupancy(binary.warps, binary.resources["registers"], _shared(binary))
+    return Candidate(launch, binary, blocks * binary.warps / target.warps)
 
 
 def refusal(binary: Binary, target: Target) -> str:
     """Why a target should not run a binary; empty where it may."""
     if binary.spills:
         return f"it spills {binary.resources['stack']} bytes of a thread's values on {target.name}"
+    if binary.scratch:
+        return f"it wants {binary.scratch} bytes of memory that a launch does not give"
     if _shared(binary) > target.block_memory:
         have = target.block_memory
         return f"{_shared(binary)} bytes of shared memory; a block of {target.name} has {have}"
@@ -74,15 +98,4 @@ def _shared(binary: Binary) -> int:
     return binary.shared_memory + binary.resources["static_shared_memory"]
 
 
-ENOUGH = 0.5
-"""The share of resident warps from which on more of them hide no more latency."""
-
-
-def best(found: Sequence[Candidate]) -> Candidate:
-    """The first in the order of the lowering among those with enough warps in flight, else the one
-    with most.
-    """
-    return max(found, key=lambda c: min(c.resident, ENOUGH))
-
-
-__all__ = ["Candidate", "best", "candidates", "refusal", "triton_source"]
+__all__ = ["Candidate", "candidate", "choose", "needs_building", "refusal", "triton_source"]

@@ -17,10 +17,11 @@ from difflib import get_close_matches
 from typing import Any, TypeVar, cast, overload
 
 import torch
-from torch import Tensor, fx
+from torch import Tensor, fx, nn
 
 from fuseline import errors
 from fuseline.build import Built, OnProgress, Tools, build
+from fuseline.codegen.targets import GPU_TARGETS, TARGETS, Target
 from fuseline.config import Config
 from fuseline.debug.dump import Dump, check_folder
 from fuseline.debug.reproducer import internal_error
@@ -48,6 +49,8 @@ from fuseline.passes.rewrite import PASSES, Pass
 from fuseline.report import FROM_CACHE, PassRecord, Report, Site, Stat
 from fuseline.runtime import packing, resident
 from fuseline.runtime.executor import Program
+from fuseline.runtime.gpu.kernels import DeviceKernels, Launcher
+from fuseline.runtime.kernels import HostKernels, Kernels
 from fuseline.runtime.later import Later
 from fuseline.runtime.native import Runner
 from fuseline.runtime.plan import NativeStep
@@ -98,6 +101,7 @@ class Compilation:
     seconds: dict[str, float]
     func: Func
     layouts: Mapping[Value, Layout]
+    device: torch.device = torch.device("cpu")
     restored: bool = False
     program: weakref.ref[Program] | None = None
 
@@ -161,11 +165,13 @@ class Compiler:
         Its kernels are still being built when this returns, and its first call waits for them:
         Dynamo makes guards meanwhile.
         """
-        if reason := unsupported(captured):
-            raise CannotImport(reason)
+        placed = place(captured, self.config.target)
+        if isinstance(placed, str):
+            raise CannotImport(placed)
         self.begin()
-        optimised = self._optimise(captured)
-        saved = optimised.saved() if self.keeps_forms else None  # before a thread edits the func
+        optimised = self._optimise(captured, placed)
+        keeps = self.keeps_forms and placed.target.backend == "cpu"
+        saved = optimised.saved() if keeps else None  # before a thread edits the func
         runnable = _Building(Later(lambda: self._runnable(self._build(optimised))), saved)
         self._builds.add(runnable.build)
         return runnable
@@ -184,7 +190,7 @@ class Compiler:
             saved = SavedProgram.of_text(text)
             self.begin()
             ops = saved.func.ops
-            built = self._built(saved.func, saved.layouts)
+            built = self._built(saved.func, saved.layouts, ON_CPU.target)
         outcome = Outcome(saved.sites, places=saved.places).with_kernels(ops, built)
         compilation = Compilation(
             *(saved.name, outcome, built, clock.seconds, saved.func, saved.layouts), restored=True
@@ -196,13 +202,32 @@ class Compiler:
         threads = self.config.threads or torch.get_num_threads()
         runner = self._runner.get() if self._runner else None
         pieces = self.config.graphs != "none"
-        addresses = compilation.built.addresses
-        program = Program(plan, runner, addresses, threads=threads, pieces=pieces)
+        kernels = self._kernels(compilation)
+        if kernels is None:
+            return functools.partial(evaluate, compilation.func)
+        program = Program(plan, runner, kernels, threads=threads, pieces=pieces)
         compilation.program = weakref.ref(program)
         run = _Packed(program, compilation) if plan.packed else program
         return LatentCaches(run, compilation.func) if self.config.cache == "latent" else run
 
-    def _optimise(self, captured: Captured) -> _Optimised:
+    def _kernels(self, compilation: Compilation) -> Kernels | None:
+        """The kernels of a program where its tensors are; None where they cannot run there.
+
+        A program that was built for a GPU and has its tensors on the CPU runs op by op.
+        """
+        built, device, tools = compilation.built, compilation.device, self.tools
+        if built.target.backend == "cpu":
+            return HostKernels(built.addresses)
+        if device.type == "cpu":
+            errors.BUILT_FOR_ANOTHER.warn(compilation.name, found="tensors on the cpu")
+            return None
+        if tools.toolchain is None:
+            errors.BUILT_FOR_ANOTHER.warn(compilation.name, found=tools.missing)
+            return None
+        launcher = Launcher.open(tools.cache, tools.toolchain)
+        return DeviceKernels(built.binaries, launcher, device, built.target.name)
+
+    def _optimise(self, captured: Captured, placed: Placed) -> _Optimised:
         """Import a captured program and run the pipeline on it."""
         clock = _Clock()
         dump = Dump(self.config.dump_dir, captured.name) if self.config.dump_dir else None
@@ -216,7 +241,7 @@ class Compiler:
             outcome = _outcome(run)
             layouts = argument_layouts(func, captured.inputs)
             layouts |= own_results(func, layouts, _owed(captured))
-        return _Optimised(captured.name, func, layouts, outcome, clock, dump)
+        return _Optimised(captured.name, func, layouts, outcome, clock, dump, placed)
 
     def _build(self, optimised: _Optimised) -> Compilation:
         """Emit and build the kernels of a func, and plan its run."""
@@ -224,17 +249,19 @@ class Compiler:
         outcome, clock, dump = optimised.outcome, optimised.clock, optimised.dump
         with clock("build"):
             ops = func.ops  # copies are put between them
-            built = self._built(func, layouts)
+            built = self._built(func, layouts, optimised.placed.target)
             outcome = outcome.with_kernels(ops, built)
         if dump:
             dump.kernels(built.sources)
             dump.plan(built.assembled.plan)
             dump.sites(outcome.sites)
-        return self._noted(Compilation(name, outcome, built, clock.seconds, func, layouts))
+        device = optimised.placed.device
+        compilation = Compilation(name, outcome, built, clock.seconds, func, layouts, device)
+        return self._noted(compilation)
 
-    def _built(self, func: Func, layouts: Mapping[Value, Layout]) -> Built:
+    def _built(self, func: Func, layouts: Mapping[Value, Layout], target: Target) -> Built:
         strict = self.config.strict
-        return build(func, layouts, self.tools, strict=strict, progress=self.progress)
+        return build(func, layouts, self.tools, target, strict=strict, progress=self.progress)
 
     def _noted(self, compilation: Compilation) -> Compilation:
         self.done.append(compilation)
@@ -297,6 +324,7 @@ class _Optimised:
     outcome: Outcome
     clock: _Clock
     dump: Dump | None
+    placed: Placed
 
     def saved(self) -> str:
         """What brings the program back in another process."""
@@ -379,12 +407,51 @@ class _Clock:
             self.seconds[stage] = self.seconds.get(stage, 0.0) + time.perf_counter() - start
 
 
-def unsupported(captured: Captured) -> str:
-    """Why a program cannot be compiled for the CPU target; empty where it can."""
+@dataclass(frozen=True)
+class Placed:
+    """What a program is compiled for, and where its tensors are."""
+
+    target: Target
+    device: torch.device
+
+
+ON_CPU = Placed(TARGETS["cpu"], torch.device("cpu"))
+
+
+def place(captured: Captured, wanted: str) -> Placed | str:
+    """The target of a program, of which ``auto`` leaves the choice to its tensors; or why it has
+    none. For a GPU, tensors on the CPU will do: then it is built there, and cannot run natively.
+    """
+    devices: dict[torch.device, str] = {}
     for item in captured.inputs:
-        if isinstance(item.value, Tensor) and item.value.device.type != "cpu":
-            return f"{item.name} is on {item.value.device}, the target is cpu"
-    return ""
+        if isinstance(item.value, Tensor):
+            devices.setdefault(item.value.device, item.name)
+    (device, first), *others = [*devices.items()] or [(ON_CPU.device, "")]
+    if others:
+        return f"{first} is on {device}, {others[0][1]} on {others[0][0]}"
+    if device.type not in ("cpu", "cuda"):
+        return f"{first} is on {device}; fuseline compiles for the CPU and for NVIDIA GPUs"
+    name = target_of(device) if wanted == "auto" else wanted
+    if isinstance(name, errors.Diagnostic):
+        return str(name)
+    target = TARGETS[name]
+    if device.type == "cuda" and target.backend == "cpu":
+        return f"{first} is on {device}, the target is {target.name}"
+    return Placed(target, device)
+
+
+def target_of(device: torch.device) -> str | errors.Diagnostic:
+    """The name of the target whose binaries a device runs, or what to say where there is none."""
+    if device.type == "cpu":
+        return "cpu"
+    major, minor = torch.cuda.get_device_capability(device)
+    name = {8: "sm_80", 9: "sm_90"}.get(major, f"sm_{major}{minor}")
+    if name in TARGETS:
+        return name
+    known = ", ".join(target.name for target in GPU_TARGETS)
+    return errors.UNKNOWN_GPU.diagnostic(
+        torch.cuda.get_device_name(device), found=f"sm_{major}{minor}", expected=f"one of {known}"
+    )
 
 
 def pin(func: Func, inputs: Sequence[Input]) -> None:
@@ -463,7 +530,12 @@ class _Engine:
         self.compiler.begin()
 
     def factors(self, target: object) -> Mapping[str, Any]:
-        return {"placement": placement(target)}
+        devices = (
+            {p.device.type for p in target.parameters()}
+            if isinstance(target, nn.Module)
+            else set[str]()
+        )
+        return {"placement": placement(target), "devices": sorted(devices)}
 
     def restore(self, saved: str) -> Compiled:
         return self.compiler.restore(saved)

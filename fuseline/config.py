@@ -19,7 +19,7 @@ from fuseline.errors import INVALID_OPTION, UNKNOWN_OPTION
 PREFIX = "FUSELINE_"
 
 Graphs: TypeAlias = Literal["auto", "none"]
-Target: TypeAlias = Literal["cpu"]
+Target: TypeAlias = Literal["auto", "cpu", "sm_80", "sm_90", "sm_100", "sm_120"]
 Cache: TypeAlias = Literal["model", "latent"]
 Origin: TypeAlias = Literal["argument", "environment", "default"]
 T = TypeVar("T")
@@ -165,7 +165,10 @@ class Config:
     """
 
     target: Target = _option(
-        "cpu", "TARGET", _choice(get_args(Target)), "the machine to generate code for"
+        "auto",
+        "TARGET",
+        _choice(get_args(Target)),
+        "the machine to generate code for; auto: the one that the model's tensors are on",
     )
     dynamic: bool | None = _option(
         None,

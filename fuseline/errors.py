@@ -93,6 +93,10 @@ class OverlapError(InputError):
     """Arguments that share memory where the program was compiled for some that do not."""
 
 
+class DeviceError(FuselineError):
+    """A GPU, its driver, or a kernel on it."""
+
+
 class LoadError(FuselineError):
     """A model, or a file of one, that cannot be read."""
 
@@ -327,6 +331,13 @@ KERNEL_REFUSED = Code(
     "Triton, or the assembler behind it, refused a generated kernel.",
     BuildError,
 )
+NO_TRITON = Code(
+    "FL0707",
+    "Triton is not installed",
+    "Kernels for a GPU cannot be built; models run through the plain operations instead.",
+    BuildError,
+    hint="install it: pip install 'fuseline[cuda]'",
+)
 
 
 # ------------------------------------------------------------------- FL08xx: models and their files
@@ -441,4 +452,42 @@ CANNOT_PACK = Code(
     "back, as others hold their memory too. What runs op by op is slower, and right.",
     InputError,
     hint="compile again when nothing else holds them, such as a state_dict",
+)
+
+# ------------------------------------------------------------------------------- FL10xx: GPUs
+
+NO_DRIVER = Code(
+    "FL1001",
+    "no CUDA driver",
+    "Nothing can be run on a GPU; building for one needs no driver.",
+    DeviceError,
+    hint="run on a machine with an NVIDIA GPU and its driver, with the package cuda-bindings",
+)
+KERNEL_UNLOADABLE = Code(
+    "FL1002",
+    "the driver does not load kernel",
+    "The GPU is another one than the kernel was built for, or the driver is too old for it.",
+    DeviceError,
+    hint="compile with target='auto', which takes the GPU at hand, or update the driver",
+)
+LAUNCH_FAILED = Code(
+    "FL1003",
+    "the driver refused a launch",
+    "A kernel was not started, or an earlier one failed: what is computed since is not valid.",
+    DeviceError,
+    hint="run again with CUDA_LAUNCH_BLOCKING=1, which names the kernel at fault",
+)
+BUILT_FOR_ANOTHER = Code(
+    "FL1005",
+    "runs op by op, as its kernels cannot run here",
+    "Kernels were built for a GPU, and the tensors are elsewhere, or nothing can launch them.",
+    DeviceError,
+    hint="move the model and its inputs to the GPU, or compile with target='auto'",
+)
+UNKNOWN_GPU = Code(
+    "FL1004",
+    "no kernels for this GPU",
+    "Kernels are generated for the GPUs that the option target names.",
+    DeviceError,
+    hint="run the model on the CPU, or on one of these GPUs",
 )

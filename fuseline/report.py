@@ -13,7 +13,7 @@ from dataclasses import asdict, dataclass, field, replace
 from typing import Literal, TypeAlias
 
 SiteStatus: TypeAlias = Literal["fused", "missed"]
-KernelStatus: TypeAlias = Literal["native", "reference"]
+KernelStatus: TypeAlias = Literal["native", "library", "reference"]
 Stat: TypeAlias = int | float | str
 
 _NUMBER = re.compile(r"(?<=\.)\d+(?=\.| |$)")
@@ -83,7 +83,8 @@ class KernelRecord:
         op: the IR op that it does.
         launches: how often one run of the plan calls it.
         origin: where in the user's program the op comes from (the first of the launches).
-        status: ``"native"``, or ``"reference"`` where plain torch runs in its place.
+        status: ``"native"``; ``"library"`` where one of torch's libraries does it by choice; or
+            ``"reference"`` where plain torch runs in its place.
         reason: why the kernel is not native; empty where it is.
     """
 
@@ -150,7 +151,9 @@ class Report:
             return "\n".join(lines)
         native = sum(k.launches for k in self.kernels if k.status == "native")
         others = [k for k in self.kernels if k.status == "reference"]
-        line = f"steps: {native} native, {sum(k.launches for k in others)} run by torch"
+        chosen = sum(k.launches for k in self.kernels if k.status == "library")
+        libraries = f", {chosen} by torch's libraries" if chosen else ""
+        line = f"steps: {native} native{libraries}, {sum(k.launches for k in others)} run by torch"
         counts = Counter[str]()
         for k in others:
             counts[k.symbol] += k.launches

@@ -27,7 +27,7 @@ from fuseline.ir.text import print_func
 from fuseline.passes.manager import Run
 from fuseline.passes.rewrite import Pass
 from fuseline.report import PassRecord, Site
-from fuseline.runtime.plan import HostStep, Plan, Step, View
+from fuseline.runtime.plan import HostStep, LibraryStep, Plan, Step, View
 
 _PAGE = """<!doctype html><meta charset="utf-8"><title>{name}</title>
 <style>pre {{ font: 12px monospace }} .add {{ background: #dfd }} .del {{ background: #fdd }}
@@ -153,10 +153,16 @@ def _describe(step: Step) -> str:
         takes = ", ".join(_place(v) for v in step.operands)
         gives = ", ".join(_place(v) for v in step.results)
         return f"host {step.label} ({takes}) -> ({gives}) because {step.reason}"
-    buffers = ", ".join(f"{b}+{o}" if o else str(b) for b, o in step.buffers)
     when = "" if step.when is None else f" when {step.when[1]} <= {step.when[0]} <= {step.when[2]}"
+    if isinstance(step, LibraryStep):
+        takes = ", ".join("none" if v is None else _place(v) for v in step.operands)
+        gives = ", ".join(_place(v) for v in step.results)
+        given = "".join(f" {name}={value}" for name, value in step.attributes.items())
+        return f"library {step.name}{given} ({takes}) -> ({gives}){when}  // {step.label}"
+    buffers = ", ".join(f"{b}+{o}" if o else str(b) for b, o in step.buffers)
     dims = ", ".join(map(str, step.dims))
-    return f"{step.symbol} [{buffers}] ({dims}) work {step.work}{when}  // {step.label}"
+    grid = "" if step.grid == (1, 1, 1) else f" grid ({', '.join(map(str, step.grid))})"
+    return f"{step.symbol} [{buffers}] ({dims}){grid} work {step.work}{when}  // {step.label}"
 
 
 def _place(view: View) -> str:

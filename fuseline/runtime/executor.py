@@ -13,6 +13,8 @@ from torch import Tensor
 
 from fuseline import _torch, errors
 from fuseline.runtime.fork import renew_in_children
+from fuseline.runtime.kernels import HostKernels, Kernels
+from fuseline.runtime.library import LIBRARY
 from fuseline.runtime.native import MOST_SHARES, ArgumentSpec, Launch, Piece, Runner, Signature
 from fuseline.runtime.plan import (
     WORKERS,
@@ -20,6 +22,7 @@ from fuseline.runtime.plan import (
     Evaluator,
     Expr,
     HostStep,
+    LibraryStep,
     NativeStep,
     Plan,
     View,
@@ -61,6 +64,13 @@ class _BoundHost:
 
 
 @dataclass(frozen=True)
+class _BoundLibrary:
+    step: LibraryStep
+    operands: tuple[_BoundView | None, ...]
+    results: tuple[_BoundView, ...]
+
+
+@dataclass(frozen=True)
 class _Output:
     """New memory that is handed out; where one result is all of it, in that result's form."""
 
@@ -68,6 +78,9 @@ class _Output:
     shape: tuple[int, ...]
     strides: tuple[int, ...]
     dtype: torch.dtype
+
+
+_Segment: TypeAlias = "Piece | _BoundLibrary | _BoundHost"
 
 
 @dataclass(frozen=True)
@@ -82,7 +95,7 @@ class _Bound:
     arena: int
     places: Mapping[int, int]
     outputs: tuple[_Output, ...]
-    segments: tuple[Piece | _BoundHost, ...]
+    segments: tuple[_Segment, ...]
     returns: tuple[int | _BoundView, ...]
     native: bool
 
@@ -94,7 +107,7 @@ class Program:
     Args:
         plan: what to run.
         runner: runs native steps; None where the plan has none.
-        addresses: of the kernels, by symbol.
+        kernels: what native steps call; on the CPU, and none, by default.
         threads: most workers that a step may use.
         pieces: run native steps that follow one another in one call; else each in its own.
 
@@ -104,7 +117,7 @@ class Program:
         self,
         plan: Plan,
         runner: Runner | None = None,
-        addresses: Mapping[str, int] | None = None,
+        kernels: Kernels | None = None,
         *,
         threads: int = 1,
         pieces: bool = True,
@@ -112,14 +125,15 @@ class Program:
         self.plan = plan
         self.pieces = pieces
         self.threads = threads
-        self.signature = _signature(plan, runner)
+        self.kernels = kernels or HostKernels()
+        self.device = self.kernels.device
+        self.signature = _signature(plan, runner, self.device)
         self._runner = runner
-        self._addresses = addresses or {}
         self._evaluate = Evaluator(plan)
         self._bound: OrderedDict[tuple[int, ...], _Bound] = OrderedDict()
         self.used = False
         self._lock = threading.Lock()
-        self._arena = torch.empty(0, dtype=torch.uint8)
+        self._arena = torch.empty(0, dtype=torch.uint8, device=self.device)
         self._arena_slot = len(plan.buffers)
         self._tensors = [b.arg for b in plan.buffers if b.kind == "arg"]
         assert all(b.kind == "arg" for b in plan.buffers[: len(self._tensors)]), "they come first"
@@ -221,10 +235,8 @@ class Program:
                 end += -(-nbytes // ARENA_ALIGNMENT) * ARENA_ALIGNMENT
         return places, end
 
-    def _segments(
-        self, value: Callable[[Expr], int], places: Mapping[int, int]
-    ) -> list[Piece | _BoundHost]:
-        segments: list[Piece | _BoundHost] = []
+    def _segments(self, value: Callable[[Expr], int], places: Mapping[int, int]) -> list[_Segment]:
+        segments: list[_Segment] = []
         calls: list[Launch] = []
         slots = len(self.plan.buffers) + 1
 
@@ -243,6 +255,12 @@ class Program:
                     close()
                 continue
             close()
+            if isinstance(step, LibraryStep):
+                if _applies(step, value):
+                    operands = (None if v is None else _bind_view(v, value) for v in step.operands)
+                    results = (_bind_view(v, value) for v in step.results)
+                    segments.append(_BoundLibrary(step, tuple(operands), tuple(results)))
+                continue
             segments.append(
                 _BoundHost(
                     step,
@@ -263,10 +281,12 @@ class Program:
             else:
                 buffers.append((buffer, value(offset)))
         width = max(1, min(self.threads, value(step.work) // SERIAL_WORK))
+        grid = (value(step.grid[0]), value(step.grid[1]), value(step.grid[2]))
+        function, dims = self.kernels.call(step.symbol, tuple(map(value, step.dims)), grid)
         return Launch(
-            self._addresses[step.symbol],
+            function,
             tuple(buffers),
-            tuple(map(value, step.dims)),
+            dims,
             width,
             label=f"{step.label} {step.symbol}",
             where=step.where,
@@ -276,18 +296,23 @@ class Program:
 
     def _run(self, bound: _Bound, arguments: Sequence[Any]) -> list[Tensor]:
         if self._arena.numel() < bound.arena:
-            self._arena = _aligned(bound.arena)
+            self._arena = torch.empty(bound.arena, dtype=torch.uint8, device=self.device)
         slots: list[Tensor | None]
         slots = [*arguments] if self._all_tensors else [arguments[i] for i in self._tensors]
         slots += [None] * self._others
         slots.append(self._arena)
         for out in bound.outputs:
-            slots[out.slot] = _torch.empty_strided(out.shape, out.strides, out.dtype)
+            slots[out.slot] = self._empty(out)
         for segment in bound.segments:
-            if isinstance(segment, Piece):
-                segment(slots)
-            else:
-                self._run_host(segment, bound, slots)
+            match segment:
+                case Piece():
+                    self.kernels.enter()
+                    segment(slots)
+                    self.kernels.leave()
+                case _BoundLibrary():
+                    self._run_library(segment, bound, slots)
+                case _BoundHost():
+                    self._run_host(segment, bound, slots)
         return [
             cast("Tensor", slots[item])
             if isinstance(item, int)
@@ -303,6 +328,18 @@ class Program:
             return view.on(tensor)
         shifted = _BoundView(view.buffer, view.offset + place, view.dtype, view.shape, view.strides)
         return shifted.on(self._arena)
+
+    def _empty(self, out: _Output) -> Tensor:
+        if self.device.type == "cpu":
+            return _torch.empty_strided(out.shape, out.strides, out.dtype)
+        return torch.empty_strided(out.shape, out.strides, dtype=out.dtype, device=self.device)
+
+    def _run_library(
+        self, call: _BoundLibrary, bound: _Bound, slots: Sequence[Tensor | None]
+    ) -> None:
+        operands = [None if v is None else self._tensor(v, bound, slots) for v in call.operands]
+        results = [self._tensor(v, bound, slots) for v in call.results]
+        LIBRARY[call.step.name](operands, results, **call.step.attributes)
 
     def _run_host(self, host: _BoundHost, bound: _Bound, slots: list[Tensor | None]) -> None:
         operands = [self._tensor(v, bound, slots) for v in host.operands]
@@ -340,16 +377,11 @@ def _is_whole(view: _BoundView, form: _Output | None) -> bool:
 
 
 def _restride(tensor: Tensor, view: _BoundView) -> Tensor:
-    fresh = torch.empty_strided(view.shape, view.strides, dtype=view.dtype)
+    fresh = torch.empty_strided(view.shape, view.strides, dtype=view.dtype, device=tensor.device)
     return fresh.copy_(tensor)
 
 
-def _aligned(nbytes: int) -> Tensor:
-    """An uninitialised byte tensor; torch aligns CPU memory to 64 bytes."""
-    return torch.empty(nbytes, dtype=torch.uint8)
-
-
-def _signature(plan: Plan, runner: Runner | None) -> Signature:
+def _signature(plan: Plan, runner: Runner | None, device: torch.device) -> Signature:
     """The check of a call: sizes that are numbers or symbols are held to, composite ones are not.
 
     A composite size, such as ``2*S``, follows from its symbols; whoever captured the program has
@@ -359,8 +391,8 @@ def _signature(plan: Plan, runner: Runner | None) -> Signature:
     arguments = [_argument(spec, known) for spec in plan.args]
     ranges = {name: plan.ranges.get(name, (0, None)) for name in plan.symbols}
     if runner is None:
-        return Signature(arguments, ranges)
-    return runner.signature(arguments, ranges)
+        return Signature(arguments, ranges, device=device)
+    return runner.signature(arguments, ranges, device)
 
 
 def _argument(spec: ArgSpec, known: set[str]) -> ArgumentSpec:
@@ -378,7 +410,7 @@ def _argument(spec: ArgSpec, known: set[str]) -> ArgumentSpec:
     )
 
 
-def _applies(step: NativeStep, value: Callable[[Expr], int]) -> bool:
+def _applies(step: NativeStep | LibraryStep, value: Callable[[Expr], int]) -> bool:
     if step.when is None:
         return True
     size, lo, hi = value(step.when[0]), step.when[1], step.when[2]

@@ -10,7 +10,7 @@ from __future__ import annotations
 import ast
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Literal, TypeAlias
+from typing import Any, Literal, TypeAlias
 
 import torch
 from torch import Tensor
@@ -63,7 +63,7 @@ class NativeStep:
     ``work`` is four times the bytes moved plus the flops: below a threshold, one worker does it
     all. ``when`` bounds one symbol expression: the step runs for ``lo <= value <= hi``. ``scratch``
     is the bytes of scratch that it needs where it runs; ``where`` is its place in the user's
-    program.
+    program; ``grid`` is the blocks in three dims, for a GPU.
     """
 
     symbol: str
@@ -74,6 +74,22 @@ class NativeStep:
     when: tuple[Expr, int, int | None] | None = None
     scratch: Expr = 0
     where: str = ""
+    grid: tuple[Expr, Expr, Expr] = (1, 1, 1)
+
+
+@dataclass(frozen=True)
+class LibraryStep:
+    """A call of one of torch's libraries (see `fuseline.runtime.library`) into planned memory.
+
+    ``when`` is that of a `NativeStep`.
+    """
+
+    name: str
+    operands: tuple[View | None, ...]
+    results: tuple[View, ...]
+    attributes: Mapping[str, Any] = field(default_factory=dict[str, Any])
+    label: str = ""
+    when: tuple[Expr, int, int | None] | None = None
 
 
 HostCall: TypeAlias = Callable[[Mapping[str, int], Sequence[Tensor]], Sequence[Tensor]]
@@ -93,7 +109,7 @@ class HostStep:
     reason: str = ""
 
 
-Step: TypeAlias = "NativeStep | HostStep"
+Step: TypeAlias = "NativeStep | LibraryStep | HostStep"
 
 
 @dataclass(frozen=True)
@@ -157,7 +173,17 @@ def _step_exprs(step: Step) -> list[Expr]:
     if isinstance(step, HostStep):
         return [e for view in (*step.operands, *step.results) for e in _view_exprs(view)]
     when: tuple[Expr, ...] = () if step.when is None else (step.when[0],)
-    return [*(offset for _, offset in step.buffers), *step.dims, step.work, *when, step.scratch]
+    if isinstance(step, LibraryStep):
+        views = [v for v in (*step.operands, *step.results) if v is not None]
+        return [*(e for view in views for e in _view_exprs(view)), *when]
+    return [
+        *step.grid,
+        *(offset for _, offset in step.buffers),
+        *step.dims,
+        step.work,
+        *when,
+        step.scratch,
+    ]
 
 
 class Evaluator:

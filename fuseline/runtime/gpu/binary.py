@@ -59,6 +59,7 @@ class Binary:
         warps: of a block.
         shared_memory: bytes of dynamic shared memory to ask for.
         resources: see `inspect`.
+        scratch: bytes of memory that Triton wants beside the arguments.
     """
 
     symbol: str
@@ -67,6 +68,7 @@ class Binary:
     warps: int
     shared_memory: int
     resources: dict[str, int]
+    scratch: int = 0
 
     @classmethod
     def of(cls, entry: Entry) -> Binary:
@@ -79,6 +81,7 @@ class Binary:
             warps=found["warps"],
             shared_memory=found["dynamic_shared_memory"],
             resources=found["resources"],
+            scratch=sum(found["scratch"]),
         )
 
     @property

@@ -33,7 +33,7 @@ struct DLPackExchangeAPI {
   int (*dltensor_from_py_object_no_sync)(void *object, DLTensor *out);
   void *current_work_stream;
 };
-constexpr int32_t kCpu = 1, kCudaHost = 3;
+constexpr int32_t kCpu = 1, kCuda = 2, kCudaHost = 3;
 
 const DLPackExchangeAPI *exchange = nullptr;
 PyTypeObject *tensor_type = nullptr;
@@ -47,14 +47,15 @@ struct Runner {
   void (*end)(fl_piece *);
 } runner;
 
-// Fills `out`; false, with no exception set, for what is no tensor in the memory of this machine.
+// Fills `out`; false, with no exception set, for what is no tensor in memory that has an address.
 bool read_tensor(PyObject *object, DLTensor *out) {
   if (!PyObject_TypeCheck(object, tensor_type)) return false;
   if (exchange->dltensor_from_py_object_no_sync(object, out) != 0) {
     PyErr_Clear();
     return false;
   }
-  return out->device.type == kCpu || out->device.type == kCudaHost;
+  if (out->device.type == kCudaHost) out->device = {kCpu, 0};
+  return out->device.type == kCpu || out->device.type == kCuda;
 }
 
 // Whether an object is a list or a tuple; if not, TypeError is set.
@@ -84,7 +85,7 @@ PyObject *run(PyObject *, PyObject *const *args, Py_ssize_t n_args) {
     DLTensor tensor;
     if (!read_tensor(items[i], &tensor)) {
       runner.end(piece);
-      PyErr_Format(PyExc_TypeError, "slot %zd: expected a tensor on the CPU, not %R", i,
+      PyErr_Format(PyExc_TypeError, "slot %zd: expected a tensor on the CPU or a GPU, not %R", i,
                    reinterpret_cast<PyObject *>(Py_TYPE(items[i])));
       return nullptr;
     }
@@ -122,6 +123,7 @@ constexpr int64_t kAny = INT64_MIN, kFirstSymbol = INT64_MIN + 1, kUnknown = INT
 struct Signature {
   PyObject_HEAD
   int32_t n_args, n_symbols;
+  DLDevice device;  // where all tensors must be
   Expected *expected;
   int64_t *words;   // of each argument in order: dims, then strides; of an integer its value
   int64_t *ranges;  // of each symbol: least, greatest
@@ -185,6 +187,7 @@ bool agrees(Signature *s, const Expected &e, const int64_t *words, PyObject *obj
   }
   DLTensor t;
   if (!read_tensor(object, &t) || t.ndim != e.ndim) return false;
+  if (t.device.type != s->device.type || t.device.id != s->device.id) return false;
   if (t.dtype.lanes != 1 || t.dtype.code * 256 + t.dtype.bits != e.dtype) return false;
   for (int32_t d = 0; d < t.ndim; ++d)
     if (!agree(s, words[d], t.shape[d])) return false;
@@ -265,12 +268,16 @@ bool copy(T *&to, const Py_buffer &from) {
   return true;
 }
 
-// Signature(expected, words, ranges): the arrays that the structures above describe, as bytes.
+// Signature(expected, words, ranges, device, number): the arrays that the structures above describe,
+// as bytes, and the device by DLPack's numbers.
 PyObject *signature_new(PyTypeObject *type, PyObject *args, PyObject *) {
   Py_buffer expected, words, ranges;
-  if (!PyArg_ParseTuple(args, "y*y*y*", &expected, &words, &ranges)) return nullptr;
+  int device, number;
+  if (!PyArg_ParseTuple(args, "y*y*y*ii", &expected, &words, &ranges, &device, &number))
+    return nullptr;
   Signature *s = reinterpret_cast<Signature *>(type->tp_alloc(type, 0));
   if (s) {
+    s->device = {device, number};
     s->n_args = static_cast<int32_t>(expected.len / sizeof(Expected));
     s->n_symbols = static_cast<int32_t>(ranges.len / (2 * sizeof(int64_t)));
     s->values = static_cast<int64_t *>(PyMem_Malloc((s->n_symbols + 1) * sizeof(int64_t)));

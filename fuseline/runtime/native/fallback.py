@@ -35,9 +35,9 @@ def _refuse_other_sequences(tensors: object) -> None:
 
 
 def _memory(tensor: object, slot: int) -> int:
-    if isinstance(tensor, Tensor) and tensor.device.type == "cpu":
+    if isinstance(tensor, Tensor) and tensor.device.type in ("cpu", "cuda"):
         try:
             return tensor.data_ptr()
         except RuntimeError:
             pass  # it has no memory
-    raise TypeError(f"slot {slot}: expected a tensor on the CPU, not {type(tensor)}")
+    raise TypeError(f"slot {slot}: expected a tensor on the CPU or a GPU, not {type(tensor)}")

@@ -94,7 +94,7 @@ class Piece:
 
         Raises:
             IndexInputError: FL0905, for an index outside what it is an index into.
-            TypeError: something is neither a CPU tensor nor None; or it is no list or tuple.
+            TypeError: something is neither a tensor with memory nor None, or no list or tuple.
             ValueError: there are more tensors than slots.
         """
         if len(tensors) > self.slots:

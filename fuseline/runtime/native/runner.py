@@ -20,7 +20,7 @@ from fuseline.runtime.build import KernelSource, build_piece, find_piece
 from fuseline.runtime.cache import Cache
 from fuseline.runtime.native.fallback import run_by_ctypes
 from fuseline.runtime.native.piece import Launch, Piece, Run
-from fuseline.runtime.native.signature import ArgumentSpec, NativeSignature, Signature
+from fuseline.runtime.native.signature import CPU, ArgumentSpec, NativeSignature, Signature
 from fuseline.runtime.native.structures import Functions, LimitsStructure
 from fuseline.runtime.toolchain import Toolchain, python_include
 
@@ -76,9 +76,10 @@ class Runner:
         self,
         arguments: Sequence[ArgumentSpec],
         symbols: Mapping[str, tuple[int, int | None]] | None = None,
+        device: torch.device = CPU,
     ) -> Signature:
         """What a call takes; see `Signature`."""
-        return Signature(arguments, symbols or {}, self.matcher)
+        return Signature(arguments, symbols or {}, self.matcher, device=device)
 
 
 @memo

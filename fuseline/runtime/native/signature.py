@@ -85,7 +85,10 @@ class _Matcher(Protocol):
     def match(self) -> Match: ...
 
 
-NativeSignature: TypeAlias = Callable[[bytes, bytes, bytes], _Matcher]
+NativeSignature: TypeAlias = Callable[[bytes, bytes, bytes, int, int], _Matcher]
+
+CPU = torch.device("cpu")
+_DLPACK_DEVICES = {"cpu": 1, "cuda": 2}
 
 
 class Signature:
@@ -95,6 +98,7 @@ class Signature:
         arguments: in the order of the call.
         symbols: the least and the greatest value of each (None for no end); `match` gives their
             values in this order.
+        device: where all tensors must be.
     """
 
     match: Match
@@ -107,7 +111,10 @@ class Signature:
         arguments: Sequence[ArgumentSpec],
         symbols: Mapping[str, tuple[int, int | None]],
         matcher: NativeSignature | None = None,
+        *,
+        device: torch.device = CPU,
     ) -> None:
+        self.device = device
         self.arguments = tuple(arguments)
         self.symbols = dict(symbols)
         self._check()
@@ -164,7 +171,7 @@ class Signature:
     def _agrees(self, spec: ArgumentSpec, actual: object, known: dict[str, int]) -> bool:
         if spec.dtype is None:
             return isinstance(actual, int) and self._size(spec.value, actual, known)
-        if not isinstance(actual, Tensor) or actual.device.type != "cpu":
+        if not isinstance(actual, Tensor) or actual.device != self.device:
             return False
         if actual.dtype != spec.dtype or actual.ndim != len(spec.shape):
             return False
@@ -194,7 +201,7 @@ class Signature:
             text += " contiguous"
         elif spec.strides != "any":
             text += f" with strides [{', '.join(self._bound(s, known) for s in spec.strides)}]"
-        return f"{text} on cpu"
+        return f"{text} on {self.device}"
 
     def _bound(self, size: Size, known: Mapping[str, int]) -> str:
         if not isinstance(size, str):
@@ -245,7 +252,10 @@ def _compiled_match(matcher: NativeSignature, signature: Signature) -> Match | N
         for bound in (least, _GREATEST if greatest is None else greatest)
     ]
     arrays = (array("i", expected), array("q", words), array("q", ranges))
-    return matcher(*(a.tobytes() for a in arrays)).match
+    device = signature.device
+    kind = _DLPACK_DEVICES[device.type]
+    packed = (arrays[0].tobytes(), arrays[1].tobytes(), arrays[2].tobytes())
+    return matcher(*packed, kind, device.index or 0).match
 
 
 def _word(size: Size, numbers: Mapping[str, int]) -> int:

@@ -1,0 +1,109 @@
+"""The CUDA driver, through `cuda.bindings`: modules, functions, and what goes wrong with them."""
+
+from __future__ import annotations
+
+import ctypes
+import importlib
+import importlib.util
+from dataclasses import dataclass
+from functools import lru_cache
+from typing import Any
+
+from fuseline import errors
+from fuseline.runtime.gpu.binary import Binary
+
+LIBRARY = "libcuda.so.1"
+
+
+@dataclass(frozen=True)
+class Function:
+    """A kernel that is loaded on a device; ``module`` keeps it there.
+
+    Attributes:
+        handle: the driver's.
+        threads: of a block.
+        shared_memory: bytes of dynamic shared memory.
+        parameters: the types of its arguments, scratch pointers included.
+        module: what it was loaded with.
+    """
+
+    handle: int
+    threads: int
+    shared_memory: int
+    parameters: tuple[str, ...]
+    module: Any
+
+
+@lru_cache(maxsize=1)
+def driver() -> Any:
+    """The bindings, initialised.
+
+    Raises:
+        DeviceError: FL1001, without a driver or the bindings.
+
+    """
+    if not has_bindings():
+        raise errors.NO_DRIVER.error(found="no package cuda-bindings")
+    bindings: Any = importlib.import_module("cuda.bindings.driver")
+    try:
+        (status,) = bindings.cuInit(0)
+    except RuntimeError as error:  # there is no library
+        raise errors.NO_DRIVER.error(found=str(error).splitlines()[0]) from error
+    if status:
+        raise errors.NO_DRIVER.error(found=_name(bindings, status))
+    return bindings
+
+
+def has_bindings() -> bool:
+    """Whether the package cuda-bindings is installed."""
+    return all(importlib.util.find_spec(name) for name in ("cuda", "cuda.bindings"))
+
+
+@lru_cache(maxsize=1)
+def launch_address() -> int:
+    """The address of ``cuLaunchKernel``."""
+    driver()
+    library = ctypes.CDLL(LIBRARY)
+    return ctypes.cast(library.cuLaunchKernel, ctypes.c_void_p).value or 0
+
+
+def load(binary: Binary, target: str) -> Function:
+    """Load a kernel into the current context of this thread.
+
+    Raises:
+        DeviceError: FL1002, if the driver does not take it.
+
+    """
+    cuda = driver()
+    module = _checked(cuda, cuda.cuModuleLoadData(binary.cubin), binary.symbol, target)
+    function = _checked(
+        cuda, cuda.cuModuleGetFunction(module, binary.symbol.encode()), binary.symbol, target
+    )
+    if binary.shared_memory > 48 * 1024:  # more has to be asked for
+        attribute = cuda.CUfunction_attribute.CU_FUNC_ATTRIBUTE_MAX_DYNAMIC_SHARED_SIZE_BYTES
+        done = cuda.cuFuncSetAttribute(function, attribute, binary.shared_memory)
+        _checked(cuda, done, binary.symbol, target)
+    return Function(
+        int(function), 32 * binary.warps, binary.shared_memory, binary.parameters, module
+    )
+
+
+def failed(status: int) -> errors.FuselineError:
+    """The error for a launch that the driver refused."""
+    cuda = driver()
+    return errors.LAUNCH_FAILED.error(found=_name(cuda, cuda.CUresult(status)))
+
+
+def _checked(cuda: Any, answer: Any, symbol: str, target: str) -> Any:
+    status, *values = answer
+    if status:
+        found = _name(cuda, status)
+        raise errors.KERNEL_UNLOADABLE.error(symbol, where=target, found=found)
+    return values[0] if values else None
+
+
+def _name(cuda: Any, status: Any) -> str:
+    """What the driver calls an error."""
+    _, text = cuda.cuGetErrorString(status)
+    said = text.decode() if isinstance(text, bytes) else ""
+    return f"{status.name} ({said})" if said else str(status.name)

@@ -1,0 +1,119 @@
+"""The kernels of a plan on one GPU: loaded when first needed, launched by the native runner."""
+
+from __future__ import annotations
+
+import ctypes
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from functools import cache as memo
+from pathlib import Path
+
+import torch
+
+from fuseline import _torch
+from fuseline.runtime import native
+from fuseline.runtime.build import KernelSource, Library, build_piece
+from fuseline.runtime.cache import Cache
+from fuseline.runtime.gpu import driver
+from fuseline.runtime.gpu.binary import Binary
+from fuseline.runtime.gpu.driver import Function
+from fuseline.runtime.kernels import Grid
+from fuseline.runtime.toolchain import Toolchain
+
+_ABI = "fuseline_abi.h"
+
+
+@dataclass(frozen=True, eq=False)
+class Launcher:
+    """The native function that launches kernels; it is the same for all of them.
+
+    Attributes:
+        address: of ``fl_gpu_launch``, a kernel for the native runner.
+        enter: takes the stream that this thread's launches go to.
+        status: the driver's word on the launches since last asked, 0 for success.
+    """
+
+    address: int
+    enter: ctypes._CFunctionType  # pyright: ignore[reportPrivateUsage]
+    status: ctypes._CFunctionType  # pyright: ignore[reportPrivateUsage]
+
+    @classmethod
+    def open(cls, cache: Cache, toolchain: Toolchain) -> Launcher:
+        """Build it, unless it is in the cache, and connect it with the driver.
+
+        Raises:
+            BuildError: it cannot be built or loaded.
+            DeviceError: FL1001, without a driver.
+
+        """
+        library = _library(cache, toolchain)
+        connect = ctypes.PYFUNCTYPE(None, ctypes.c_void_p)(library.address("fl_gpu_connect"))
+        connect(driver.launch_address())
+        return cls(
+            library.address("fl_gpu_launch"),
+            ctypes.PYFUNCTYPE(None, ctypes.c_void_p)(library.address("fl_gpu_enter")),
+            ctypes.PYFUNCTYPE(ctypes.c_int)(library.address("fl_gpu_status")),
+        )
+
+
+@memo
+def _library(cache: Cache, toolchain: Toolchain) -> Library:
+    source = (Path(__file__).parent / "launcher.cpp").read_text()
+    header = (Path(native.__file__).parent / _ABI).read_text()
+    return build_piece(cache, toolchain, [KernelSource("fl_gpu_launch", source, {_ABI: header})])
+
+
+@dataclass
+class DeviceKernels:
+    """The binaries of a plan for one device.
+
+    Attributes:
+        binaries: by symbol.
+        launcher: what launches them.
+        device: with its number.
+        target: what the binaries were made for.
+    """
+
+    binaries: Mapping[str, Binary]
+    launcher: Launcher
+    device: torch.device
+    target: str
+    _loaded: dict[str, Function] = field(default_factory=dict[str, Function])
+
+    def call(self, symbol: str, dims: tuple[int, ...], grid: Grid) -> tuple[int, tuple[int, ...]]:
+        """The launcher's address, and the integers that it takes; see ``launcher.cpp``.
+
+        Raises:
+            DeviceError: FL1002, if the kernel cannot be loaded.
+
+        """
+        function = self._loaded.get(symbol)
+        if function is None:
+            with torch.cuda.device(self.device):
+                function = driver.load(self.binaries[symbol], self.target)
+            self._loaded[symbol] = function
+        return self.launcher.address, packed(function, dims, grid)
+
+    def enter(self) -> None:
+        """Send this thread's launches to torch's current stream of the device."""
+        self.launcher.enter(_torch.current_stream(self.device))
+
+    def leave(self) -> None:
+        """Raise what the driver said of the launches.
+
+        Raises:
+            DeviceError: FL1003, if it refused one.
+
+        """
+        if status := self.launcher.status():
+            raise driver.failed(status)
+
+
+def packed(function: Function, dims: tuple[int, ...], grid: Grid) -> tuple[int, ...]:
+    """The integers that ``fl_gpu_launch`` takes."""
+    integers = [t for t in function.parameters if not t.startswith("*")]
+    buffers = len(function.parameters) - len(integers) - 2
+    assert len(integers) == len(dims), "a launch gives every integer"
+    wide = sum(1 << i for i, kind in enumerate(integers) if kind == "i64")
+    head = (function.handle, *grid, function.threads, function.shared_memory)
+    return (*head, buffers, len(dims), wide, *dims)

@@ -1,0 +1,19 @@
+"""A kernel was built for another GPU."""
+
+from pathlib import Path
+from types import SimpleNamespace
+from unittest import mock
+
+from fuseline.runtime.gpu import driver
+from fuseline.runtime.gpu.binary import Binary
+
+STATUS = SimpleNamespace(name="CUDA_ERROR_NO_BINARY_FOR_GPU")
+CUDA = SimpleNamespace(
+    cuModuleLoadData=lambda image: (STATUS, None),
+    cuGetErrorString=lambda status: (0, b"no kernel image is available"),
+)
+
+
+def program(tmp: Path) -> None:
+    with mock.patch.object(driver, "driver", return_value=CUDA):
+        driver.load(Binary("row_norm_0123", b"", (), 4, 0, {}), "sm_90")

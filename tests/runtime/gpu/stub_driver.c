@@ -1,0 +1,78 @@
+// A driver without a GPU: it takes modules and writes launches down, for tests of what calls it.
+#define _GNU_SOURCE
+#include <dlfcn.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
+static FILE *record;
+static int launches;
+
+static void note(const char *text) {
+  if (!record) record = fopen(getenv("STUB_RECORD"), "w");
+  fprintf(record, "%s\n", text);
+  fflush(record);
+}
+
+static int wanted(const char *call) {  // STUB_FAIL=call:status makes that call fail
+  const char *fail = getenv("STUB_FAIL");
+  size_t length = strlen(call);
+  if (!fail || strncmp(fail, call, length) || fail[length] != ':') return 0;
+  return atoi(fail + length + 1);
+}
+
+int cuInit(unsigned flags) { return wanted("cuInit"); }
+int cuDriverGetVersion(int *version) { return *version = 13000, 0; }
+
+int cuGetErrorString(int status, const char **text) {
+  *text = "as the stub says";
+  return 0;
+}
+
+int cuModuleLoadData(void **module, const void *image) {
+  note(memcmp(image, "\177ELF", 4) ? "module of something else" : "module");
+  *module = (void *)0x1000;
+  return wanted("cuModuleLoadData");
+}
+
+int cuModuleGetFunction(void **function, void *module, const char *name) {
+  char text[256];
+  snprintf(text, sizeof text, "function %s", name);
+  note(text);
+  *function = (void *)0x2000;
+  return wanted("cuModuleGetFunction");
+}
+
+int cuFuncSetAttribute(void *function, int attribute, int value) {
+  char text[64];
+  snprintf(text, sizeof text, "attribute %d = %d", attribute, value);
+  note(text);
+  return wanted("cuFuncSetAttribute");
+}
+
+// STUB_TYPES has a letter for each parameter: p a pointer, i 32 bits, l 64 bits.
+int cuLaunchKernel(void *function, unsigned gx, unsigned gy, unsigned gz, unsigned bx, unsigned by,
+                   unsigned bz, unsigned shared, void *stream, void **params, void **extra) {
+  char text[1024];
+  int at = snprintf(text, sizeof text, "launch %p grid %u %u %u block %u %u %u shared %u stream %p",
+                    function, gx, gy, gz, bx, by, bz, shared, stream);
+  const char *types = getenv("STUB_TYPES");
+  for (int i = 0; types && types[i]; ++i) {
+    if (types[i] == 'p') at += snprintf(text + at, sizeof text - at, " %p", *(void **)params[i]);
+    if (types[i] == 'i') at += snprintf(text + at, sizeof text - at, " %d", *(int *)params[i]);
+    if (types[i] == 'l') at += snprintf(text + at, sizeof text - at, " %lld", *(long long *)params[i]);
+  }
+  if (types) note(text);
+  ++launches;
+  return wanted("cuLaunchKernel");
+}
+
+int cuGetProcAddress_v2(const char *symbol, void **function, int version, unsigned long long flags,
+                        int *status) {
+  *function = dlsym(RTLD_DEFAULT, symbol);
+  if (status) *status = *function ? 0 : 1;
+  return *function ? 0 : 500;
+}
+int cuGetProcAddress(const char *symbol, void **function, int version, unsigned long long flags) {
+  return cuGetProcAddress_v2(symbol, function, version, flags, NULL);
+}
