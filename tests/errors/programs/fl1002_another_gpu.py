@@ -8,10 +8,9 @@ from fuseline.runtime.gpu import driver
 from fuseline.runtime.gpu.binary import Binary
 
 STATUS = SimpleNamespace(name="CUDA_ERROR_NO_BINARY_FOR_GPU")
-CUDA = SimpleNamespace(
-    cuModuleLoadData=lambda image: (STATUS, None),
-    cuGetErrorString=lambda status: (0, b"no kernel image is available"),
-)
+CUDA = mock.Mock()
+CUDA.cuModuleLoadData.return_value = (STATUS, None)
+CUDA.cuGetErrorString.return_value = (0, b"no kernel image is available")
 
 
 def program(tmp: Path) -> None:

@@ -6,10 +6,9 @@ from unittest import mock
 
 from fuseline.runtime.gpu import driver
 
-CUDA = SimpleNamespace(
-    CUresult=lambda status: SimpleNamespace(name="CUDA_ERROR_ILLEGAL_ADDRESS"),
-    cuGetErrorString=lambda status: (0, b"an illegal memory access was encountered"),
-)
+CUDA = mock.Mock()
+CUDA.CUresult.return_value = SimpleNamespace(name="CUDA_ERROR_ILLEGAL_ADDRESS")
+CUDA.cuGetErrorString.return_value = (0, b"an illegal memory access was encountered")
 
 
 def program(tmp: Path) -> None:

@@ -6,7 +6,6 @@
 #include <string.h>
 
 static FILE *record;
-static int launches;
 
 static void note(const char *text) {
   if (!record) record = fopen(getenv("STUB_RECORD"), "w");
@@ -15,9 +14,12 @@ static void note(const char *text) {
 }
 
 static int wanted(const char *call) {  // STUB_FAIL=call:status makes that call fail
-  const char *fail = getenv("STUB_FAIL");
+  static const char *fail;
+  static int asked;
+  if (!asked) asked = 1, fail = getenv("STUB_FAIL");
+  if (!fail) return 0;
   size_t length = strlen(call);
-  if (!fail || strncmp(fail, call, length) || fail[length] != ':') return 0;
+  if (strncmp(fail, call, length) || fail[length] != ':') return 0;
   return atoi(fail + length + 1);
 }
 
@@ -53,17 +55,19 @@ int cuFuncSetAttribute(void *function, int attribute, int value) {
 // STUB_TYPES has a letter for each parameter: p a pointer, i 32 bits, l 64 bits.
 int cuLaunchKernel(void *function, unsigned gx, unsigned gy, unsigned gz, unsigned bx, unsigned by,
                    unsigned bz, unsigned shared, void *stream, void **params, void **extra) {
+  static const char *types;
+  static int asked;
+  if (!asked) asked = 1, types = getenv("STUB_TYPES");
+  if (!types) return wanted("cuLaunchKernel");
   char text[1024];
   int at = snprintf(text, sizeof text, "launch %p grid %u %u %u block %u %u %u shared %u stream %p",
                     function, gx, gy, gz, bx, by, bz, shared, stream);
-  const char *types = getenv("STUB_TYPES");
-  for (int i = 0; types && types[i]; ++i) {
+  for (int i = 0; types[i]; ++i) {
     if (types[i] == 'p') at += snprintf(text + at, sizeof text - at, " %p", *(void **)params[i]);
     if (types[i] == 'i') at += snprintf(text + at, sizeof text - at, " %d", *(int *)params[i]);
     if (types[i] == 'l') at += snprintf(text + at, sizeof text - at, " %lld", *(long long *)params[i]);
   }
-  if (types) note(text);
-  ++launches;
+  note(text);
   return wanted("cuLaunchKernel");
 }
 
