@@ -5,6 +5,7 @@ from __future__ import annotations
 import threading
 from collections import OrderedDict
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import nullcontext
 from dataclasses import dataclass
 from typing import Any, TypeAlias, cast
 
@@ -39,7 +40,9 @@ SERIAL_WORK = 400_000
 
 
 @dataclass(frozen=True)
-class _BoundView:
+class BoundView:
+    """A view, all numbers known."""
+
     buffer: int
     offset: int
     dtype: torch.dtype
@@ -57,17 +60,21 @@ class _BoundView:
 
 
 @dataclass(frozen=True)
-class _BoundHost:
+class BoundHost:
+    """A host step, all numbers known."""
+
     step: HostStep
-    operands: tuple[_BoundView, ...]
-    results: tuple[_BoundView, ...]
+    operands: tuple[BoundView, ...]
+    results: tuple[BoundView, ...]
 
 
 @dataclass(frozen=True)
-class _BoundLibrary:
+class BoundLibrary:
+    """A library step, all numbers known."""
+
     step: LibraryStep
-    operands: tuple[_BoundView | None, ...]
-    results: tuple[_BoundView, ...]
+    operands: tuple[BoundView | None, ...]
+    results: tuple[BoundView, ...]
 
 
 @dataclass(frozen=True)
@@ -80,11 +87,15 @@ class _Output:
     dtype: torch.dtype
 
 
-_Segment: TypeAlias = "Piece | _BoundLibrary | _BoundHost"
+Segment: TypeAlias = "Piece | BoundLibrary | BoundHost"
+"""What runs one after the other."""
+
+Slots: TypeAlias = "list[Tensor | None]"
+"""The memory of each of the plan's buffers in a call, and behind them the arena."""
 
 
 @dataclass(frozen=True)
-class _Bound:
+class Bound:
     """A plan under one binding of its symbols.
 
     ``returns`` are slots whose tensors are results as they are, or views; ``native`` tells that no
@@ -95,8 +106,8 @@ class _Bound:
     arena: int
     places: Mapping[int, int]
     outputs: tuple[_Output, ...]
-    segments: tuple[_Segment, ...]
-    returns: tuple[int | _BoundView, ...]
+    segments: tuple[Segment, ...]
+    returns: tuple[int | BoundView, ...]
     native: bool
 
 
@@ -130,7 +141,7 @@ class Program:
         self.signature = _signature(plan, runner, self.device)
         self._runner = runner
         self._evaluate = Evaluator(plan)
-        self._bound: OrderedDict[tuple[int, ...], _Bound] = OrderedDict()
+        self._bound: OrderedDict[tuple[int, ...], Bound] = OrderedDict()
         self.used = False
         self._lock = threading.Lock()
         self._arena = torch.empty(0, dtype=torch.uint8, device=self.device)
@@ -162,8 +173,7 @@ class Program:
         given = arguments if isinstance(arguments, (list, tuple)) else list(arguments)
         key = self.check(given)
         with self._lock:
-            bound = self._bound.get(key) or self._bind(key)
-            self._bound.move_to_end(key)
+            bound = self.bind(key)
             if bound.native:
                 return self._run(bound, given)
             with torch.no_grad():
@@ -196,7 +206,13 @@ class Program:
 
     # -- binding ------------------------------------------------------------------------------
 
-    def _bind(self, key: tuple[int, ...]) -> _Bound:
+    def bind(self, key: tuple[int, ...]) -> Bound:
+        """The plan under the values of its symbols that `check` gave."""
+        bound = self._bound.get(key) or self._bind(key)
+        self._bound.move_to_end(key)
+        return bound
+
+    def _bind(self, key: tuple[int, ...]) -> Bound:
         binding = dict(zip(self.plan.symbols, key, strict=True))
         value = self._evaluate(binding | {WORKERS: min(self.threads, MOST_SHARES)})
         places, arena = self._lay_out(value)
@@ -208,7 +224,7 @@ class Program:
         ]
         whole = {output.slot: output for output in outputs}
         segments = tuple(self._segments(value, places))
-        bound = _Bound(
+        bound = Bound(
             binding,
             arena,
             places,
@@ -235,8 +251,8 @@ class Program:
                 end += -(-nbytes // ARENA_ALIGNMENT) * ARENA_ALIGNMENT
         return places, end
 
-    def _segments(self, value: Callable[[Expr], int], places: Mapping[int, int]) -> list[_Segment]:
-        segments: list[_Segment] = []
+    def _segments(self, value: Callable[[Expr], int], places: Mapping[int, int]) -> list[Segment]:
+        segments: list[Segment] = []
         calls: list[Launch] = []
         slots = len(self.plan.buffers) + 1
 
@@ -259,10 +275,10 @@ class Program:
                 if _applies(step, value):
                     operands = (None if v is None else _bind_view(v, value) for v in step.operands)
                     results = (_bind_view(v, value) for v in step.results)
-                    segments.append(_BoundLibrary(step, tuple(operands), tuple(results)))
+                    segments.append(BoundLibrary(step, tuple(operands), tuple(results)))
                 continue
             segments.append(
-                _BoundHost(
+                BoundHost(
                     step,
                     tuple(_bind_view(v, value) for v in step.operands),
                     tuple(_bind_view(v, value) for v in step.results),
@@ -294,40 +310,58 @@ class Program:
 
     # -- running ------------------------------------------------------------------------------
 
-    def _run(self, bound: _Bound, arguments: Sequence[Any]) -> list[Tensor]:
+    def _run(self, bound: Bound, arguments: Sequence[Any]) -> list[Tensor]:
         if self._arena.numel() < bound.arena:
-            self._arena = torch.empty(bound.arena, dtype=torch.uint8, device=self.device)
-        slots: list[Tensor | None]
+            self._arena = self.memory(bound.arena)
+        slots = self.slots(bound, arguments, self._arena)
+        for segment in bound.segments:
+            self.run_segment(segment, bound, slots)
+        return self.results(bound, slots)
+
+    def memory(self, nbytes: int) -> Tensor:
+        """Memory on the program's device; torch aligns it to 64 bytes at least."""
+        return torch.empty(nbytes, dtype=torch.uint8, device=self.device)
+
+    def slots(self, bound: Bound, arguments: Sequence[Any], arena: Tensor) -> Slots:
+        """The memory of a call: its arguments, new outputs, and the arena."""
+        slots: Slots
         slots = [*arguments] if self._all_tensors else [arguments[i] for i in self._tensors]
         slots += [None] * self._others
-        slots.append(self._arena)
+        slots.append(arena)
         for out in bound.outputs:
             slots[out.slot] = self._empty(out)
-        for segment in bound.segments:
-            match segment:
-                case Piece():
-                    self.kernels.enter()
-                    segment(slots)
-                    self.kernels.leave()
-                case _BoundLibrary():
-                    self._run_library(segment, bound, slots)
-                case _BoundHost():
-                    self._run_host(segment, bound, slots)
+        return slots
+
+    def run_segment(self, segment: Segment, bound: Bound, slots: Slots) -> None:
+        """Run one segment on the memory of a call."""
+        match segment:
+            case Piece():
+                self.kernels.enter()
+                segment(slots)
+                self.kernels.leave()
+            case BoundLibrary():
+                self._run_library(segment, bound, slots)
+            case BoundHost():
+                self._run_host(segment, bound, slots)
+
+    def results(self, bound: Bound, slots: Slots) -> list[Tensor]:
+        """What a call gives."""
         return [
-            cast("Tensor", slots[item])
-            if isinstance(item, int)
-            else self._tensor(item, bound, slots)
+            cast("Tensor", slots[item]) if isinstance(item, int) else self.view(item, bound, slots)
             for item in bound.returns
         ]
 
-    def _tensor(self, view: _BoundView, bound: _Bound, slots: Sequence[Tensor | None]) -> Tensor:
+    def view(self, view: BoundView, bound: Bound, slots: Sequence[Tensor | None]) -> Tensor:
+        """The tensor of a view in the memory of a call."""
         place = bound.places.get(view.buffer)
         if place is None:
             tensor = slots[view.buffer]
             assert tensor is not None, f"buffer {view.buffer} is read before it is written"
             return view.on(tensor)
-        shifted = _BoundView(view.buffer, view.offset + place, view.dtype, view.shape, view.strides)
-        return shifted.on(self._arena)
+        arena = slots[self._arena_slot]
+        assert arena is not None, "a call has an arena"
+        shifted = BoundView(view.buffer, view.offset + place, view.dtype, view.shape, view.strides)
+        return shifted.on(arena)
 
     def _empty(self, out: _Output) -> Tensor:
         if self.device.type == "cpu":
@@ -335,15 +369,16 @@ class Program:
         return torch.empty_strided(out.shape, out.strides, dtype=out.dtype, device=self.device)
 
     def _run_library(
-        self, call: _BoundLibrary, bound: _Bound, slots: Sequence[Tensor | None]
+        self, call: BoundLibrary, bound: Bound, slots: Sequence[Tensor | None]
     ) -> None:
-        operands = [None if v is None else self._tensor(v, bound, slots) for v in call.operands]
-        results = [self._tensor(v, bound, slots) for v in call.results]
+        operands = [None if v is None else self.view(v, bound, slots) for v in call.operands]
+        results = [self.view(v, bound, slots) for v in call.results]
         LIBRARY[call.step.name](operands, results, **call.step.attributes)
 
-    def _run_host(self, host: _BoundHost, bound: _Bound, slots: list[Tensor | None]) -> None:
-        operands = [self._tensor(v, bound, slots) for v in host.operands]
-        results = host.step.call(bound.binding, operands)
+    def _run_host(self, host: BoundHost, bound: Bound, slots: list[Tensor | None]) -> None:
+        operands = [self.view(v, bound, slots) for v in host.operands]
+        with self.device if self.device.type != "cpu" else nullcontext():  # what a call creates
+            results = host.step.call(bound.binding, operands)
         shared = {t.untyped_storage().data_ptr() for t in operands}
         for view, made in zip(host.results, results, strict=True):
             own = made.untyped_storage().data_ptr() not in shared
@@ -351,7 +386,7 @@ class Program:
             slots[view.buffer] = made if fits else _restride(made, view)
 
 
-def _output(slot: int, nbytes: int, dtype: torch.dtype, views: Sequence[_BoundView]) -> _Output:
+def _output(slot: int, nbytes: int, dtype: torch.dtype, views: Sequence[BoundView]) -> _Output:
     """The form of an output: that of the first result that takes all of its bytes."""
     flat = _Output(slot, (nbytes // dtype.itemsize,), (1,), dtype)
     for view in views:
@@ -369,14 +404,14 @@ def _nbytes(form: _Output) -> int:
     return (1 + sum(steps)) * form.dtype.itemsize
 
 
-def _is_whole(view: _BoundView, form: _Output | None) -> bool:
+def _is_whole(view: BoundView, form: _Output | None) -> bool:
     """Whether a view of an output is the tensor that was made for it."""
     if form is None or view.offset:
         return False
     return (view.dtype, view.shape, view.strides) == (form.dtype, form.shape, form.strides)
 
 
-def _restride(tensor: Tensor, view: _BoundView) -> Tensor:
+def _restride(tensor: Tensor, view: BoundView) -> Tensor:
     fresh = torch.empty_strided(view.shape, view.strides, dtype=view.dtype, device=tensor.device)
     return fresh.copy_(tensor)
 
@@ -417,8 +452,8 @@ def _applies(step: NativeStep | LibraryStep, value: Callable[[Expr], int]) -> bo
     return size >= lo and (hi is None or size <= hi)
 
 
-def _bind_view(view: View, value: Callable[[Expr], int]) -> _BoundView:
-    return _BoundView(
+def _bind_view(view: View, value: Callable[[Expr], int]) -> BoundView:
+    return BoundView(
         view.buffer,
         value(view.offset),
         view.dtype,
