@@ -16,6 +16,7 @@ from fuseline.codegen.lower import Emitted, Launch, Scratch
 from fuseline.ir.core import Func, Loc, Op, Value
 from fuseline.ir.evaluate import as_results, bind_attribute
 from fuseline.ir.layout import Layout, LayoutMap
+from fuseline.ir.ops.call import AtenCall, waits
 from fuseline.ir.ops.experts import Experts, Moe
 from fuseline.ir.ops.fused import GatedLinear, MergedLinear
 from fuseline.ir.ops.view import unreshaped
@@ -149,6 +150,7 @@ class _Assembler:
                 results=tuple(self._view(v) for v in op.results),
                 label=op.name,
                 reason=item.refusal,
+                waits=isinstance(op, AtenCall) and waits(op.target),
             )
         ]
 

@@ -484,6 +484,27 @@ BUILT_FOR_ANOTHER = Code(
     DeviceError,
     hint="move the model and its inputs to the GPU, or compile with target='auto'",
 )
+ARGUMENT_MOVED = Code(
+    "FL1006",
+    "runs without graphs, as this argument moves from call to call:",
+    "Graphs read weights, state and large inputs where they were at the time of recording.",
+    DeviceError,
+    hint="keep it in one place (write into it), or compile with graphs='none'",
+)
+NOT_RECORDED = Code(
+    "FL1007",
+    "runs without graphs for these sizes",
+    "The device, or a library, refused to record the work, or has no memory for it.",
+    DeviceError,
+    hint="compile with graphs='none' to leave it at that",
+)
+CANNOT_RECORD = Code(
+    "FL1008",
+    "no full graph, because of",
+    "A step cannot be recorded, and graphs='full' allows none between two recordings.",
+    DeviceError,
+    hint="compile with graphs='piecewise', which runs such steps between two graphs",
+)
 UNKNOWN_GPU = Code(
     "FL1004",
     "no kernels for this GPU",

@@ -100,6 +100,7 @@ class HostStep:
     """A Python callable on tensors: an ATen call, or the reference of an op without a kernel.
 
     The call gets the symbols' values and the operands. Its results go to new ``host`` buffers.
+    ``waits`` tells that it looks at data on the host, so that it cannot be part of a recording.
     """
 
     call: HostCall
@@ -107,6 +108,7 @@ class HostStep:
     results: tuple[View, ...]
     label: str = ""
     reason: str = ""
+    waits: bool = False
 
 
 Step: TypeAlias = "NativeStep | LibraryStep | HostStep"

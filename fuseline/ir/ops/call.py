@@ -64,6 +64,12 @@ def resolve(target: str) -> Any:
     return getattr(getattr(getattr(torch.ops, namespace), name), overload)
 
 
+def waits(target: str) -> bool:
+    """Whether an operator looks at data on the host: its results, or their sizes, depend on it."""
+    tags = getattr(resolve(target), "tags", ())
+    return torch.Tag.data_dependent_output in tags or torch.Tag.dynamic_output_shape in tags
+
+
 def restore(value: Any, operands: tuple[Tensor, ...]) -> Any:
     """The torch value of an attribute of `AtenCall`."""
     match value:

@@ -1,0 +1,221 @@
+"""Recording and replaying, with a recorder for the CPU that has the rules of CUDA graphs."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor
+
+from fuseline.build import Tools, build
+from fuseline.config import Config
+from fuseline.errors import DeviceError, FuselineWarning, InputError
+from fuseline.ir.text import parse_func
+from fuseline.runtime.executor import Program
+from fuseline.runtime.graphs import Graphed
+from fuseline.runtime.graphs.graphed import MOVES
+from fuseline.runtime.kernels import HostKernels
+from fuseline.runtime.native import Runner
+from tests.runtime.graphs.cpu_recorder import CpuRecorder, spoil
+
+STEP = """func @f(%x: f32[S, 8], %w: f32[8] = param "w", %cache: buffer<f32[16, 8]>,
+              %at: i64[S]) {
+  %y = rms_norm %x, %w
+  index_write %cache, %at, %y {axis = 0}
+  %c = read %cache
+  %s = sum %c {axes = (0,)}
+  %z = add %y, %s
+  return %z, %y
+}"""
+"""A step with an input, a weight and state."""
+
+SORTED = """func @f(%x: f32[S]) {
+  %a = add %x, %x
+  %s, %i = aten.call [%a] {
+    target = "aten.sort.default", args = ($0,), kwargs = (), types = (f32[S], i64[S])
+  }
+  %y = mul %s, %s
+  return %y, %i
+}"""
+"""Two native steps with one of torch's between them."""
+
+Made = tuple[Program, CpuRecorder, Graphed]
+
+
+@pytest.fixture(scope="module")
+def tools(tmp_path_factory: pytest.TempPathFactory) -> Tools:
+    return Tools.find(Config(cache_dir=tmp_path_factory.mktemp("cache")))
+
+
+def graphed(tools: Tools, text: str, refuse: Sequence[str] = (), **options: Any) -> Made:
+    built = build(parse_func(text), {}, tools)
+    assert tools.toolchain is not None
+    runner = Runner.open(tools.cache, tools.toolchain)
+    program = Program(built.assembled.plan, runner, HostKernels(built.addresses))
+    recorder = CpuRecorder(refuse)
+    return program, recorder, Graphed(program, recorder, **options)
+
+
+def step_arguments(tokens: int, seed: int) -> tuple[Tensor, Tensor]:
+    generator = torch.Generator().manual_seed(seed)
+    x = torch.randn(tokens, 8, generator=generator)
+    return x, torch.randperm(16, generator=generator)[:tokens]
+
+
+def spoil_own_memory(run: Graphed) -> None:
+    """What the recordings own holds nothing from call to call."""
+    spoil(run._arena)  # pyright: ignore[reportPrivateUsage]
+    for state in run._states.values():  # pyright: ignore[reportPrivateUsage]
+        if state.entry is not None:
+            for output in state.entry.bound.outputs:
+                memory = state.entry.slots[output.slot]
+                assert memory is not None
+                spoil(memory)
+
+
+def test_replays_give_what_plain_runs_give(tools: Tools) -> None:
+    program, recorder, run = graphed(tools, STEP)
+    weight = torch.rand(8) + 0.5
+    cache, plain = torch.zeros(16, 8), torch.zeros(16, 8)
+    handed_out: list[tuple[Tensor, Tensor]] = []
+    for call in range(6):
+        for tokens in (1, 3):
+            x, at = step_arguments(tokens, call)
+            want = program([x, weight, plain, at])
+            spoil_own_memory(run)
+            got = run([x.clone(), weight, cache, at.clone()])
+            for g, w in zip(got, want, strict=True):
+                assert torch.equal(g, w)
+                handed_out.append((g, w))
+            assert torch.equal(cache, plain)
+    assert run.recorded == 2
+    assert [made.replays for made in recorder.made] == [5, 5]
+    assert all(torch.equal(g, w) for g, w in handed_out), (
+        "a later call wrote into an earlier result"
+    )
+
+
+def test_nothing_runs_while_recording(tools: Tools) -> None:
+    """State would be written twice."""
+    _, recorder, run = graphed(tools, STEP)
+    weight, cache = torch.ones(8), torch.zeros(16, 8)
+    run([*_with(weight, cache, 0)])
+    assert not recorder.made
+    before = cache.clone()
+    x, at = step_arguments(2, 1)
+    run([x, weight, cache, at])
+    assert recorder.made[0].replays == 1
+    changed = (cache != before).any(1).nonzero().flatten()
+    assert set(changed.tolist()) <= set(at.tolist())
+
+
+def _with(weight: Tensor, cache: Tensor, seed: int) -> tuple[Tensor, ...]:
+    x, at = step_arguments(2, seed)
+    return x, weight, cache, at
+
+
+def test_steps_of_torch_are_recorded_too(tools: Tools) -> None:
+    program, recorder, run = graphed(tools, SORTED)
+    for seed in range(4):
+        x = torch.randn(9, generator=torch.Generator().manual_seed(seed))
+        for g, w in zip(run([x.clone()]), program([x]), strict=True):
+            assert torch.equal(g, w)
+    assert len(recorder.made) == 1
+    assert recorder.made[0].replays == 3
+
+
+def test_what_is_refused_runs_between_two_recordings(tools: Tools) -> None:
+    program, recorder, run = graphed(tools, SORTED, refuse=["aten.sort.default"])
+    for seed in range(4):
+        x = torch.randn(9, generator=torch.Generator().manual_seed(seed))
+        for g, w in zip(run([x.clone()]), program([x]), strict=True):
+            assert torch.equal(g, w)
+    kept = [made for made in recorder.made if made.replays]
+    assert [made.replays for made in kept] == [3, 3]
+    assert run.recorded == 1
+
+
+def test_a_full_graph_allows_no_break(tools: Tools) -> None:
+    _, _, run = graphed(tools, SORTED, refuse=["aten.sort.default"], mode="full")
+    x = torch.randn(9)
+    run([x])
+    with pytest.raises(DeviceError, match="FL1008 .*aten.call"):
+        run([x])
+
+
+def test_moved_state_is_recorded_anew_and_then_no_more(tools: Tools) -> None:
+    program, _, run = graphed(tools, STEP)
+    weight = torch.ones(8)
+    kept: list[Tensor] = []
+
+    def call(cache: Tensor) -> None:
+        plain = cache.clone()
+        x, at = step_arguments(2, len(kept))
+        want, got = program([x, weight, plain, at]), run([x, weight, cache, at])
+        assert all(torch.equal(g, w) for g, w in zip(got, want, strict=True))
+        assert torch.equal(cache, plain)
+
+    for _ in range(MOVES - 1):
+        kept.append(torch.zeros(16, 8))
+        for _ in range(3):
+            call(kept[-1])
+        assert run.recorded == 1
+    kept.append(torch.zeros(16, 8))
+    call(kept[-1])
+    kept.append(torch.zeros(16, 8))
+    with pytest.warns(FuselineWarning, match="FL1006 .*cache"):
+        call(kept[-1]), call(kept[-1]), kept.append(torch.zeros(16, 8)), call(kept[-1])
+    assert run.recorded == 0
+    assert list(run.reasons) == ["cache moves from call to call"]
+    call(kept[-1])
+
+
+def test_the_least_used_sizes_go_first(tools: Tools) -> None:
+    _, recorder, run = graphed(tools, SORTED, most=2)
+    for size in (2, 3, 4, 3):
+        for _ in range(2):
+            run([torch.randn(size)])
+    assert run.recorded == 2
+    alive = [bool(made.calls) for made in recorder.made]
+    assert alive == [False, True, True]
+
+
+def test_a_budget_of_bytes_is_kept(tools: Tools) -> None:
+    _, _, run = graphed(tools, SORTED, budget=1)
+    for size in (2, 3, 4):
+        for _ in range(2):
+            run([torch.randn(size)])
+    assert run.recorded == 1
+    assert run.nbytes > 0
+
+
+def test_many_tokens_run_plainly(tools: Tools) -> None:
+    _, recorder, run = graphed(tools, STEP, largest=2)
+    weight, cache = torch.ones(8), torch.zeros(16, 8)
+    for call in range(3):
+        x, at = step_arguments(3, call)
+        run([x, weight, cache, at])
+    assert not recorder.made
+    assert list(run.reasons) == ["more than 2 tokens, which keep the device busy"]
+
+
+def test_without_memory_for_a_recording_it_runs_plainly(tools: Tools) -> None:
+    program, recorder, run = graphed(tools, SORTED)
+    x = torch.randn(5)
+    run([x])
+    recorder.fail = torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2 GiB")
+    with pytest.warns(FuselineWarning, match="FL1007 .*out of memory"):
+        got = run([x])
+    recorder.fail = None
+    for g, w in zip(got, program([x]), strict=True):
+        assert torch.equal(g, w)
+    run([x])
+    assert run.recorded == 0
+
+
+def test_wrong_arguments_are_refused_before_anything_runs(tools: Tools) -> None:
+    _, _, run = graphed(tools, SORTED)
+    with pytest.raises(InputError, match="FL0902"):
+        run([torch.zeros(3, dtype=torch.int64)])
