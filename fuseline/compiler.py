@@ -50,13 +50,17 @@ from fuseline.report import FROM_CACHE, PassRecord, Report, Site, Stat
 from fuseline.runtime import packing, resident
 from fuseline.runtime.executor import Program
 from fuseline.runtime.gpu.kernels import DeviceKernels, Launcher
+from fuseline.runtime.graphs import CudaGraphs, Graphed
 from fuseline.runtime.kernels import HostKernels, Kernels
 from fuseline.runtime.later import Later
 from fuseline.runtime.native import Runner
-from fuseline.runtime.plan import NativeStep
+from fuseline.runtime.plan import LibraryStep, NativeStep
 from fuseline.saved import SavedForms, SavedProgram, placement
 
 T = TypeVar("T")
+
+LARGEST = 512
+"""Tokens up to which ``graphs="auto"`` records: with more, the device is busy as it is."""
 
 log = logging.getLogger(__name__)
 
@@ -104,6 +108,7 @@ class Compilation:
     device: torch.device = torch.device("cpu")
     restored: bool = False
     program: weakref.ref[Program] | None = None
+    graphed: weakref.ref[Graphed] | None = None
 
     @property
     def waits(self) -> bool:
@@ -117,16 +122,31 @@ class Compilation:
         """Sites, kernels, passes and numbers."""
         steps = self.built.assembled.plan.steps
         native = sum(isinstance(step, NativeStep) for step in steps)
+        libraries = sum(isinstance(step, LibraryStep) for step in steps)
         program = self.program() if self.program else None
         stats: dict[str, Stat] = {
             "programs": 1,
             "native steps": native,
-            "host steps": len(steps) - native,
+            "host steps": len(steps) - native - libraries,
             "bytes of planned buffers": program.arena_bytes if program else 0,
         }
+        stats |= {"library steps": libraries} if libraries else {}
+        stats |= self._recorded()
         stats |= {FROM_CACHE: 1} if self.restored else {"rewrites": self.outcome.rewrites}
         stats |= {f"seconds to {stage}": value for stage, value in self.seconds.items()}
         return Report(self.outcome.sites, self.built.assembled.records, self.outcome.passes, stats)
+
+    def _recorded(self) -> dict[str, Stat]:
+        """What graphs there are, what they hold and took; and why sizes have none."""
+        graphed = self.graphed() if self.graphed else None
+        if graphed is None:
+            return {}
+        stats: dict[str, Stat] = {
+            "graphs recorded": graphed.recorded,
+            "bytes of graphs": graphed.nbytes,
+            "seconds to record": graphed.seconds,
+        }
+        return stats | {f"sizes without a graph: {r}": n for r, n in graphed.reasons.items()}
 
 
 @dataclass
@@ -207,8 +227,23 @@ class Compiler:
             return functools.partial(evaluate, compilation.func)
         program = Program(plan, runner, kernels, threads=threads, pieces=pieces)
         compilation.program = weakref.ref(program)
-        run = _Packed(program, compilation) if plan.packed else program
+        run = self._graphed(program, compilation) or program
+        run = _Packed(program, run, compilation) if plan.packed else run
         return LatentCaches(run, compilation.func) if self.config.cache == "latent" else run
+
+    def _graphed(self, program: Program, compilation: Compilation) -> Graphed | None:
+        """The program run from graphs, where it is on a GPU and the options do not say no."""
+        graphs = self.config.graphs
+        if program.device.type == "cpu" or graphs == "none":
+            return None
+        graphed = Graphed(
+            program,
+            CudaGraphs(program.device),
+            mode="full" if graphs == "full" else "piecewise",
+            largest=LARGEST if graphs == "auto" else None,
+        )
+        compilation.graphed = weakref.ref(graphed)
+        return graphed
 
     def _kernels(self, compilation: Compilation) -> Kernels | None:
         """The kernels of a program where its tensors are; None where they cannot run there.
@@ -357,8 +392,9 @@ class _Packed:
     the program runs op by op.
     """
 
-    def __init__(self, program: Program, compilation: Compilation) -> None:
+    def __init__(self, program: Program, run: Compiled, compilation: Compilation) -> None:
         self.program = program
+        self.run = run
         self.func = compilation.func
         self.seconds = compilation.seconds
         self.groups = program.plan.packed
@@ -372,7 +408,7 @@ class _Packed:
             self.refused = found
             self.program.check(arguments)
             return evaluate(self.func, arguments)
-        return self.program(arguments)
+        return self.run(arguments)
 
     def _pointers(self, arguments: Sequence[Argument]) -> list[int]:
         return [cast("Tensor", arguments[i]).data_ptr() for i in self.indices]

@@ -18,7 +18,7 @@ from fuseline.errors import INVALID_OPTION, UNKNOWN_OPTION
 
 PREFIX = "FUSELINE_"
 
-Graphs: TypeAlias = Literal["auto", "none"]
+Graphs: TypeAlias = Literal["auto", "none", "piecewise", "full"]
 Target: TypeAlias = Literal["auto", "cpu", "sm_80", "sm_90", "sm_100", "sm_120"]
 Cache: TypeAlias = Literal["model", "latent"]
 Origin: TypeAlias = Literal["argument", "environment", "default"]
@@ -180,7 +180,9 @@ class Config:
         "auto",
         "GRAPHS",
         _choice(get_args(Graphs)),
-        "auto: native steps that follow one another run in one call; none: each in its own",
+        "CUDA graphs: piecewise, with steps between them that cannot be recorded; full, one of all "
+        "steps; auto, piecewise for up to 512 tokens. none: no graphs, and on a CPU a call for "
+        "each native step",
     )
     cache: Cache = _option(
         "model",

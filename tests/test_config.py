@@ -17,7 +17,7 @@ def origin(config: Config, name: str) -> str:
 
 def test_defaults() -> None:
     config = Config()
-    assert (config.target, config.graphs, config.disable) == ("cpu", "auto", ())
+    assert (config.target, config.graphs, config.disable) == ("auto", "auto", ())
     assert config.dynamic is None
     assert config.threads is None
     assert not config.strict

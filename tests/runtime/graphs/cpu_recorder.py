@@ -58,7 +58,7 @@ class _Recording(TorchDispatchMode):
     """Writes ATen calls down."""
 
     def __init__(self, into: CpuRecording, refuse: Sequence[str]) -> None:
-        super().__init__()
+        cast("Any", super()).__init__()
         self.into = into
         self.refuse = refuse
 

@@ -107,8 +107,8 @@ def test_nothing_runs_while_recording(tools: Tools) -> None:
     x, at = step_arguments(2, 1)
     run([x, weight, cache, at])
     assert recorder.made[0].replays == 1
-    changed = (cache != before).any(1).nonzero().flatten()
-    assert set(changed.tolist()) <= set(at.tolist())
+    others = torch.ones(16, dtype=torch.bool).index_fill(0, at, value=False)
+    assert torch.equal(cache[others], before[others])
 
 
 def _with(weight: Tensor, cache: Tensor, seed: int) -> tuple[Tensor, ...]:
@@ -165,8 +165,11 @@ def test_moved_state_is_recorded_anew_and_then_no_more(tools: Tools) -> None:
     kept.append(torch.zeros(16, 8))
     call(kept[-1])
     kept.append(torch.zeros(16, 8))
+    call(kept[-1])
+    call(kept[-1])
+    kept.append(torch.zeros(16, 8))
     with pytest.warns(FuselineWarning, match="FL1006 .*cache"):
-        call(kept[-1]), call(kept[-1]), kept.append(torch.zeros(16, 8)), call(kept[-1])
+        call(kept[-1])
     assert run.recorded == 0
     assert list(run.reasons) == ["cache moves from call to call"]
     call(kept[-1])
