@@ -15,7 +15,7 @@ QUIET_THREADS := OMP_NUM_THREADS=1 MKL_NUM_THREADS=1 OMP_WAIT_POLICY=passive TOK
 PYTEST := $(QUIET_THREADS) $(BIN)/python -m pytest
 
 .DEFAULT_GOAL := help
-.PHONY: help setup check format test test-slow test-gpu demo bench zoo docs clean
+.PHONY: help setup check format test test-slow test-gpu bench-gpu demo bench zoo docs clean
 
 help: ## list the commands
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-11s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -47,8 +47,25 @@ test: setup ## the tests, without the slow and the GPU ones
 test-slow: setup ## the slow tests
 	$(PYTEST) -m "slow and not gpu" --timeout 1800
 
-test-gpu: setup ## the tests that need a GPU
-	$(PYTEST) -m gpu
+# On a machine with a GPU: any Python that has torch with CUDA, Triton and pytest; nothing is installed.
+GPU_PYTHON ?= $(if $(wildcard $(BIN)/python),$(BIN)/python,$(PYTHON))
+GPU_CACHE  ?= $(CURDIR)/build/gpu-cache
+ON_GPU     := PYTHONPATH=$(CURDIR) FUSELINE_CACHE_DIR=$(GPU_CACHE) TOKENIZERS_PARALLELISM=false
+
+build/gpu-cache:
+	mkdir -p -m 0700 $@
+
+.PHONY: has-gpu
+has-gpu:
+	@$(GPU_PYTHON) -c "import sys, torch; torch.cuda.is_available() or sys.exit( \
+	  'There is no GPU for $(GPU_PYTHON) (torch ' + torch.__version__ + '). Run this on a machine that has ' \
+	  'one, or name another Python: make GPU_PYTHON=python3 $(MAKECMDGOALS)')"
+
+test-gpu: has-gpu | build/gpu-cache ## the tests on a GPU: kernels, graphs, models
+	$(ON_GPU) $(GPU_PYTHON) -m pytest --device cuda tests/codegen/gpu tests/gpu -m "not slow or gpu"
+
+bench-gpu: has-gpu | build/gpu-cache ## time kernels and decode steps against torch.compile on a GPU
+	$(ON_GPU) $(GPU_PYTHON) -m benchmarks.gpu
 
 demo: setup ## compile SmolLM2-135M, continue a prompt, compare with eager and torch.compile
 	OMP_WAIT_POLICY=passive $(BIN)/python examples/demo.py

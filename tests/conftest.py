@@ -23,6 +23,17 @@ def pytest_addoption(parser: pytest.Parser) -> None:
         action="store_true",
         help="rewrite the files of expected output with what the tests produce now",
     )
+    parser.addoption(
+        "--device",
+        choices=["cpu", "cuda"],
+        default="cpu",
+        help="where the tests of GPU kernels run: in Triton's interpreter, or on the GPU",
+    )
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    """Tell the harness of GPU kernels where to run."""
+    os.environ["FL_TEST_DEVICE"] = config.getoption("--device")
 
 
 @pytest.fixture(scope="session")

@@ -16,8 +16,6 @@ import tempfile
 from functools import lru_cache
 from pathlib import Path
 
-import platformdirs
-
 from fuseline import errors
 from fuseline.runtime.cache.entry import writable_by_others
 
@@ -34,6 +32,8 @@ _PACKAGE = Path(__file__).resolve().parents[2]
 
 def user_cache() -> Path:
     """The platform's directory for a user's caches, with our name below it; nothing is made."""
+    import platformdirs  # not asked for where a directory is named
+
     return Path(platformdirs.user_cache_dir("fuseline", appauthor=False))
 
 
