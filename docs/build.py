@@ -30,6 +30,7 @@ GROUPS = {
     "FL07": "Compilers and native code",
     "FL08": "Models and their files",
     "FL09": "Inputs at run time",
+    "FL10": "GPUs",
 }
 
 

@@ -36,6 +36,9 @@ from fuseline.runtime.plan import (
     View,
 )
 
+ALIGNMENT = 16
+"""Bytes that kernels of a GPU read at once."""
+
 
 def expr(value: Dim) -> Expr:
     """A dim as the runtime evaluates it."""
@@ -106,6 +109,7 @@ class _Assembler:
                     tuple(map(expr, layout.strides)),
                     written=_is_written(arg),
                     fixed=arg.origin is not None and arg.origin.kind in ("param", "const"),
+                    aligned=arg not in self.layouts.askew,
                 )
             )
             self.of[arg] = self._buffer(
@@ -269,6 +273,19 @@ def _packed_groups(func: Func) -> tuple[tuple[int, ...], ...]:
             if all(arg in number for arg in args):  # else they are slices of one parameter
                 groups[tuple(number[arg] for arg in args)] = None
     return tuple(groups)
+
+
+def askew_arguments(func: Func) -> frozenset[Value]:
+    """The parameters that packing moves to where no 16 bytes begin."""
+    found: set[Value] = set()
+    for op in func.ops:
+        for values in packed_operands(op):
+            end: Dim = 0
+            for value in map(unreshaped, values):
+                if value.owner is None and (not isinstance(end, int) or end % ALIGNMENT):
+                    found.add(value)
+                end = dim(end + value.tensor.nbytes)
+    return frozenset(found)
 
 
 def packed_operands(op: Op) -> list[tuple[Value, ...]]:

@@ -9,7 +9,7 @@ from dataclasses import dataclass, field, replace
 from functools import lru_cache
 
 from fuseline import errors
-from fuseline.assemble import Assembled, assemble
+from fuseline.assemble import Assembled, askew_arguments, assemble
 from fuseline.build_gpu import Candidate, choose, needs_building
 from fuseline.codegen import lowerings
 from fuseline.codegen.lower import Emitted, Launch, emit
@@ -150,6 +150,7 @@ def _build_for_gpu(
     if missing and strict:
         raise errors.NO_TRITON.error()
     layouts = LayoutMap(func, args)
+    layouts.askew = askew_arguments(func)
     emitted = emit(func, layouts, target.backend, unavailable=missing)
     wanted = {n.kernel.symbol: n for item in emitted for n in item.launches if needs_building(n)}
     chosen: dict[str, Candidate] = {}

@@ -49,6 +49,7 @@ from fuseline.passes.rewrite import PASSES, Pass
 from fuseline.report import FROM_CACHE, PassRecord, Report, Site, Stat
 from fuseline.runtime import packing, resident
 from fuseline.runtime.executor import Program
+from fuseline.runtime.gpu.aligned import Aligned
 from fuseline.runtime.gpu.kernels import DeviceKernels, Launcher
 from fuseline.runtime.graphs import CudaGraphs, Graphed
 from fuseline.runtime.kernels import HostKernels, Kernels
@@ -229,6 +230,7 @@ class Compiler:
         compilation.program = weakref.ref(program)
         run = self._graphed(program, compilation) or program
         run = _Packed(program, run, compilation) if plan.packed else run
+        run = run if program.device.type == "cpu" else Aligned(run, plan)
         return LatentCaches(run, compilation.func) if self.config.cache == "latent" else run
 
     def _graphed(self, program: Program, compilation: Compilation) -> Graphed | None:

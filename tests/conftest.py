@@ -33,7 +33,7 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 
 def pytest_configure(config: pytest.Config) -> None:
     """Tell the harness of GPU kernels where to run."""
-    os.environ["FL_TEST_DEVICE"] = config.getoption("--device")
+    os.environ["FL_TEST_DEVICE"] = str(config.getoption("--device"))
 
 
 @pytest.fixture(scope="session")

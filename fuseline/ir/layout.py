@@ -146,6 +146,9 @@ class Placed:
 class LayoutMap:
     """The places of all values of a func; views share their source's root where they can.
 
+    ``askew`` are arguments whose memory may begin anywhere: parameters that are packed one behind
+    the other. That of all other roots begins at a multiple of what a target reads at once.
+
     Args:
         func: the func.
         given: layouts of arguments, dense if not given; and of results of ops that own their
@@ -156,6 +159,7 @@ class LayoutMap:
         self.func = func
         self.places: dict[Value, Placed] = {}
         self.given = given or {}
+        self.askew: frozenset[Value] = frozenset()
         for arg in func.args:
             if hasattr(arg.type, "value"):
                 continue

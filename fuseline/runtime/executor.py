@@ -442,6 +442,7 @@ def _argument(spec: ArgSpec, known: set[str]) -> ArgumentSpec:
         tuple(map(size, spec.shape)),
         tuple(map(size, spec.strides)),
         memory="written" if spec.written else "fixed" if spec.fixed else "read",
+        aligned=spec.aligned,
     )
 
 

@@ -118,7 +118,8 @@ Step: TypeAlias = "NativeStep | LibraryStep | HostStep"
 class ArgSpec:
     """What a plan expects of one argument; ints carry an expression, tensors dims and strides.
 
-    A ``fixed`` one is a weight, which shares its memory with no other argument.
+    A ``fixed`` one is a weight, which shares its memory with no other argument. On a GPU, one that
+    is ``aligned`` begins at a multiple of 16 bytes.
     """
 
     name: str
@@ -129,6 +130,7 @@ class ArgSpec:
     value: Expr = 0
     written: bool = False
     fixed: bool = False
+    aligned: bool = True
 
 
 @dataclass(frozen=True)

@@ -141,8 +141,10 @@ def launch(
 def _alignment(value: Value, layouts: LayoutMap) -> int:
     """The bytes that the place of a value is known to be a multiple of, at most 16.
 
-    The memory of a root begins at a multiple of 16: the runtime sees to that.
+    The memory of a root that is not askew begins at a multiple of 16: the runtime sees to that.
     """
+    if layouts.root(value) in layouts.askew:
+        return value.dtype.itemsize
     offset = layouts.layout(value).offset
     return divisor(dim(offset * value.dtype.itemsize))
 

@@ -34,6 +34,7 @@ struct DLPackExchangeAPI {
   void *current_work_stream;
 };
 constexpr int32_t kCpu = 1, kCuda = 2, kCudaHost = 3;
+constexpr uintptr_t kCudaAlignment = 16;  // of a tensor's first byte: kernels read as much at once
 
 const DLPackExchangeAPI *exchange = nullptr;
 PyTypeObject *tensor_type = nullptr;
@@ -108,8 +109,9 @@ struct Expected {
   int32_t dtype;   // DLPack code * 256 + bits
   int32_t ndim;
   int32_t layout;  // 0 any strides, 1 contiguous, 2 the strides given
-  int32_t memory;  // 0 not looked at, 1 read, 2 written
+  int32_t memory;  // 0 not looked at, 1 read, 2 written; and kAskew
 };
+constexpr int32_t kAskew = 4;  // may begin anywhere
 
 // From the first element of a tensor to the last one, by address.
 struct Span {
@@ -135,7 +137,8 @@ struct Signature {
 
 // Notes a tensor's memory; false if it shares some with an earlier one, and either is written.
 bool apart(Signature *s, const Expected &e, const DLTensor &t) {
-  Span span{reinterpret_cast<uintptr_t>(t.data) + t.byte_offset, 0, e.memory};
+  Span span{reinterpret_cast<uintptr_t>(t.data) + t.byte_offset, 0,
+            e.memory & ~kAskew};
   int64_t reach = 0;
   for (int32_t d = 0; d < t.ndim; ++d) {
     if (t.shape[d] == 0) return true;
@@ -188,10 +191,12 @@ bool agrees(Signature *s, const Expected &e, const int64_t *words, PyObject *obj
   DLTensor t;
   if (!read_tensor(object, &t) || t.ndim != e.ndim) return false;
   if (t.device.type != s->device.type || t.device.id != s->device.id) return false;
+  const uintptr_t address = reinterpret_cast<uintptr_t>(t.data) + t.byte_offset;
+  if (t.device.type == kCuda && !(e.memory & kAskew) && address % kCudaAlignment) return false;
   if (t.dtype.lanes != 1 || t.dtype.code * 256 + t.dtype.bits != e.dtype) return false;
   for (int32_t d = 0; d < t.ndim; ++d)
     if (!agree(s, words[d], t.shape[d])) return false;
-  if (e.memory && !apart(s, e, t)) *overlaps = true;
+  if ((e.memory & ~kAskew) && !apart(s, e, t)) *overlaps = true;
   if (e.layout == 1) return contiguous(t);
   if (e.layout == 2)
     for (int32_t d = 0; d < t.ndim; ++d)

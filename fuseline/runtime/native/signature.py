@@ -43,7 +43,7 @@ DLPACK_CODES = {
 
 _ANY, _GREATEST = -(2**63), 2**63 - 1
 _LAYOUTS = {"any": 0, "contiguous": 1}
-_MEMORY = {"fixed": 0, "read": 1, "written": 2}
+_MEMORY, _ASKEW = {"fixed": 0, "read": 1, "written": 2}, 4
 
 Match: TypeAlias = Callable[["list[object] | tuple[object, ...]"], "tuple[int, ...] | int"]
 
@@ -61,6 +61,7 @@ class ArgumentSpec:
         value: of an integer.
         memory: whether the program reads or writes it; what is ``"fixed"`` (a weight) is taken to
             share memory with no other argument, which is not looked at.
+        aligned: on a GPU, whether it must begin at a multiple of 16 bytes.
     """
 
     name: str
@@ -69,6 +70,7 @@ class ArgumentSpec:
     strides: tuple[Size, ...] | Literal["any", "contiguous"] = "contiguous"
     value: Size = None
     memory: Literal["fixed", "read", "written"] = "fixed"
+    aligned: bool = True
 
 
 @dataclass(frozen=True)
@@ -88,6 +90,9 @@ class _Matcher(Protocol):
 NativeSignature: TypeAlias = Callable[[bytes, bytes, bytes, int, int], _Matcher]
 
 CPU = torch.device("cpu")
+CUDA_ALIGNMENT = 16
+"""Bytes that tensors on a GPU begin at a multiple of: kernels read as much at once."""
+
 _DLPACK_DEVICES = {"cpu": 1, "cuda": 2}
 
 
@@ -173,6 +178,8 @@ class Signature:
             return isinstance(actual, int) and self._size(spec.value, actual, known)
         if not isinstance(actual, Tensor) or actual.device != self.device:
             return False
+        if self._must_align(spec) and actual.data_ptr() % CUDA_ALIGNMENT:
+            return False
         if actual.dtype != spec.dtype or actual.ndim != len(spec.shape):
             return False
         if not all(self._size(*pair, known) for pair in zip(spec.shape, actual.shape, strict=True)):
@@ -183,6 +190,9 @@ class Signature:
             return True
         strides = zip(spec.strides, actual.stride(), actual.shape, strict=True)
         return all(extent < 2 or self._size(size, s, known) for size, s, extent in strides)
+
+    def _must_align(self, spec: ArgumentSpec) -> bool:
+        return self.device.type == "cuda" and spec.aligned
 
     def _size(self, expected: Size, actual: int, known: dict[str, int]) -> bool:
         if expected is None or isinstance(expected, int):
@@ -201,6 +211,8 @@ class Signature:
             text += " contiguous"
         elif spec.strides != "any":
             text += f" with strides [{', '.join(self._bound(s, known) for s in spec.strides)}]"
+        if self._must_align(spec):
+            text += f" at a multiple of {CUDA_ALIGNMENT} bytes"
         return f"{text} on {self.device}"
 
     def _bound(self, size: Size, known: Mapping[str, int]) -> str:
@@ -244,7 +256,7 @@ def _compiled_match(matcher: NativeSignature, signature: Signature) -> Match | N
         layout = _LAYOUTS.get(spec.strides, 2) if isinstance(spec.strides, str) else 2
         strides = (None,) * len(spec.shape) if isinstance(spec.strides, str) else spec.strides
         expected += [0, code * 256 + spec.dtype.itemsize * 8, len(spec.shape), layout]
-        expected.append(_MEMORY[spec.memory])
+        expected.append(_MEMORY[spec.memory] + (0 if spec.aligned else _ASKEW))
         words += [_word(size, numbers) for size in (*spec.shape, *strides)]
     ranges = [
         bound
