@@ -6,6 +6,27 @@ from dataclasses import dataclass
 from typing import Any
 
 from fuseline.codegen.kernel import KernelTemplate
+from fuseline.codegen.lower import Scratch
+from fuseline.ir.layout import dense
+from fuseline.ir.types import Dim, DType, TensorType
+
+
+@dataclass(frozen=True)
+class ScratchTensor(Scratch):
+    """Scratch that is a tensor to a library, dense and of a known type."""
+
+    shape: tuple[Dim, ...]
+    dtype: DType
+
+    @classmethod
+    def dense(cls, shape: tuple[Dim, ...], dtype: DType) -> ScratchTensor:
+        """Scratch for a tensor of this shape and type."""
+        return cls(TensorType(dtype, shape).nbytes, shape, dtype)
+
+    @property
+    def strides(self) -> tuple[Dim, ...]:
+        """The strides of the tensor."""
+        return dense(self.shape).strides
 
 
 @dataclass(frozen=True)
@@ -13,7 +34,7 @@ class LibraryKernel(KernelTemplate):
     """A function of `fuseline.runtime.library`.
 
     The launch's buffers are its operands (None where one is absent), then its ``results``: whole
-    values, with their shapes and strides.
+    values, with their shapes and strides, or scratch that has them (`ScratchTensor`).
 
     Attributes:
         name: of the function.

@@ -26,19 +26,27 @@ def library(function: LibraryCall) -> LibraryCall:
 
 
 @library
-def linear(operands: Sequence[Tensor | None], results: Sequence[Tensor]) -> None:
-    """``y = x w^T + b``: x ``[..., K]``, w ``[N, K]``, b ``[N]`` or None, y ``[..., N]``."""
+def linear(
+    operands: Sequence[Tensor | None], results: Sequence[Tensor], *, rows: int = 0
+) -> None:
+    """``y = x w^T + b``: x ``[..., K]``, w ``[N, K]``, b ``[N]`` or None, y ``[..., N]``.
+
+    With ``rows``, w and b are the first of several that lie one behind the other, N rows in all.
+    """
     x, weight, bias = operands
     (y,) = results
     assert x is not None, "a product has an operand"
     assert weight is not None, "a product has a weight"
-    rows, out = x.reshape(-1, x.shape[-1]), _rows(y)
+    if rows:
+        weight = weight.as_strided((rows, weight.shape[1]), (weight.shape[1], 1))
+        bias = None if bias is None else bias.as_strided((rows,), (1,))
+    flat, out = x.reshape(-1, x.shape[-1]), _rows(y)
     if out is None:
         y.copy_(F.linear(x, weight, bias))
     elif bias is None:
-        torch.mm(rows, weight.t(), out=out)
+        torch.mm(flat, weight.t(), out=out)
     else:
-        torch.addmm(bias, rows, weight.t(), out=out)
+        torch.addmm(bias, flat, weight.t(), out=out)
 
 
 def _rows(y: Tensor) -> Tensor | None:

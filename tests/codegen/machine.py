@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from fuseline.codegen import lowerings
-from fuseline.codegen.library import LibraryKernel
+from fuseline.codegen.library import LibraryKernel, ScratchTensor
 from fuseline.codegen.lower import Emitted, Launch, Operand, Scratch, emit
 from fuseline.codegen.targets import Backend
 from fuseline.ir.core import Func, Value
@@ -68,7 +68,7 @@ class Machine:
                 if size < low or (high is not None and size > high):
                     continue
             if isinstance(launch.kernel, LibraryKernel):
-                self._library(launch.kernel, launch.buffers)
+                self._library(launch.kernel, launch.buffers, shared)
                 continue
             buffers: list[Tensor | None] = []
             for b in launch.buffers:
@@ -80,8 +80,17 @@ class Machine:
             dims = [substitute(d, self.binding) for d in launch.dims]
             self.call(launch, buffers, dims, [substitute(d, self.binding) for d in launch.grid])
 
-    def _library(self, kernel: LibraryKernel, buffers: Sequence[Operand]) -> None:
-        tensors = [self.tensor(b) if isinstance(b, Value) else None for b in buffers]
+    def _library(
+        self, kernel: LibraryKernel, buffers: Sequence[Operand], shared: list[Tensor]
+    ) -> None:
+        tensors: list[Tensor | None] = []
+        for b in buffers:
+            if isinstance(b, ScratchTensor):
+                shared[:] = shared or [self._scratch(b)]
+                shape = [substitute(d, self.binding) for d in b.shape]
+                tensors.append(shared[0].view(b.dtype.torch).view(shape))
+            else:
+                tensors.append(self.tensor(b) if isinstance(b, Value) else None)
         results = [t for t in tensors[-kernel.results :] if t is not None]
         LIBRARY[kernel.name](tensors[: -kernel.results], results, **dict(kernel.attributes))
 

@@ -2,6 +2,6 @@
 
 from __future__ import annotations
 
-from fuseline.codegen.gpu import lower_rows
+from fuseline.codegen.gpu import lower_linear, lower_rows
 
-__all__ = ["lower_rows"]
+__all__ = ["lower_linear", "lower_rows"]

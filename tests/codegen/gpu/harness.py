@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from typing import cast
 
 import pytest
+import torch
 from torch import Tensor
 
 from fuseline.build_gpu import Candidate, candidate
@@ -16,6 +17,7 @@ from fuseline.codegen.targets import GPU_TARGETS, Target
 from fuseline.ir.core import Func
 from fuseline.ir.layout import LayoutMap
 from fuseline.ir.text import parse_func
+from fuseline.ir.types import DType
 from fuseline.runtime.cache import Cache
 from tests.codegen.gpu.interpreter import interpreter
 from tests.codegen.machine import Machine, check_machines
@@ -30,7 +32,18 @@ def interpreted(
     kernel = cast("TritonKernel", launch.kernel)
     given = dict((*kernel.buffers, *kernel.dims))
     assert len(given) == len(buffers) + len(dims)
-    interpreter().run(kernel.symbol, kernel.render(), buffers, dims, grid)
+    typed = [
+        _as_elements(buffer, kind)
+        for (_, kind), buffer in zip(kernel.buffers, buffers, strict=True)
+    ]
+    interpreter().run(kernel.symbol, kernel.render(), typed, dims, grid)
+
+
+def _as_elements(buffer: Tensor | None, kind: str) -> Tensor | None:
+    """A buffer as the kernel declares it: scratch comes as bytes."""
+    if buffer is None or buffer.dtype != torch.uint8:
+        return buffer
+    return buffer.view(DType(kind).torch)
 
 
 def check(text: str, arguments: Sequence[Tensor], *, ops: Sequence[str] | None = None) -> None:
