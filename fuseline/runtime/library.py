@@ -26,9 +26,7 @@ def library(function: LibraryCall) -> LibraryCall:
 
 
 @library
-def linear(
-    operands: Sequence[Tensor | None], results: Sequence[Tensor], *, rows: int = 0
-) -> None:
+def linear(operands: Sequence[Tensor | None], results: Sequence[Tensor], *, rows: int = 0) -> None:
     """``y = x w^T + b``: x ``[..., K]``, w ``[N, K]``, b ``[N]`` or None, y ``[..., N]``.
 
     With ``rows``, w and b are the first of several that lie one behind the other, N rows in all.

@@ -17,6 +17,9 @@ VECTOR_BYTES = 16
 SIZES = {"f32": 4, "bf16": 2, "f16": 2}
 """Bytes of an element."""
 
+_PARTS = {"bf16": 1, "f16": 2, "f32": 3}
+"""Numbers of 8 significant bits that an element is the sum of: 8, 11 and 24 bits."""
+
 _ACTIVATED: dict[Activation, str] = {
     "silu": "value / (1.0 + tl.exp(-value))",
     "gelu": "0.5 * value * (1.0 + tl.erf(value * 0.7071067811865476))",
@@ -188,9 +191,12 @@ class LinearRowsKernel(LinearKernel, template="triton/linear_rows.py.jinja"):
 class LinearTileKernel(LinearKernel, template="triton/linear_tile.py.jinja"):
     """Several rows of x: tiles of x and of the weights go through shared memory to `tl.dot`.
 
-    The compiler copies ``stages - 1`` steps ahead. ``splits`` blocks share a tile of the result, by
-    runs of K, where there are too few tiles for a device; each then writes its part in float32,
-    ``[splits, rows, halves * N]``, and `LinearFinishKernel` adds them in order.
+    The compiler copies ``stages - 1`` steps ahead. Operands that differ in type are cut into parts
+    of type bf16, whose products are exact, so that the result is float32's.
+
+    ``splits`` blocks share a tile of the result, by runs of K, where there are too few tiles for a
+    device; each then writes its part in float32, ``[splits, rows, halves * N]``, and
+    `LinearFinishKernel` adds them in order.
 
     Attributes:
         columns: whether the weights lie ``[k, N]``.
@@ -201,9 +207,20 @@ class LinearTileKernel(LinearKernel, template="triton/linear_tile.py.jinja"):
     splits: int = 1
 
     @property
-    def widened(self) -> bool:
-        """Whether x and the weights differ in type, and are multiplied as float32."""
-        return self.x_dtype != self.weight_dtype
+    def x_parts(self) -> int:
+        """The numbers of type bf16 that an element of x is the sum of; 1 where it stays whole."""
+        return 1 if self.x_dtype == self.weight_dtype else _PARTS[self.x_dtype]
+
+    @property
+    def w_parts(self) -> int:
+        """The same of a weight."""
+        return 1 if self.x_dtype == self.weight_dtype else _PARTS[self.weight_dtype]
+
+    @property
+    def products(self) -> tuple[tuple[int, int], ...]:
+        """The parts of x and of the weight that are multiplied, the smallest products first."""
+        pairs = ((i, j) for i in range(self.x_parts) for j in range(self.w_parts))
+        return tuple(sorted(pairs, key=lambda pair: -sum(pair)))
 
     @property
     def share(self) -> int:

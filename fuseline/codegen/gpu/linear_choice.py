@@ -4,14 +4,14 @@ Nothing here was measured; these are the reasons, to be held against a device.
 
 * Few tokens cost the reading of the weights, so bytes must be in flight: by Little's law 20 KiB a
   multiprocessor for an H100 (3.35 TB/s and 0.8 us over 132 of them), and twice that is asked for.
-* One or two rows of narrow weights: products by FMA on the weights as they come into registers. Four
-  weight rows a block and one step ahead are 64 to 128 bytes in flight a thread, at 64 registers:
-  eight blocks of 128 threads, 64 KiB or more. Three rows and more would be bound by conversions and
-  additions (7 of 16 bits a cycle come in, and 128 lanes do one thing each): tensor cores.
+* One or two rows of narrow weights: products by FMA on the weights as they come into registers.
+  With four weight rows a block, each thread has 64 bytes on the way, and needs 64 to 96 registers:
+  five to eight blocks of 128 threads, 40 to 64 KiB. More rows would be bound by conversions and
+  additions (7 elements a cycle come in, for 128 lanes): those go to tensor cores.
 * float32 weights come half as fast in elements: up to eight rows by FMA.
 * Up to 16 rows: tiles of 32 weight rows (64 where there are blocks enough, 16 where too few) by 16
   rows of x. A tile of x is read for each block, so tiles of weights should not be smaller than it.
-* From there on torch's library. It has no product of narrow operands in float32, so those stay ours.
+* From there on torch's library. It has no product of narrow operands in float32: ours throughout.
 """
 
 from __future__ import annotations
@@ -33,21 +33,29 @@ BLOCKS = 256
 """Blocks that a product of few rows should have: about two for each multiprocessor."""
 
 TILES = 128
-"""Tiles that do for a device where each has several steps in flight; with fewer, K is shared out."""
+"""Tiles that do for a device where each has several steps in flight; K is shared out with fewer."""
 
 MOST_ROWS = 16
-"""Rows of x up to which the weights are streamed by our kernels; beyond, the library does better."""
+"""Rows of x up to which the weights are streamed by our kernels; more are the library's."""
 
 WIDE_ROWS = 512
 """Rows up to which a product in float32 uses small tiles, and shares out K."""
 
-STEP_BYTES = 16384
-"""Bytes of weights that a step of a tile takes: with four stages two to three are in flight, and
-x and three steps fit in what a block of the smallest target may have."""
+STEPS = {16: (256, 6), 32: (128, 6), 64: (128, 5)}
+"""Elements of K in a step, and stages, by weight rows of a tile. The kernel waits for a step with
+``stages - 2`` behind it under way: 32 KiB of weights a block, 48 in the widest, while x, 16 rows of
+it, and ``stages - 1`` steps take 60 to 80 KiB of shared memory, which every target has."""
 
-DEPTH = {16: 3072, 64: 1024}
-"""Elements of K that a part has at least, by rows of a tile: what is saved must be more than the
-second kernel costs, a microsecond or two; a processor reads 3072 x 16 narrow weights in about one."""
+SHARED_FROM = {16: 6144, 64: 2048}
+"""Elements of K from which on it may be shared out, by rows of a tile: what is saved must be more
+than the second kernel costs, a microsecond or two; a processor reads 16 narrow weight rows of 3072
+in about one, and computes 64 rows of 1024 in as much."""
+
+SHARE = {16: 1024, 64: 512}
+"""Elements of K that a part has then, at least."""
+
+IN_FLIGHT = 132 * 32 * 1024
+"""Bytes of weights that all first steps of a product of few rows should ask for."""
 
 
 @dataclass(frozen=True)
@@ -145,12 +153,15 @@ def _shared(shape: Shape) -> dict[str, Any]:
 def _rows_kernels(shape: Shape, least: int, most: int) -> Iterator[LinearRowsKernel]:
     """The first with four weight rows a block, then with other numbers of rows and warps."""
     vector = VECTOR_BYTES // SIZES[shape.weight_dtype]
+    columns = max(1, (4 if most <= 4 else 2) // shape.halves)
+    while columns > 1 and -(-shape.n // columns) < BLOCKS:
+        columns //= 2
     warps = 4
     while warps > 1 and warps * 32 * vector > shape.k:
         warps //= 2
-    columns = 4 // shape.halves
-    while columns > 1 and -(-shape.n // columns) < BLOCKS:
-        columns //= 2
+    first = -(-shape.n // columns) * columns * shape.halves * 32 * VECTOR_BYTES
+    while 4 <= warps < 16 and warps * first < IN_FLIGHT and 2 * warps * 32 * vector <= shape.k:
+        warps *= 2
     made = LinearRowsKernel(
         **_shared(shape),
         block_n=columns,
@@ -160,26 +171,19 @@ def _rows_kernels(shape: Shape, least: int, most: int) -> Iterator[LinearRowsKer
         warps=warps,
     )
     yield made
-    if warps == 4:
-        yield replace(made, warps=8, block_k=8 * 32 * vector)
-        yield replace(made, warps=2, block_k=2 * 32 * vector)
+    for other in (2 * warps, warps // 2):
+        if 2 <= other <= 16 and other * 32 * vector <= shape.k:
+            yield replace(made, warps=other, block_k=other * 32 * vector)
     if -(-shape.n // (2 * columns)) >= BLOCKS:
         yield replace(made, block_n=2 * columns)
 
 
 def _tile_kernels(shape: Shape, rows: int | None) -> Iterator[LinearTileKernel]:
     """Tiles for up to so many rows, the likelier first."""
-    size = max(SIZES[shape.weight_dtype], SIZES[shape.x_dtype])
-    if rows == MOST_ROWS:
-        columns = next((c for c in (64, 32) if -(-shape.n // c) >= TILES), 16)
-        columns = max(16, columns // shape.halves)
-        tiles = -(-shape.n // columns)
-        block_k, block_m = min(256, STEP_BYTES // (size * columns * shape.halves)), 16
-    else:
-        columns, block_m, block_k = (32, 64, 64) if rows else (64, 64, 64)
-        tiles = -(-shape.n // columns)
-    if not shape.narrow:  # by FMA, which keeps a row of each operand in registers
-        block_k = 32
+    columns, block_k, stages, warps = (
+        _few_tile(shape) if rows == MOST_ROWS else _many_tile(shape, rows)
+    )
+    block_m = 16 if rows == MOST_ROWS else 64
     while block_k > 32 and block_k >= 2 * shape.k:
         block_k //= 2
     made = LinearTileKernel(
@@ -188,18 +192,37 @@ def _tile_kernels(shape: Shape, rows: int | None) -> Iterator[LinearTileKernel]:
         block_m=block_m,
         block_k=block_k,
         columns=shape.columns,
-        splits=1 if rows is None else _splits(shape.k, tiles, DEPTH[block_m]),
-        warps=4 if columns > 16 or block_m > 16 else 2,
-        stages=4,
+        splits=1 if rows is None else _splits(shape.k, -(-shape.n // columns), block_m),
+        warps=warps,
+        stages=stages,
     )
     yield made
-    yield replace(made, stages=3)
+    yield replace(made, stages=stages + 1)
+    if not shape.narrow:
+        yield replace(made, block_k=32)
 
 
-def _splits(k: int, tiles: int, depth: int) -> int:
-    """Parts of K: enough for the device, and none shorter than ``depth``."""
+def _few_tile(shape: Shape) -> tuple[int, int, int, int]:
+    """Columns, elements of K, stages and warps of tiles of up to `MOST_ROWS` rows."""
+    if not shape.narrow:  # parts of the operands take registers
+        return 16, 64, 5, 1
+    together = next((c for c in (64, 32) if shape.halves * -(-shape.n // c) >= TILES), 16)
+    columns = max(16, together // shape.halves)
+    block_k, stages = STEPS[columns * shape.halves]
+    return columns, block_k, stages, 2 if columns * shape.halves == 16 else 4
+
+
+def _many_tile(shape: Shape, rows: int | None) -> tuple[int, int, int, int]:
+    """The same for more rows: small tiles for up to `WIDE_ROWS`."""
+    if rows:
+        return 32, 64, 4, 4
+    return (64, 64, 3, 8) if shape.narrow else (64, 32, 3, 4)
+
+
+def _splits(k: int, tiles: int, rows: int) -> int:
+    """Parts of K: enough for the device, where that is worth a second kernel."""
     parts = 1
-    while parts * tiles < TILES and k >= 2 * parts * depth:
+    while k >= SHARED_FROM[rows] and parts * tiles < TILES and k >= 2 * parts * SHARE[rows]:
         parts *= 2
     return parts
 

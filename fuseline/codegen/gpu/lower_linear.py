@@ -13,7 +13,6 @@ from dataclasses import dataclass, replace
 from fuseline.codegen.forms import Form, When
 from fuseline.codegen.gpu.kernel import TritonKernel, ceil_div, launch, next_power_of_two
 from fuseline.codegen.gpu.linear import (
-    Epilogue,
     LinearFinishKernel,
     LinearKernel,
     LinearTileKernel,
@@ -172,8 +171,12 @@ class _Place:
 
     def _rows(self) -> dict[str, Dim]:
         """The row strides that an epilogue needs."""
-        strides = {"residual_row": self.stride(v) for v in self.residual}
-        return strides | {f"y{i}_row": self.stride(y) for i, y in enumerate(self.item.ys)}
+        names = (
+            *["residual_row"] * len(self.residual),
+            *(f"y{i}_row" for i, _ in enumerate(self.item.ys)),
+        )
+        values = (*self.residual, *self.item.ys)
+        return {name: self.stride(value) for name, value in zip(names, values, strict=True)}
 
     def _launch(
         self,
@@ -185,9 +188,7 @@ class _Place:
     ) -> Launch:
         form = Form("product", words, "tokens") if words else None
         work = work_of(self.item.op)
-        return launch(
-            kernel, buffers, dims, grid, self.layouts, work, when=self.when, form=form
-        )
+        return launch(kernel, buffers, dims, grid, self.layouts, work, when=self.when, form=form)
 
 
 __all__ = ["lower_product"]
