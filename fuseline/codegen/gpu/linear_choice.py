@@ -106,7 +106,8 @@ class Choice(NamedTuple):
 
 def choose_linear(shape: Shape, low: int = 1, high: int | None = None) -> list[Choice]:
     """The kernels of one product, for disjoint ranges that cover ``low`` to ``high`` tokens."""
-    return list(_within(_ranges(shape), max(low, 1), high))
+    low = max(low, 1)
+    return list(_within(_ranges(shape), low, None if high is None else max(high, low)))
 
 
 def _within(choices: Iterator[Choice], low: int, high: int | None) -> Iterator[Choice]:
@@ -227,4 +228,4 @@ def _splits(k: int, tiles: int, rows: int) -> int:
     return parts
 
 
-__all__ = ["Choice", "Shape", "choose_linear"]
+__all__ = ["MOST_ROWS", "Choice", "Shape", "choose_linear"]

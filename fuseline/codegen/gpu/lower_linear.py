@@ -17,7 +17,7 @@ from fuseline.codegen.gpu.linear import (
     LinearKernel,
     LinearTileKernel,
 )
-from fuseline.codegen.gpu.linear_choice import Shape, choose_linear
+from fuseline.codegen.gpu.linear_choice import MOST_ROWS, Shape, choose_linear
 from fuseline.codegen.library import LibraryKernel, ScratchTensor
 from fuseline.codegen.lower import Launch, Lowered, Operand, Scratch, dtype_name, lowers
 from fuseline.codegen.lower import work as work_of
@@ -97,16 +97,16 @@ class _Place:
         item = self.item
         dims = {"rows": item.tokens, "x_row": self.stride(item.x)}
         buffers: tuple[Operand, ...] = (item.x, item.weights[0])
-        rows, splits = 1, 1
-        if isinstance(kernel, LinearTileKernel):
-            rows, splits = ceil_div(item.tokens, kernel.block_m), kernel.splits
-        if splits > 1 and isinstance(kernel, LinearTileKernel):
+        splits = kernel.splits if isinstance(kernel, LinearTileKernel) else 1
+        if isinstance(kernel, LinearTileKernel) and splits > 1:
             buffers += (self._parts(kernel),)
         else:
             buffers += (*item.biases[:1], *self.residual, *item.ys)
             dims |= self._rows()
+        rows = ceil_div(item.tokens, kernel.block_m) if isinstance(kernel, LinearTileKernel) else 1
         grid = (ceil_div(kernel.n, kernel.block_n), rows, splits)
-        return self._launch(kernel, buffers, dims, grid, "weights streamed")
+        words = "in tiles" if kernel.block_m > MOST_ROWS else "weights streamed"
+        return self._launch(kernel, buffers, dims, grid, words)
 
     def _parts(self, kernel: LinearTileKernel) -> Scratch:
         """Parts of a product, in float32."""
