@@ -11,8 +11,8 @@ from torch import Tensor
 
 from fuseline.codegen.forms import described
 from fuseline.codegen.kernel import KernelTemplate
-from fuseline.codegen.library import LibraryKernel
-from fuseline.codegen.lower import Emitted, Launch, Scratch
+from fuseline.codegen.library import LibraryKernel, ScratchTensor
+from fuseline.codegen.lower import Emitted, Launch, Operand, Scratch
 from fuseline.ir.core import Func, Loc, Op, Value
 from fuseline.ir.evaluate import as_results, bind_attribute
 from fuseline.ir.layout import Layout, LayoutMap
@@ -164,7 +164,8 @@ class _Assembler:
         return self._native(item, launch)
 
     def _library(self, item: Emitted, launch: Launch, kernel: LibraryKernel) -> LibraryStep:
-        views = [self._view(b) if isinstance(b, Value) else None for b in launch.buffers]
+        views = [self._library_view(b) for b in launch.buffers]
+        scratch = [b for b in launch.buffers if isinstance(b, ScratchTensor)]
         return LibraryStep(
             kernel.name,
             operands=tuple(views[: -kernel.results]),
@@ -172,7 +173,14 @@ class _Assembler:
             attributes=dict(kernel.attributes),
             label=item.op.name,
             when=_when(launch),
+            scratch=expr(scratch[0].nbytes) if scratch else 0,
         )
+
+    def _library_view(self, operand: Operand) -> View | None:
+        if isinstance(operand, ScratchTensor):
+            shape, strides = tuple(map(expr, operand.shape)), tuple(map(expr, operand.strides))
+            return View(self._scratch(), 0, operand.dtype.torch, shape, strides)
+        return self._view(operand) if isinstance(operand, Value) else None
 
     def _native(self, item: Emitted, launch: Launch) -> NativeStep:
         self.kernels[launch.kernel.symbol] = launch.kernel

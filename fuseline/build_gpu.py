@@ -66,6 +66,12 @@ def choose(cache: Cache, launch: Launch, target: Target) -> Candidate | str:
     return max(found, key=lambda c: c.resident)
 
 
+def candidates(cache: Cache, launch: Launch, target: Target) -> tuple[list[Candidate], list[str]]:
+    """All configurations of a launch that a target runs, in order, and why it does not run others."""
+    made = [candidate(cache, each, target) for each in (launch, *launch.others)]
+    return [m for m in made if isinstance(m, Candidate)], [m for m in made if isinstance(m, str)]
+
+
 def candidate(cache: Cache, launch: Launch, target: Target) -> Candidate | str:
     """One configuration for a target, or why the target does not run it."""
     kernel = launch.kernel
@@ -98,4 +104,12 @@ def _shared(binary: Binary) -> int:
     return binary.shared_memory + binary.resources["static_shared_memory"]
 
 
-__all__ = ["Candidate", "candidate", "choose", "needs_building", "refusal", "triton_source"]
+__all__ = [
+    "Candidate",
+    "candidate",
+    "candidates",
+    "choose",
+    "needs_building",
+    "refusal",
+    "triton_source",
+]

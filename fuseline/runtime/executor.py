@@ -240,8 +240,14 @@ class Program:
 
     def _lay_out(self, value: Callable[[Expr], int]) -> tuple[dict[int, int], int]:
         """The arena offset of each temporary and of scratch, and the bytes of the arena."""
-        needs = [s for s in self.plan.steps if isinstance(s, NativeStep) and _applies(s, value)]
-        scratch = max((value(step.scratch) for step in needs), default=0)
+        scratch = max(
+            (
+                value(step.scratch)
+                for step in self.plan.steps
+                if not isinstance(step, HostStep) and _applies(step, value)
+            ),
+            default=0,
+        )
         places: dict[int, int] = {}
         end = 0
         for number, buffer in enumerate(self.plan.buffers):

@@ -81,7 +81,7 @@ class NativeStep:
 class LibraryStep:
     """A call of one of torch's libraries (see `fuseline.runtime.library`) into planned memory.
 
-    ``when`` is that of a `NativeStep`.
+    ``when`` and ``scratch`` are those of a `NativeStep`.
     """
 
     name: str
@@ -90,6 +90,7 @@ class LibraryStep:
     attributes: Mapping[str, Any] = field(default_factory=dict[str, Any])
     label: str = ""
     when: tuple[Expr, int, int | None] | None = None
+    scratch: Expr = 0
 
 
 HostCall: TypeAlias = Callable[[Mapping[str, int], Sequence[Tensor]], Sequence[Tensor]]
@@ -179,7 +180,7 @@ def _step_exprs(step: Step) -> list[Expr]:
     when: tuple[Expr, ...] = () if step.when is None else (step.when[0],)
     if isinstance(step, LibraryStep):
         views = [v for v in (*step.operands, *step.results) if v is not None]
-        return [*(e for view in views for e in _view_exprs(view)), *when]
+        return [*(e for view in views for e in _view_exprs(view)), *when, step.scratch]
     return [
         *step.grid,
         *(offset for _, offset in step.buffers),
