@@ -67,7 +67,7 @@ def choose(cache: Cache, launch: Launch, target: Target) -> Candidate | str:
 
 
 def candidates(cache: Cache, launch: Launch, target: Target) -> tuple[list[Candidate], list[str]]:
-    """All configurations of a launch that a target runs, in order, and why it does not run others."""
+    """The configurations of a launch that a target runs, and why it does not run the others."""
     made = [candidate(cache, each, target) for each in (launch, *launch.others)]
     return [m for m in made if isinstance(m, Candidate)], [m for m in made if isinstance(m, str)]
 
