@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import dataclass
 
 from fuseline.codegen.lower import dtype_name
@@ -67,6 +68,20 @@ class Stream:
     scale: float = 1.0
 
 
+def check_rotation(rotation: Rotation, streams: Iterable[Stream]) -> None:
+    """Reject a rotation that has no meaning, or lies beyond the elements of a stream.
+
+    Raises:
+        ValueError: says which.
+
+    """
+    if rotation.width % 2 or rotation.width <= 0 or rotation.start < 0:
+        raise ValueError(f"rotation of {rotation.width} elements from {rotation.start}")
+    for stream in streams:
+        if stream.roped and rotation.start + rotation.width > stream.width:
+            raise ValueError(f"rotation beyond the {stream.width} elements of {stream.name}")
+
+
 def qk_streams(
     heads: tuple[int, int],
     width: int,
@@ -118,10 +133,13 @@ def token_strides(value: Value, layouts: LayoutMap) -> tuple[Dim, Dim, Dim] | No
     return b, t, h
 
 
-def table_strides(value: Value, batch: Dim, layouts: LayoutMap) -> list[Dim]:
-    """Strides of batch and token of a table ``[B | 1, S, W]``; 0 where it is broadcast."""
+def table_strides(value: Value, batch: Dim, tokens: Dim, layouts: LayoutMap) -> tuple[Dim, Dim]:
+    """Strides of batch and token of a table ``[B | 1, S | 1, W]``; 0 where it is broadcast."""
     b, t, _ = layouts.layout(value).strides
-    return [0 if value.shape[0] == 1 and batch != 1 else b, t]
+    return (
+        0 if value.shape[0] == 1 and batch != 1 else b,
+        0 if value.shape[1] == 1 and tokens != 1 else t,
+    )
 
 
 def out_strides(

@@ -12,7 +12,7 @@ from typing import Literal
 
 from fuseline.codegen.cpu.cpp import CPP_TYPES
 from fuseline.codegen.cpu.norm import float_literal, norm_flags
-from fuseline.codegen.heads import Rotation, Stream
+from fuseline.codegen.heads import Rotation, Stream, check_rotation
 from fuseline.codegen.kernel import KernelTemplate
 from fuseline.codegen.norms import NormKind, norm_result, promote
 from fuseline.ir.ops.raised import CastPoint
@@ -84,14 +84,7 @@ class QkNormRopeKernel(KernelTemplate, template="cpp/qk_norm_rope.cpp.jinja"):
         if self.scope == "row" and self.order == "rope_norm":
             raise ValueError("a norm across heads cannot follow the rotation in one launch")
         if self.rotation is not None:
-            self._check_rotation(self.rotation)
-
-    def _check_rotation(self, rotation: Rotation) -> None:
-        if rotation.width % 2 or rotation.width <= 0 or rotation.start < 0:
-            raise ValueError(f"rotation of {rotation.width} elements from {rotation.start}")
-        for stream in self.streams:
-            if stream.roped and rotation.start + rotation.width > stream.width:
-                raise ValueError(f"rotation beyond the {stream.width} elements of {stream.name}")
+            check_rotation(self.rotation, self.streams)
 
     @property
     def out(self) -> str:
