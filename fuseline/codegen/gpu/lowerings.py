@@ -2,6 +2,14 @@
 
 from __future__ import annotations
 
-from fuseline.codegen.gpu import lower_linear, lower_rows
+from fuseline.codegen.gpu import (
+    lower_heads,
+    lower_linear,
+    lower_rows,
+)
 
-__all__ = ["lower_linear", "lower_rows"]
+__all__ = [
+    "lower_heads",
+    "lower_linear",
+    "lower_rows",
+]
