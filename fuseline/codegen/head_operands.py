@@ -132,6 +132,7 @@ def qk_operands(op: QkNormRope | QkNormRopeWrite, layouts: LayoutMap) -> Found:
         streams = streams_of(op)
     except ValueError as error:
         return Refusal(str(error))
+    batch, tokens = op.q.shape[:2]
     moved: list[Moved] = []
     for stream, source, out, given in zip(streams, sources, outs, parameters, strict=False):
         strides = token_strides(source, layouts)
@@ -141,9 +142,10 @@ def qk_operands(op: QkNormRope | QkNormRopeWrite, layouts: LayoutMap) -> Found:
         moved.append(Moved(stream, source, out, strides, to, present))
     return HeadOperands(
         tuple(moved),
-        *op.q.shape[:2],
+        batch,
+        tokens,
         rotation_of(op),
-        _with_strides(tables, *op.q.shape[:2], layouts),
+        _with_strides(tables, batch, tokens, layouts),
         index,
         op.k_cache.shape[2] if cached else None,
     )
@@ -152,7 +154,8 @@ def qk_operands(op: QkNormRope | QkNormRopeWrite, layouts: LayoutMap) -> Found:
 def mla_operands(op: MlaProjection | MlaProjectionWrite, layouts: LayoutMap) -> Found:
     """The rows that the op has, each a stream of one head."""
     tables = [t for t in (op.cos, op.sin) if t is not None]
-    index = op.index if isinstance(op, MlaProjectionWrite) else None
+    written = isinstance(op, MlaProjectionWrite)
+    index, cache = (op.index, op.latent_cache) if written else (None, None)
     if unfit := _unfit(op.rows, tables, (op.latent_weight, op.q_weight), index, layouts):
         return unfit
     if any(len(t.shape) != 3 for t in tables):
@@ -168,15 +171,15 @@ def mla_operands(op: MlaProjection | MlaProjectionWrite, layouts: LayoutMap) -> 
         present = () if weight is None else (weight,)
         from_, to = (_row_strides(v, layouts) for v in (row, out))
         moved.append(Moved(_mla_stream(op, name, row), row, out, from_, to, present))
+    batch, tokens = op.rows[0].shape[:2]
     return HeadOperands(
         tuple(moved),
-        *op.rows[0].shape[:2],
+        batch,
+        tokens,
         rotation_of(op),
-        _with_strides(tables, *op.rows[0].shape[:2], layouts),
+        _with_strides(tables, batch, tokens, layouts),
         index,
-        op.latent_cache.shape[-2]
-        if isinstance(op, MlaProjectionWrite) and op.latent_cache is not None
-        else None,
+        None if cache is None else cache.shape[-2],
     )
 
 
@@ -236,8 +239,8 @@ def rope_operands(op: Rope, layouts: LayoutMap) -> Found:
         b, t = (0 if cos[a] == 1 and x[a] != 1 else strides[a] for a in order[:2])
         tables.append((table, (b, t)))
     stream = Stream("x", heads, width, normed=False)
-    in_order = [(s[order[0]], s[order[1]], s[order[2]]) for s in (from_, to)]
-    moved = Moved(stream, op.x, op.y, *in_order)
+    source, out = ((s[order[0]], s[order[1]], s[order[2]]) for s in (from_, to))
+    moved = Moved(stream, op.x, op.y, source, out)
     return HeadOperands((moved,), x[0], x[order[1]], rotation_of(op), tuple(tables))
 
 

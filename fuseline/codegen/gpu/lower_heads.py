@@ -1,16 +1,18 @@
 """Lowerings onto the kernel of heads: norm, rotation and cache writes of q, k, v and latents.
 
-Launches move every element once, so what counts is that each thread has 16 bytes of each tile of a
-row in flight, in as many registers as that takes and no more. A block then has so many rows that
-its narrowest tile still gives every thread 16 bytes. Up to `FEW` rows blocks are as small as that
-allows, so that a step of decoding spreads over the multiprocessors; beyond, they have four warps
-and more, so that there are fewer of them to start.
+Launches move every element once, so what counts is that each thread has several loads of 16 bytes
+in flight, in as many registers as that takes and no more: a block has so many rows that its
+narrowest tile still gives every thread 16 bytes. Up to `FEW` rows blocks are as small as that
+allows, so that a step of decoding spreads over the multiprocessors; beyond, they have at least four
+warps, so that there are fewer of them to start. As alternatives a step of decoding has blocks twice
+as large, and a long prompt twice as many loads a thread.
 """
 
 from __future__ import annotations
 
 import dataclasses
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 from fuseline.codegen.forms import When
@@ -36,14 +38,22 @@ from fuseline.ir.types import Dim, DType, dim, same
 FEW = 16384
 """Rows that blocks of one warp with four rows each hold at once: 32 blocks a multiprocessor."""
 
-THREAD = 16
-"""Elements of a row that a thread takes where rows are wide."""
+LOADS = 2
+"""Loads of 16 bytes of its row or rows that a thread has in flight, at least."""
 
 MOST = 64
 """Elements that a thread holds at most, but where one row (or token) has more than that."""
 
 WIDEST = 32768
 """Elements of a row, or of a token's heads normed as one, that one block holds in registers."""
+
+
+@dataclass(frozen=True)
+class Shape:
+    """Warps of a block, and the loads of 16 bytes that a thread has at least."""
+
+    warps: int
+    loads: int = LOADS
 
 
 @lowers(QkNormRope, QkNormRopeWrite, backend="cuda")
@@ -97,11 +107,12 @@ def _lower(
         return refusal
     rows = dim(found.batch * found.tokens * sum(s.heads for s in found.streams))
     least = _fewest_warps(plain)
-    few, many = ([each, 2 * each] for each in (least, max(4, least)))
-    ranges: list[tuple[list[int], When]] = [(few, (rows, 0, FEW)), (many, (rows, FEW + 1, None))]
-    if few == many:
-        ranges = [(few, None)]
-    return [_launch(op, plain, found, layouts, warps, when) for warps, when in ranges]
+    few = (Shape(least), Shape(2 * least))
+    many = (Shape(max(4, least)), Shape(max(4, least), 2 * LOADS))
+    return [
+        _launch(op, plain, found, layouts, few, (rows, 0, FEW)),
+        _launch(op, plain, found, layouts, many, (rows, FEW + 1, None)),
+    ]
 
 
 def _refusal(kernel: QkNormRopeKernel, found: HeadOperands) -> Refusal | None:
@@ -128,19 +139,30 @@ def _row_elements(kernel: QkNormRopeKernel, stream: Stream) -> int:
     return rows * sum(_blocks(kernel, stream))
 
 
+def _vector(kernel: QkNormRopeKernel) -> int:
+    """Elements of 16 bytes."""
+    return 16 // DType(kernel.dtype).itemsize
+
+
 def _fewest_warps(kernel: QkNormRopeKernel) -> int:
-    """Warps that the widest row keeps busy."""
-    widest = max(_row_elements(kernel, s) for s in kernel.streams)
-    return max(1, min(16, next_power_of_two(widest // (32 * THREAD))))
+    """Warps that the widest row, or token, keeps busy with 16 bytes of each tile a thread."""
+    wanted: list[int] = []
+    for stream in kernel.streams:
+        warps = _row_elements(kernel, stream) // (32 * LOADS * _vector(kernel))
+        if _is_across(kernel, stream):
+            rows = next_power_of_two(stream.heads)
+            narrowest = rows * min(_blocks(kernel, stream))
+            warps = min(warps, narrowest // (32 * _vector(kernel)))
+        wanted.append(warps)
+    return _power_of_two(min(16, max(wanted)))
 
 
-def _rows(kernel: QkNormRopeKernel, stream: Stream, warps: int) -> int:
-    """Rows of a block: as many as give each thread 16 bytes of the narrowest tile."""
-    blocks, threads = _blocks(kernel, stream), 32 * warps
-    vector = 16 // DType(kernel.dtype).itemsize
-    wanted = threads * vector // min(blocks)
-    most = threads * MOST // sum(blocks)
-    rows = _power_of_two(min(wanted, most))
+def _rows(kernel: QkNormRopeKernel, stream: Stream, shape: Shape) -> int:
+    """Rows of a block: each thread has its elements, and 16 bytes of the narrowest tile."""
+    blocks, threads = _blocks(kernel, stream), 32 * shape.warps
+    held = threads * _vector(kernel)
+    wanted = max(held // min(blocks), held * shape.loads // sum(blocks))
+    rows = _power_of_two(min(wanted, threads * MOST // sum(blocks)))
     return max(rows, next_power_of_two(stream.heads)) if _is_across(kernel, stream) else rows
 
 
@@ -154,28 +176,34 @@ def _launch(
     plain: QkNormRopeKernel,
     found: HeadOperands,
     layouts: LayoutMap,
-    warps: Sequence[int],
+    shapes: Sequence[Shape],
     when: When,
 ) -> Launch:
-    """The launch with each number of warps, the first one first."""
-    named = found.dims
-    tokens = dim(named["B"] * named["S"])
-    dims = {name: named.get(name, 0) for name, _ in plain.dims}
-    dims["tokens"] = tokens
-    if not plain.flat:
-        dims["length"] = named["S"]
-    made: list[Launch] = []
-    for each in warps:
-        rows = tuple(_rows(plain, s, each) for s in plain.streams)
-        kernel = dataclasses.replace(plain, rows=rows, warps=each)
-        grid = dim(sum(_grid(kernel, i, tokens) for i in range(len(rows))))
-        made.append(launch(kernel, found.buffers, dims, (grid,), layouts, work(op), when=when))
+    """The launch with blocks of each shape, the first one first."""
+    tokens = dim(found.batch * found.tokens)
+    named = found.dims | {"tokens": tokens, "length": found.tokens}
+    dims = {name: named[name] for name, _ in plain.dims}
+    kernels = (_shaped(plain, shape) for shape in shapes)
+    made = [
+        launch(k, found.buffers, dims, (_grid(k, tokens),), layouts, work(op), when=when)
+        for k in dict.fromkeys(kernels)
+    ]
     return dataclasses.replace(made[0], others=tuple(made[1:]))
 
 
-def _grid(kernel: QkNormRopeKernel, index: int, tokens: Dim) -> Dim:
-    """Blocks of one stream."""
-    stream, rows = kernel.streams[index], kernel.rows[index]
-    if _is_across(kernel, stream):
-        return ceil_div(tokens, rows // next_power_of_two(stream.heads))
-    return ceil_div(dim(tokens * stream.heads), rows)
+def _shaped(kernel: QkNormRopeKernel, shape: Shape) -> QkNormRopeKernel:
+    """The kernel with blocks of a shape."""
+    rows = tuple(_rows(kernel, stream, shape) for stream in kernel.streams)
+    return dataclasses.replace(kernel, rows=rows, warps=shape.warps)
+
+
+def _grid(kernel: QkNormRopeKernel, tokens: Dim) -> Dim:
+    """Blocks of all streams."""
+    blocks: Dim = 0
+    for stream, rows in zip(kernel.streams, kernel.rows, strict=True):
+        if _is_across(kernel, stream):
+            more = ceil_div(tokens, rows // next_power_of_two(stream.heads))
+        else:
+            more = ceil_div(dim(tokens * stream.heads), rows)
+        blocks = dim(blocks + more)
+    return blocks

@@ -18,22 +18,23 @@ from fuseline.codegen.heads import Rotation, Stream, check_rotation
 from fuseline.codegen.norms import NormKind, norm_result, promote
 from fuseline.ir.ops.raised import CastPoint
 
-SPARE = 4
-"""Columns are cut into several tiles where one would leave more than a quarter of it unused."""
+MOST_TILES = 8
+"""A row that is rotated in part is cut into up to so many tiles of one shape."""
 
 
 @dataclass(frozen=True)
 class Tile:
-    """Columns ``start .. start + width`` of a row, in registers of the next power of two."""
+    """Columns ``start .. start + width`` of a row, in a ``block`` of a power of two of them."""
 
     name: str
     start: int
     width: int
+    block: int
 
-    @property
-    def block(self) -> int:
-        """The power of two that holds them."""
-        return next_power_of_two(self.width)
+    @classmethod
+    def of(cls, name: str, start: int, width: int) -> Tile:
+        """The tile of the narrowest block that holds the columns."""
+        return cls(name, start, width, next_power_of_two(width))
 
     @property
     def columns(self) -> str:
@@ -56,15 +57,12 @@ class Tile:
         return f"kept & {self.mask}" if self.mask else "kept"
 
 
-def tiles(name: str, start: int, stop: int) -> tuple[Tile, ...]:
-    """Tiles of these columns: one, or several where it would be too wide."""
-    width = stop - start
-    block = next_power_of_two(width)
-    if width <= 0:
-        return ()
-    if (block - width) * SPARE <= block or block <= 64:
-        return (Tile(name, start, width),)
-    return (Tile(name, start, block // 2), *tiles(f"{name}x", start + block // 2, stop))
+def cut(name: str, start: int, stop: int, block: int) -> tuple[Tile, ...]:
+    """Columns as tiles of one shape."""
+    return tuple(
+        Tile(f"{name}{i}", at, min(block, stop - at), block)
+        for i, at in enumerate(range(start, stop, block))
+    )
 
 
 @dataclass(frozen=True)
@@ -272,17 +270,17 @@ class QkNormRopeKernel(TritonKernel, template="triton/qk_norm_rope.py.jinja"):
     @property
     def table(self) -> Tile:
         """The columns of a table that belong to the pairs, one each."""
-        return Tile("table", 0, self.rotation.width // 2 if self.rotation else 1)
+        return Tile.of("table", 0, self.rotation.width // 2 if self.rotation else 1)
 
     @property
     def second(self) -> Tile:
         """The columns of a full table for the second elements, where those lie apart."""
-        return Tile("table", self.table.width, self.table.width)
+        return Tile.of("table", self.table.width, self.table.width)
 
     @property
     def whole(self) -> Tile:
         """The columns of a full table whose entries lie by pair."""
-        return Tile("table", 0, 2 * self.table.width)
+        return Tile.of("table", 0, 2 * self.table.width)
 
 
 def stream_tiles(
@@ -290,17 +288,24 @@ def stream_tiles(
 ) -> tuple[tuple[Tile, ...], tuple[Tile, ...]]:
     """The tiles of a stream as it is read and as it is written.
 
-    The rotated part is ``x1`` and ``x2``, its halves, or ``pair``, with pairs side by side.
+    The rotated part is ``x1`` and ``x2``, its halves, or ``pair``, with pairs side by side. What
+    lies before and behind it is one tile each; in a row that is normed it is cut into tiles of the
+    same shape, where those are few: tiles of another shape lie in other threads, and what is known
+    of a row would have to travel between them.
     """
     if rotation is None or not stream.roped:
-        whole = tiles("part", 0, stream.width)
+        whole = (Tile.of("part", 0, stream.width),)
         return whole, whole
     start, half, stop = rotation.start, rotation.width // 2, rotation.start + rotation.width
-    rest = (*tiles("before", 0, start), *tiles("behind", stop, stream.width))
-    halves = (Tile("x1", start, half), Tile("x2", start + half, half))
-    pair = (Tile("pair", start, rotation.width),)
+    halves = (Tile.of("x1", start, half), Tile.of("x2", start + half, half))
+    pair = (Tile.of("pair", start, rotation.width),)
     read = halves if rotation.style == "half" else pair
     written = pair if rotation.style == "interleaved" else halves
+    around = (("before", 0, start), ("behind", stop, stream.width))
+    like = [tile for part in around for tile in cut(*part, read[0].block)]
+    alone = [Tile.of(name, a, b - a) for name, a, b in around if b > a]
+    few = len(like) + len(read) <= MOST_TILES
+    rest = like if stream.normed and few else alone
     return (*read, *rest), (*written, *rest)
 
 
@@ -317,4 +322,4 @@ def _rounding(dtype: str) -> str:
     return "" if dtype == "f32" else f".to({TL_TYPES[dtype]}).to(tl.float32)"
 
 
-__all__ = ["QkNormRopeKernel", "StreamCode", "Tile", "stream_tiles", "tiles"]
+__all__ = ["QkNormRopeKernel", "StreamCode", "Tile", "stream_tiles"]
