@@ -41,11 +41,14 @@ FEW = 16384
 LOADS = 2
 """Loads of 16 bytes of its row or rows that a thread has in flight, at least."""
 
+MOST_WARPS = 32
+"""Of a block."""
+
 MOST = 64
 """Elements that a thread holds at most, but where one row (or token) has more than that."""
 
 WIDEST = 32768
-"""Elements of a row, or of a token's heads normed as one, that one block holds in registers."""
+"""Bytes of a row, or of a token's heads normed as one: a block holds no more without spills."""
 
 
 @dataclass(frozen=True)
@@ -107,7 +110,7 @@ def _lower(
         return refusal
     rows = dim(found.batch * found.tokens * sum(s.heads for s in found.streams))
     least = _fewest_warps(plain)
-    few = (Shape(least), Shape(2 * least))
+    few = (Shape(least), Shape(2 * least if least < MOST_WARPS else least // 2))
     many = (Shape(max(4, least)), Shape(max(4, least), 2 * LOADS))
     return [
         _launch(op, plain, found, layouts, few, (rows, 0, FEW)),
@@ -117,8 +120,9 @@ def _lower(
 
 def _refusal(kernel: QkNormRopeKernel, found: HeadOperands) -> Refusal | None:
     for moved in found.moved:
-        if (elements := _row_elements(kernel, moved.stream)) > WIDEST:
-            return Refusal(f"{elements} elements of {moved.stream.name}; a block takes {WIDEST}")
+        size = _row_elements(kernel, moved.stream) * moved.source.dtype.itemsize
+        if size > WIDEST:
+            return Refusal(f"{size} bytes of {moved.stream.name}; a block holds {WIDEST}")
         if (out := kernel.out(moved.stream)) != moved.out.dtype.value:
             return Refusal(f"{moved.stream.name} becomes {out}, its result is {moved.out.type}")
     return None
@@ -154,7 +158,7 @@ def _fewest_warps(kernel: QkNormRopeKernel) -> int:
             narrowest = rows * min(_blocks(kernel, stream))
             warps = min(warps, narrowest // (32 * _vector(kernel)))
         wanted.append(warps)
-    return _power_of_two(min(16, max(wanted)))
+    return _power_of_two(min(MOST_WARPS, max(wanted)))
 
 
 def _rows(kernel: QkNormRopeKernel, stream: Stream, shape: Shape) -> int:

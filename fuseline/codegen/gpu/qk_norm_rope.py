@@ -146,7 +146,9 @@ class QkNormRopeKernel(TritonKernel, template="triton/qk_norm_rope.py.jinja"):
         steps = [norm + across] * any(s.normed for s in self.streams)
         steps += ["rotation"] * (self.rotation is not None)
         steps = steps[::-1] if self.order == "rope_norm" else steps
-        heads = " and ".join(f"{s.heads} {s.name} heads of {s.width}" for s in self.streams)
+        counts = [f"{s.heads} {s.name} head{'s' * (s.heads != 1)}" for s in self.streams]
+        pairs = zip(counts, self.streams, strict=True)
+        heads = " and ".join(f"{count} of {s.width}" for count, s in pairs)
         return f"{', '.join(steps) or 'Copy'}: {heads}, {self.dtype}"
 
     @property
@@ -256,6 +258,11 @@ class QkNormRopeKernel(TritonKernel, template="triton/qk_norm_rope.py.jinja"):
     def stops(self) -> tuple[str, ...]:
         """For each stream, the first block behind it."""
         return tuple(accumulate((f"{s.name}_blocks" for s in self.streams), "{} + {}".format))
+
+    @property
+    def befores(self) -> tuple[str, ...]:
+        """For each stream, its first block."""
+        return ("0", *(f"({stop})" if "+" in stop else stop for stop in self.stops))
 
     @property
     def x_cast(self) -> str:

@@ -64,6 +64,7 @@ RELEASED = {
     "Qwen3-30B-A3B": qk_write((32, 4), 128),
     "OLMo2-7B": qk_write((32, 32), 128, more=', scope = "row"'),
     "OLMo2-32B": qk_write((40, 8), 128, more=', scope = "row"'),
+    "OLMo2-32B in float32": qk_write((40, 8), 128, dtype="f32", more=', scope = "row"'),
     "MiniMax-M2": qk_write((48, 8), 128, rotated=64, more=', scope = "row"'),
     "GLM-4.5": qk_write((96, 8), 128, rotated=64),
     "Gemma3-12B": qk_write((16, 8), 256, more=', cast = "last", offset = 1.0'),

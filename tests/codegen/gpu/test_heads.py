@@ -312,7 +312,7 @@ def test_no_kernel_for_what_it_cannot_do() -> None:
     promoted = refused(f"{plain}, %w", f"{heads}, %w: f32[16]")
     assert promoted == "q becomes f32, its result is bf16[B, 4, S, 16]"
     wide = heads.replace("4, 16", "300, 128").replace("2, 16", "2, 128")
-    assert "65536 elements of q" in refused(f'{plain} {{scope = "row"}}', wide)
+    assert "131072 bytes of q" in refused(f'{plain} {{scope = "row"}}', wide)
 
 
 def test_rows_that_are_not_dense_are_copied_first() -> None:
