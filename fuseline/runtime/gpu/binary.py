@@ -13,7 +13,7 @@ from fuseline.runtime.cache import Entry
 
 Tool = Callable[..., str]
 
-_ACCESS = re.compile(r"\b(LDG|STG)((?:\.[A-Z0-9]+)*)")
+_ACCESS = re.compile(r"\b(LDG|STG)(?:STS)?((?:\.[A-Z0-9]+)*)")
 _SPILL = re.compile(r"\b(LDL|STL)\b")
 _WIDTHS = {"U8": 8, "S8": 8, "U16": 16, "S16": 16, "64": 64, "128": 128, "256": 256}
 
