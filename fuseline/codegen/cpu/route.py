@@ -8,8 +8,7 @@ from dataclasses import dataclass
 from fuseline.codegen.cpu.cpp import CPP_TYPES
 from fuseline.codegen.cpu.norm import float_literal
 from fuseline.codegen.kernel import KernelTemplate
-from fuseline.codegen.norms import promote
-from fuseline.ir.ops.experts import GroupScore, Normalize, Score
+from fuseline.codegen.routers import Router
 
 
 def _literal(value: float) -> str:
@@ -21,30 +20,8 @@ def _literal(value: float) -> str:
 
 
 @dataclass(frozen=True)
-class RouteKernel(KernelTemplate, template="cpp/route.cpp.jinja"):
-    """The ``k`` experts of each row of logits ``[rows, experts]`` and their weights (see `Route`).
-
-    ``logits``, ``dtype`` (of the scores), ``correction`` (None without one) and ``weight_dtype``
-    are f32, bf16 or f16. Rows of logits begin at multiples of ``logits_step``; the rest is dense.
-    """
-
-    logits: str
-    experts: int
-    k: int
-    score: Score = "softmax"
-    dtype: str = "f32"
-    correction: str | None = None
-    groups: int = 1
-    top_groups: int = 1
-    group_score: GroupScore = "max"
-    group_fill: float = -math.inf
-    ordered: bool = True
-    selected: bool = False
-    normalize: Normalize = "none"
-    eps: float = 0.0
-    floor: float | None = None
-    scale: float = 1.0
-    weight_dtype: str = "f32"
+class RouteKernel(Router, KernelTemplate, template="cpp/route.cpp.jinja"):
+    """A router; rows of logits begin at multiples of ``logits_step``, the rest is dense."""
 
     @property
     def buffers(self) -> tuple[str, ...]:
@@ -55,22 +32,6 @@ class RouteKernel(KernelTemplate, template="cpp/route.cpp.jinja"):
     def dims(self) -> tuple[str, ...]:
         """The names of ``dim``, in order."""
         return ("rows", "logits_step")
-
-    @property
-    def title(self) -> str:
-        """What the kernel does, for the head of its source."""
-        return f"The best {self.k} of {self.experts} experts by {self.score} of {self.logits}"
-
-    @property
-    def choice(self) -> str:
-        """The dtype of what is compared."""
-        return promote(self.dtype, self.correction) if self.correction else self.dtype
-
-    @property
-    def copies(self) -> bool:
-        """Whether what is compared differs from the scores that the weights are made of."""
-        masked = self.groups > 1 and self.top_groups < self.groups
-        return self.correction is not None or (masked and not self.selected)
 
     @property
     def score_expression(self) -> str:

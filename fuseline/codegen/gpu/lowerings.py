@@ -5,11 +5,13 @@ from __future__ import annotations
 from fuseline.codegen.gpu import (
     lower_heads,
     lower_linear,
+    lower_route,
     lower_rows,
 )
 
 __all__ = [
     "lower_heads",
     "lower_linear",
+    "lower_route",
     "lower_rows",
 ]

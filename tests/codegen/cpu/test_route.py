@@ -4,76 +4,22 @@ from __future__ import annotations
 
 import dataclasses
 import math
-from typing import Any
 
 import pytest
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 
 from fuseline.codegen.cpu.route import RouteKernel
 from fuseline.codegen.lower import Launch, emit, lower
 from fuseline.ir.evaluate import evaluate
 from fuseline.ir.layout import LayoutMap
-from fuseline.ir.ops.experts import route_reference
 from fuseline.ir.text import parse_func
-from fuseline.ir.types import DType
 from tests.codegen.cpu.harness import build
 from tests.codegen.cpu.test_lower_rows import run
 from tests.codegen.oracle import DTYPES, assert_numbers, seeded
+from tests.codegen.router_cases import correction_of, exact_weights, reference, routers, title
 
-SIGMOID = RouteKernel(
-    logits="f32",
-    experts=64,
-    k=6,
-    score="sigmoid",
-    correction="f32",
-    groups=8,
-    top_groups=3,
-    group_score="top2",
-    group_fill=0.0,
-    normalize="sum",
-    eps=1e-20,
-    scale=2.5,
-)
-KERNELS = [
-    SIGMOID,
-    dataclasses.replace(SIGMOID, ordered=False, group_fill=-math.inf),
-    dataclasses.replace(SIGMOID, experts=130, groups=13, top_groups=6, k=11, group_score="max"),
-    dataclasses.replace(SIGMOID, groups=1, top_groups=1, selected=True, floor=0.5, eps=0.0),
-    dataclasses.replace(SIGMOID, score="sqrt_softplus", correction="bf16", groups=1, top_groups=1),
-    dataclasses.replace(SIGMOID, logits="bf16", dtype="bf16", correction="f32", weight_dtype="f16"),
-    dataclasses.replace(SIGMOID, logits="f16", dtype="f16", correction=None, k=24),
-    dataclasses.replace(SIGMOID, correction=None, selected=True, top_groups=8, groups=8),
-    RouteKernel("f32", 1, 1),
-    RouteKernel("f32", 5, 5, normalize="softmax", score="none"),
-    RouteKernel("f32", 64, 1, score="sigmoid", ordered=False),
-    RouteKernel("bf16", 67, 1, score="sigmoid", dtype="bf16"),
-    RouteKernel("bf16", 61, 8, weight_dtype="bf16", normalize="sum"),
-    RouteKernel(
-        "bf16", 32, 4, score="none", dtype="bf16", normalize="softmax", weight_dtype="bf16"
-    ),
-    RouteKernel("bf16", 16, 1, score="none", normalize="sigmoid", weight_dtype="bf16"),
-    RouteKernel("f32", 40, 3, score="none", dtype="bf16", normalize="sigmoid", scale=1.5),
-    RouteKernel("f16", 31, 31, dtype="f16", ordered=False, normalize="sum", floor=1e-4),
-    RouteKernel("f32", 128, 2, dtype="bf16", scale=0.3),
-    RouteKernel("f32", 512, 22, score="sigmoid", correction="f16", normalize="sum"),
-    RouteKernel("f32", 520, 8, score="sqrt_softplus", dtype="f16", ordered=False),
-]
-
-
-def title(kernel: RouteKernel) -> str:
-    return f"{kernel.score}-{kernel.experts}-{kernel.k}-{kernel.groups}-{kernel.dtype}"
-
-
-def reference(kernel: RouteKernel, logits: Tensor, correction: Tensor | None) -> list[Tensor]:
-    fields: dict[str, Any] = {
-        field.name: getattr(kernel, field.name)
-        for field in dataclasses.fields(kernel)
-        if field.name not in ("logits", "experts", "correction")
-    }
-    fields["dtype"], fields["weight_dtype"] = DType(kernel.dtype), DType(kernel.weight_dtype)
-    return list(route_reference(logits, correction, **fields))
+KERNELS = [RouteKernel(**dataclasses.asdict(router)) for router in routers()]
 
 
 def route(
@@ -87,17 +33,6 @@ def route(
     return [weights, indices]
 
 
-def correction_of(kernel: RouteKernel, *, whole: bool = False) -> Tensor | None:
-    if kernel.correction is None:
-        return None
-    given = seeded(kernel.experts, dtype=torch.float32, seed=5, scale=0.2)
-    return (
-        (given * 4).round().to(DTYPES[kernel.correction])
-        if whole
-        else given.to(DTYPES[kernel.correction])
-    )
-
-
 @pytest.mark.parametrize("kernel", KERNELS, ids=title)
 def test_random_logits(kernel: RouteKernel) -> None:
     """The same experts, and weights as close to the exact ones of these experts as eager's."""
@@ -105,41 +40,11 @@ def test_random_logits(kernel: RouteKernel) -> None:
     logits = logits[:, : kernel.experts]
     correction = correction_of(kernel)
     want = reference(kernel, logits, correction)
-    exact = _weights(kernel, logits.double(), correction, want[1])
+    exact = exact_weights(kernel, logits.double(), correction, want[1])
     for nth in (1, 3):
         weights, indices = route(kernel, logits, correction, nth)
         assert torch.equal(indices, want[1])
         assert_numbers(weights, want[0], exact)
-
-
-def _scores(logits: Tensor, score: str) -> Tensor:
-    match score:
-        case "softmax":
-            return torch.softmax(logits, -1)
-        case "sigmoid":
-            return torch.sigmoid(logits)
-        case "sqrt_softplus":
-            return F.softplus(logits).sqrt()
-        case _:
-            return logits
-
-
-def _weights(
-    kernel: RouteKernel, logits: Tensor, correction: Tensor | None, indices: Tensor
-) -> Tensor:
-    """The weights of given experts in float64."""
-    scores = _scores(logits, kernel.score)
-    if kernel.selected and correction is not None:
-        scores = scores + correction.double()
-    weights = scores.gather(-1, indices)
-    if kernel.normalize == "softmax":
-        weights = torch.softmax(weights, -1)
-    if kernel.normalize == "sigmoid":
-        weights = torch.sigmoid(weights)
-    if kernel.normalize == "sum":
-        total = weights.sum(-1, keepdim=True) + kernel.eps
-        weights = weights / (total if kernel.floor is None else total.clamp(min=kernel.floor))
-    return weights * kernel.scale
 
 
 @pytest.mark.parametrize("special", [False, True])
