@@ -6,12 +6,12 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from fuseline.codegen.lower import NeedDense, Refusal, unsupported
+from fuseline.codegen.packed import one_behind_the_other
 from fuseline.ir.core import Op, Value
 from fuseline.ir.layout import Layout, LayoutMap
 from fuseline.ir.ops.fused import GatedLinear, LinearAdd, MergedLinear, WideLinear
 from fuseline.ir.ops.matmul import Linear
 from fuseline.ir.ops.raised import Activation
-from fuseline.ir.ops.view import unreshaped
 from fuseline.ir.types import Dim, product
 
 ProductOp = Linear | MergedLinear | WideLinear | LinearAdd | GatedLinear
@@ -146,16 +146,4 @@ def _lies_by_columns(weights: Sequence[Value], layouts: LayoutMap) -> bool:
     return Layout(0, layout.strides[::-1]).is_dense(weight.shape[::-1])
 
 
-def one_behind_the_other(group: Sequence[Value], layouts: LayoutMap) -> bool:
-    """Whether values are one block: arguments, which the program packs, or slices of one."""
-    if all(unreshaped(v).owner is None for v in group):
-        return True
-    places = [layouts[v] for v in group]
-    for before, value, after in zip(places, group, places[1:], strict=False):
-        end = before.layout.shifted(value.tensor.numel).offset
-        if after.root is not before.root or after.layout.offset != end:
-            return False
-    return True
-
-
-__all__ = ["Product", "ProductOp", "one_behind_the_other", "product_of"]
+__all__ = ["Product", "ProductOp", "product_of"]

@@ -3,24 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 
 import sympy
 import torch
 
-from fuseline.codegen.cpu.scalar import COMPUTE, Term, expression, literal, round_to
+from fuseline.codegen.cpu.scalar import COMPUTE, ScalarError, Term, expression, literal, round_to
+from fuseline.codegen.lower import Refusal
+from fuseline.codegen.mixtures import Element
 from fuseline.ir.core import Func
 from fuseline.ir.ops.create import Full
 from fuseline.ir.ops.fused import Copy
 from fuseline.ir.region import Node, RegionError, analyse
-
-
-@dataclass(frozen=True)
-class Element:
-    """Statements over the names of the operands, and the expression of the result, rounded."""
-
-    statements: tuple[str, ...]
-    result: str
 
 
 def element(body: Func, names: Sequence[str]) -> Element:
@@ -50,6 +43,14 @@ def element(body: Func, names: Sequence[str]) -> Element:
     return Element(tuple(statements), terms[region.results[0]].text)
 
 
+def written(body: Func, names: Sequence[str]) -> Element | Refusal:
+    """As `element`; the reason where there is none."""
+    try:
+        return element(body, names)
+    except (RegionError, ScalarError) as error:
+        return Refusal(str(error))
+
+
 def _copied(node: Node, terms: dict[Node, Term]) -> Term:
     """What a copy copies; a term without text for any other op."""
     return terms[node.inputs[0]] if isinstance(node.op, Copy) else Term("", node.value.tensor)
@@ -65,4 +66,4 @@ def _constant(node: Node) -> Term | None:
     return Term(literal(value, kind.dtype), kind, value)
 
 
-__all__ = ["Element", "element"]
+__all__ = ["Element", "element", "written"]

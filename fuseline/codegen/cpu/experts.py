@@ -10,26 +10,13 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from enum import IntEnum
-from typing import TypeAlias
 
 from fuseline.codegen.cpu.cpp import CPP_TYPES
-from fuseline.codegen.cpu.element import Element
 from fuseline.codegen.cpu.linear import FLOATS, WIDEST
 from fuseline.codegen.kernel import KernelTemplate
+from fuseline.codegen.mixtures import Mixture
+from fuseline.codegen.norms import promote
 from fuseline.ir.types import Dim, dim
-
-Strides: TypeAlias = tuple[int, int, int]
-"""Elements from an expert's gate to the next expert's, to its own up, and from row to row."""
-
-
-@dataclass(frozen=True)
-class SharedBranch:
-    """The branch that all tokens go through: its width and activation, the type of its gate."""
-
-    inner: int
-    gated: bool
-    body: Element
-    gate_dtype: str | None = None
 
 
 class Part(IntEnum):
@@ -40,8 +27,8 @@ class Part(IntEnum):
 
 
 @dataclass(frozen=True)
-class ExpertsKernel(KernelTemplate, template="cpp/experts.cpp.jinja"):
-    """Both parts of `experts` (see `fuseline.ir.ops.experts` for what is computed).
+class ExpertsKernel(Mixture, KernelTemplate, template="cpp/experts.cpp.jinja"):
+    """Both parts of `experts`.
 
     The pairs of a token and one of its ``top`` experts are sorted by expert, by every worker for
     itself. All tokens of an expert are multiplied together, ``token_block`` at a time. The shared
@@ -66,47 +53,10 @@ class ExpertsKernel(KernelTemplate, template="cpp/experts.cpp.jinja"):
     Dims: the `Part`, columns of y at once, T, row strides of x, of y, and of shared_gate, if any
 
     Attributes:
-        experts: how many there are.
-        identities: how many numbers behind theirs stand for x itself.
-        top: experts of a token.
-        hidden, inner, out: widths of x, of an expert, and of y.
-        dtype: of x, the matrices and the biases; what products round to.
-        weight_dtype: of the router's weights.
-        out_dtype: of y.
-        body: the activation, over ``g`` and, where ``gated``, ``u``.
-        interleaved: gate and up are every second row of one matrix.
-        up_transposed, down_transposed: those matrices lie ``[K, N]``.
-        up_strides: where the matrices of gate and up lie; transposed, rows run along N.
-        up_bias, down_bias, round_bias, weigh, combine, routed_factor, factor: as the op
-            has them.
-        shared: the shared branch, if there is one.
         token_block: tokens of an expert that are multiplied at once.
         strip: columns that an epilogue takes at once.
     """
 
-    experts: int
-    top: int
-    hidden: int
-    inner: int
-    out: int
-    dtype: str
-    weight_dtype: str
-    out_dtype: str
-    body: Element
-    up_strides: Strides
-    identities: int = 0
-    gated: bool = True
-    interleaved: bool = False
-    up_transposed: bool = False
-    down_transposed: bool = False
-    up_bias: bool = False
-    down_bias: bool = False
-    round_bias: bool = True
-    weigh: str = "output"
-    combine: str = "slots"
-    shared: SharedBranch | None = None
-    routed_factor: float = 1.0
-    factor: float = 1.0
     token_block: int = 64
     strip: int = 32
 
@@ -142,7 +92,7 @@ class ExpertsKernel(KernelTemplate, template="cpp/experts.cpp.jinja"):
     @property
     def kind_type(self) -> str:
         """The C++ type of a product and the router's weight, promoted."""
-        return CPP_TYPES[promoted(self.dtype, self.weight_dtype)]
+        return CPP_TYPES[promote(self.dtype, self.weight_dtype)]
 
     @property
     def gate_type(self) -> str:
@@ -199,16 +149,6 @@ class ExpertsKernel(KernelTemplate, template="cpp/experts.cpp.jinja"):
             else 0
         )
 
-    @property
-    def title(self) -> str:
-        """What the kernel does, for the head of its source."""
-        form = "gated, " * self.gated + "interleaved, " * self.interleaved
-        form += "up [K, N], " * self.up_transposed + "down [K, N], " * self.down_transposed
-        many = f"{self.experts}" + f" and {self.identities} times x" * bool(self.identities)
-        size = f"{self.top} of {many}, {self.hidden} to {self.inner} to {self.out}"
-        shared = f", shared {self.shared_inner}" if self.shared else ""
-        return f"experts: {size}{shared}, {form}{self.dtype}, y {self.out_dtype}"
-
     def scratch_bytes(self, tokens: Dim, columns: int, workers: Dim) -> Dim:
         """Bytes of scratch for so many tokens and workers (numbers or expressions).
 
@@ -223,8 +163,3 @@ class ExpertsKernel(KernelTemplate, template="cpp/experts.cpp.jinja"):
         floats += self.packed_floats + waiting * min(columns, self.out)
         own = 4 * (2 * (self.experts + self.identities) + 4 + pairs + floats) + 2 * 64
         return dim(rows + workers * own)
-
-
-def promoted(a: str, b: str) -> str:
-    """The type that torch gives to a product of two floating ones, by name."""
-    return a if a == b else "f32"

@@ -7,7 +7,7 @@ from fuseline.codegen.cpu.linear_choice import choose_linear
 from fuseline.codegen.forms import Form, When
 from fuseline.codegen.lower import WORKERS, Launch, Lowered, Scratch, lowers
 from fuseline.codegen.lower import work as work_of
-from fuseline.codegen.products import Product, ProductOp, one_behind_the_other, product_of
+from fuseline.codegen.products import Product, ProductOp, product_of
 from fuseline.ir.layout import LayoutMap
 from fuseline.ir.ops.fused import GatedLinear, LinearAdd, MergedLinear, WideLinear
 from fuseline.ir.ops.matmul import Linear
@@ -75,4 +75,4 @@ def _launch(
     )
 
 
-__all__ = ["lower_product", "one_behind_the_other"]
+__all__ = ["lower_product"]
