@@ -37,9 +37,10 @@ class Machine:
         *,
         backend: Backend = "cpu",
         workers: int = 1,
+        configure: Callable[[Launch], Launch] = lambda launch: launch,
     ) -> None:
         self.binding = bind(func, arguments) | {"num_workers": workers}
-        self.layouts, self.call = LayoutMap(func), call
+        self.layouts, self.call, self.configure = LayoutMap(func), call, configure
         self.memory = {a: t.clone().contiguous() for a, t in zip(func.args, arguments, strict=True)}
         self.steps = emit(func, self.layouts, backend)
         for step in self.steps:
@@ -70,6 +71,7 @@ class Machine:
             if isinstance(launch.kernel, LibraryKernel):
                 self._library(launch.kernel, launch.buffers, shared)
                 continue
+            launch = self.configure(launch)  # noqa: PLW2901
             buffers: list[Tensor | None] = []
             for b in launch.buffers:
                 if isinstance(b, Scratch):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from fuseline.codegen.gpu import (
+    lower_experts,
     lower_heads,
     lower_linear,
     lower_route,
@@ -10,6 +11,7 @@ from fuseline.codegen.gpu import (
 )
 
 __all__ = [
+    "lower_experts",
     "lower_heads",
     "lower_linear",
     "lower_route",

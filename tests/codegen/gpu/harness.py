@@ -1,7 +1,12 @@
-"""Triton kernels from a func in text form: to numbers, through the interpreter, and to binaries."""
+"""Triton kernels from a func in text form: to numbers, and to binaries.
+
+They run through Triton's interpreter; with ``pytest --device cuda``, on the GPU at hand.
+"""
 
 from __future__ import annotations
 
+import dataclasses
+import os
 from collections.abc import Sequence
 from typing import cast
 
@@ -25,10 +30,15 @@ from tests.codegen.machine import Machine, check_machines
 pytest.importorskip("triton", reason="Triton is not installed")
 
 
+def on_device() -> bool:
+    """Whether kernels run on the GPU."""
+    return os.environ.get("FL_TEST_DEVICE") == "cuda"
+
+
 def interpreted(
     launch: Launch, buffers: Sequence[Tensor | None], dims: Sequence[int], grid: Sequence[int]
 ) -> None:
-    """Interpret a launch: the first configuration."""
+    """Run a launch: the first configuration, interpreted; or the one that suits the GPU."""
     kernel = cast("TritonKernel", launch.kernel)
     given = dict((*kernel.buffers, *kernel.dims))
     assert len(given) == len(buffers) + len(dims)
@@ -36,7 +46,12 @@ def interpreted(
         _as_elements(buffer, kind)
         for (_, kind), buffer in zip(kernel.buffers, buffers, strict=True)
     ]
-    interpreter().run(kernel.symbol, kernel.render(), typed, dims, grid)
+    if on_device():
+        from tests.codegen.gpu.device import device
+
+        device().run(launch, typed, dims, grid)
+    else:
+        interpreter().run(kernel.symbol, kernel.render(), typed, dims, grid)
 
 
 def _as_elements(buffer: Tensor | None, kind: str) -> Tensor | None:
@@ -46,13 +61,19 @@ def _as_elements(buffer: Tensor | None, kind: str) -> Tensor | None:
     return buffer.view(DType(kind).torch)
 
 
+def run(func: Func, arguments: Sequence[Tensor]) -> Machine:
+    """What a func was lowered to, after a run."""
+    if on_device():
+        from tests.codegen.gpu.device import device
+
+        configure = device().configure
+        return Machine(func, arguments, interpreted, backend="cuda", configure=configure)
+    return Machine(func, arguments, interpreted, backend="cuda")
+
+
 def check(text: str, arguments: Sequence[Tensor], *, ops: Sequence[str] | None = None) -> None:
-    """The interpreted launches give what the references give, within the numbers rule."""
-
-    def machine(func: Func) -> Machine:
-        return Machine(func, arguments, interpreted, backend="cuda")
-
-    check_machines(text, arguments, machine, ops=ops)
+    """The launches give what the references give, within the numbers rule."""
+    check_machines(text, arguments, lambda func: run(func, arguments), ops=ops)
 
 
 def binaries(
@@ -64,11 +85,20 @@ def binaries(
     found: list[tuple[Target, Candidate]] = []
     for step in emitted:
         assert not step.refusal, step.refusal
-        for launch in step.launches:
-            if isinstance(launch.kernel, LibraryKernel):
-                continue
-            for target in targets:
-                made = candidate(cache, launch, target)
-                assert isinstance(made, Candidate), made
-                found.append((target, made))
+        found += binaries_of(step.launches, cache, targets)
+    return found
+
+
+def binaries_of(
+    launches: Sequence[Launch], cache: Cache, targets: Sequence[Target] = GPU_TARGETS
+) -> list[tuple[Target, Candidate]]:
+    """The same for launches."""
+    found: list[tuple[Target, Candidate]] = []
+    for launch in launches:
+        if isinstance(launch.kernel, LibraryKernel):
+            continue
+        for target in targets:
+            made = candidate(cache, dataclasses.replace(launch, others=()), target)
+            assert isinstance(made, Candidate), made
+            found.append((target, made))
     return found
