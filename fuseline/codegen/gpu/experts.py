@@ -115,7 +115,7 @@ class ExpertsProductKernel(TritonKernel, template="triton/experts_product.py.jin
     block_m: int = 16
     block_n: int = 32
     block_k: int = 64
-    most: int = 256
+    most: int = 128
 
     @property
     def buffers(self) -> tuple[tuple[str, str], ...]:

@@ -6,7 +6,7 @@ Chosen by counting, not measured:
   matrix to a thread (two loads of 16 bytes in a 16-bit type), so that a few hundred blocks have
   enough bytes on their way for the memory of any target.
 * From two tokens on, those that meet in an expert share its weights in one block of 16, the least
-  that tensor cores multiply. Up to 256 pairs a block finds them by itself: no sort, no further
+  that tensor cores multiply. Up to 128 pairs a block finds them by itself: no sort, no further
   launch. Blocks are narrow (32 columns of a side), for there are few of them; K goes in steps of
   256 bytes of a row, four of them in flight.
 * Beyond that one launch sorts the pairs, and blocks grow with what an expert may expect: 16 pairs
@@ -21,8 +21,9 @@ from typing import NamedTuple
 from fuseline.codegen.gpu.experts import Find
 from fuseline.codegen.gpu.kernel import next_power_of_two
 
-MOST_ALIKE = 256
-"""Pairs up to which a block looks through all of them for its own."""
+MOST_ALIKE = 128
+"""Pairs up to which a block looks through all of them for its own; with twice as many, sm_80 runs
+out of registers for what it finds."""
 
 SIXTEENS = 24
 """Pairs of an expert, in the mean, up to which its blocks hold 16."""
@@ -132,9 +133,14 @@ def _step(depth: int, most: int) -> int:
 
 
 def _streams(*, width: int, depth: int, size: int, interleaved: bool, across: bool) -> list[Tile]:
-    """Sizes for a single row: 2048 elements of a matrix at once."""
+    """Sizes for a single row: 16 elements of a matrix to a thread at once, or 32.
+
+    Matrices that lie across are read in pieces of 128 bytes, so there are fewer blocks of them, and
+    each takes more at once.
+    """
+    shapes = [(2048, 4), (4096, 8), (1024, 2), (4096, 4)]
     found: list[Tile] = []
-    for elements, warps in ((2048, 4), (4096, 8), (1024, 2), (4096, 4)):
+    for elements, warps in [(8192, 8), (4096, 4), (2048, 4)] if across else shapes:
         if across:
             columns = min(128 // size, next_power_of_two(width) * (2 if interleaved else 1))
             columns = max(2 if interleaved else 1, columns)

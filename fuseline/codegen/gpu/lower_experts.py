@@ -14,7 +14,13 @@ from fuseline.codegen.gpu.experts import (
     ExpertsSumKernel,
     stops_at,
 )
-from fuseline.codegen.gpu.experts_choice import Range, choose_ranges, choose_shared, tiles
+from fuseline.codegen.gpu.experts_choice import (
+    MOST_ALIKE,
+    Range,
+    choose_ranges,
+    choose_shared,
+    tiles,
+)
 from fuseline.codegen.gpu.kernel import ceil_div, launch, next_power_of_two
 from fuseline.codegen.lower import Launch, Lowered, Operand, Refusal, Scratch, lowers
 from fuseline.codegen.lower import work as work_of
@@ -122,7 +128,7 @@ class _Lowering:
         return [self._product(r, ranges, part, given) for r in ranges]
 
     def _product(self, r: Range, ranges: list[Range], part: str, given: _Product) -> Launch:
-        kernel = dataclasses.replace(given.kernel, find=r.find, block_m=r.block_m)
+        kernel = dataclasses.replace(given.kernel, find=r.find, block_m=r.block_m, most=MOST_ALIKE)
         indices = [self.op.indices] if r.find in ("one", "alike") else []
         buffers = (*indices, *given.before, *given.matrices, self.scratch)
         count = self.tokens if r.find == "all" else self.pairs
