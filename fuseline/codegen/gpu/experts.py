@@ -3,7 +3,8 @@
 A pair is a token and one of its experts; pair p is slot ``p % top`` of token ``p // top``. The
 first product leaves the activated rows of all pairs in scratch, the second the rows that they
 give, and a last kernel weighs these and adds up what belongs to a token. The shared branch goes
-through the same products, its tokens being the pairs.
+through the same products, its tokens being the pairs: in the same launches where its matrices have
+the sizes of an expert's, else in launches beside them.
 
 Every launch has the blocks that the worst case needs, and those without work end at once: nothing
 waits for the host. A pair whose index stands for no expert adds nothing.
@@ -92,6 +93,8 @@ class ExpertsProductKernel(TritonKernel, template="triton/experts_product.py.jin
         body: the activation, over ``g`` and, with two sides, ``u``; None: the product itself.
         block_m, block_n, block_k: pairs, columns of a side, and depth of a block.
         most: pairs that ``alike`` looks through.
+        folded: the first blocks take the tokens of a shared branch of the same sizes, as pairs
+            behind the others.
 
     """
 
@@ -116,6 +119,7 @@ class ExpertsProductKernel(TritonKernel, template="triton/experts_product.py.jin
     block_n: int = 32
     block_k: int = 64
     most: int = 128
+    folded: bool = False
 
     @property
     def buffers(self) -> tuple[tuple[str, str], ...]:
@@ -124,14 +128,16 @@ class ExpertsProductKernel(TritonKernel, template="triton/experts_product.py.jin
         found += [] if self.pitch else [("x", self.dtype)]
         found += [("weights", self.weight_dtype)] if self.weight_dtype else []
         biases = [("biases", self.dtype)] * self.bias
-        return (*found, ("matrix", self.dtype), *biases, ("scratch", "u8"))
+        beside = [("beside", self.dtype)] * self.folded
+        return (*found, ("matrix", self.dtype), *beside, *biases, ("scratch", "u8"))
 
     @property
     def dims(self) -> tuple[tuple[str, str], ...]:
         """Name and type of each integer argument."""
         source = ("in_at" if self.pitch else "x_stride", "i64")
         pairs = [("pairs_at", "i64")] if self.find == "sorted" else []
-        return (("count", "i32"), source, ("out_at", "i64"), *pairs)
+        tokens = [("tokens", "i32")] * self.folded
+        return (("count", "i32"), *tokens, source, ("out_at", "i64"), *pairs)
 
     @property
     def stop_at(self) -> int:
@@ -198,7 +204,8 @@ class ExpertsProductKernel(TritonKernel, template="triton/experts_product.py.jin
             "alike": f"up to {self.block_m} tokens of one of {self.experts} experts",
             "sorted": f"up to {self.block_m} tokens of one of {self.experts} experts",
         }[self.find]
-        return f"Product of {what} for {who}: {self.block_n} columns in a block"
+        beside = ", or of the shared branch" * self.folded
+        return f"Product of {what} for {who}{beside}: {self.block_n} columns in a block"
 
 
 @dataclass(frozen=True)

@@ -43,7 +43,8 @@ LARGEST = 1 << 31
 @lowers(Experts, Moe, backend="cuda")
 def lower_experts(op: Experts, layouts: LayoutMap) -> Lowered:
     """Gate and up of each token's experts, then down, then the sums; before that a sort of the
-    pairs where there are many. The shared branch has launches of its own for both products.
+    pairs where there are many. The shared branch is one more expert where it has the sizes of one,
+    and has launches of its own for both products where it has not.
     """
     mixture = mixture_of(op, layouts, written)
     if not isinstance(mixture, Mixture):
@@ -60,8 +61,8 @@ class _Space:
     """Where things lie in scratch, in bytes, and how many elements a row there has."""
 
     inner: Dim
-    rows: Dim
     beside: Dim
+    rows: Dim
     shared: Dim
     pairs: Dim
     total: Dim
@@ -71,13 +72,16 @@ class _Space:
 
     @classmethod
     def of(cls, m: Mixture, tokens: Dim, pairs: Dim) -> _Space:
-        """Starts and stops of the experts, then rows, each a multiple of 16 bytes, then pairs."""
+        """Starts and stops of the experts, then rows, each a multiple of 16 bytes, then pairs.
+
+        The rows of the shared branch lie behind those of the pairs.
+        """
         size = 4 if m.dtype == "f32" else 2
         width = m.shared.inner if m.shared else 0
         inner, row, beside = (-(-w * size // 16) * 16 for w in (m.inner, m.out, width))
         at: list[Dim] = [2 * stops_at(m.experts)]
         shared_row = row if m.shared else 0
-        for count, each in ((pairs, inner), (pairs, row), (tokens, beside), (tokens, shared_row)):
+        for count, each in ((pairs, inner), (tokens, beside), (pairs, row), (tokens, shared_row)):
             at.append(dim(at[-1] + count * each))
         pitches = inner // size, row // size, beside // size
         return cls(at[0], at[1], at[2], at[3], at[4], dim(at[4] + 4 * pairs), *pitches)
@@ -95,16 +99,18 @@ class _Lowering:
         self.size = 4 if mixture.dtype == "f32" else 2
         low, high = bounds(self.tokens, layouts.func.symbols)
         self.ranges = choose_ranges(experts=mixture.experts, top=mixture.top, least=low, most=high)
-        self.shared_ranges = choose_shared(least=low, most=high) if mixture.shared else []
+        self.folded = _is_like_an_expert(mixture)
+        apart = mixture.shared is not None and not self.folded
+        self.shared_ranges = choose_shared(least=low, most=high) if apart else []
 
     def launches(self) -> list[Launch]:
         """In the order in which they run."""
         found = self._sorts()
         found += self._products(self.ranges, "experts' gate and up", self._up())
-        if self.m.shared:
+        if self.shared_ranges:
             found += self._products(self.shared_ranges, "shared gate and up", self._shared_up())
         found += self._products(self.ranges, "experts' down", self._down())
-        if self.m.shared:
+        if self.shared_ranges:
             found += self._products(self.shared_ranges, "shared down", self._shared_down())
         return [*found, *self._sums()]
 
@@ -133,6 +139,8 @@ class _Lowering:
         buffers = (*indices, *given.before, *given.matrices, self.scratch)
         count = self.tokens if r.find == "all" else self.pairs
         dims: dict[str, Dim] = {"count": count, **given.dims}
+        if kernel.folded:
+            dims["tokens"] = self.tokens
         if r.find == "sorted":
             dims["pairs_at"] = self.space.pairs
         choices = tiles(
@@ -165,9 +173,10 @@ class _Lowering:
         """Blocks of pairs, in the worst case."""
         if r.find == "all":
             return ceil_div(count, r.block_m)
+        shared = ceil_div(self.tokens, r.block_m) if self.folded else 0
         if r.find == "sorted":  # each expert may have one that is not full
-            return dim(ceil_div(count, r.block_m) + self.m.experts)
-        return count
+            return dim(ceil_div(count, r.block_m) + self.m.experts + shared)
+        return dim(count + shared)
 
     def _up(self) -> _Product:
         m, op = self.m, self.op
@@ -190,10 +199,12 @@ class _Lowering:
             round_bias=m.round_bias,
             weight_dtype=m.weight_dtype if m.weigh == "input" else None,
             body=m.body,
+            folded=self.folded,
         )
         before = (op.x, *[op.weights] * (m.weigh == "input"))
         dims = {"x_stride": self._row(op.x), "out_at": self.space.inner}
-        return _Product(kernel, before, _present(op.up[0], op.up_bias), dims)
+        beside = shared_operands(op)[0][0] if self.folded else None
+        return _Product(kernel, before, _present(op.up[0], beside, op.up_bias), dims)
 
     def _down(self) -> _Product:
         m, op = self.m, self.op
@@ -211,9 +222,11 @@ class _Lowering:
             out_pitch=self.space.row_pitch,
             bias=m.down_bias,
             round_bias=m.round_bias,
+            folded=self.folded,
         )
         dims = {"in_at": self.space.inner, "out_at": self.space.rows}
-        return _Product(kernel, (), _present(op.down[0], op.down_bias), dims)
+        beside = shared_operands(op)[1] if self.folded else None
+        return _Product(kernel, (), _present(op.down[0], beside, op.down_bias), dims)
 
     def _shared_up(self) -> _Product:
         m, shared = self.m, self.m.shared
@@ -304,6 +317,16 @@ class _Lowering:
         stride = self.layouts.layout(value).row_stride(value.shape)
         assert stride is not None, "loose rows were copied"
         return stride
+
+
+def _is_like_an_expert(m: Mixture) -> bool:
+    """Whether the shared branch can be one more expert in the launches of the others."""
+    if m.shared is None or m.up_transposed or m.down_transposed or m.interleaved:
+        return False
+    if m.up_bias or m.down_bias or m.weigh == "input":
+        return False
+    same = (m.shared.inner, m.shared.gated, m.shared.body) == (m.inner, m.gated, m.body)
+    return same and (not m.gated or m.up_strides[1] == m.inner * m.hidden)
 
 
 @dataclass(frozen=True)

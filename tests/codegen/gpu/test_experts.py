@@ -123,6 +123,7 @@ FORMS: list[Any] = [
     pytest.param({"result": "f32", "route": "f32"}, id="f32 result"),
     pytest.param({"shared": 17, "shared_gate": "same", "factor": 0.5}, id="shared gate"),
     pytest.param({"shared": 17, "shared_gate": "f32"}, id="shared gate in float32"),
+    pytest.param({"shared": 24, "shared_gate": "same"}, id="shared like an expert"),
     pytest.param({"shared": 17, "routed_factor": 2.5, "factor": 0.3}, id="factors"),
     pytest.param(
         {"shared": 40, "gated": False, "body": squared_relu, "factor": 2.0}, id="other shared"
@@ -262,6 +263,13 @@ def test_symbolic_tokens_choose_when_they_are_known() -> None:
     firsts = [x.when[1:] for x in launches if x.form and "down" in x.form.part and x.when]
     assert firsts[0] == (0, 1)
     assert {type(x) for x in launches} == {Launch}
+
+
+def test_a_shared_branch_like_an_expert_has_no_launches_of_its_own() -> None:
+    for shared, count in ((24, 3), (17, 5)):
+        launches = lowered(Mixture(shared=shared), 4)
+        assert isinstance(launches, list)
+        assert len(launches) == count
 
 
 def test_operands_that_are_not_rows_are_copied() -> None:
