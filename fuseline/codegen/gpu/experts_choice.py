@@ -8,7 +8,8 @@ Chosen by counting, not measured:
 * From two tokens on, those that meet in an expert share its weights in one block of 16, the least
   that tensor cores multiply. Up to 128 pairs a block finds them by itself: no sort, no further
   launch. Blocks are narrow (32 columns of a side), for there are few of them; K goes in steps of
-  256 bytes of a row, four of them in flight.
+  256 bytes of a row, three of them in flight, or of 128 bytes, five of them: as gate and up, and
+  down, need no spills.
 * Beyond that one launch sorts the pairs, and blocks grow with what an expert may expect: 16 pairs
   while that is up to 24, 64 up to 96, then 128. Stages and tiles are such that a block's shared
   memory fits 99 KiB, the least that a target has.
@@ -109,10 +110,13 @@ def tiles(
     """
     if block_m == 1:
         return _streams(width=width, depth=depth, size=size, interleaved=interleaved, across=across)
-    step = 256 // size if block_m == 16 else 128 // size
-    step = max(16, _step(depth, step))
+    wide = block_m == 16 and sides == 2
+    plain = block_m > 16 and size == 4  # no tensor cores: operands of a step lie in registers
+    step = max(16, _step(depth, (256 if wide else 64 if plain else 128) // size))
     if block_m == 16:
-        shapes = [(32, 4, 4), (64, 4, 3), (32, 4, 3)]
+        shapes = [(32, 4, 4 if wide else 6), (64, 4, 3), (32, 4, 3)]
+    elif plain:
+        shapes = [(32 if sides == 2 else 64, 4 * block_m // 64, s) for s in (4, 2)]
     elif block_m == 64:
         shapes = [(64, 4, 3), (64, 8, 3), (64, 4, 2)]
     elif sides == 2:
