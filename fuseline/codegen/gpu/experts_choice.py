@@ -112,11 +112,12 @@ def tiles(
         return _streams(width=width, depth=depth, size=size, interleaved=interleaved, across=across)
     wide = block_m == 16 and sides == 2
     plain = block_m > 16 and size == 4  # no tensor cores: operands of a step lie in registers
-    step = max(16, _step(depth, (256 if wide else 64 if plain else 128) // size))
+    narrow = plain and block_m == 64
+    step = max(16, _step(depth, (256 if wide else 64 if narrow else 128) // size))
     if block_m == 16:
         shapes = [(32, 4, 4 if wide else 6), (64, 4, 3), (32, 4, 3)]
     elif plain:
-        shapes = [(32 if sides == 2 else 64, 4 * block_m // 64, s) for s in (4, 2)]
+        shapes = [(32 if sides == 2 else 64, 4 * block_m // 64, s) for s in (3, 2)]
     elif block_m == 64:
         shapes = [(64, 4, 3), (64, 8, 3), (64, 4, 2)]
     elif sides == 2:
