@@ -71,7 +71,7 @@ class Machine:
             if isinstance(launch.kernel, LibraryKernel):
                 self._library(launch.kernel, launch.buffers, shared)
                 continue
-            launch = self.configure(launch)  # noqa: PLW2901
+            launch = self.configure(launch)
             buffers: list[Tensor | None] = []
             for b in launch.buffers:
                 if isinstance(b, Scratch):
