@@ -67,3 +67,19 @@ def attention(
     grouped = k is not None and k.shape[1] != q.shape[1]
     function: Any = F.scaled_dot_product_attention
     results[0].copy_(function(q, k, v, attn_mask=mask, enable_gqa=grouped, **attributes))
+
+
+@library
+def topk(
+    operands: Sequence[Tensor | None],
+    results: Sequence[Tensor],
+    *,
+    axis: int,
+    largest: bool,
+    ordered: bool,
+) -> None:
+    """The largest or smallest elements of x along an axis, as many as the results have there."""
+    (x,) = operands
+    assert x is not None, "a selection has an operand"
+    values, indices = results
+    torch.topk(x, values.shape[axis], axis, largest, ordered, out=(values, indices))

@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
-from typing import Protocol
 
 import sympy
 import torch
@@ -12,47 +11,24 @@ import torch
 from fuseline.codegen.cpu.pointwise import Loop
 from fuseline.codegen.cpu.reduction import reduction, unrolled
 from fuseline.codegen.cpu.scalar import COMPUTE, HALVES, Term, expression, literal, round_to
-from fuseline.ir.core import Value
+from fuseline.codegen.walks import Walks
 from fuseline.ir.ops.create import Full, Iota
 from fuseline.ir.ops.fused import Copy
-from fuseline.ir.region import Axes, Node, Region
+from fuseline.ir.region import Node
 from fuseline.ir.types import Dim
-
-
-class Names(Protocol):
-    """What the writer asks of the plan of a region.
-
-    ``reads`` and ``counts`` are the accesses of arguments and of counted values by number, and
-    ``first_write`` is that of the first result; ``few`` the number of steps of a reduction that is
-    written out for each element of the row, 0 where reductions run along the row.
-    """
-
-    region: Region
-    reads: dict[tuple[Value, Axes], int]
-    counts: dict[Node, int]
-    few: int
-    steps: list[Dim]
-
-    @property
-    def first_write(self) -> int:
-        """The number of the first result's access."""
-        ...
-
-    def scalar(self, value: sympy.Expr) -> str:
-        """A run-time integer that the region computes with, as C++."""
-        ...
 
 
 @dataclass
 class Writer:
     """Writes the statements of rows and of their elements.
 
-    Where a few elements are reduced for each element of the row, ``step`` says which of them is
-    being written; what depends on it is written for each.
+    ``scalar`` gives the C++ of a run-time integer that the region computes with. Where a few
+    elements are reduced for each element of the row, ``step`` says which of them is being written;
+    what depends on it is written for each.
     """
 
-    plan: Names
-    inner: Sequence[Dim]
+    plan: Walks
+    scalar: Callable[[sympy.Expr], str]
     step: int = 0
     known: dict[tuple[Node, str, int], str] = field(
         default_factory=dict[tuple[Node, str, int], str]
@@ -65,12 +41,11 @@ class Writer:
 
     def write(self) -> tuple[tuple[Loop, ...], tuple[str, ...]]:
         """The loops of a row, and the statements behind them."""
-        region = self.plan.region
+        region, inner, steps = self.plan.region, self.inner, self.plan.steps
         for i, node in enumerate(region.nodes):
             self.number[node] = i
-            self.varies[node] = self._varies(node, self.inner, self.varies)
-            steps = self.plan.steps
-            self.stepped[node] = bool(steps) and self._varies(node, steps, self.stepped)
+            self.varies[node] = self.plan.varies(node, inner, self.varies)
+            self.stepped[node] = bool(steps) and self.plan.varies(node, steps, self.stepped)
         loops = [self._reduce(n) for n in region.nodes if n.is_reduction and not self.plan.few]
         stores = [self._store(i) for i in range(len(region.results))]
         elements = [text for text, by_element in stores if by_element]
@@ -80,15 +55,10 @@ class Writer:
             self.before = []
         return tuple(loops), (*self.before, *rows)
 
-    def _varies(self, node: Node, strides: Sequence[Dim], known: dict[Node, bool]) -> bool:
-        """Whether a value changes along an axis with these strides, known for its operands."""
-        if node.is_reduction and (not self.plan.few or strides is self.plan.steps):
-            return False
-        if node.op is None:
-            return strides[self.plan.reads[node.value, node.axes]] != 0
-        if isinstance(node.op, Iota):
-            return strides[self.plan.counts[node]] != 0
-        return any(known[n] for n in node.inputs)
+    @property
+    def inner(self) -> Sequence[Dim]:
+        """The strides of every access along the row."""
+        return self.plan.inner.strides
 
     def _index(self, access: int) -> str:
         stride = self.inner[access]
@@ -122,7 +92,7 @@ class Writer:
         name = self._name(node)
         if isinstance(node.op, Full):
             assert isinstance(node.op.value, sympy.Expr), "other values are constants"
-            runtime = self.plan.scalar(node.op.value)
+            runtime = self.scalar(node.op.value)
             text = f"({COMPUTE[node.value.dtype]}){runtime}"
             self._emit(node, "auto", name, round_to(text, node.value.dtype))
             return name
@@ -171,8 +141,7 @@ class Writer:
         access = self.plan.counts[node]
         index = f"(k{access} + {self._index(access)})"
         start, step = (
-            self.plan.scalar(v) if isinstance(v, sympy.Expr) else repr(v)
-            for v in (op.start, op.step)
+            self.scalar(v) if isinstance(v, sympy.Expr) else repr(v) for v in (op.start, op.step)
         )
         if not op.dtype.is_float:
             return f"({COMPUTE[op.dtype]})({index} * {step} + {start})"

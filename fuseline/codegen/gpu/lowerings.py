@@ -5,15 +5,21 @@ from __future__ import annotations
 from fuseline.codegen.gpu import (
     lower_experts,
     lower_heads,
+    lower_index,
     lower_linear,
+    lower_pointwise,
     lower_route,
     lower_rows,
+    lower_select,
 )
 
 __all__ = [
     "lower_experts",
     "lower_heads",
+    "lower_index",
     "lower_linear",
+    "lower_pointwise",
     "lower_route",
     "lower_rows",
+    "lower_select",
 ]

@@ -13,10 +13,9 @@ from fuseline.ir.core import Func, Value
 from fuseline.ir.evaluate import bind, evaluate
 from fuseline.ir.layout import Layout, dense
 from fuseline.ir.text import parse_func
-from fuseline.ir.types import DType, substitute
+from fuseline.ir.types import substitute
 from tests.codegen.cpu.harness import build
-
-INTS = (torch.int64, torch.int32, torch.int16, torch.int8, torch.uint8)
+from tests.codegen.samples import assert_close
 
 
 def planned(body: Func, tensors: Sequence[Tensor], outs: Sequence[Tensor]) -> Planned:
@@ -75,32 +74,3 @@ def check(
     for nth in workers:
         for got, ref in zip(run(text, tensors, nth=nth), want, strict=True):
             assert_close(got, ref, exact=exact, ulps=ulps, atol=atol)
-
-
-def assert_close(got: Tensor, want: Tensor, *, exact: bool, ulps: float, atol: float = 0.0) -> None:
-    assert got.dtype == want.dtype
-    if exact or not want.dtype.is_floating_point:
-        torch.testing.assert_close(got, want, rtol=0, atol=0, equal_nan=True)
-        return
-    unit, tiny = torch.finfo(want.dtype).eps, torch.finfo(want.dtype).tiny
-    slack = 1.01 if want.dtype.itemsize == 2 else ulps
-    torch.testing.assert_close(
-        got, want, rtol=slack * unit, atol=atol + tiny * ulps, equal_nan=True
-    )
-
-
-def sample(dtype: DType, *shape: int, seed: int = 0, scale: float = 3.0) -> Tensor:
-    """Seeded values of a dtype, the special floating ones among them where there is room."""
-    g = torch.Generator().manual_seed(seed)
-    if dtype is DType.BOOL:
-        return torch.rand(shape, generator=g) < 0.5
-    if not dtype.is_float:
-        low = 0 if dtype is DType.U8 else -9
-        return torch.randint(low, 10, shape, generator=g).to(dtype.torch)
-    x = torch.randn(shape, generator=g, dtype=torch.float64) * scale
-    inf, nan = float("inf"), float("nan")
-    special = torch.tensor([0.0, -0.0, inf, -inf, nan, 1.0, -1.0, 0.5], dtype=torch.float64)
-    flat = x.reshape(-1)
-    if flat.numel() > 4 * special.numel():
-        flat[:: flat.numel() // 8][:8] = special
-    return x.to(dtype.torch)

@@ -16,7 +16,7 @@ from fuseline.ir.layout import LayoutMap, extent_of
 from fuseline.ir.text import parse_func
 from fuseline.ir.types import BufferType, substitute
 from tests.codegen.cpu.harness import build
-from tests.codegen.cpu.region_harness import assert_close
+from tests.codegen.samples import assert_close
 
 assert lowerings.__all__, "importing them registers them"
 

@@ -2,11 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-
 import pytest
 import torch
-from torch import Tensor
 
 from fuseline.codegen.cpu.region_plan import plan
 from fuseline.ir.evaluate import evaluate
@@ -14,33 +11,21 @@ from fuseline.ir.layout import Layout, dense
 from fuseline.ir.text import parse_func
 from fuseline.ir.types import DType, substitute, symbol
 from tests.codegen.cpu.harness import build
-from tests.codegen.cpu.region_harness import assert_close, check, run, sample
-
-FLOATS = ("f64", "f32", "bf16", "f16")
-INTS = ("i64", "i32", "i16", "i8", "u8")
-FLOAT_UNARY = (
-    "neg", "abs", "floor", "ceil", "sign", "relu", "exp", "log", "log1p", "sqrt", "rsqrt",
-    "reciprocal", "sin", "cos", "tanh", "erf", "sigmoid", "silu", "softplus", "logical_not",
-)  # fmt: skip
-FLOAT_BINARY = (
-    "add", "sub", "mul", "div", "floor_div", "remainder", "pow", "maximum", "minimum",
-    "eq", "ne", "lt", "le", "gt", "ge", "logical_and", "logical_or",
-)  # fmt: skip
-INT_BINARY = (
-    "add", "sub", "mul", "div", "maximum", "minimum", "bitwise_and", "bitwise_or", "bitwise_xor",
-    "eq", "ne", "lt", "le", "gt", "ge", "logical_and", "logical_or", "pow",
-)  # fmt: skip
-BOOL_BINARY = (
-    "add", "mul", "maximum", "minimum", "bitwise_and", "bitwise_or", "bitwise_xor", "eq", "ne",
-    "logical_and", "logical_or", "lt", "ge",
-)  # fmt: skip
-
-
-def body(arguments: str, lines: list[str]) -> str:
-    """A func that returns the result of each line."""
-    named = [f"%y{i} = {line}" for i, line in enumerate(lines)]
-    returns = ", ".join(f"%y{i}" for i in range(len(lines)))
-    return "\n".join([f"func @f({arguments}) {{", *named, f"return {returns}", "}"])
+from tests.codegen.cpu.region_harness import check, run
+from tests.codegen.samples import (
+    BASE,
+    BOOL_BINARY,
+    FLOAT_BINARY,
+    FLOAT_UNARY,
+    FLOATS,
+    INT_BINARY,
+    INTS,
+    LAYOUTS,
+    PROMOTIONS,
+    assert_close,
+    body,
+    sample,
+)
 
 
 @pytest.mark.parametrize("dtype", FLOATS)
@@ -136,12 +121,6 @@ def test_cast_of_special_values_to_smaller_floats() -> None:
         check(body(f"%x: {source}[10]", lines), [x.to(DType(source).torch)], exact=True)
 
 
-PROMOTIONS = [
-    ("bf16", "f32"), ("f16", "bf16"), ("i64", "f32"), ("i32", "bf16"), ("bool", "f16"),
-    ("bool", "i32"), ("i8", "u8"), ("f32", "f64"), ("i64", "i32"),
-]  # fmt: skip
-
-
 @pytest.mark.parametrize(("left", "right"), PROMOTIONS)
 def test_operands_are_promoted(left: str, right: str) -> None:
     lines = [f"{n} %x, %z" for n in ("add", "mul", "div", "maximum", "lt", "eq")]
@@ -197,18 +176,6 @@ def test_large_angles() -> None:
 
 
 # -- where things lie -----------------------------------------------------------------------
-
-BASE = torch.arange(2 * 3 * 4 * 5 * 7, dtype=torch.float32).reshape(2, 3, 4, 35)
-LAYOUTS: dict[str, Callable[[Tensor], Tensor]] = {
-    "dense": lambda t: t,
-    "permuted": lambda t: t.permute(0, 2, 1, 3),
-    "transposed": lambda t: t.permute(3, 1, 0, 2),
-    "sliced": lambda t: t[:, :, 1:3, 2:33],
-    "stepped": lambda t: t[:, ::2, :, ::3],
-    "expanded": lambda t: t[:, :1, :, :1].expand(2, 3, 4, 9),
-    "one": lambda t: t[:1, :1, :1, :1],
-    "empty": lambda t: t[:, :0],
-}
 
 
 @pytest.mark.parametrize("dtype", ["f32", "bf16", "bool", "i8"])
