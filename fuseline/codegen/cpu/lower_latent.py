@@ -4,21 +4,17 @@ from __future__ import annotations
 
 from typing import Any
 
-from fuseline.codegen.cpu.latent import AbsorbedKernel, ExpandedKernel, LatentKernel
-from fuseline.codegen.cpu.latent_choice import most_absorbed
-from fuseline.codegen.cpu.lower_attention import mask_strides, refused_mask, scoring
-from fuseline.codegen.forms import Form, When
-from fuseline.codegen.lower import (
-    FLOATS,
-    WORKERS,
-    Launch,
-    Lowered,
-    NeedDense,
-    Refusal,
-    Scratch,
-    lowers,
-    work,
+from fuseline.codegen.attending import (
+    known,
+    loose_operands,
+    mask_strides,
+    refused_latent,
+    scoring,
 )
+from fuseline.codegen.cpu.latent import AbsorbedKernel, ExpandedKernel, LatentKernel
+from fuseline.codegen.forms import Form, When
+from fuseline.codegen.latent_choice import most_absorbed
+from fuseline.codegen.lower import WORKERS, Launch, Lowered, Refusal, Scratch, lowers, work
 from fuseline.ir.core import Value
 from fuseline.ir.layout import LayoutMap
 from fuseline.ir.ops.latent import LatentAttention
@@ -28,15 +24,10 @@ from fuseline.ir.types import Dim, bounds, product
 @lowers(LatentAttention)
 def lower_latent_attention(op: LatentAttention, layouts: LayoutMap) -> Lowered:
     """Attention over what latents expand to; `most_absorbed` says for how many queries which."""
-    if refusal := _refusal(op, layouts):
-        return refusal
-    moved = [op.q, op.latent, op.shared, op.positions, op.sinks]
-    loose = [v for v in moved if v is not None and not layouts.layout(v).is_inner_dense(v.shape)]
-    if loose:
-        return NeedDense(tuple(loose))
+    if found := _refusal(op, layouts) or loose_operands(op, layouts):
+        return found
     queries, keys = op.q.shape[2], op.latent.shape[2]
-    width = op.latent.shape[3]
-    assert isinstance(width, int), "checked by _refusal"
+    width = known(op.latent.shape[3])
     most = most_absorbed(op.key, op.value, width, keys=keys if isinstance(keys, int) else None)
     low, high = bounds(queries, layouts.func.symbols)
     launches: list[Launch] = []
@@ -55,20 +46,12 @@ MOST_LATENT = 4096
 
 
 def _refusal(op: LatentAttention, layouts: LayoutMap) -> Refusal | None:
-    weights = [v for v in (op.weight, op.value_weight) if v is not None]
-    operands = [v for v in (op.q, op.latent, *weights, op.shared) if v is not None]
-    types = ", ".join(str(v.type) for v in operands)
-    if op.q.dtype not in FLOATS or {v.dtype for v in operands} != {op.q.dtype}:
-        return Refusal(f"{types}; the kernel takes one floating type")
-    sizes = (op.q.shape[1], op.q.shape[3], op.latent.shape[3], op.key, op.value)
-    if not all(isinstance(s, int) and s for s in sizes):
-        return Refusal(f"{types}; the kernel needs known heads and widths")
-    if sum(s for s in sizes[1:3] if isinstance(s, int)) > MOST_LATENT:
+    if refusal := refused_latent(op, layouts):
+        return refusal
+    if known(op.q.shape[3]) + known(op.latent.shape[3]) > MOST_LATENT:
+        types = f"{op.q.type}, {op.latent.type}"
         return Refusal(f"{types}; the kernel keeps a block of at most {MOST_LATENT} columns")
-    for weight in weights:
-        if not layouts.layout(weight).is_dense(weight.shape):
-            return Refusal(f"weight {weight.type} does not lie row by row in memory")
-    return refused_mask(op)
+    return None
 
 
 def _absorbed(op: LatentAttention) -> AbsorbedKernel:
@@ -82,8 +65,7 @@ def _expanded(op: LatentAttention) -> ExpandedKernel:
 
 def _fields(op: LatentAttention) -> dict[str, Any]:
     """What the kernels of both forms have in common."""
-    latent = op.latent.shape[3]
-    assert isinstance(latent, int), "checked by _refusal"
+    latent = known(op.latent.shape[3])
     return {
         **scoring(op),
         "width": op.key + _shared(op),
@@ -97,15 +79,11 @@ def _fields(op: LatentAttention) -> dict[str, Any]:
 
 
 def _heads(op: LatentAttention) -> int:
-    heads = op.q.shape[1]
-    assert isinstance(heads, int), "checked by _refusal"
-    return heads
+    return known(op.q.shape[1])
 
 
 def _shared(op: LatentAttention) -> int:
-    width = 0 if op.shared is None else op.shared.shape[-1]
-    assert isinstance(width, int), "q is key + shared wide"
-    return width
+    return 0 if op.shared is None else known(op.shared.shape[-1])
 
 
 def _launch(

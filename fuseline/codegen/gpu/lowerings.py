@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 from fuseline.codegen.gpu import (
+    lower_attention,
     lower_experts,
     lower_heads,
     lower_index,
+    lower_latent,
     lower_linear,
     lower_pointwise,
     lower_route,
@@ -14,9 +16,11 @@ from fuseline.codegen.gpu import (
 )
 
 __all__ = [
+    "lower_attention",
     "lower_experts",
     "lower_heads",
     "lower_index",
+    "lower_latent",
     "lower_linear",
     "lower_pointwise",
     "lower_route",

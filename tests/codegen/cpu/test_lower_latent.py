@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from fuseline.codegen.cpu.latent_choice import most_absorbed
+from fuseline.codegen.latent_choice import most_absorbed
 from fuseline.codegen.lower import emit
 from fuseline.ir.evaluate import evaluate
 from fuseline.ir.layout import LayoutMap
