@@ -58,15 +58,20 @@ class Interpreter:
     """A process that interprets kernels; started when first needed."""
 
     def __init__(self) -> None:
-        root = Path(__file__).parents[3]
-        self._process = subprocess.Popen(
+        self._process = self._start()
+
+    def _start(self) -> subprocess.Popen[bytes]:
+        root = str(Path(__file__).parents[3])
+        path = [root, *filter(None, [os.environ.get("PYTHONPATH")])]
+        process = subprocess.Popen(
             [sys.executable, "-m", __name__],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             cwd=root,
-            env={**os.environ, "TRITON_INTERPRET": "1", "PYTHONPATH": str(root)},
+            env={**os.environ, "TRITON_INTERPRET": "1", "PYTHONPATH": os.pathsep.join(path)},
         )
-        atexit.register(self._process.kill)
+        atexit.register(process.kill)
+        return process
 
     def run(
         self,
@@ -101,7 +106,12 @@ class Interpreter:
         assert self._process.stdout is not None
         pickle.dump(job, self._process.stdin)
         self._process.stdin.flush()
-        answer: Answer = pickle.load(self._process.stdout)
+        try:
+            answer: Answer = pickle.load(self._process.stdout)
+        except EOFError:
+            status = self._process.wait()
+            self._process = self._start()  # the next test is not to blame
+            raise AssertionError(f"the interpreter ended ({status}) in\n{job.source}") from None
         assert not answer.error, f"{answer.error}\n{job.source}"
         return answer.storages
 
