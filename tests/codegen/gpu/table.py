@@ -1,0 +1,217 @@
+"""Writes docs/gpu-kernels.md: what the kernels of released models need on every target.
+
+    python -m tests.codegen.gpu.table            # minutes; what is in the cache is not built again
+    python -m tests.codegen.gpu.table --list     # the cases
+
+The cases are those of the tests of binaries. No GPU is needed. The exit code is 1 where a case has
+a kernel for which no configuration does without spills.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from fuseline.build_gpu import Candidate, choose, needs_building
+from fuseline.codegen.forms import When
+from fuseline.codegen.lower import Launch, emit
+from fuseline.codegen.targets import GPU_TARGETS
+from fuseline.config import Config
+from fuseline.ir.layout import LayoutMap
+from fuseline.ir.text import parse_func
+from fuseline.runtime.cache import Cache
+from fuseline.runtime.gpu.triton_build import identity
+from tests.codegen.gpu import (
+    head_models,
+    test_attention,
+    test_experts,
+    test_latent,
+    test_linear,
+    test_route,
+)
+
+ROOT = Path(__file__).parents[3]
+PAGE = ROOT / "docs" / "gpu-kernels.md"
+RESULTS = ROOT / "benchmarks" / "results" / "gpu_binaries.json"
+
+HEAD = """\
+# Kernels for GPUs
+
+What the generated kernels need at the sizes of released models, for each target: registers of a
+thread, kilobytes of shared memory of a block, warps of a block, and the widest load and store in
+bits. A kernel that spills is not in the table, as it is never run: the next configuration is taken.
+Sizes are the range of tokens (or rows) that the kernel runs for, where several share an op. Nothing
+of this was run on a GPU; it is read from the machine code.
+
+Made by `python -m tests.codegen.gpu.table`; the figures, and the versions of Triton and of its
+assemblers, are in `benchmarks/results/gpu_binaries.json`.
+"""
+
+NORMS = {
+    "Qwen3-8B, residual and norm": """func @f(%x: bf16[S, 4096], %r: bf16[S, 4096],
+        %w: bf16[4096]) {
+      %s, %y = add_rms_norm %x, %r, %w
+      return %s, %y
+    }""",
+    "DeepSeek-V3, residual and norm": """func @f(%x: bf16[S, 7168], %r: bf16[S, 7168],
+        %w: bf16[7168]) {
+      %s, %y = add_rms_norm %x, %r, %w
+      return %s, %y
+    }""",
+    "heads of 128": """func @f(%x: bf16[S, 32, 128], %w: bf16[128]) {
+      %y = rms_norm %x, %w
+      return %y
+    }""",
+}
+POINTS = {
+    "silu(gate) * up of 14336": """func @f(%x: bf16[S, 28672]) {
+      %g = slice %x {axis = 1, start = 0, stop = 14336}
+      %u = slice %x {axis = 1, start = 14336, stop = 28672}
+      %y = pointwise [%g, %u] {body = func @b(%g: bf16[S, 14336], %u: bf16[S, 14336]) {
+        %s = silu %g
+        %y = mul %s, %u
+        return %y
+      }}
+      return %y
+    }""",
+    "embedding of 4096": """func @f(%t: bf16[151936, 4096], %i: i64[S]) {
+      %y = embedding %t, %i
+      return %y
+    }""",
+    "argmax of 151936": """func @f(%x: f32[S, 151936]) {
+      %y = argmax %x {axis = 1}
+      return %y
+    }""",
+    "softmax of 4096": """func @f(%x: f32[S, 4096]) {
+      %y = softmax %x {axis = 1}
+      return %y
+    }""",
+}
+
+
+@dataclass(frozen=True)
+class Row:
+    """A kernel of a case, and what it needs on each target; a string where it cannot run."""
+
+    case: str
+    family: str
+    when: When
+    found: dict[str, Candidate | str]
+
+
+def cases() -> dict[str, list[Launch]]:
+    """The launches of every case."""
+    texts = {f"norms: {name}": text for name, text in NORMS.items()}
+    texts |= {f"element-wise and selection: {name}": text for name, text in POINTS.items()}
+    texts |= {f"heads: {name}": text for name, text in head_models.RELEASED.items()}
+    texts |= {
+        f"products: {name}": test_linear.released(*sizes)
+        for name, sizes in test_linear.RELEASED.items()
+    }
+    texts |= {
+        f"attention: {name}": test_attention.released(name) for name in test_attention.RELEASED
+    }
+    texts |= {"latent attention: DeepSeek-V3": test_latent.released()}
+    texts |= {
+        f"router: {name}": test_route.released(name, experts, dtype)
+        for name, (experts, dtype) in test_route.SIZES.items()
+    }
+    found = {case: lowered(text) for case, text in texts.items()}
+    for name in test_experts.RELEASED:
+        for tokens in (1, 8, 8192):
+            case = f"experts: {name}, {tokens} token{'s' if tokens > 1 else ''}"
+            found[case] = list(test_experts.launches_of(name, tokens))
+    return found
+
+
+def lowered(text: str) -> list[Launch]:
+    """What the ops of a func are lowered to."""
+    func = parse_func(text)
+    return [launch for step in emit(func, LayoutMap(func), "cuda") for launch in step.launches]
+
+
+def rows(cache: Cache, chosen: dict[str, list[Launch]]) -> Iterator[Row]:
+    """A row for every kernel of every case, built for every target."""
+    for case, launches in chosen.items():
+        print(case, file=sys.stderr, flush=True)
+        for launch in filter(needs_building, launches):
+            found = {target.name: choose(cache, launch, target) for target in GPU_TARGETS}
+            yield Row(case, launch.kernel.family, launch.when, found)
+
+
+def as_json(row: Row) -> dict[str, object]:
+    """A row for the file of results."""
+    targets = {
+        name: found
+        if isinstance(found, str)
+        else {
+            **found.binary.resources,
+            "warps": found.binary.warps,
+            "dynamic_shared_memory": found.binary.shared_memory,
+        }
+        for name, found in row.found.items()
+    }
+    sizes = None if row.when is None else [row.when[1], row.when[2]]
+    return {"case": row.case, "family": row.family, "sizes": sizes, "targets": targets}
+
+
+def page(found: Sequence[Row]) -> str:
+    """The page: a table for each group of cases."""
+    parts = [HEAD]
+    group = ""
+    names = [target.name for target in GPU_TARGETS]
+    for row in found:
+        head, _, rest = row.case.partition(": ")
+        if head != group:
+            group = head
+            columns = ["case", "kernel", "sizes", *names]
+            parts.append(f"\n## {head[0].upper()}{head[1:]}\n\n| {' | '.join(columns)} |")
+            parts.append(f"|{' --- |' * len(columns)}")
+        cells = [rest, row.family, _sizes(row.when), *(_cell(row.found[name]) for name in names)]
+        parts.append(f"| {' | '.join(cells)} |")
+    return "\n".join(parts) + "\n"
+
+
+def _sizes(when: When) -> str:
+    if when is None:
+        return "all"
+    _, low, high = when
+    return f"{low} and up" if high is None else str(low) if low == high else f"{low} to {high}"
+
+
+def _cell(found: Candidate | str) -> str:
+    if isinstance(found, str):
+        return "none fits"
+    binary, resources = found.binary, found.binary.resources
+    memory = (binary.shared_memory + resources["static_shared_memory"]) / 1024
+    widths = f"{resources['widest_load']}/{resources['widest_store']}"
+    shared = f"{memory:.0f}" if memory >= 1 or not memory else f"{memory:.1f}"
+    return f"{resources['registers']} regs, {shared} KB, {binary.warps} warps, {widths}"
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Build, and write the page and the file."""
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--list", action="store_true", help="print the names of the cases")
+    chosen, arguments = cases(), parser.parse_args(argv)
+    if arguments.list:
+        print("\n".join(chosen))
+        return 0
+    found = list(rows(Cache.open(Config().cache_dir), chosen))
+    results = {"compiler": identity(), "kernels": [as_json(row) for row in found]}
+    RESULTS.write_text(json.dumps(results, indent=1) + "\n")
+    PAGE.write_text(page(found))
+    bad = [(r.case, r.family, t) for r in found for t, f in r.found.items() if isinstance(f, str)]
+    for case, family, target in bad:
+        print(f"{case}: no configuration of {family} for {target}", file=sys.stderr)
+    return 1 if bad else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
