@@ -88,6 +88,11 @@ class Scene:
         return sum(part.block for part in (*self.keys, *self.values))
 
     @property
+    def marked(self) -> bool:
+        """Whether scores take more registers than their own: for a mask, a window or a cap."""
+        return any(v is not None for v in (self.op.mask, self.op.window, self.op.softcap))
+
+    @property
     def rows(self) -> Dim:
         """Rows of the result, over all heads that are attended here."""
         return product((self.op.q.shape[0], self.groups * self.group, self.op.q.shape[2]))

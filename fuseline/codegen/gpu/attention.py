@@ -256,7 +256,7 @@ class CombineKernel(TritonKernel, template="triton/attention_combine.py.jinja"):
     @property
     def block_splits(self) -> int:
         """Parts that are read at once."""
-        return max(1, min(16, 4096 // (self.block * self.block_rows)))
+        return max(1, min(16, 2048 // (self.block * self.block_rows)))
 
     @property
     def partial_row(self) -> int:

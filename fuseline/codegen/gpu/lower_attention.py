@@ -110,10 +110,13 @@ def few(scene: Scene, rows: int) -> list[Blocks]:
     if scene.op.q.dtype.itemsize == 4:
         found = [Blocks(16, 32, 8, 1), Blocks(16, 16, 8, 1)]
         return [Blocks(32, 32, 8, 1), *found] if rows > 16 and width <= 256 else found
-    if width <= 256:
-        return [Blocks(rows, 32, 4, 3), Blocks(rows, 64, 4, 2)]
+    if rows == 16 and width <= 256:
+        return [Blocks(16, 32, 4, 3), Blocks(16, 32, 8, 2)]
     if rows == 16 and width <= 512:
-        return [Blocks(16, 32, 4, 2)]
+        return [Blocks(16, 32, 4, 2), Blocks(16, 16, 8, 2)]
+    if width <= 256:
+        found = [Blocks(64, 32, 4, 3), Blocks(64, 32, 8, 2)]
+        return [*found, Blocks(32, 32, 8, 2)] if scene.marked else found
     narrow = [Blocks(16, 32, 8, 2), Blocks(16, 16, 8, 2)]
     return [Blocks(64, 32, 8, 2), Blocks(32, 32, 8, 2)] if width <= 512 and rows > 16 else narrow
 
@@ -128,6 +131,10 @@ def many(scene: Scene) -> list[Blocks]:
     if scene.op.q.dtype.itemsize == 4:
         found = [Blocks(16, 32, 8, 1), Blocks(16, 16, 8, 1)]
         return [Blocks(32, 16, 8, 1), *found] if width <= 256 else found
+    if scene.marked and width > 256:
+        return [Blocks(64, 32, 8, 2), Blocks(32, 32, 8, 2), Blocks(16, 32, 8, 2)]
+    if scene.marked:
+        return [Blocks(128, 32, 8, 2), Blocks(64, 32, 8, 2), Blocks(32, 32, 8, 2)]
     if width <= 128:
         return [Blocks(128, 64, 8, 3)]
     if width <= 256:

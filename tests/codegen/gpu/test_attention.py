@@ -314,7 +314,9 @@ def test_released_sizes_have_no_spills_and_copy_16_bytes_at_once(
     for target, kernel, made in built(released(name), binary_cache):
         assert not made.binary.spills
         if kernel.family == "attention":
-            assert copied(kernel, binary_cache, target) == {16}, (target.name, kernel)
+            # A block of 16 columns is copied by 8 bytes a thread: there are no more of them.
+            narrow = {8} if name == "phi-2" else set[int]()
+            assert copied(kernel, binary_cache, target) - narrow == {16}, (target.name, kernel)
 
 
 @slow
@@ -323,12 +325,27 @@ def test_other_types_have_no_spills(dtype: str, name: str, binary_cache: Cache) 
     assert list(built(released(name, dtype), binary_cache))
 
 
+MARKED = {
+    "everything": (
+        64,
+        8,
+        128,
+        "%m, %p, %s {scale = 0.1, causal = true, window = 128, softcap = 50.0}",
+    ),
+    "a mask": (32, 8, 128, "%m {scale = 0.1}"),
+    "gemma-2-9b": (16, 8, 256, "_, %p {scale = 0.1, causal = true, window = 4096, softcap = 50.0}"),
+    "gpt-oss-20b": (64, 8, 64, "_, %p, %s {scale = 0.1, causal = true, window = 128}"),
+}
+
+
 @slow
-def test_masks_caps_windows_and_sinks_have_no_spills(binary_cache: Cache) -> None:
-    text = """func @f(%q: bf16[B, 64, S, 128], %k: bf16[B, 8, T, 128], %v: bf16[B, 8, T, 128],
-                     %m: bf16[B, 1, S, T], %p: i64[S], %s: bf16[64]) {
-      %y = attention %q, %k, %v, %m, %p, %s {scale = 0.1, causal = true, window = 128,
-                                             softcap = 50.0}
+@pytest.mark.parametrize("name", MARKED)
+def test_masks_caps_windows_and_sinks_have_no_spills(name: str, binary_cache: Cache) -> None:
+    heads, groups, width, rest = MARKED[name]
+    text = f"""func @f(%q: bf16[B, {heads}, S, {width}], %k: bf16[B, {groups}, T, {width}],
+                     %v: bf16[B, {groups}, T, {width}], %m: bf16[B, 1, S, T], %p: i64[S],
+                     %s: bf16[{heads}]) {{
+      %y = attention %q, %k, %v, {rest}
       return %y
-    }"""
-    assert list(built(text.replace("window = 128,\n" + " " * 45, "window = 128, "), binary_cache))
+    }}"""
+    assert list(built(text, binary_cache))
