@@ -232,7 +232,6 @@ def combine(
         exp=scene.kernel(Blocks(cut.rows, 16, 1, 1), split=True).exp,
         viewed=into is not None,
         block_rows=max(1, cut.rows // 8) if cut.rows > FEW_ROWS else 1,
-        warps=2 if scene.width <= 128 and cut.rows <= FEW_ROWS else 4,
     )
     dims: dict[str, Dim] = {"rows": scene.rows, "Sq": op.q.shape[2], **cut.dims}
     dims |= named_strides("y", into[1] if into else head_strides(op.y, layouts))
