@@ -41,29 +41,20 @@ def triton_source(kernel: TritonKernel) -> TritonSource:
     )
 
 
-ENOUGH = 0.5
-"""The share of resident warps from which on more of them hide no more latency."""
-
-
 def choose(cache: Cache, launch: Launch, target: Target) -> Candidate | str:
-    """The configuration of a launch to run on a target, or why there is none.
+    """The configuration of a launch to run on a target, or why there is none: the first, in the
+    order of the lowering, that neither spills nor asks for more than the target has.
 
-    It is the first, in the order of the lowering, that neither spills nor asks for too much, and
-    leaves enough warps in flight; where none does, the one that leaves most.
+    How many warps are resident does not reorder them: a kernel that keeps its loads in flight by
+    pipelining is best with few.
     """
-    found: list[Candidate] = []
     refused: list[str] = []
     for each in (launch, *launch.others):
         made = candidate(cache, each, target)
-        if isinstance(made, str):
-            refused.append(made)
-            continue
-        found.append(made)
-        if made.resident >= ENOUGH:
+        if isinstance(made, Candidate):
             return made
-    if not found:
-        return "; ".join(refused)
-    return max(found, key=lambda c: c.resident)
+        refused.append(made)
+    return "; ".join(refused)
 
 
 def candidates(cache: Cache, launch: Launch, target: Target) -> tuple[list[Candidate], list[str]]:
