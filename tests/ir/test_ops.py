@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 
 from fuseline.ir.core import OPS
 from fuseline.ir.evaluate import bind, evaluate
+from fuseline.ir.ops.raised import attention_mask
 from fuseline.ir.text import parse_func, print_func
 from fuseline.ir.types import substitute
 from fuseline.ir.verify import verify
@@ -92,3 +93,9 @@ def test_cost_is_known_once_the_symbols_are(name: str) -> None:
 def test_clone_prints_the_same(data: st.DataObject) -> None:
     case = data.draw(op_cases(data.draw(st.sampled_from(SHIPPED))))
     assert print_func(case.func.clone()) == print_func(case.func)
+
+
+@pytest.mark.parametrize("positions", [None, torch.arange(0), torch.zeros(2, 0, dtype=torch.int64)])
+def test_masks_of_no_queries(positions: torch.Tensor | None) -> None:
+    scores = torch.zeros(2, 3, 0, 5)
+    assert attention_mask(scores, None, positions, causal=True, window=2).shape == scores.shape

@@ -222,7 +222,7 @@ def attention_mask(
         return scores
     sq, sk = scores.shape[-2:]
     rows = torch.arange(sq) if positions is None else positions
-    rows = rows.reshape((-1, 1, sq, 1))
+    rows = rows.reshape((rows.numel() // sq if sq else 1, 1, sq, 1))
     keys = torch.arange(sk)
     if causal:
         scores = scores.masked_fill(keys > rows, -torch.inf)
