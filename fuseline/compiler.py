@@ -21,7 +21,7 @@ from torch import Tensor, fx, nn
 
 from fuseline import errors
 from fuseline.build import Built, OnProgress, Tools, build
-from fuseline.codegen.targets import GPU_TARGETS, TARGETS, Target
+from fuseline.codegen.targets import GPU_TARGETS, SMALLER_AMPERE, TARGETS, Target
 from fuseline.config import Config
 from fuseline.debug.dump import Dump, check_folder
 from fuseline.debug.reproducer import internal_error
@@ -469,23 +469,25 @@ def place(captured: Captured, wanted: str) -> Placed | str:
         return f"{first} is on {device}, {others[0][1]} on {others[0][0]}"
     if device.type not in ("cpu", "cuda"):
         return f"{first} is on {device}; fuseline compiles for the CPU and for NVIDIA GPUs"
-    name = target_of(device) if wanted == "auto" else wanted
-    if isinstance(name, errors.Diagnostic):
-        return str(name)
-    target = TARGETS[name]
+    found = target_of(device) if wanted == "auto" else TARGETS[wanted]
+    if isinstance(found, errors.Diagnostic):
+        return str(found)
+    target = found
     if device.type == "cuda" and target.backend == "cpu":
         return f"{first} is on {device}, the target is {target.name}"
     return Placed(target, device)
 
 
-def target_of(device: torch.device) -> str | errors.Diagnostic:
-    """The name of the target whose binaries a device runs, or what to say where there is none."""
+def target_of(device: torch.device) -> Target | errors.Diagnostic:
+    """The target whose binaries a device runs, or what to say where there is none."""
     if device.type == "cpu":
-        return "cpu"
+        return TARGETS["cpu"]
     major, minor = torch.cuda.get_device_capability(device)
+    if (major, minor) in ((8, 6), (8, 9)):
+        return SMALLER_AMPERE
     name = {8: "sm_80", 9: "sm_90"}.get(major, f"sm_{major}{minor}")
     if name in TARGETS:
-        return name
+        return TARGETS[name]
     known = ", ".join(target.name for target in GPU_TARGETS)
     return errors.UNKNOWN_GPU.diagnostic(
         torch.cuda.get_device_name(device), found=f"sm_{major}{minor}", expected=f"one of {known}"

@@ -5,7 +5,13 @@ number. The rest of the package calls what is exported here and keeps to torch's
 is behind second starts (`precompile`, `recording`, `identities`) is imported from its own modules.
 """
 
-from fuseline._torch.native import current_stream, dlpack_exchange, sgemm_address, thread_limits
+from fuseline._torch.native import (
+    current_stream,
+    dlpack_exchange,
+    end_allocations,
+    sgemm_address,
+    thread_limits,
+)
 from fuseline._torch.nodes import (
     is_functorch,
     is_grad_mode,
@@ -57,6 +63,7 @@ from fuseline._torch.watch import (
 __all__ = [
     "ShapeEnv",
     "current_stream",
+    "end_allocations",
     "fake_mode_of",
     "is_fake",
     "shape_env_of",

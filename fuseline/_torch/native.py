@@ -42,6 +42,13 @@ def current_stream(device: torch.device) -> int:
     return int(torch.cuda.current_stream(device).cuda_stream)
 
 
+def end_allocations(device: torch.device, pool: object) -> None:
+    """Stop sending allocations to the pool of a capture: one that fails does not do so itself."""
+    end: Any = getattr(cast("Any", torch)._C, "_cuda_endAllocateToPool", None)
+    if end is not None:
+        end(device.index or 0, pool)
+
+
 def _address_in(library: str | None, symbol: str) -> int:
     try:
         function = getattr(ctypes.CDLL(library), symbol)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from dataclasses import dataclass
 from typing import Literal
 
@@ -68,6 +69,11 @@ TARGETS: dict[str, Target] = {
 }
 """Every target by name."""
 
+SMALLER_AMPERE = dataclasses.replace(
+    TARGETS["sm_80"], block_memory=99 * _K, shared_memory=100 * _K, warps=48, blocks=16
+)
+"""Capabilities 8.6 and 8.9: they run the code of sm_80, and have less room."""
+
 GPU_TARGETS = tuple(target for target in TARGETS.values() if target.backend == "cuda")
 
-__all__ = ["GPU_TARGETS", "TARGETS", "Backend", "Target"]
+__all__ = ["GPU_TARGETS", "SMALLER_AMPERE", "TARGETS", "Backend", "Target"]

@@ -119,7 +119,7 @@ class Program:
         plan: what to run.
         runner: runs native steps; None where the plan has none.
         kernels: what native steps call; on the CPU, and none, by default.
-        threads: most workers that a step may use.
+        threads: most workers that a step may use; a GPU has workers of its own, and gets one.
         pieces: run native steps that follow one another in one call; else each in its own.
 
     """
@@ -135,7 +135,7 @@ class Program:
     ) -> None:
         self.plan = plan
         self.pieces = pieces
-        self.threads = threads
+        self.threads = threads if (kernels or HostKernels()).device.type == "cpu" else 1
         self.kernels = kernels or HostKernels()
         self.device = self.kernels.device
         self.signature = _signature(plan, runner, self.device)
@@ -143,7 +143,7 @@ class Program:
         self._evaluate = Evaluator(plan)
         self._bound: OrderedDict[tuple[int, ...], Bound] = OrderedDict()
         self.used = False
-        self._lock = threading.Lock()
+        self.lock = threading.Lock()
         self._arena = torch.empty(0, dtype=torch.uint8, device=self.device)
         self._arena_slot = len(plan.buffers)
         self._tensors = [b.arg for b in plan.buffers if b.kind == "arg"]
@@ -154,8 +154,8 @@ class Program:
 
     def renew(self) -> None:
         """In a forked child: what another thread was running there will not end."""
-        if self._lock.locked():
-            self._lock = threading.Lock()
+        if self.lock.locked():
+            self.lock = threading.Lock()
             self._bound.clear()
 
     @property
@@ -172,12 +172,17 @@ class Program:
         """
         given = arguments if isinstance(arguments, (list, tuple)) else list(arguments)
         key = self.check(given)
-        with self._lock:
-            bound = self.bind(key)
-            if bound.native:
-                return self._run(bound, given)
-            with torch.no_grad():
-                return self._run(bound, given)
+        with self.lock:
+            return self.run(key, given)
+
+    def run(self, key: tuple[int, ...], given: Sequence[Argument]) -> list[Tensor]:
+        """Run the plan for sizes that `check` gave; whoever calls holds the lock."""
+        bound = self.bind(key)
+        self.kernels.follow()
+        if bound.native:
+            return self._run(bound, given)
+        with torch.no_grad():
+            return self._run(bound, given)
 
     def check(self, given: Sequence[Argument]) -> tuple[int, ...]:
         """The values of the plan's symbols in a call with these arguments, a list or tuple.
@@ -318,11 +323,17 @@ class Program:
 
     def _run(self, bound: Bound, arguments: Sequence[Any]) -> list[Tensor]:
         if self._arena.numel() < bound.arena:
-            self._arena = self.memory(bound.arena)
+            self._arena = self.grown(self._arena, bound.arena)
         slots = self.slots(bound, arguments, self._arena)
         for segment in bound.segments:
             self.run_segment(segment, bound, slots)
         return self.results(bound, slots)
+
+    def grown(self, old: Tensor, nbytes: int) -> Tensor:
+        """Memory in the place of other memory, which launches that are under way may still use."""
+        if old.device.type == "cuda" and old.numel():
+            old.record_stream(torch.cuda.current_stream(old.device))
+        return self.memory(nbytes)
 
     def memory(self, nbytes: int) -> Tensor:
         """Memory on the program's device; torch aligns it to 64 bytes at least."""
@@ -343,8 +354,10 @@ class Program:
         match segment:
             case Piece():
                 self.kernels.enter()
-                segment(slots)
-                self.kernels.leave()
+                try:
+                    segment(slots)
+                finally:
+                    self.kernels.leave()
             case BoundLibrary():
                 self._run_library(segment, bound, slots)
             case BoundHost():

@@ -23,6 +23,9 @@ class Kernels(Protocol):
         """The address and the integers by which the native runner launches a kernel."""
         ...
 
+    def follow(self) -> None:
+        """Have what is done next on the device wait for the last call, if that was elsewhere."""
+
     def enter(self) -> None:
         """Make launches of this thread go where torch's own go now."""
 
@@ -49,6 +52,9 @@ class HostKernels:
     def call(self, symbol: str, dims: tuple[int, ...], grid: Grid) -> tuple[int, tuple[int, ...]]:
         """The kernel's own address, and its dims."""
         return self.addresses[symbol], dims
+
+    def follow(self) -> None:
+        """Nothing: a call has ended when it returns."""
 
     def enter(self) -> None:
         """Nothing: kernels run where they are called."""

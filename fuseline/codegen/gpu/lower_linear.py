@@ -19,7 +19,7 @@ from fuseline.codegen.gpu.linear import (
 )
 from fuseline.codegen.gpu.linear_choice import MOST_ROWS, Shape, choose_linear
 from fuseline.codegen.library import LibraryKernel, ScratchTensor
-from fuseline.codegen.lower import Launch, Lowered, Operand, Scratch, dtype_name, lowers
+from fuseline.codegen.lower import Launch, Lowered, Operand, Refusal, Scratch, dtype_name, lowers
 from fuseline.codegen.lower import work as work_of
 from fuseline.codegen.products import Product, ProductOp, product_of
 from fuseline.ir.core import Value
@@ -44,8 +44,10 @@ def lower_product(op: ProductOp, layouts: LayoutMap) -> Lowered:
     low, high = bounds(item.tokens, layouts.func.symbols)
     choices = choose_linear(_shape(item), low, high)
     launches: list[Launch] = []
-    for first, last, kernels in choices:
-        when = None if len(choices) == 1 else (item.tokens, first, last)
+    if high == 0:
+        return Refusal("no tokens")
+    for first, last, kernels in choices:  # one token at least: a block reads its rows unmasked
+        when = None if len(choices) == 1 and low else (item.tokens, first, last)
         place = _Place(item, layouts, when)
         launches += place.kernel(kernels) if kernels else place.library()
     return launches

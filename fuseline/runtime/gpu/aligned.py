@@ -8,6 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from fuseline.runtime.memory import copy_into, copy_of
 from fuseline.runtime.plan import Plan
 
 ALIGNMENT = 16
@@ -41,16 +42,9 @@ class Aligned:
         given = list(arguments)
         with torch.no_grad():
             for number, _ in askew:
-                given[number] = _copy(given[number])
+                given[number] = copy_of(given[number])
             results = self.run(given)
             for number, written in askew:
                 if written:
-                    arguments[number].copy_(given[number])
+                    copy_into(arguments[number], given[number])
         return results
-
-
-def _copy(tensor: Tensor) -> Tensor:
-    fresh = torch.empty_strided(
-        tensor.shape, tensor.stride(), dtype=tensor.dtype, device=tensor.device
-    )
-    return fresh.copy_(tensor)

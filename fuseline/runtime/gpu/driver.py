@@ -60,21 +60,44 @@ def has_bindings() -> bool:
 
 
 @lru_cache(maxsize=1)
-def launch_address() -> int:
-    """The address of ``cuLaunchKernel``."""
+def launcher_addresses() -> tuple[int, int, int]:
+    """The addresses of what the launcher calls: to launch, to enter a context, and to leave it."""
     driver()
     library = ctypes.CDLL(LIBRARY)
-    return ctypes.cast(library.cuLaunchKernel, ctypes.c_void_p).value or 0
+    names = ("cuLaunchKernel", "cuCtxPushCurrent_v2", "cuCtxPopCurrent_v2")
+    launch, push, pop = (ctypes.cast(getattr(library, n), ctypes.c_void_p).value for n in names)
+    return launch or 0, push or 0, pop or 0
 
 
-def load(binary: Binary, target: str) -> Function:
-    """Load a kernel into the current context of this thread.
+@lru_cache
+def primary_context(number: int) -> int:
+    """The handle of a device's primary context, which is torch's; it is kept for good.
+
+    Raises:
+        DeviceError: FL1002, for a device that is not there.
+
+    """
+    cuda = driver()
+    device = _checked(cuda, cuda.cuDeviceGet(number), f"for device {number}", "")
+    return int(_checked(cuda, cuda.cuDevicePrimaryCtxRetain(device), f"for device {number}", ""))
+
+
+def load(binary: Binary, number: int, target: str) -> Function:
+    """Load a kernel into the primary context of a device.
 
     Raises:
         DeviceError: FL1002, if the driver does not take it.
 
     """
     cuda = driver()
+    _checked(cuda, cuda.cuCtxPushCurrent(primary_context(number)), binary.symbol, target)
+    try:
+        return _loaded(cuda, binary, target)
+    finally:
+        cuda.cuCtxPopCurrent()
+
+
+def _loaded(cuda: Any, binary: Binary, target: str) -> Function:
     module = _checked(cuda, cuda.cuModuleLoadData(binary.cubin), binary.symbol, target)
     function = _checked(
         cuda, cuda.cuModuleGetFunction(module, binary.symbol.encode()), binary.symbol, target
@@ -98,7 +121,7 @@ def _checked(cuda: Any, answer: Any, symbol: str, target: str) -> Any:
     status, *values = answer
     if status:
         found = _name(cuda, status)
-        raise errors.KERNEL_UNLOADABLE.error(symbol, where=target, found=found)
+        raise errors.KERNEL_UNLOADABLE.error(symbol, where=target or None, found=found)
     return values[0] if values else None
 
 

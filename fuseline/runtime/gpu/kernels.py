@@ -29,13 +29,13 @@ class Launcher:
 
     Attributes:
         address: of ``fl_gpu_launch``, a kernel for the native runner.
-        enter: takes the stream that this thread's launches go to.
-        status: the driver's word on the launches since last asked, 0 for success.
+        enter: takes the context and the stream that this thread's launches go to.
+        leave: gives the driver's word on them, 0 for success.
     """
 
     address: int
     enter: ctypes._CFunctionType  # pyright: ignore[reportPrivateUsage]
-    status: ctypes._CFunctionType  # pyright: ignore[reportPrivateUsage]
+    leave: ctypes._CFunctionType  # pyright: ignore[reportPrivateUsage]
 
     @classmethod
     def open(cls, cache: Cache, toolchain: Toolchain) -> Launcher:
@@ -47,12 +47,13 @@ class Launcher:
 
         """
         library = _library(cache, toolchain)
-        connect = ctypes.PYFUNCTYPE(None, ctypes.c_void_p)(library.address("fl_gpu_connect"))
-        connect(driver.launch_address())
+        pointer = ctypes.c_void_p
+        connect = ctypes.PYFUNCTYPE(None, pointer, pointer, pointer)
+        connect(library.address("fl_gpu_connect"))(*driver.launcher_addresses())
         return cls(
             library.address("fl_gpu_launch"),
-            ctypes.PYFUNCTYPE(None, ctypes.c_void_p)(library.address("fl_gpu_enter")),
-            ctypes.PYFUNCTYPE(ctypes.c_int)(library.address("fl_gpu_status")),
+            ctypes.PYFUNCTYPE(None, pointer, pointer)(library.address("fl_gpu_enter")),
+            ctypes.PYFUNCTYPE(ctypes.c_int)(library.address("fl_gpu_leave")),
         )
 
 
@@ -79,6 +80,7 @@ class DeviceKernels:
     device: torch.device
     target: str
     _loaded: dict[str, Function] = field(default_factory=dict[str, Function])
+    _last: torch.cuda.Stream | None = None
 
     def call(self, symbol: str, dims: tuple[int, ...], grid: Grid) -> tuple[int, tuple[int, ...]]:
         """The launcher's address, and the integers that it takes; see ``launcher.cpp``.
@@ -89,14 +91,23 @@ class DeviceKernels:
         """
         function = self._loaded.get(symbol)
         if function is None:
-            with torch.cuda.device(self.device):
-                function = driver.load(self.binaries[symbol], self.target)
+            function = driver.load(self.binaries[symbol], self.device.index, self.target)
             self._loaded[symbol] = function
         return self.launcher.address, packed(function, dims, grid)
 
+    def follow(self) -> None:
+        """Make torch's current stream wait for the one that the last call went to: both use the
+        program's own memory.
+        """
+        stream = torch.cuda.current_stream(self.device)
+        if self._last is not None and self._last != stream:
+            stream.wait_stream(self._last)
+        self._last = stream
+
     def enter(self) -> None:
         """Send this thread's launches to torch's current stream of the device."""
-        self.launcher.enter(_torch.current_stream(self.device))
+        context = driver.primary_context(self.device.index)
+        self.launcher.enter(context, _torch.current_stream(self.device))
 
     def leave(self) -> None:
         """Raise what the driver said of the launches.
@@ -105,7 +116,7 @@ class DeviceKernels:
             DeviceError: FL1003, if it refused one.
 
         """
-        if status := self.launcher.status():
+        if status := self.launcher.leave():
             raise driver.failed(status)
 
 

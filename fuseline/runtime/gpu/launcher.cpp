@@ -10,31 +10,47 @@ namespace {
 typedef int (*launch_kernel)(void *function, unsigned gx, unsigned gy, unsigned gz, unsigned bx,
                              unsigned by, unsigned bz, unsigned shared, void *stream, void **params,
                              void **extra);
+typedef int (*push_context)(void *context);
+typedef int (*pop_context)(void **context);
 
 constexpr int kHead = 9, kMost = 128;  // a mask has 64 bits, and kernels have fewer arguments
+constexpr int kShared = 1;             // CUDA_ERROR_INVALID_VALUE: a launch cannot be cut into shares
 
 launch_kernel launch = nullptr;
+push_context push = nullptr;
+pop_context pop = nullptr;
 thread_local void *stream = nullptr;
-thread_local int status = 0;  // of the first launch that the driver refused, since last asked
+thread_local int status = 0;  // of the first call that the driver refused, since `fl_gpu_leave`
 
 }  // namespace
 
 extern "C" {
 
-// The driver's cuLaunchKernel.
-void fl_gpu_connect(void *function) { launch = reinterpret_cast<launch_kernel>(function); }
+// The driver's cuLaunchKernel, cuCtxPushCurrent and cuCtxPopCurrent.
+void fl_gpu_connect(void *launch_, void *push_, void *pop_) {
+  launch = reinterpret_cast<launch_kernel>(launch_);
+  push = reinterpret_cast<push_context>(push_);
+  pop = reinterpret_cast<pop_context>(pop_);
+}
 
-// Where this thread's launches go.
-void fl_gpu_enter(void *to) { stream = to; }
+// Where this thread's launches go, until it leaves.
+void fl_gpu_enter(void *context, void *to) {
+  stream = to;
+  status = push(context);
+}
 
-int fl_gpu_status() {
+// What the driver said meanwhile, 0 for success.
+int fl_gpu_leave() {
   const int found = status;
+  void *context;
+  pop(&context);
   status = 0;
   return found;
 }
 
 void fl_gpu_launch(const fl_call *call) {
   const int64_t *head = call->dim, *dim = call->dim + kHead;
+  if (call->nth != 1) status = kShared;
   if (status || !head[1] || !head[2] || !head[3]) return;  // a grid without blocks is an error
   void *params[kMost];
   int32_t narrow[kMost];

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import logging
 import math
-import threading
 import time
 from collections import OrderedDict
 from collections.abc import Callable, Sequence
@@ -17,7 +16,8 @@ from torch import Tensor
 from fuseline import errors
 from fuseline.runtime.executor import Bound, BoundHost, Program, Segment, Slots
 from fuseline.runtime.fork import renew_in_children
-from fuseline.runtime.graphs.recorder import NotRecordable, Recorder, Recording
+from fuseline.runtime.graphs.recorder import NotRecordable, Recorder, Recording, first_line
+from fuseline.runtime.memory import copy_into, copy_of, like
 
 log = logging.getLogger(__name__)
 
@@ -36,17 +36,24 @@ MOVES = 3
 """How often weights or state may move before a set of sizes is no longer recorded."""
 
 
+_LEFT_ALONE: list[object] = []
+"""In a forked child, the parent's recordings: releasing them there would go to a device that the
+child cannot use."""
+
+
 @dataclass
 class _Entry:
     """Recordings for one set of sizes.
 
     ``copied`` are the slots of inputs with the memory that the recordings read, ``fixed`` those
     that must be where they were, ``parts`` what a call does: recordings, and steps between them.
-    ``slots`` keeps all memory that is recorded.
+    ``slots`` keeps the memory that is recorded, but what is the caller's: that is there only while
+    a call runs.
     """
 
     bound: Bound
     slots: Slots
+    arena: Tensor
     copied: list[tuple[int, Tensor]]
     fixed: list[tuple[int, int]]
     parts: list[Callable[[], None]] = field(default_factory=list[Callable[[], None]])
@@ -99,13 +106,12 @@ class Graphed:
         self.seconds = 0.0
         self._states: OrderedDict[tuple[int, ...], _State] = OrderedDict()
         self._arena = program.memory(0)
-        self._lock = threading.Lock()
         renew_in_children(self)
 
     def renew(self) -> None:
         """In a forked child: a device's recordings are the parent's."""
-        self._lock = threading.Lock()
-        self._states.clear()
+        _LEFT_ALONE.append(self._states)
+        self._states = OrderedDict()
 
     @property
     def recorded(self) -> int:
@@ -116,7 +122,8 @@ class Graphed:
     def nbytes(self) -> int:
         """Bytes that the recordings hold for their own."""
         entries = [s.entry for s in self._states.values() if s.entry is not None]
-        return sum(e.nbytes for e in entries) + self._arena.numel() + self.recorder.nbytes()
+        arenas = {e.arena.data_ptr(): e.arena.numel() for e in entries}
+        return sum(e.nbytes for e in entries) + sum(arenas.values()) + self.recorder.nbytes()
 
     @property
     def reasons(self) -> dict[str, int]:
@@ -136,15 +143,19 @@ class Graphed:
 
         """
         given = arguments if isinstance(arguments, (list, tuple)) else list(arguments)
-        key = self.program.check(given)
-        with self._lock:
+        program = self.program
+        key = program.check(given)
+        with program.lock:
+            if self.recorder.busy():
+                return program.run(key, given)
             state = self._states.setdefault(key, _State())
             self._states.move_to_end(key)
             entry = self._entry(key, state, given)
-            if entry is not None:
-                with torch.no_grad():
-                    return self._replay(entry, given)
-        return self.program(given)
+            if entry is None:
+                return program.run(key, given)
+            program.kernels.follow()
+            with torch.no_grad():
+                return self._replay(entry, given)
 
     # -- choosing -----------------------------------------------------------------------------
 
@@ -195,10 +206,9 @@ class Graphed:
         if self.largest is not None and self._tokens(given) > self.largest:
             state.reason = f"more than {self.largest} tokens, which keep the device busy"
             return
+        self.program.kernels.follow()
         try:
-            state.entry = self._recorded(bound, state, given)
-        except torch.OutOfMemoryError as error:
-            self._give_way(state, error)
+            state.entry = self._recorded_if_it_fits(bound, state, given)
         except NotRecordable as error:
             state.reason = str(error)
             errors.NOT_RECORDED.warn(found=str(error), stacklevel=5)
@@ -215,13 +225,24 @@ class Graphed:
                 most = max(most, math.prod(rows))
         return most
 
-    def _give_way(self, state: _State, error: Exception) -> None:
-        """Without memory for another recording, all others go, and this one is not tried again."""
-        for other in self._states.values():
-            self._forget(other)
-        self._arena = self.program.memory(0)
-        state.reason = "no memory for a recording"
-        errors.NOT_RECORDED.warn(found=str(error).splitlines()[0], stacklevel=6)
+    def _recorded_if_it_fits(
+        self, bound: Bound, state: _State, given: Sequence[Any]
+    ) -> _Entry | None:
+        """All recordings of one set of sizes. Without memory for them all others go, and it is
+        tried once more.
+        """
+        for last in (False, True):
+            try:
+                return self._recorded(bound, state, given)
+            except torch.OutOfMemoryError as error:
+                for other in self._states.values():
+                    self._forget(other)
+                self._arena = self.program.grown(self._arena, 0)
+                self.recorder.trim()
+                if last:
+                    state.reason = "no memory for a recording"
+                    errors.NOT_RECORDED.warn(found=first_line(error), stacklevel=6)
+        return None
 
     def _recorded(self, bound: Bound, state: _State, given: Sequence[Any]) -> _Entry:
         """All recordings of one set of sizes; a step that is refused becomes a break, and all
@@ -242,14 +263,21 @@ class Graphed:
                     raise NotRecordable(refused.reason) from refused
                 state.breaks.add(refused.number)
                 continue
+            self._let_go(entry)
             return entry
+
+    def _let_go(self, entry: _Entry) -> None:
+        """Keep nothing alive that the caller gave."""
+        for slot, _ in entry.fixed:
+            entry.slots[slot] = None
 
     def _frame(self, bound: Bound, given: Sequence[Any]) -> _Entry:
         """The memory that is recorded: the caller's for weights, state and what is large, own
         memory for other inputs and for results.
         """
         if self._arena.numel() < bound.arena:
-            self._arena = self.program.memory(bound.arena)  # older recordings keep theirs
+            # older recordings keep theirs
+            self._arena = self.program.grown(self._arena, bound.arena)
         plan, own = self.program.plan, list(given)
         copied: list[tuple[int, Tensor]] = []
         fixed: list[tuple[int, int]] = []
@@ -262,15 +290,13 @@ class Graphed:
             if spec.fixed or spec.written or size > COPIED:
                 fixed.append((slot, tensor.data_ptr()))
                 continue
-            own[buffer.arg] = torch.empty_strided(
-                tensor.shape, tensor.stride(), dtype=tensor.dtype, device=tensor.device
-            )
+            own[buffer.arg] = like(tensor)
             copied.append((slot, own[buffer.arg]))
             nbytes += size
         slots = self.program.slots(bound, own, self._arena)
         outputs = (slots[out.slot] for out in bound.outputs)
         nbytes += sum(t.untyped_storage().nbytes() for t in outputs if t is not None)
-        return _Entry(bound, slots, copied, fixed, nbytes=nbytes)
+        return _Entry(bound, slots, self._arena, copied, fixed, nbytes=nbytes)
 
     def _record_parts(self, entry: _Entry, state: _State) -> None:
         """Walk the segments: record those that follow one another, leave breaks between them."""
@@ -312,12 +338,13 @@ class Graphed:
             )
             entry.nbytes += cast("Tensor", entry.slots[view.buffer]).untyped_storage().nbytes()
 
+        kept = {view.buffer: cast("Tensor", entry.slots[view.buffer]) for view in host.results}
+
         def run() -> None:
-            kept = {view.buffer: cast("Tensor", entry.slots[view.buffer]) for view in host.results}
-            self.program.run_segment(host, entry.bound, entry.slots)
+            slots = list(entry.slots)
+            self.program.run_segment(host, entry.bound, slots)
             for buffer, memory in kept.items():
-                memory.copy_(cast("Tensor", entry.slots[buffer]))
-                entry.slots[buffer] = memory
+                copy_into(memory, cast("Tensor", slots[buffer]))
 
         return run
 
@@ -326,17 +353,26 @@ class Graphed:
     def _replay(self, entry: _Entry, given: Sequence[Any]) -> list[Tensor]:
         plan = self.program.plan
         for slot, memory in entry.copied:
-            memory.copy_(given[plan.buffers[slot].arg])
-        for part in entry.parts:
-            part()
-        slots = list(entry.slots)
-        for slot, _ in entry.copied:  # a result may be a view of what the caller gave
+            copy_into(memory, given[plan.buffers[slot].arg])
+        for slot, _ in entry.fixed:
+            entry.slots[slot] = given[plan.buffers[slot].arg]
+        try:
+            for part in entry.parts:
+                part()
+            return self._results(entry, given)
+        finally:
+            self._let_go(entry)
+
+    def _results(self, entry: _Entry, given: Sequence[Any]) -> list[Tensor]:
+        """What a call gives: copies of what recordings write, and views of what was given."""
+        plan, slots = self.program.plan, list(entry.slots)
+        for slot, _ in entry.copied:
             slots[slot] = given[plan.buffers[slot].arg]
-        made = {b for b, buffer in enumerate(plan.buffers) if buffer.kind != "arg"}
         for item in entry.bound.returns:
             buffer = item if isinstance(item, int) else item.buffer
-            if buffer in made and slots[buffer] is entry.slots[buffer]:
-                slots[buffer] = _copy_of(cast("Tensor", slots[buffer]))
+            made = plan.buffers[buffer].kind != "arg"
+            if made and slots[buffer] is entry.slots[buffer]:
+                slots[buffer] = copy_of(cast("Tensor", slots[buffer]))
         return self.program.results(entry.bound, slots)
 
 
@@ -348,11 +384,3 @@ class _Refused(Exception):
         self.number = number
         self.label = label
         self.reason = reason
-
-
-def _copy_of(tensor: Tensor) -> Tensor:
-    """The same in new memory, strides kept."""
-    fresh = torch.empty_strided(
-        tensor.shape, tensor.stride(), dtype=tensor.dtype, device=tensor.device
-    )
-    return fresh.copy_(tensor)

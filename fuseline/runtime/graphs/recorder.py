@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import contextlib
+import gc
 from collections.abc import Generator
 from dataclasses import dataclass
 from typing import Any, Protocol, cast
 
 import torch
+
+from fuseline import _torch, errors
 
 
 class NotRecordable(Exception):
@@ -38,8 +41,16 @@ class Recorder(Protocol):
         """
         ...
 
+    def busy(self) -> bool:
+        """Whether somebody else is recording what this thread does now."""
+        ...
+
+    def trim(self) -> None:
+        """Give back memory that nothing uses."""
+        ...
+
     def nbytes(self) -> int:
-        """Bytes of memory that the pool holds."""
+        """Bytes of memory that recordings use."""
         ...
 
 
@@ -59,39 +70,61 @@ class CudaGraphs:
 
     def __init__(self, device: torch.device) -> None:
         self.device = device
-        self._pool: Any = cast("Any", torch.cuda).graph_pool_handle()
-        self._stream = torch.cuda.Stream(device)
+        self._pools: list[Any] = []
+        self._renew()
+
+    def _renew(self) -> None:
+        """A new pool and stream: those of a capture that went wrong are not to be used again."""
+        self._pools.append(cast("Any", torch.cuda).graph_pool_handle())
+        self._stream = torch.cuda.Stream(self.device)
 
     @contextlib.contextmanager
     def record(self) -> Generator[Recording]:
         """Capture what is done within, on a stream of its own."""
         graph: Any = torch.cuda.CUDAGraph()
+        gc.collect()  # a tensor that dies during a capture may wait for the device
         self._stream.wait_stream(torch.cuda.current_stream(self.device))
-        begun = False
+        done = False
         try:
             with torch.cuda.stream(self._stream):
-                graph.capture_begin(pool=self._pool, capture_error_mode="thread_local")
-                begun = True
+                graph.capture_begin(pool=self._pools[-1], capture_error_mode="thread_local")
                 yield _CudaRecording(graph)
-                begun = False
                 graph.capture_end()
+            done = True
         except torch.OutOfMemoryError:
-            self._abandon(graph, begun)
             raise
-        except Exception as error:
-            self._abandon(graph, begun)
-            raise NotRecordable(str(error).splitlines()[0]) from error
+        except (RuntimeError, errors.FuselineError) as error:
+            raise NotRecordable(first_line(error)) from error
+        finally:
+            if not done:
+                self._abandon(graph)
         torch.cuda.current_stream(self.device).wait_stream(self._stream)
 
-    def _abandon(self, graph: Any, begun: bool) -> None:
-        """End a capture that went wrong, whatever it says to that."""
+    def _abandon(self, graph: Any) -> None:
+        """End a capture that went wrong, whatever is said to that, and take leave of its pool."""
         with contextlib.suppress(Exception), torch.cuda.stream(self._stream):
-            if begun:
-                graph.capture_end()
+            graph.capture_end()
+        with contextlib.suppress(Exception):
+            _torch.end_allocations(self.device, self._pools[-1])
         with contextlib.suppress(Exception):
             graph.reset()
+        self._renew()
+
+    def busy(self) -> bool:
+        """Whether the current stream is being captured."""
+        return torch.cuda.is_current_stream_capturing()
+
+    def trim(self) -> None:
+        """Have the allocator give back what it keeps: it does not do so within a capture."""
+        torch.cuda.empty_cache()
 
     def nbytes(self) -> int:
-        """Bytes of the segments of the pool."""
-        snapshot: list[Any] = cast("Any", torch.cuda).memory_snapshot(self._pool)
-        return sum(int(segment["total_size"]) for segment in snapshot)
+        """Bytes that are allocated in the pools."""
+        snapshot: Any = cast("Any", torch.cuda).memory_snapshot
+        segments = [segment for pool in self._pools for segment in snapshot(pool)]
+        return sum(int(segment["allocated_size"]) for segment in segments)
+
+
+def first_line(error: BaseException) -> str:
+    """What an error says first, or its name."""
+    return (str(error).splitlines() or [type(error).__name__])[0]

@@ -15,7 +15,7 @@ from torch import Tensor
 from fuseline.build_gpu import choose
 from fuseline.codegen.gpu.kernel import TritonKernel
 from fuseline.codegen.lower import Launch
-from fuseline.codegen.targets import TARGETS, Target
+from fuseline.codegen.targets import Target
 from fuseline.compiler import target_of
 from fuseline.runtime import native
 from fuseline.runtime.cache import Cache
@@ -40,17 +40,17 @@ class Device:
     def open(cls) -> Device:
         """The current device of torch."""
         device = torch.device("cuda", torch.cuda.current_device())
-        name = target_of(device)
-        assert isinstance(name, str), name
+        target = target_of(device)
+        assert isinstance(target, Target), target
         folder = Path(mkdtemp())
         folder.chmod(0o700)
         cache = Cache(folder)
         toolchain = find_toolchain(cache)
         launcher = Launcher.open(cache, toolchain)
         binaries: dict[str, Binary] = {}
-        kernels = DeviceKernels(binaries, launcher, device, name)
+        kernels = DeviceKernels(binaries, launcher, device, target.name)
         runner = Runner.open(cache, toolchain)
-        return cls(TARGETS[name], cache, runner, launcher, binaries, kernels)
+        return cls(target, cache, runner, launcher, binaries, kernels)
 
     def configure(self, launch: Launch) -> Launch:
         """The launch in the configuration that would be chosen for this GPU."""

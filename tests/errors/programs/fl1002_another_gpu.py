@@ -9,10 +9,14 @@ from fuseline.runtime.gpu.binary import Binary
 
 STATUS = SimpleNamespace(name="CUDA_ERROR_NO_BINARY_FOR_GPU")
 CUDA = mock.Mock()
+CUDA.cuCtxPushCurrent.return_value = (0,)
 CUDA.cuModuleLoadData.return_value = (STATUS, None)
 CUDA.cuGetErrorString.return_value = (0, b"no kernel image is available")
 
 
 def program(tmp: Path) -> None:
-    with mock.patch.object(driver, "driver", return_value=CUDA):
-        driver.load(Binary("row_norm_0123", b"", (), 4, 0, {}), "sm_90")
+    with (
+        mock.patch.object(driver, "driver", return_value=CUDA),
+        mock.patch.object(driver, "primary_context", return_value=1),
+    ):
+        driver.load(Binary("row_norm_0123", b"", (), 4, 0, {}), 0, "sm_90")

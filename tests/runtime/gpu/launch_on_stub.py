@@ -1,11 +1,10 @@
 """Launches through the stub driver that the dynamic linker finds; a program for the tests.
 
-LD_LIBRARY_PATH=... python -m tests.runtime.gpu.launch_on_stub CACHE
+LD_LIBRARY_PATH=... python -m tests.runtime.gpu.launch_on_stub CACHE WIDTH
 """
 
 from __future__ import annotations
 
-import contextlib
 import json
 import sys
 import time
@@ -27,8 +26,8 @@ STREAM = 0x77
 REPEATS, LAUNCHES = 200, 100
 
 
-def main(folder: str) -> None:
-    """Two launches, one of them of no blocks; then many, for their cost."""
+def main(folder: str, width: int) -> None:
+    """Two launches, one of them of no blocks; then many, for their cost. ``width`` is shares."""
     cache = Cache.open(Path(folder))
     toolchain = find_toolchain(cache)
     binary = Binary("norm_01", b"\x7fELF", PARAMETERS, 4, 65536, {})
@@ -42,15 +41,17 @@ def main(folder: str) -> None:
 
         def launch(grid: tuple[int, int, int]) -> Launch:
             function, packed = kernels.call("norm_01", dims, grid)
-            return Launch(function, ((0, 4), (1, 0)), packed)
+            return Launch(function, ((0, 4), (1, 0)), packed, width)
 
-        piece = runner.piece([launch((3, 2, 1)), launch((0, 1, 1))], slots=2)
+        piece = runner.piece([launch((3, 2, 1)), launch((0, 1, 1))], slots=2, threads=width)
         kernels.enter()
         piece([x, y])
         kernels.leave()
         answer = {"x": x.data_ptr(), "y": y.data_ptr()}
         many = runner.piece([launch((1, 1, 1))] * LAUNCHES, slots=2)
+        kernels.enter()
         answer["ns per launch"] = cost(lambda: many([x, y]))
+        kernels.leave()
     except FuselineError as error:
         answer["error"] = str(error)
     print(json.dumps(answer))
@@ -68,8 +69,5 @@ def cost(run: object) -> float:
 
 
 if __name__ == "__main__":
-    with (
-        mock.patch.object(_torch, "current_stream", return_value=STREAM),
-        mock.patch.object(torch.cuda, "device", return_value=contextlib.nullcontext()),
-    ):
-        main(sys.argv[1])
+    with mock.patch.object(_torch, "current_stream", return_value=STREAM):
+        main(sys.argv[1], int(sys.argv[2]))

@@ -28,12 +28,14 @@ def stub(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
-def run(stub: Path, tmp: Path, **variables: str) -> tuple[dict[str, Any], list[str]]:
+def run(
+    stub: Path, tmp: Path, width: int = 1, **variables: str
+) -> tuple[dict[str, Any], list[str]]:
     """What the program answered, and what the stub wrote down."""
     record = tmp / "record"
     settings = {"LD_LIBRARY_PATH": str(stub), "STUB_RECORD": str(record), **variables}
     done = subprocess.run(
-        [sys.executable, "-m", "tests.runtime.gpu.launch_on_stub", str(stub / "cache")],
+        [sys.executable, "-m", "tests.runtime.gpu.launch_on_stub", str(stub / "cache"), str(width)],
         env={**os.environ, **settings},
         capture_output=True,
         text=True,
@@ -77,3 +79,10 @@ def test_what_the_driver_refuses_is_said(
     answer, _ = run(stub, tmp_path, STUB_FAIL=f"{call}:{status}")
     assert answer["error"].startswith(code)
     assert said in answer["error"]
+
+
+def test_a_launch_is_never_cut_into_shares(stub: Path, tmp_path: Path) -> None:
+    """Each share would launch the whole of it, from whichever thread has it."""
+    answer, record = run(stub, tmp_path, width=4, STUB_TYPES="pp")
+    assert answer["error"].startswith("FL1003")
+    assert not [line for line in record if line.startswith("launch")]

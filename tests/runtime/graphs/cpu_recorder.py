@@ -116,6 +116,7 @@ class CpuRecorder:
         self.refuse = refuse
         self.fail = fail
         self.made: list[CpuRecording] = []
+        self.trimmed = 0
 
     @contextlib.contextmanager
     def record(self) -> Generator[CpuRecording]:
@@ -147,6 +148,14 @@ class CpuRecorder:
             raise NotRecordable(str(error)) from error
         for memory in made.memory:
             spoil(memory)
+
+    def busy(self) -> bool:
+        """Nobody else records here."""
+        return False
+
+    def trim(self) -> None:
+        """There is nothing to give back."""
+        self.trimmed += 1
 
     def nbytes(self) -> int:
         """Bytes that recordings have allocated."""

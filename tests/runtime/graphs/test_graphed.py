@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import weakref
 from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import pytest
@@ -12,6 +14,7 @@ from torch import Tensor
 from fuseline.build import Tools, build
 from fuseline.config import Config
 from fuseline.errors import DeviceError, FuselineWarning, InputError
+from fuseline.ir.layout import Layout
 from fuseline.ir.text import parse_func
 from fuseline.runtime.executor import Program
 from fuseline.runtime.graphs import Graphed
@@ -222,3 +225,72 @@ def test_wrong_arguments_are_refused_before_anything_runs(tools: Tools) -> None:
     _, _, run = graphed(tools, SORTED)
     with pytest.raises(InputError, match="FL0902"):
         run([torch.zeros(3, dtype=torch.int64)])
+
+
+def test_expanded_inputs_are_copied_as_they_are(tools: Tools) -> None:
+    text = "func @f(%x: f32[3, S]) { %y = add %x, %x  return %y }"
+    func = parse_func(text)
+    built = build(func, {func.args[0]: Layout(0, (0, 1))}, tools)
+    assert tools.toolchain is not None
+    runner = Runner.open(tools.cache, tools.toolchain)
+    run = Graphed(
+        Program(built.assembled.plan, runner, HostKernels(built.addresses)), CpuRecorder()
+    )
+    for seed in range(4):
+        x = torch.randn(1, 5, generator=torch.Generator().manual_seed(seed)).expand(3, 5)
+        (got,) = run([x])
+        assert torch.equal(got, x + x)
+    assert run.recorded == 1
+
+
+def test_nothing_of_the_callers_is_kept_alive(tools: Tools) -> None:
+    _, recorder, run = graphed(tools, STEP)
+    weight, cache = torch.ones(8), torch.zeros(16, 8)
+    alive = weakref.ref(cache)
+    for call in range(3):
+        x, at = step_arguments(2, call)
+        run([x, weight, cache, at])
+    assert run.recorded == 1
+    (state,) = run._states.values()  # pyright: ignore[reportPrivateUsage]
+    assert state.entry is not None
+    assert all(state.entry.slots[slot] is None for slot, _ in state.entry.fixed)
+    del cache
+    recorder.made.clear()
+    run._forget(state)  # pyright: ignore[reportPrivateUsage]
+    assert alive() is None
+
+
+def test_several_threads_take_turns(tools: Tools) -> None:
+    program, _, run = graphed(tools, SORTED)
+    inputs = [torch.randn(size) for size in (3, 4, 5)]
+    wanted = [program([x]) for x in inputs]
+    wrong: list[int] = []
+
+    def work() -> None:
+        for _ in range(20):
+            for number, x in enumerate(inputs):
+                pairs = zip(run([x]), wanted[number], strict=True)
+                if not all(torch.equal(g, w) for g, w in pairs):
+                    wrong.append(number)
+
+    with ThreadPoolExecutor(3) as pool:
+        for task in [pool.submit(work) for _ in range(3)]:
+            task.result()
+    assert not wrong
+    assert run.recorded == 3
+
+
+def test_others_give_way_before_a_recording_is_given_up(tools: Tools) -> None:
+    _, recorder, run = graphed(tools, SORTED)
+    for _ in range(2):
+        run([torch.ones(3)])
+    assert run.recorded == 1
+    recorder.fail = torch.OutOfMemoryError("CUDA out of memory")
+    run([torch.ones(4)])
+    with pytest.warns(FuselineWarning, match="FL1007"):
+        run([torch.ones(4)])
+    assert recorder.trimmed == 2
+    assert run.recorded == 0
+    recorder.fail = None
+    run([torch.ones(3)])
+    assert run.recorded == 1
