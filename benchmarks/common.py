@@ -44,7 +44,7 @@ def machine() -> Json:
         "cores": len(os.sched_getaffinity(0)),
         "memory_bytes": os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES"),
         "system": f"{platform.system()} {platform.machine()}",
-        "compiler": _first_line(["g++", "--version"]),
+        "compiler": first_line(["g++", "--version"]),
     }
 
 
@@ -57,8 +57,8 @@ def versions() -> Json:
 
 def commit() -> str:
     """The commit of the tree, ``unknown`` outside of a checkout."""
-    head = _first_line(["git", "-C", str(ROOT), "rev-parse", "--short=12", "HEAD"])
-    changed = _first_line(["git", "-C", str(ROOT), "status", "--porcelain", "fuseline"])
+    head = first_line(["git", "-C", str(ROOT), "rev-parse", "--short=12", "HEAD"])
+    changed = first_line(["git", "-C", str(ROOT), "status", "--porcelain", "fuseline"])
     return f"{head}+" if changed else head or "unknown"
 
 
@@ -74,7 +74,8 @@ def _about_cpu(name: str) -> str:
     return next((line.split(":", 1)[1].strip() for line in lines if line.startswith(name)), "")
 
 
-def _first_line(command: Sequence[str]) -> str:
+def first_line(command: Sequence[str]) -> str:
+    """The first line that a command prints; nothing where it fails, or is not there."""
     try:
         done = subprocess.run(command, capture_output=True, text=True, check=True)
     except (OSError, subprocess.CalledProcessError):

@@ -1,6 +1,6 @@
 """Writes `docs/benchmarks.md` and its plot from a file of results; every number is from there.
 
-python -m benchmarks.page            # from cpu.json and cpu_*.json in benchmarks/results
+python -m benchmarks.page     # from cpu.json, cpu_*.json and */results.json in benchmarks/results
 """
 
 from __future__ import annotations
@@ -11,6 +11,7 @@ from rich.console import Console
 
 from benchmarks import plot
 from benchmarks.common import RESULTS, ROOT, Json, read_json
+from benchmarks.gpu import page as gpu
 from benchmarks.models import SUBJECTS
 from benchmarks.tables import paragraphs, tables
 
@@ -26,13 +27,14 @@ number of threads, all compiled for the same static shape, on the same weights, 
 its own; a decode step is always the one behind 128 tokens in a cache of 256."""
 
 
-def page(results: Json, others: Sequence[Json] = ()) -> str:
-    """The text of the page, with what was measured on other machines behind the rest."""
+def page(results: Json, others: Sequence[Json] = (), gpus: Sequence[Json] = ()) -> str:
+    """The text of the page; behind the rest, what was measured on other machines and on GPUs."""
     intro = paragraphs([HEAD, *_models(results), _run(results), "![](benchmarks.svg)"])
     parts = [intro + "\n", *(table.markdown() for table in tables(results))]
     for other in others:
         parts.append(paragraphs([f"## On {machine(other['machine'])}", _run(other)]) + "\n")
         parts += [table.markdown(level=3) for table in tables(other)]
+    parts += map(gpu.section, gpus)
     return "\n".join(parts)
 
 
@@ -50,8 +52,13 @@ def show(results: Json, console: Console) -> None:
 
 def write(results: Json) -> None:
     """Write the page and the plot."""
-    PAGE.write_text(page(results, elsewhere()))
+    PAGE.write_text(page(results, elsewhere(), gpu.found()))
     plot.draw(results, PLOT)
+
+
+def write_text() -> None:
+    """Write the page from the results in the tree, and leave the plot, which shows the CPU only."""
+    PAGE.write_text(page(read_json(RESULTS / "cpu.json"), elsewhere(), gpu.found()))
 
 
 def _models(results: Json) -> list[str]:

@@ -11,6 +11,7 @@ from rich.console import Console
 from benchmarks import __main__ as command
 from benchmarks import page, parts, plot
 from benchmarks.common import Json, by_turns, machine, medians, read_json, rounded, write_json
+from benchmarks.gpu import page as gpu
 from benchmarks.tables import Table, tables
 
 
@@ -245,4 +246,6 @@ def test_only_some_parts_anew_keeps_the_others(
 
 @pytest.mark.skipif(not command.DEFAULT.exists(), reason="no results are in the tree")
 def test_page_in_the_tree_is_that_of_the_results_in_the_tree() -> None:
-    assert page.PAGE.read_text() == page.page(read_json(command.DEFAULT), page.elsewhere())
+    assert page.PAGE.read_text() == page.page(
+        read_json(command.DEFAULT), page.elsewhere(), gpu.found()
+    )
