@@ -169,7 +169,11 @@ def _build_for_gpu(
     emitted = [_configured(_without(item, failed), chosen) for item in emitted]
     binaries = {c.binary.symbol: c.binary for c in chosen.values()}
     sources = {c.binary.symbol: c.launch.kernel.render() for c in chosen.values()}
-    return Built(assemble(func, layouts, emitted), sources, binaries=binaries, target=target)
+    done = assemble(func, layouts, emitted)
+    needs = {symbol: binary.needs for symbol, binary in binaries.items()}
+    records = tuple(replace(r, needs=needs.get(r.symbol, "")) for r in done.records)
+    done = replace(done, records=records)
+    return Built(done, sources, binaries=binaries, target=target)
 
 
 def _configured(item: Emitted, chosen: Mapping[str, Candidate]) -> Emitted:

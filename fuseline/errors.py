@@ -479,10 +479,10 @@ LAUNCH_FAILED = Code(
 )
 BUILT_FOR_ANOTHER = Code(
     "FL1005",
-    "runs op by op, as its kernels cannot run here",
+    "built for a GPU, and run op by op here:",
     "Kernels were built for a GPU, and the tensors are elsewhere, or nothing can launch them.",
     DeviceError,
-    hint="move the model and its inputs to the GPU, or compile with target='auto'",
+    hint="the kernels are in the cache; to run them, move the model and its inputs to the GPU",
 )
 ARGUMENT_MOVED = Code(
     "FL1006",

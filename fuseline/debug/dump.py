@@ -5,7 +5,7 @@
     model-00/03-fuse-add-rms-norm.diff   what it changed
     model-00/rewrites.txt                every applied rewrite, by number
     model-00/sites.txt                   the sites, fused and missed, with reasons
-    model-00/kernels/<symbol>.cpp        the generated sources
+    model-00/kernels/<symbol>.cpp        the generated sources; .py where they are Triton
     model-00/plan.txt                    buffers and steps
     model-00/index.html                  all diffs on one page
 
@@ -86,7 +86,8 @@ class Dump:
         folder = self.root / "kernels"
         folder.mkdir(exist_ok=True)
         for symbol, text in sources.items():
-            _write(folder / f"{symbol}.cpp", text)
+            kind = "py" if text.startswith('"""') else "cpp"
+            _write(folder / f"{symbol}.{kind}", text)
 
     def plan(self, plan: Plan) -> None:
         """The plan, a line a buffer and a line a step."""

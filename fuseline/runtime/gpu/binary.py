@@ -85,6 +85,13 @@ class Binary:
         )
 
     @property
+    def needs(self) -> str:
+        """What it needs, in words."""
+        shared = self.shared_memory + self.resources["static_shared_memory"]
+        warps = f"{self.warps} warp{'s' if self.warps > 1 else ''}"
+        return f"{self.resources['registers']} registers, {shared} bytes shared, {warps}"
+
+    @property
     def spills(self) -> bool:
         """Whether a thread keeps values in local memory."""
         return bool(self.resources["spills"] or self.resources["stack"])
