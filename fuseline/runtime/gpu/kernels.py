@@ -97,8 +97,10 @@ class DeviceKernels:
 
     def follow(self) -> None:
         """Make torch's current stream wait for the one that the last call went to: both use the
-        program's own memory.
+        program's own memory. A capture of the caller's cannot wait for what is outside of it.
         """
+        if torch.cuda.is_current_stream_capturing():
+            return
         stream = torch.cuda.current_stream(self.device)
         if self._last is not None and self._last != stream:
             stream.wait_stream(self._last)
