@@ -31,7 +31,8 @@ def forget(tensor: Tensor) -> bool:
         Whether pages were given back. False where memory is of another kind or was written to, and
         where the system does not tell (anything but Linux).
     """
-    if not sys.platform.startswith("linux") or not tensor.is_contiguous():
+    here = tensor.device.type == "cpu" and sys.platform.startswith("linux")
+    if not here or not tensor.is_contiguous():
         return False
     page = mmap.PAGESIZE
     first = -(-tensor.data_ptr() // page)
