@@ -15,8 +15,7 @@ class Target:
     """A target by name; the numbers are those of an NVIDIA GPU, 0 for a CPU.
 
     They follow the table of technical specifications by compute capability in the CUDA C++
-    programming guide. ``processors`` is that of the capability's largest data-centre card
-    (A100, H100, B200, RTX PRO 6000), for the ranking of configurations where no device is at hand.
+    programming guide.
 
     Attributes:
         name: as in ``Config(target=...)``.
@@ -27,7 +26,6 @@ class Target:
         registers: 32-bit registers of a multiprocessor.
         warps: most resident warps of a multiprocessor.
         blocks: most resident blocks of a multiprocessor.
-        processors: multiprocessors.
     """
 
     name: str
@@ -38,7 +36,6 @@ class Target:
     registers: int = 0
     warps: int = 0
     blocks: int = 0
-    processors: int = 0
 
     def occupancy(self, warps: int, registers: int, shared_memory: int) -> int:
         """Blocks of a kernel that a multiprocessor holds at once; 0 where not even one fits.
@@ -61,10 +58,10 @@ TARGETS: dict[str, Target] = {
     target.name: target
     for target in (
         Target("cpu", "cpu"),
-        Target("sm_80", "cuda", 80, 163 * _K, 164 * _K, 65536, 64, 32, 108),
-        Target("sm_90", "cuda", 90, 227 * _K, 228 * _K, 65536, 64, 32, 132),
-        Target("sm_100", "cuda", 100, 227 * _K, 228 * _K, 65536, 64, 32, 148),
-        Target("sm_120", "cuda", 120, 99 * _K, 100 * _K, 65536, 48, 24, 188),
+        Target("sm_80", "cuda", 80, 163 * _K, 164 * _K, 65536, 64, 32),
+        Target("sm_90", "cuda", 90, 227 * _K, 228 * _K, 65536, 64, 32),
+        Target("sm_100", "cuda", 100, 227 * _K, 228 * _K, 65536, 64, 32),
+        Target("sm_120", "cuda", 120, 99 * _K, 100 * _K, 65536, 48, 24),
     )
 }
 """Every target by name."""
