@@ -21,7 +21,8 @@ from torch import Tensor, fx, nn
 
 from fuseline import errors
 from fuseline.build import Built, OnProgress, Tools, build
-from fuseline.codegen.targets import GPU_TARGETS, SMALLER_AMPERE, TARGETS, Target
+from fuseline.codegen.targets import Target
+from fuseline.compilation import Compilation, Outcome
 from fuseline.config import Config
 from fuseline.debug.dump import Dump, check_folder
 from fuseline.debug.reproducer import internal_error
@@ -35,7 +36,7 @@ from fuseline.frontend.importer import (
     import_dim,
 )
 from fuseline.frontend.wrap import wrap
-from fuseline.ir.core import Func, Op, Value
+from fuseline.ir.core import Func, Value
 from fuseline.ir.evaluate import evaluate
 from fuseline.ir.layout import Layout, dense
 from fuseline.ir.text import print_func
@@ -46,7 +47,8 @@ from fuseline.passes.manager import PassManager, Run
 from fuseline.passes.pipeline import default_pipeline
 from fuseline.passes.plan import Owed, own_results
 from fuseline.passes.rewrite import PASSES, Pass
-from fuseline.report import FROM_CACHE, PassRecord, Report, Site, Stat
+from fuseline.placing import ON_CPU, Placed, place
+from fuseline.report import Report
 from fuseline.runtime import packing, resident
 from fuseline.runtime.executor import Program
 from fuseline.runtime.gpu.aligned import Aligned
@@ -55,7 +57,6 @@ from fuseline.runtime.graphs import CudaGraphs, Graphed
 from fuseline.runtime.kernels import HostKernels, Kernels
 from fuseline.runtime.later import Later
 from fuseline.runtime.native import Runner
-from fuseline.runtime.plan import LibraryStep, NativeStep
 from fuseline.saved import SavedForms, SavedProgram, placement
 
 T = TypeVar("T")
@@ -64,90 +65,6 @@ LARGEST = 512
 """Tokens up to which ``graphs="auto"`` records: with more, the device is busy as it is."""
 
 log = logging.getLogger(__name__)
-
-
-@dataclass(frozen=True)
-class Outcome:
-    """What is kept of what the passes did to a func: their run holds every op that there was."""
-
-    sites: tuple[Site, ...]
-    rewrites: int = 0
-    passes: tuple[PassRecord, ...] = ()
-    places: tuple[int, ...] = ()
-    """Where in the func the op is that does the work of each site; -1 where none does."""
-
-    def with_kernels(self, ops: Sequence[Op], built: Built) -> Outcome:
-        """The outcome with the kernels of its sites and what these choose, or why there is none.
-
-        ``ops`` are the func's after all passes.
-        """
-        done = built.assembled
-        sites: list[Site] = []
-        for site, place in zip(self.sites, self.places, strict=True):
-            op = ops[place] if place >= 0 else None
-            if op is None:
-                sites.append(replace(site, kernel=""))
-                continue
-            refusal = done.refusals.get(op, "")
-            details = dict(site.details) | dict(done.forms.get(op, {}))
-            details |= {"no kernel": refusal} if refusal else {}
-            kernel = done.symbols.get(op, "")
-            sites.append(replace(site, kernel=kernel, details=details))
-        return replace(self, sites=tuple(sites))
-
-
-@dataclass
-class Compilation:
-    """One compiled func, and what the report says of it; `restored` if it is from the cache."""
-
-    name: str
-    outcome: Outcome
-    built: Built
-    seconds: dict[str, float]
-    func: Func
-    layouts: Mapping[Value, Layout]
-    device: torch.device = torch.device("cpu")
-    restored: bool = False
-    program: weakref.ref[Program] | None = None
-    graphed: weakref.ref[Graphed] | None = None
-
-    @property
-    def waits(self) -> bool:
-        """Whether it is from the cache, and not in use: not called for yet, or given up since."""
-        if not self.restored or self.program is None:
-            return False
-        program = self.program()
-        return program is None or not program.used
-
-    def report(self) -> Report:
-        """Sites, kernels, passes and numbers."""
-        steps = self.built.assembled.plan.steps
-        native = sum(isinstance(step, NativeStep) for step in steps)
-        libraries = sum(isinstance(step, LibraryStep) for step in steps)
-        program = self.program() if self.program else None
-        stats: dict[str, Stat] = {
-            "programs": 1,
-            "native steps": native,
-            "host steps": len(steps) - native - libraries,
-            "bytes of planned buffers": program.arena_bytes if program else 0,
-        }
-        stats |= {"library steps": libraries} if libraries else {}
-        stats |= self._recorded()
-        stats |= {FROM_CACHE: 1} if self.restored else {"rewrites": self.outcome.rewrites}
-        stats |= {f"seconds to {stage}": value for stage, value in self.seconds.items()}
-        return Report(self.outcome.sites, self.built.assembled.records, self.outcome.passes, stats)
-
-    def _recorded(self) -> dict[str, Stat]:
-        """What graphs there are, what they hold and took; and why sizes have none."""
-        graphed = self.graphed() if self.graphed else None
-        if graphed is None:
-            return {}
-        stats: dict[str, Stat] = {
-            "graphs recorded": graphed.recorded,
-            "bytes of graphs": graphed.nbytes,
-            "seconds to record": graphed.seconds,
-        }
-        return stats | {f"sizes without a graph: {r}": n for r, n in graphed.reasons.items()}
 
 
 @dataclass
@@ -443,55 +360,6 @@ class _Clock:
             yield
         finally:
             self.seconds[stage] = self.seconds.get(stage, 0.0) + time.perf_counter() - start
-
-
-@dataclass(frozen=True)
-class Placed:
-    """What a program is compiled for, and where its tensors are."""
-
-    target: Target
-    device: torch.device
-
-
-ON_CPU = Placed(TARGETS["cpu"], torch.device("cpu"))
-
-
-def place(captured: Captured, wanted: str) -> Placed | str:
-    """The target of a program, of which ``auto`` leaves the choice to its tensors; or why it has
-    none. For a GPU, tensors on the CPU will do: then it is built there, and cannot run natively.
-    """
-    devices: dict[torch.device, str] = {}
-    for item in captured.inputs:
-        if isinstance(item.value, Tensor):
-            devices.setdefault(item.value.device, item.name)
-    (device, first), *others = [*devices.items()] or [(ON_CPU.device, "")]
-    if others:
-        return f"{first} is on {device}, {others[0][1]} on {others[0][0]}"
-    if device.type not in ("cpu", "cuda"):
-        return f"{first} is on {device}; fuseline compiles for the CPU and for NVIDIA GPUs"
-    found = target_of(device) if wanted == "auto" else TARGETS[wanted]
-    if isinstance(found, errors.Diagnostic):
-        return str(found)
-    target = found
-    if device.type == "cuda" and target.backend == "cpu":
-        return f"{first} is on {device}, the target is {target.name}"
-    return Placed(target, device)
-
-
-def target_of(device: torch.device) -> Target | errors.Diagnostic:
-    """The target whose binaries a device runs, or what to say where there is none."""
-    if device.type == "cpu":
-        return TARGETS["cpu"]
-    major, minor = torch.cuda.get_device_capability(device)
-    if (major, minor) in ((8, 6), (8, 9)):
-        return SMALLER_AMPERE
-    name = {8: "sm_80", 9: "sm_90"}.get(major, f"sm_{major}{minor}")
-    if name in TARGETS:
-        return TARGETS[name]
-    known = ", ".join(target.name for target in GPU_TARGETS)
-    return errors.UNKNOWN_GPU.diagnostic(
-        torch.cuda.get_device_name(device), found=f"sm_{major}{minor}", expected=f"one of {known}"
-    )
 
 
 def pin(func: Func, inputs: Sequence[Input]) -> None:

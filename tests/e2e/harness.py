@@ -11,7 +11,8 @@ import torch
 from torch import Tensor, nn
 
 import fuseline
-from fuseline.compiler import Compilation, Compiler
+from fuseline.compilation import Compilation
+from fuseline.compiler import Compiler
 from fuseline.debug.oracle import oracle, relative_error
 from fuseline.frontend.wrap import program_of
 from fuseline.ir.ops.buffer import Write

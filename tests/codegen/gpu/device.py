@@ -16,7 +16,7 @@ from fuseline.build_gpu import choose
 from fuseline.codegen.gpu.kernel import TritonKernel
 from fuseline.codegen.lower import Launch
 from fuseline.codegen.targets import Target
-from fuseline.compiler import target_of
+from fuseline.placing import target_of
 from fuseline.runtime import native
 from fuseline.runtime.cache import Cache
 from fuseline.runtime.gpu.binary import Binary

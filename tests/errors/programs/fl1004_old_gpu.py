@@ -5,8 +5,8 @@ from unittest import mock
 
 import torch
 
-from fuseline.compiler import target_of
 from fuseline.errors import Diagnostic
+from fuseline.placing import target_of
 
 
 def program(tmp: Path) -> Diagnostic | None:

@@ -1,0 +1,104 @@
+"""What is kept of one compiled func, and what the report says of it."""
+
+from __future__ import annotations
+
+import weakref
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+
+import torch
+
+from fuseline.build import Built
+from fuseline.ir.core import Func, Op, Value
+from fuseline.ir.layout import Layout
+from fuseline.report import FROM_CACHE, PassRecord, Report, Site, Stat
+from fuseline.runtime.executor import Program
+from fuseline.runtime.graphs import Graphed
+from fuseline.runtime.plan import LibraryStep, NativeStep
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What is kept of what the passes did to a func: their run holds every op that there was."""
+
+    sites: tuple[Site, ...]
+    rewrites: int = 0
+    passes: tuple[PassRecord, ...] = ()
+    places: tuple[int, ...] = ()
+    """Where in the func the op is that does the work of each site; -1 where none does."""
+
+    def with_kernels(self, ops: Sequence[Op], built: Built) -> Outcome:
+        """The outcome with the kernels of its sites and what these choose, or why there is none.
+
+        ``ops`` are the func's after all passes.
+        """
+        done = built.assembled
+        sites: list[Site] = []
+        for site, place in zip(self.sites, self.places, strict=True):
+            op = ops[place] if place >= 0 else None
+            if op is None:
+                sites.append(replace(site, kernel=""))
+                continue
+            refusal = done.refusals.get(op, "")
+            details = dict(site.details) | dict(done.forms.get(op, {}))
+            details |= {"no kernel": refusal} if refusal else {}
+            kernel = done.symbols.get(op, "")
+            sites.append(replace(site, kernel=kernel, details=details))
+        return replace(self, sites=tuple(sites))
+
+
+@dataclass
+class Compilation:
+    """One compiled func, and what the report says of it; `restored` if it is from the cache."""
+
+    name: str
+    outcome: Outcome
+    built: Built
+    seconds: dict[str, float]
+    func: Func
+    layouts: Mapping[Value, Layout]
+    device: torch.device = torch.device("cpu")
+    restored: bool = False
+    program: weakref.ref[Program] | None = None
+    graphed: weakref.ref[Graphed] | None = None
+
+    @property
+    def waits(self) -> bool:
+        """Whether it is from the cache, and not in use: not called for yet, or given up since."""
+        if not self.restored or self.program is None:
+            return False
+        program = self.program()
+        return program is None or not program.used
+
+    def report(self) -> Report:
+        """Sites, kernels, passes and numbers."""
+        steps = self.built.assembled.plan.steps
+        native = sum(isinstance(step, NativeStep) for step in steps)
+        libraries = sum(isinstance(step, LibraryStep) for step in steps)
+        program = self.program() if self.program else None
+        stats: dict[str, Stat] = {
+            "programs": 1,
+            "native steps": native,
+            "host steps": len(steps) - native - libraries,
+            "bytes of planned buffers": program.arena_bytes if program else 0,
+        }
+        stats |= {"library steps": libraries} if libraries else {}
+        stats |= self._recorded()
+        stats |= {FROM_CACHE: 1} if self.restored else {"rewrites": self.outcome.rewrites}
+        stats |= {f"seconds to {stage}": value for stage, value in self.seconds.items()}
+        return Report(self.outcome.sites, self.built.assembled.records, self.outcome.passes, stats)
+
+    def _recorded(self) -> dict[str, Stat]:
+        """What graphs there are, what they hold and took; and why sizes have none."""
+        graphed = self.graphed() if self.graphed else None
+        if graphed is None:
+            return {}
+        stats: dict[str, Stat] = {
+            "graphs recorded": graphed.recorded,
+            "bytes of graphs": graphed.nbytes,
+            "seconds to record": graphed.seconds,
+        }
+        return stats | {f"sizes without a graph: {r}": n for r, n in graphed.reasons.items()}
+
+
+__all__ = ["Compilation", "Outcome"]
