@@ -15,7 +15,7 @@ from fuseline.ir.core import OPS, Func, Op, Trait, Value
 from fuseline.ir.layout import Layout, LayoutMap, dense
 from fuseline.ir.ops.buffer import SliceWrite, Write
 from fuseline.ir.ops.create import Full, Iota
-from fuseline.ir.ops.fused import Copy, Pointwise, RmsNormAdd, SandwichNorm
+from fuseline.ir.ops.fused import Copy, Pointwise, PointwiseWrite, RmsNormAdd, SandwichNorm
 from fuseline.ir.ops.index import SliceScatter
 from fuseline.ir.ops.pointwise import Add, Cast, Div, Exp, Mul, Rsqrt, Sub
 from fuseline.ir.ops.raised import CastPoint
@@ -86,6 +86,12 @@ def _single(op: Op, layouts: LayoutMap) -> Regions:
 def _pointwise(op: Pointwise, layouts: LayoutMap) -> Regions:
     """A fused region."""
     return _region(op, op.body, op.xs, op.ys, layouts)
+
+
+@_of(PointwiseWrite)
+def _pointwise_write(op: PointwiseWrite, layouts: LayoutMap) -> Regions:
+    """A fused region whose results go into buffers."""
+    return _region(op, op.body, op.xs, op.buffers, layouts)
 
 
 @_of(Softmax)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from fuseline.ir.core import Value
+from fuseline.ir.ops.create import Full, Iota
 from fuseline.ir.ops.matmul import Linear, Matmul
 from fuseline.ir.ops.pointwise import (
     Abs,
@@ -33,7 +34,7 @@ from fuseline.ir.ops.pointwise import (
     Sub,
     Where,
 )
-from fuseline.ir.ops.view import Permute
+from fuseline.ir.ops.view import Permute, Reshape
 from fuseline.ir.types import DType
 from fuseline.passes.constants import is_number, is_scalar, number
 from fuseline.passes.sweep import Rules
@@ -74,9 +75,24 @@ def drop_multiplication_by_one(op: Mul | Div) -> Value | None:
 
 @RULES.rule(Add)
 def drop_addition_of_zero(op: Add) -> Value | None:
-    """``x + 0`` is x for integers; for floats only ``x + -0.0`` is, as ``-0.0 + 0.0`` is 0.0."""
+    """``x + 0`` is x for integers; for floats only ``x + -0.0`` is, as ``-0.0 + 0.0`` is 0.0.
+
+    The zero may have dims of 1 that x lacks: a decode step adds ``arange(1)`` to its position.
+    """
     zero = 0 if not op.y.dtype.is_float else -0.0
-    return op.lhs if is_number(op.rhs, zero) else None
+    for value, other in ((op.lhs, op.rhs), (op.rhs, op.lhs)):
+        if is_number(other, zero):
+            lacks = value.shape != op.y.shape and op.y.shape == (1,) * op.y.tensor.rank
+            return Reshape(value, shape=op.y.shape).y if lacks else value
+    return None
+
+
+@RULES.rule(Iota)
+def spell_one_step(op: Iota) -> Value | None:
+    """The single element of an integer ``arange(1)`` is a constant."""
+    if op.length != 1 or op.dtype.is_float or isinstance(op.start, float):
+        return None
+    return Full(value=op.start, shape=(1,), dtype=op.dtype).y
 
 
 @RULES.rule(Sub)

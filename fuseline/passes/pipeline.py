@@ -19,6 +19,7 @@ from fuseline.passes.fuse_qk_rope import FuseQkRope
 from fuseline.passes.fuse_rms_norm_add import FuseRmsNormAdd
 from fuseline.passes.fuse_sandwich_norm import FuseSandwichNorm
 from fuseline.passes.fuse_wide_linear import FuseWideLinear
+from fuseline.passes.fuse_writes import FuseWrites
 from fuseline.passes.known_sizes import KnownSizes
 from fuseline.passes.lower_gated_mlp import LowerGatedMlp
 from fuseline.passes.lower_index_put import LowerIndexPut
@@ -84,6 +85,7 @@ def default_pipeline(*, cache_latents: bool = False) -> list[Pass]:
         FuseCacheWrite(),
         SplitCacheWrite(),
         FusePointwise(),
+        FuseWrites(),
         # plan: nothing is overwritten before its last reader
         ProtectReads(),
     ]

@@ -13,7 +13,7 @@ from dataclasses import dataclass, field
 from fuseline.ir.core import Func, Op, Trait, Value
 from fuseline.ir.layout import Layout, LayoutMap, dense
 from fuseline.ir.ops.buffer import Read
-from fuseline.ir.ops.fused import Copy, Pointwise, QkNormRope
+from fuseline.ir.ops.fused import Copy, Pointwise, PointwiseWrite, QkNormRope
 from fuseline.ir.ops.raised import Rope
 from fuseline.ir.ops.view import Permute
 from fuseline.ir.types import Dim, same
@@ -128,7 +128,7 @@ class ProtectReads(FuncPass):
             if not isinstance(op, Read):
                 continue
             written = _next_write(func, op, number)
-            if written is None or _last_use(func, op, number) < number[written]:
+            if written is None or _last_use(func, op, number) <= _overtakes(written, number):
                 continue
             readers = [user for user in func.users(op.y) if not isinstance(user, Copy)]
             copy = Copy(op.y)
@@ -148,6 +148,13 @@ def _next_write(func: Func, read: Read, number: dict[Op, int]) -> Op | None:
         if user.has(Trait.WRITES) and number.get(user, -1) > number[read]
     ]
     return min(writes, key=number.__getitem__, default=None)
+
+
+def _overtakes(write: Op, number: dict[Op, int]) -> int:
+    """The last step that still finds what was there before a write: one that reads an element
+    before it writes it may be the last reader itself.
+    """
+    return number[write] if isinstance(write, PointwiseWrite) else number[write] - 1
 
 
 def _last_use(func: Func, op: Op, number: dict[Op, int]) -> int:

@@ -17,6 +17,7 @@ from fuseline.passes.rotation import (
     Row,
     broadcasts,
     deinterleaved,
+    first_half,
     half_table,
     joined,
     paired,
@@ -211,9 +212,10 @@ def _rope(
     style: RopeStyle = "interleaved" if written == "strided" else "half"
     if row.pairing == "strided" and written == "halves":
         style = "deinterleave"
-    halves = [half_table(t, written) for t in (cosine, sine)]
-    if halves[0] is not None and halves[1] is not None:
-        cosine, sine = halves[0], halves[1]
+    for repeated in (lambda t: half_table(t, written), first_half):
+        halves = repeated(cosine), repeated(sine)
+        if halves[0] is not None and halves[1] is not None:
+            cosine, sine = halves[0], halves[1]
     shape = (*row.root.shape[:-1], row.width)
     table: RopeTable = "full" if cosine.shape[-1:] == (row.width,) else "half"
     columns = row.width if table == "full" else row.width // 2

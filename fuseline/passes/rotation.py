@@ -14,7 +14,7 @@ from typing import Literal, TypeAlias
 from fuseline.ir.core import Func, Op, Trait, Value
 from fuseline.ir.ops.pointwise import Add, Mul, Neg, Sub
 from fuseline.ir.ops.view import Concat, Expand, Permute, Reshape, Slice
-from fuseline.ir.types import Dim
+from fuseline.ir.types import Dim, dim
 from fuseline.passes.match import last_dim_part, narrow
 
 Pairing: TypeAlias = Literal["halves", "strided"]
@@ -179,6 +179,18 @@ def half_table(table: Value, pairing: Pairing) -> Value | None:
             return source if twice and table.shape[:-1] == x.shape[:-2] else None
         case _:
             return None
+
+
+def first_half(table: Value) -> Value | None:
+    """What the first half of a table's columns is made of, where the second repeats it."""
+    op = table.owner
+    last = table.tensor.rank - 1
+    if isinstance(op, Reshape) and op.x.shape[-1:] == table.shape[-1:]:
+        inner = first_half(op.x)
+        return None if inner is None else Reshape(inner, shape=table.shape).y
+    if not isinstance(op, Slice) or (op.axis, op.start, op.step) != (last, 0, 1):
+        return None
+    return half_table(op.x, "halves") if op.x.shape[last] == dim(2 * table.shape[last]) else None
 
 
 def _only_tensor(op: Op) -> Value | None:

@@ -235,6 +235,20 @@ def test_zero_is_neutral_where_it_keeps_the_sign_of_zero() -> None:
     rewrites("%x: f32[B, 3]", [scalar("-0.0"), "%y = add %x, %c"], [], "%x")
 
 
+def test_the_first_of_one_position_is_an_offset_of_zero() -> None:
+    """A decode step adds ``arange(1)`` to the number of tokens in its cache."""
+    at = "%i = iota {length = 1}"
+    rewrites("%x: i64[]", [at, "%y = add %i, %x"], ["%y = reshape %x {shape = (1,)}"])
+    rewrites("%x: i64[1]", [at, "%y = add %x, %i"], [], "%x")
+    wide = ["%i = iota {length = 1, start = 4}", "%y = add %i, %x"]
+    after = ["%c = full {value = 4, shape = (1,), dtype = i64}", "%y = add %c, %x"]
+    rewrites("%x: i64[B]", wide, after)
+
+
+def test_no_constant_for_one_position_that_is_not_an_integer() -> None:
+    keeps("%x: f32[B]", "%i = iota {length = 1, dtype = f32}", "%y = add %x, %i")
+
+
 def test_no_dropping_of_zero_added_to_a_float() -> None:
     """``-0.0 + 0.0`` is 0.0."""
     keeps("%x: f32[B, 3]", scalar("0.0"), "%y = add %x, %c")

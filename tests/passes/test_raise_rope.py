@@ -181,6 +181,30 @@ def test_pairs_side_by_side_written_as_halves() -> None:
     )
 
 
+def test_half_of_a_repeated_table_is_what_it_repeats() -> None:
+    """deepseek_v3 repeats the angles, takes cosines, and reads the first half of these."""
+    doubled = [
+        line
+        for name in ("cos", "sin")
+        for line in (
+            f"%{name}2 = concat [%{name}1, %{name}1] {{axis = 3}}",
+            f"%{name} = slice %{name}2 {{axis = 3, start = 0, stop = 8}}",
+        )
+    ]
+    rope(
+        "bf16",
+        [
+            *doubled,
+            part("%x1", 0, 15, 2),
+            part("%x2", 1, 16, 2),
+            *by_half("sub", "add"),
+            "%y = concat [%u, %v] {axis = 3}",
+        ],
+        '%x, %cos1, %sin1 {style = "deinterleave", table = "half", width = 16}',
+        HALF.replace("%cos", "%cos1").replace("%sin", "%sin1"),
+    )
+
+
 def test_pairs_side_by_side_written_so() -> None:
     stack = [f"%{n}1 = reshape %{n} {{shape = (B, 4, S, 8, 1)}}" for n in ("u", "v")]
     rope(

@@ -33,7 +33,7 @@ from fuseline.ir.ops.raised import (
     rms_norm_reference,
     rope_reference,
 )
-from fuseline.ir.types import Dim, DType, TensorType, dim, product, promote
+from fuseline.ir.types import BufferType, Dim, DType, TensorType, dim, product, promote
 
 
 class MergedLinear(Op, name="merged_linear", traits={Trait.PURE}):
@@ -479,6 +479,50 @@ class Pointwise(Op, name="pointwise", traits={Trait.PURE}):
         xs: tuple[Tensor, ...], *, body: Callable[[list[Tensor]], list[Tensor]]
     ) -> tuple[Tensor, ...]:
         return tuple(body(list(xs)))
+
+
+class PointwiseWrite(Op, name="pointwise_write", traits={Trait.WRITES}):
+    """`Pointwise` whose results replace all that buffers hold, one buffer for each result.
+
+    What is computed for one buffer reads no other of them: none waits for the rest.
+    """
+
+    buffers: tuple[Value, ...] = variadic_operand()
+    xs: tuple[Value, ...] = variadic_operand()
+    body: Func = attribute()
+
+    def infer(self) -> tuple[()]:
+        takes = [a.type for a in self.body.args]
+        if takes != [x.type for x in self.xs]:
+            raise OpError(
+                self, f"operands {[str(x.type) for x in self.xs]}, the body takes {takes}"
+            )
+        gives = [v.tensor for v in self.body.returns]
+        holds = [v.type.tensor for v in self.buffers if isinstance(v.type, BufferType)]
+        if gives != holds or len(holds) != len(self.buffers):
+            raise OpError(
+                self, f"buffers {[str(v.type) for v in self.buffers]}, the body gives {gives}"
+            )
+        return ()
+
+    def cost(self) -> Cost:
+        flops: Dim = 0
+        for op in self.body.ops:
+            flops = dim(flops + op.cost().flops)
+        moved: Dim = 0
+        for value in (*self.buffers, *self.xs):
+            moved = dim(moved + value.tensor.nbytes)
+        return Cost(moved, flops)
+
+    @staticmethod
+    def reference(
+        buffers: tuple[Tensor, ...],
+        xs: tuple[Tensor, ...],
+        *,
+        body: Callable[[list[Tensor]], list[Tensor]],
+    ) -> None:
+        for buffer, y in zip(buffers, body(list(xs)), strict=True):
+            buffer.copy_(y)
 
 
 class Copy(Op, name="copy", traits={Trait.PURE}):

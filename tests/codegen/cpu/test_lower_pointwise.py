@@ -122,6 +122,24 @@ def test_writes() -> None:
     check(text, [torch.zeros(3, 8, 4), torch.randn(3, 8, 4), torch.randn(3, 2, 4)])
 
 
+def test_state_computed_where_it_is_kept() -> None:
+    """Each buffer is read and written by the same kernel, which no other one waits for."""
+    text = """func @f(%a: buffer<i64[1]>, %b: buffer<i64[1]>, %n: i64[1]) {
+      %x = read %a
+      %y = read %b
+      pointwise_write [%a, %b], [%x, %n, %y]
+        {body = func @region(%x: i64[1], %n: i64[1], %y: i64[1]) {
+        %p = add %x, %n
+        %q = sub %y, %n
+        return %p, %q
+      }}
+      %u = read %a
+      %v = read %b
+      return %u, %v
+    }"""
+    check(text, [torch.tensor([5]), torch.tensor([7]), torch.tensor([2])])
+
+
 def test_slice_scatter_with_a_step() -> None:
     text = """func @f(%x: bf16[3, 9], %s: bf16[3, 4]) {
       %y = slice_scatter %x, %s {axis = 1, start = 1, stop = 9, step = 2}

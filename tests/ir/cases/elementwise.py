@@ -75,6 +75,18 @@ def _(c: Case, op: type[Any]) -> Op:
     return op(xs, body=body)
 
 
+@case("pointwise_write")
+def _(c: Case, op: type[Any]) -> Op:
+    dtype, sizes = c.one_of(FLOATS), c.shape()
+    buffers = [c.arg(dtype, sizes, buffer=True) for _ in range(2)]
+    x = c.arg(dtype, sizes)
+    body = Func("body")
+    arg = body.add_arg(x.type, "p0")
+    down = body.append(ops.pointwise.Neg(arg))
+    body.set_returns([down.y, body.append(ops.pointwise.Add(arg, arg)).y])
+    return op(buffers, [x], body=body)
+
+
 @case("copy")
 def _(c: Case, op: type[Any]) -> Op:
     return op(c.arg(c.one_of(ALL), c.shape()))
