@@ -16,6 +16,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 from fuseline.codegen.gpu.kernel import TL_TYPES, TritonKernel, next_power_of_two
+from fuseline.codegen.gpu.scalar import SHORT, functions
 from fuseline.codegen.mixtures import Element
 from fuseline.codegen.norms import promote
 from fuseline.ir.ops.experts import Combine
@@ -195,6 +196,11 @@ class ExpertsProductKernel(TritonKernel, template="triton/experts_product.py.jin
         return TL_TYPES[self.dtype]
 
     @property
+    def functions(self) -> tuple[str, ...]:
+        """What the body calls of `_math.py.jinja`."""
+        return functions(self.body.statements) if self.body else ()
+
+    @property
     def bias_stride(self) -> int:
         """Elements from the biases of an expert to those of the next."""
         return self.width * self.sides
@@ -309,6 +315,16 @@ class ExpertsSumKernel(TritonKernel, template="triton/experts_sum.py.jinja"):
     def gate_type(self) -> str:
         """The type of the shared branch's gate; empty without one."""
         return TL_TYPES.get(self.gate_dtype or "", "")
+
+    @property
+    def short(self) -> bool:
+        """Whether the gate has 16 bits."""
+        return self.gate_dtype in SHORT
+
+    @property
+    def functions(self) -> tuple[str, ...]:
+        """What the gate needs of `_math.py.jinja`."""
+        return functions(["fl_sigmoid"]) if self.gate_dtype else ()
 
     @property
     def title(self) -> str:
