@@ -505,6 +505,13 @@ CANNOT_RECORD = Code(
     DeviceError,
     hint="compile with graphs='piecewise', which runs such steps between two graphs",
 )
+TOO_LARGE = Code(
+    "FL1009",
+    "sizes beyond what can be counted by kernel",
+    "Rows, elements of a row and blocks are counted in 32 bits; offsets in memory have 64.",
+    DeviceError,
+    hint="call with fewer tokens at once",
+)
 UNKNOWN_GPU = Code(
     "FL1004",
     "no kernels for this GPU",

@@ -57,8 +57,8 @@ class Scene:
         keys: columns of keys.
         values: columns of values.
         operands: values by the names that the parts use, where they are no views.
-        strides: of all operands.
-        views: bytes from the begin of the scratch, of operands that lie there.
+        strides: of all operands, and of y where that is a view.
+        views: bytes from the begin of the scratch, of operands that lie there, and of y.
         length: how many keys there are.
         latent: see `AttentionKernel`.
         first: the first query head, where it is not 0.
@@ -106,9 +106,7 @@ class Scene:
         """Into how many parts keys are cut: as many as fill a GPU, and have enough keys each."""
         filling = dim(1 + floor_div(FILL, dim(self.units(rows) + 1)))
         useful = ceil_div(self.length, LEAST_KEYS)
-        if isinstance(filling, int) and isinstance(useful, int):
-            return min(filling, useful)
-        return dim(sympy.Min(filling, useful))
+        return dim(sympy.Max(1, sympy.Min(filling, useful)))
 
     def partial(self, rows: int) -> tuple[Dim, Dim]:
         """Bytes of the partial sums, and of the largest scores and sums of exponentials.
@@ -153,10 +151,14 @@ class Cut:
     tops_at: Dim
 
     @property
+    def splits(self) -> Dim:
+        """How many parts there are; of one nothing is left to join."""
+        return self.scene.splits(self.rows)
+
+    @property
     def dims(self) -> dict[str, Dim]:
         """What the kernels are told."""
-        splits = self.scene.splits(self.rows)
-        return {"splits": splits, "sums_at": self.sums_at, "tops_at": self.tops_at}
+        return {"splits": self.splits, "sums_at": self.sums_at, "tops_at": self.tops_at}
 
 
 def cut_keys(scene: Scene, rows: int, behind: Dim = 0) -> Cut:
@@ -176,7 +178,7 @@ def attend(
     scratch: Scratch | None = None,
     terms: int = 1,
 ) -> Launch:
-    """The launch of the attention itself; with a cut, a `combine` has to follow."""
+    """The launch of the attention itself; with a cut, the join of its parts has to follow."""
     scratch = cut.scratch if cut else scratch
     op, layouts = scene.op, scene.layouts
     given: dict[str, Operand] = {**scene.operands, "scratch": scratch, "y": op.y}
@@ -205,24 +207,33 @@ def _dims(
     names = [*(f"mask_{axis}" for axis in "bhqk" if op.mask), *["positions_b"] * kernel.positions]
     dims |= dict(zip(names, mask_strides(op, scene.length, layouts), strict=True))
     dims |= {f"{name}_at": at for name, at in scene.views.items()}
-    dims |= cut.dims if cut else named_strides("y", head_strides(op.y, layouts))
+    dims |= _result_strides(scene) | (cut.dims if cut else {})
     blocks = ceil_div(dim(queries * scene.group), kernel.block_rows)
     grid = [product((batch, scene.groups, blocks))]
     return dims, [*grid, dims["splits"]] if cut else grid
 
 
-def combine(
-    cut: Cut,
-    *,
-    form: Form,
-    when: When,
-    into: tuple[Dim, Strides] | None = None,
-) -> Launch:
-    """The launch that joins the parts of a cut.
-
-    ``into`` is a place in the scratch, and the strides there, for the rows that else go to y.
-    """
+def attend_cut(
+    cut: Cut, choices: Sequence[Blocks], *, form: Form, when: When, terms: int = 1
+) -> list[Launch]:
+    """Attention with its keys cut, and what joins the parts, if there may be more than one."""
     scene = cut.scene
+    if cut.splits == 1:
+        scratch = cut.scratch if scene.views else None
+        return [attend(scene, choices, form=form, when=when, scratch=scratch, terms=terms)]
+    parts = attend(scene, choices, form=form, when=when, cut=cut, terms=terms)
+    return [parts, _combine(cut, form=form, when=when)]
+
+
+def _result_strides(scene: Scene) -> dict[str, Dim]:
+    """Where rows of y are."""
+    given = scene.strides.get("y") or head_strides(scene.op.y, scene.layouts)
+    return named_strides("y", given)
+
+
+def _combine(cut: Cut, *, form: Form, when: When) -> Launch:
+    """The launch that joins the parts of a cut; of a single one it has no blocks."""
+    scene, viewed = cut.scene, "y" in cut.scene.views
     op, layouts = scene.op, scene.layouts
     kernel = CombineKernel(
         dtype=op.q.dtype.value,
@@ -230,15 +241,14 @@ def combine(
         group=scene.group,
         value_width=scene.width,
         exp=scene.kernel(Blocks(cut.rows, 16, 1, 1), split=True).exp,
-        viewed=into is not None,
+        viewed=viewed,
         block_rows=max(1, cut.rows // 8) if cut.rows > FEW_ROWS else 1,
     )
     dims: dict[str, Dim] = {"rows": scene.rows, "Sq": op.q.shape[2], **cut.dims}
-    dims |= named_strides("y", into[1] if into else head_strides(op.y, layouts))
-    if into:
-        dims["y_at"] = into[0]
-    buffers: tuple[Operand, ...] = (cut.scratch,) if into else (cut.scratch, op.y)
-    grid = (ceil_div(scene.rows, kernel.block_rows),)
+    dims |= _result_strides(scene) | ({"y_at": scene.views["y"]} if viewed else {})
+    buffers: tuple[Operand, ...] = (cut.scratch,) if viewed else (cut.scratch, op.y)
+    several = dim(sympy.Min(1, cut.splits - 1))
+    grid = (dim(ceil_div(scene.rows, kernel.block_rows) * several),)
     return launch(kernel, buffers, dims, grid, layouts, work(op), when=when, form=form)
 
 
@@ -274,7 +284,7 @@ __all__ = [
     "Cut",
     "Scene",
     "attend",
-    "combine",
+    "attend_cut",
     "cut_keys",
     "head_strides",
     "named_strides",

@@ -12,6 +12,7 @@ import math
 from dataclasses import dataclass
 
 from fuseline.codegen.gpu.kernel import TL_TYPES, TritonKernel, next_power_of_two, strides
+from fuseline.codegen.gpu.scalar import functions
 
 NARROWEST = 16
 """The least extent that a tensor core multiplies along any axis."""
@@ -65,13 +66,13 @@ class AttentionKernel(TritonKernel, template="triton/attention.py.jinja"):
     and are read once. Queries, keys, values and y are ``[B, heads, S, width]`` of ``dtype``, by
     strides of batch, head and token. The mask is ``"bool"``, or the dtype of what is added;
     positions are ``i64[B, Sq]`` (``positions_b`` may be 0) and default to 0, 1, ...; sinks are
-    ``[H]``. ``views`` names the operands that lie in scratch, ``<name>_at`` bytes behind its begin.
-    With ``later`` the first query head is the argument ``first``. Exponentials meet 16-bit values
+    ``[H]``. ``views`` names what lies in scratch, of operands and y, ``<name>_at`` bytes behind its
+    begin. With ``later`` the first query head is the argument ``first``. Exponentials meet 16-bit values
     as a sum of ``terms`` (1 or 2) numbers of their type.
 
-    With ``split`` the second axis of the grid cuts the keys, and the results are partial: ``sums``
-    (float32, ``partial_row`` apart) and ``tops`` (largest scores, then sums of exponentials), rows
-    numbered (batch, key head, query, head of the group).
+    With ``split`` the second axis of the grid cuts the keys. The results of several ``splits`` are
+    partial: ``sums`` (float32, ``partial_row`` apart) and ``tops`` (largest scores, then sums of
+    exponentials), rows numbered (batch, key head, query, head of the group).
     """
 
     dtype: str
@@ -107,7 +108,7 @@ class AttentionKernel(TritonKernel, template="triton/attention.py.jinja"):
         found += [("mask", self.mask)] if self.mask else []
         found += [("positions", "i64")] * self.positions
         found += [("sinks", self.sinks)] if self.sinks else []
-        found += [("y", self.dtype)] * (not self.split)
+        found += [("y", self.dtype)] * ("y" not in self.views)
         return (*found, *[("scratch", "u8")] * self.scratch)
 
     @property
@@ -121,7 +122,7 @@ class AttentionKernel(TritonKernel, template="triton/attention.py.jinja"):
         found = [("Sq", "i32"), ("Sk", "i32"), *[("splits", "i32")] * self.split]
         found += [("first", "i32")] * self.later
         found += strides(*self.operands, axes="bhs")
-        found += strides("y", axes="bhs") if not self.split else ()
+        found += strides("y", axes="bhs")
         found += strides("mask", axes="bhqk") if self.mask else ()
         found += strides("positions", axes="b") if self.positions else ()
         found += [(f"{name}_at", "i64") for name in self.views]
@@ -199,6 +200,11 @@ class AttentionKernel(TritonKernel, template="triton/attention.py.jinja"):
     def cap(self) -> str:
         """What a capped score between -1 and 1 is multiplied by."""
         return repr((self.softcap or 0.0) * self.unit)
+
+    @property
+    def functions(self) -> tuple[str, ...]:
+        """What a cap needs of `_math.py.jinja`; it levels what the hardware's exponential lacks."""
+        return functions(["fl_tanh"]) if self.softcap else ()
 
     @property
     def exact(self) -> bool:

@@ -16,6 +16,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 from fuseline.codegen.gpu.kernel import TL_TYPES, TritonKernel, next_power_of_two
+from fuseline.codegen.gpu.scalar import SHORT, functions
 from fuseline.codegen.mixtures import Element
 from fuseline.codegen.norms import promote
 from fuseline.ir.ops.experts import Combine
@@ -155,6 +156,11 @@ class ExpertsProductKernel(TritonKernel, template="triton/experts_product.py.jin
         return self.sides == 2 and not self.interleaved
 
     @property
+    def blocks_n(self) -> int:
+        """Blocks that share the columns of a side."""
+        return -(-self.width // self.block_n)
+
+    @property
     def columns(self) -> int:
         """Columns of a product of a block."""
         return self.block_n * (2 if self.interleaved else 1)
@@ -188,6 +194,11 @@ class ExpertsProductKernel(TritonKernel, template="triton/experts_product.py.jin
     def type(self) -> str:
         """The type of rows, matrices, biases and results."""
         return TL_TYPES[self.dtype]
+
+    @property
+    def functions(self) -> tuple[str, ...]:
+        """What the body calls of `_math.py.jinja`."""
+        return functions(self.body.statements) if self.body else ()
 
     @property
     def bias_stride(self) -> int:
@@ -304,6 +315,16 @@ class ExpertsSumKernel(TritonKernel, template="triton/experts_sum.py.jinja"):
     def gate_type(self) -> str:
         """The type of the shared branch's gate; empty without one."""
         return TL_TYPES.get(self.gate_dtype or "", "")
+
+    @property
+    def short(self) -> bool:
+        """Whether the gate has 16 bits."""
+        return self.gate_dtype in SHORT
+
+    @property
+    def functions(self) -> tuple[str, ...]:
+        """What the gate needs of `_math.py.jinja`."""
+        return functions(["fl_sigmoid"]) if self.gate_dtype else ()
 
     @property
     def title(self) -> str:

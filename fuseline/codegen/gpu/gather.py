@@ -164,6 +164,7 @@ class ShiftWriteKernel(TritonKernel, template="triton/shift_write.py.jinja"):
         target: strides of o, i and slices in the buffer.
         block: see above.
         block_rows: see above.
+        along: blocks that share a slice.
 
     """
 
@@ -177,6 +178,7 @@ class ShiftWriteKernel(TritonKernel, template="triton/shift_write.py.jinja"):
     target: tuple[str, str, str]
     block: int
     block_rows: int
+    along: str
 
     @property
     def buffers(self) -> tuple[tuple[str, str], ...]:
@@ -198,7 +200,7 @@ class ShiftWriteKernel(TritonKernel, template="triton/shift_write.py.jinja"):
 class ArgmaxKernel(TritonKernel, template="triton/argmax.py.jinja"):
     """``y[r] = argmax(x[r, :width])``, or the best of each part of a row for `ArgmaxJoinKernel`.
 
-    The first among equals; the first NaN where there is one. Grid (rows, parts of a row).
+    The first among equals; the first NaN where there is one. Grid (rows * parts of a row,).
 
     Attributes:
         dtype: of x: f32, bf16 or f16.
@@ -207,7 +209,8 @@ class ArgmaxKernel(TritonKernel, template="triton/argmax.py.jinja"):
         step: from one row to the next.
         part: elements that a block looks through, ``block`` at a time.
         block: see ``part``.
-        joined: whether there are several parts: the grid's second dim.
+        joined: whether there may be several parts.
+        parts: how many there are.
 
     """
 
@@ -218,6 +221,7 @@ class ArgmaxKernel(TritonKernel, template="triton/argmax.py.jinja"):
     part: int
     block: int
     joined: bool
+    parts: str
 
     @property
     def buffers(self) -> tuple[tuple[str, str], ...]:

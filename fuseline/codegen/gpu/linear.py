@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from itertools import accumulate
 
 from fuseline.codegen.gpu.kernel import TL_TYPES, TritonKernel
+from fuseline.codegen.gpu.scalar import SHORT, functions
 from fuseline.ir.ops.raised import Activation
 
 VECTOR_BYTES = 16
@@ -21,11 +22,9 @@ _PARTS = {"bf16": 1, "f16": 2, "f32": 3}
 """Numbers of 8 significant bits that an element is the sum of: 8, 11 and 24 bits."""
 
 _ACTIVATED: dict[Activation, str] = {
-    "silu": "value / (1.0 + tl.exp(-value))",
-    "gelu": "0.5 * value * (1.0 + tl.erf(value * 0.7071067811865476))",
-    # 1 + tanh(u) is 2 / (1 + exp(-2 u))
-    "gelu_tanh": "value / (1.0 + tl.exp(value * (-1.5957691216057308"
-    " - 0.07135481282553455 * value * value)))",
+    "silu": "fl_silu(value, {short})",
+    "gelu": "fl_gelu_erf(value)",
+    "gelu_tanh": "fl_gelu_tanh(value, {short})",
     "relu": "tl.where(value < 0.0, 0.0, value)",
     "relu2": "tl.where(value < 0.0, 0.0, value * value)",
 }
@@ -81,7 +80,14 @@ class Epilogue:
     @property
     def activated(self) -> str:
         """The activation of ``value``."""
-        return "" if self.activation is None else _ACTIVATED[self.activation]
+        if self.activation is None:
+            return ""
+        return _ACTIVATED[self.activation].format(short=self.dtype in SHORT)
+
+    @property
+    def functions(self) -> tuple[str, ...]:
+        """What is called of `_math.py.jinja`."""
+        return functions([self.activated])
 
     @property
     def terms(self) -> str:
@@ -125,6 +131,11 @@ class LinearKernel(Epilogue, TritonKernel):
     block_n: int
     block_m: int
     block_k: int
+
+    @property
+    def blocks_n(self) -> int:
+        """Blocks that share the columns."""
+        return -(-self.n // self.block_n)
 
     @property
     def masked_n(self) -> bool:

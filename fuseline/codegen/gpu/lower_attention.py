@@ -8,7 +8,7 @@ from fuseline.codegen.gpu.attend import (
     Blocks,
     Scene,
     attend,
-    combine,
+    attend_cut,
     cut_keys,
     head_strides,
     ranges,
@@ -95,9 +95,8 @@ def _library(op: Attention, when: When) -> Launch:
 
 def _cut(scene: Scene, rows: int, when: When, *, terms: int) -> list[Launch]:
     """The attention with its keys cut over blocks, and what joins them."""
-    cut, form = cut_keys(scene, rows), Form("attention", "keys cut", "queries")
-    attention = attend(scene, few(scene, rows), form=form, when=when, cut=cut, terms=terms)
-    return [attention, combine(cut, form=form, when=when)]
+    form = Form("attention", "keys cut", "queries")
+    return attend_cut(cut_keys(scene, rows), few(scene, rows), form=form, when=when, terms=terms)
 
 
 def few(scene: Scene, rows: int) -> list[Blocks]:

@@ -159,7 +159,7 @@ class _Lowering:
                 dataclasses.replace(kernel, **tile._asdict()),
                 buffers,
                 dims,
-                (ceil_div(kernel.width, tile.block_n), self._blocks(r, count)),
+                (dim(self._blocks(r, count) * ceil_div(kernel.width, tile.block_n)),),
                 self.layouts,
                 self.work,
                 when=when,

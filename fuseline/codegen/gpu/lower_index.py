@@ -180,7 +180,7 @@ def lower_shift_write(op: ShiftWrite, layouts: LayoutMap) -> Lowered:
     count, width = op.src.shape[op.axis], found.width
     lanes = 32 * 16 // op.src.dtype.itemsize
     block = min(lanes, next_power_of_two(width)) if isinstance(width, int) else lanes
-    places = Places(Tile(1, block, "none"), [], width)
+    places, along = Places(Tile(1, block, "none"), [], width), ceil_div(width, block)
     kernel = ShiftWriteKernel(
         dtype=op.src.dtype.value,
         width=places.extent,
@@ -191,10 +191,11 @@ def lower_shift_write(op: ShiftWrite, layouts: LayoutMap) -> Lowered:
         target=_three(places, "into", found.target),
         block=block,
         block_rows=SHIFT_ROWS,
+        along=places.number("along", along, "i32"),
         numbers=tuple(places.types.items()),
         stages=1,
     )
-    grid = (dim(found.outer * found.inner), ceil_div(width, block))
+    grid = (product([found.outer, found.inner, along]),)
     return [launch(kernel, (op.src, op.buffer), places.values, grid, layouts, work(op))]
 
 
@@ -216,7 +217,7 @@ def lower_argmax(op: Argmax, layouts: LayoutMap) -> Lowered:
     width, rows = op.x.shape[-1], product(op.x.shape[:-1])
     short = isinstance(width, int) and width <= SHORT
     part = next_power_of_two(width) if isinstance(width, int) and short else ARGMAX_PART
-    places = Places(Tile(1, part, "none"), [], width)
+    places, parts = Places(Tile(1, part, "none"), [], width), ceil_div(width, part)
     kernel = ArgmaxKernel(
         dtype=op.x.dtype.value,
         width=places.number("width", width),
@@ -224,11 +225,11 @@ def lower_argmax(op: Argmax, layouts: LayoutMap) -> Lowered:
         part=part,
         block=min(part, 1024),
         joined=not short,
+        parts=places.number("parts", parts, "i32"),
         numbers=tuple(places.types.items()),
     )
-    parts = ceil_div(width, part)
     scratch = Scratch(dim(8 * rows * parts))
-    grid = (rows, parts)
+    grid = (dim(rows * parts),)
     buffers = (op.x, op.y if short else scratch)
     made = [launch(kernel, buffers, places.values, grid, layouts, work(op))]
     if not short:

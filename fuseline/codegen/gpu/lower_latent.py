@@ -13,7 +13,7 @@ from fuseline.codegen.gpu.attend import (
     Scene,
     Strides,
     attend,
-    combine,
+    attend_cut,
     cut_keys,
     head_strides,
     named_strides,
@@ -136,9 +136,9 @@ class _Latent:
             keys=(*columns(self.latent, "absorbed", "latent"), *self._shared_columns()),
             values=columns(self.latent, "y", "latent"),
             operands=self.operands,
-            strides=self.strides | {"absorbed": inside},
+            strides=self.strides | {"absorbed": inside, "y": inside},
             length=op.latent.shape[2],
-            views={"absorbed": 0},
+            views={"absorbed": 0, "y": sums},
             latent=True,
         )
         rows = 16 if self.heads <= 16 and few else 64
@@ -149,8 +149,7 @@ class _Latent:
         blocks = 16 if few else 64
         return [
             self._product(self._keys(), into, blocks, cut.scratch, when, form),
-            attend(scene, absorbed_blocks(scene, rows), form=form, when=when, cut=cut),
-            combine(cut, form=form, when=when, into=(sums, inside)),
+            *attend_cut(cut, absorbed_blocks(scene, rows), form=form, when=when),
             self._product(self._values(), out, blocks, cut.scratch, when, form),
         ]
 

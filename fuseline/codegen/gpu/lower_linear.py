@@ -106,7 +106,7 @@ class _Place:
             buffers += (*item.biases[:1], *self.residual, *item.ys)
             dims |= self._rows()
         rows = ceil_div(item.tokens, kernel.block_m) if isinstance(kernel, LinearTileKernel) else 1
-        grid = (ceil_div(kernel.n, kernel.block_n), rows, splits)
+        grid = (dim(rows * kernel.blocks_n), splits)
         words = "in tiles" if kernel.block_m > MOST_ROWS else "weights streamed"
         return self._launch(kernel, buffers, dims, grid, words)
 

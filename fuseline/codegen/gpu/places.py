@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 
+from fuseline.codegen.gpu.kernel import ceil_div
 from fuseline.codegen.gpu.pointwise import Tile
 from fuseline.ir.types import Dim, product, same
 
@@ -42,8 +43,9 @@ class Places:
 
     @property
     def extent(self) -> str:
-        """The elements of a row."""
-        return self.number("n", self.inner)
+        """The elements of a row; in 32 bits where blocks count so: a launch of more is refused."""
+        wide = self.tile.rows == "none" or self.tile.looped
+        return self.number("n", self.inner, "i64" if wide else "i32")
 
     @property
     def rows(self) -> Dim:
@@ -81,25 +83,30 @@ class Places:
             wide = ".to(tl.int64)" if self._is_wide() else ""
             moves = not tile.whole and not tile.looped
             return [f"col0 = tl.program_id(0){wide} * {tile.block}"] if moves else []
+        place = self._along() if not tile.whole and not tile.looped else ["row0 = tl.program_id(0)"]
         if tile.rows == "tiled":
+            down = self.number("down", ceil_div(self.rows, tile.block_rows), "i32")
             lines = [
-                f"row_R = (tl.program_id(1) * {tile.block_rows} + {lanes})[:, None]",
-                f"col0 = tl.program_id(2) * {tile.block}",
+                *place,
+                f"unit = row0 // {down}",
+                f"row_R = (row0 % {down} * {tile.block_rows} + {lanes})[:, None]",
                 f"i{depth - 1} = row_R.to(tl.int64)",
             ]
-            return lines + self._split("tl.program_id(0)", depth - 1)
-        if tile.parts > 1:
-            place = [
-                "place = tl.program_id(0)",
-                f"row0 = place // {tile.parts}",
-                f"col0 = (place % {tile.parts}) * {tile.block}",
-            ]
-        else:
-            place = ["row0 = tl.program_id(0)"]
-            place += [f"col0 = tl.program_id(1) * {tile.block}"] if not tile.parts else []
+            return lines + self._split("unit", depth - 1)
         first = "row0" if tile.block_rows == 1 else f"row0 * {tile.block_rows}"
         lines = [*place, f"row_R = ({first} + {lanes})[:, None]"]
         return lines + self._split("row_R", depth)
+
+    def _along(self) -> list[str]:
+        """The place of a block where several share a row: those of one row follow one another."""
+        along = self.number("along", ceil_div(self.inner, self.tile.block), "i32")
+        wide = isinstance(self.inner, int) and self._is_wide()
+        return [
+            "place = tl.program_id(0)",
+            f"row0 = place // {along}",
+            f"col0 = {f'(place % {along}).to(tl.int64)' if wide else f'place % {along}'}"
+            f" * {self.tile.block}",
+        ]
 
     def _split(self, whole: str, depth: int) -> list[str]:
         """The indices of the first axes from their common number."""

@@ -24,10 +24,9 @@ class Tile:
         block_rows: R, a power of two.
         block: N, a power of two.
         rows: ``none`` where there is one row; ``flat`` where all axes around the row are numbered
-            as one; ``tiled`` where R runs along the last of them only, and block 0 counts the rest.
+            as one; ``tiled`` where R runs along the last of them only.
         whole: N is at least the row.
         looped: a block walks along the rows.
-        parts: blocks along a row where that is known, 0 where the grid's second dim counts them.
 
     """
 
@@ -36,7 +35,6 @@ class Tile:
     rows: Rows = "flat"
     whole: bool = True
     looped: bool = False
-    parts: int = 1
 
 
 @dataclass(frozen=True)

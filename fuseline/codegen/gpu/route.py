@@ -8,6 +8,7 @@ from dataclasses import dataclass
 import torch
 
 from fuseline.codegen.gpu.kernel import TL_TYPES, TritonKernel, next_power_of_two
+from fuseline.codegen.gpu.scalar import SHORT, functions
 from fuseline.codegen.routers import Router
 from fuseline.ir.types import DType
 
@@ -84,6 +85,22 @@ class RouteKernel(Router, TritonKernel, template="triton/route.py.jinja"):
     def weight_type(self) -> str:
         """The type that weights are rounded to while they are normalized."""
         return self.choice_type if self.selected else self.score_type
+
+    @property
+    def short_scores(self) -> bool:
+        """Whether scores have 16 bits."""
+        return self.dtype in SHORT
+
+    @property
+    def short_weights(self) -> bool:
+        """Whether weights have 16 bits while they are normalized."""
+        return (self.choice if self.selected else self.dtype) in SHORT
+
+    @property
+    def functions(self) -> tuple[str, ...]:
+        """What is called of `_math.py.jinja`."""
+        called = {"softmax": "fl_exp", "sigmoid": "fl_sigmoid", "sqrt_softplus": "fl_softplus"}
+        return functions([called.get(word, "") for word in (self.score, self.normalize)])
 
     @property
     def out_type(self) -> str:

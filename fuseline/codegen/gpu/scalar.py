@@ -133,10 +133,13 @@ _NEEDS: dict[str, tuple[str, ...]] = {
     "fl_silu": ("fl_exp",),
     "fl_softplus": ("fl_exp", "fl_log", "fl_log1p"),
     "fl_tanh": ("fl_exp",),
-    "fl_gelu_tanh": ("fl_exp", "fl_tanh"),
+    "fl_gelu_tanh": ("fl_exp",),
     "fl_remainder": ("fl_fmod",),
 }
 """The functions of `_math.py.jinja` that others call."""
+
+SHORT = ("bf16", "f16")
+"""The types of results, by name, for which the functions' argument ``short`` is true."""
 
 
 def functions(lines: Sequence[str]) -> tuple[str, ...]:

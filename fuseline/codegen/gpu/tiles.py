@@ -1,7 +1,8 @@
 """How the blocks of a kernel share rows of elements: tiles, grids, and for which sizes.
 
 Blocks are as small as 16 bytes a thread allow while there is less than a block for each
-multiprocessor of the largest cards, so that a decode step is spread over all of them.
+multiprocessor of the largest cards, so that a decode step is spread over all of them. They are
+numbered along the grid's first axis, which takes 2^31 - 1 of them; the others end at 65535.
 """
 
 from __future__ import annotations
@@ -81,11 +82,8 @@ def _elements(
     along, threads = ceil_div(inner, width), (warps, 2 * warps, 4 * warps)
     if not outer:
         return Choice(Tile(1, width, "none", whole=False), threads, (along,), when)
-    many = ceil_div(product(outer), rows)
-    parts = along if isinstance(along, int) else 0
-    tile = Tile(rows, width, "flat", whole=parts == 1, parts=parts)
-    grid = (dim(many * parts),) if parts else (many, along)
-    return Choice(tile, threads, grid, when)
+    tile = Tile(rows, width, "flat", whole=along == 1)
+    return Choice(tile, threads, (dim(ceil_div(product(outer), rows) * along),), when)
 
 
 def one_tile(outer: Sequence[Dim], inner: Dim, per_thread: int, *, many: bool) -> Choice:
@@ -104,10 +102,10 @@ def square_tiles(outer: Sequence[Dim], inner: Dim) -> list[Choice]:
     rows, width = (
         min(SIDE, next_power_of_two(e)) if isinstance(e, int) else SIDE for e in (last, inner)
     )
-    tile = Tile(rows, width, "tiled", whole=isinstance(inner, int) and width >= inner, parts=0)
+    tile = Tile(rows, width, "tiled", whole=isinstance(inner, int) and width >= inner)
     warps = max(1, min(8, rows * width // (32 * 8)))
-    grid = (product(outer[:-1]), ceil_div(last, rows), ceil_div(inner, width))
-    return [Choice(tile, (warps,), grid)]
+    blocks = product([*outer[:-1], ceil_div(last, rows), ceil_div(inner, width)])
+    return [Choice(tile, (warps,), (blocks,))]
 
 
 def row_tiles(outer: Sequence[Dim], inner: Dim, *, across: bool) -> list[Choice]:

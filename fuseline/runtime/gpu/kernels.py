@@ -10,7 +10,7 @@ from pathlib import Path
 
 import torch
 
-from fuseline import _torch
+from fuseline import _torch, errors
 from fuseline.runtime import native
 from fuseline.runtime.build import KernelSource, Library, build_piece
 from fuseline.runtime.cache import Cache
@@ -21,6 +21,12 @@ from fuseline.runtime.kernels import Grid
 from fuseline.runtime.toolchain import Toolchain
 
 _ABI = "fuseline_abi.h"
+
+MOST_BLOCKS = (2**31 - 1, 65535, 65535)
+"""Blocks that the axes of a grid take, on every GPU."""
+
+MOST_COUNTED = 2**31 - 2**16
+"""What an integer of 32 bits may be: the last block counts a little further than there is."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -86,13 +92,15 @@ class DeviceKernels:
         """The launcher's address, and the integers that it takes; see ``launcher.cpp``.
 
         Raises:
-            DeviceError: FL1002, if the kernel cannot be loaded.
+            DeviceError: FL1002, if the kernel cannot be loaded; FL1009, if sizes pass its limits.
 
         """
         function = self._loaded.get(symbol)
         if function is None:
             function = driver.load(self.binaries[symbol], self.device.index, self.target)
             self._loaded[symbol] = function
+        if found := _beyond(function, dims, grid):
+            raise errors.TOO_LARGE.error(symbol, found=found)
         return self.launcher.address, packed(function, dims, grid)
 
     def follow(self) -> None:
@@ -122,9 +130,25 @@ class DeviceKernels:
             raise driver.failed(status)
 
 
+def _integers(function: Function) -> list[str]:
+    """The types of the arguments that are no pointers."""
+    return [t for t in function.parameters if not t.startswith("*")]
+
+
+def _beyond(function: Function, dims: tuple[int, ...], grid: Grid) -> str:
+    """What of a launch is more than the kernel or the GPU can count, empty where nothing is."""
+    for axis, blocks, most in zip("xyz", grid, MOST_BLOCKS, strict=True):
+        if blocks > most:
+            return f"{blocks} blocks along {axis} of the grid, at most {most}"
+    for kind, value in zip(_integers(function), dims, strict=True):
+        if kind == "i32" and abs(value) > MOST_COUNTED:
+            return f"a size of {value}, at most {MOST_COUNTED}"
+    return ""
+
+
 def packed(function: Function, dims: tuple[int, ...], grid: Grid) -> tuple[int, ...]:
     """The integers that ``fl_gpu_launch`` takes."""
-    integers = [t for t in function.parameters if not t.startswith("*")]
+    integers = _integers(function)
     buffers = len(function.parameters) - len(integers) - 2
     assert len(integers) == len(dims), "a launch gives every integer"
     wide = sum(1 << i for i, kind in enumerate(integers) if kind == "i64")

@@ -6,7 +6,8 @@ Triton's interpreter is a choice of the whole process, so it gets one of its own
 and back: every storage once, so that buffers that share one still do.
 
 Its bfloat16 is wrong (3.6 to 3.9): casts cut off instead of rounding, and products multiply the raw
-bits. Both are put right here, so that bfloat16 is held to the same rule as the other types.
+bits. Both are put right here, so that bfloat16 is held to the same rule as the other types. And its
+functions are NumPy's, where a GPU's are rough: a job may ask for some as rough as those.
 """
 
 from __future__ import annotations
@@ -44,6 +45,7 @@ class Job:
     grid: tuple[int, ...]
     storages: list[bytes]
     arguments: list[tuple[int, int, torch.dtype] | int]
+    rough: bool = False
 
 
 @dataclass
@@ -80,8 +82,10 @@ class Interpreter:
         buffers: Sequence[Tensor | None],
         dims: Sequence[int],
         grid: Sequence[int],
+        *,
+        rough: bool = False,
     ) -> None:
-        """Run a kernel on CPU tensors, in place."""
+        """Run a kernel on CPU tensors, in place; ``rough``: by functions as rough as a GPU's."""
         blocks = int(torch.tensor(list(grid)).prod())
         assert blocks <= MOST_BLOCKS, f"{symbol} has {blocks} blocks: interpreting takes too long"
         if blocks == 0:
@@ -97,7 +101,7 @@ class Interpreter:
             arguments.append((number, offset, buffer.dtype))
         memory = list(flat.values())
         sent = [cast("Any", m).numpy().tobytes() for m in memory]
-        job = Job(symbol, source, tuple(grid), sent, [*arguments, *dims])
+        job = Job(symbol, source, tuple(grid), sent, [*arguments, *dims], rough)
         for own, data in zip(memory, self._answer(job), strict=True):
             own.copy_(torch.frombuffer(bytearray(data), dtype=torch.uint8) if data else own)
 
@@ -125,11 +129,13 @@ def interpreter() -> Interpreter:
 def serve(stdin: BinaryIO, stdout: BinaryIO) -> None:
     """Answer jobs until there are no more."""
     _mend_bfloat16()
+    rough = _rough_functions()
     while True:
         try:
             job: Job = pickle.load(stdin)
         except EOFError:
             return
+        rough[:] = [job.rough]
         try:
             answer = Answer(_interpret(job))
         except Exception:
@@ -182,6 +188,36 @@ def _mend_bfloat16() -> None:
 
     own._convert_float = converted
     own.InterpreterBuilder.create_dot = product
+
+
+def _rough_functions() -> list[bool]:
+    """Have exponentials, roots and quotients of float32 be off as those of a GPU may be, while the
+    one element of the list that this gives is true: by 2 units in the last place, up and down.
+    """
+    own: Any = importlib.import_module("triton.runtime.interpreter")
+    builder, rough = own.InterpreterBuilder, [False]
+
+    def off(handle: Any) -> Any:
+        if handle.data.dtype == np.float32:
+            signs = np.where(np.arange(handle.data.size) % 2, 1, -1).reshape(handle.data.shape)
+            handle.data = (handle.data * (1 + signs * np.float32(2**-22))).astype(np.float32)
+        return handle
+
+    def made_rough(name: str) -> None:
+        exact = getattr(builder, name)
+
+        def function(self: Any, *operands: Any) -> Any:
+            if rough[0] and name == "create_exp" and operands[0].data.dtype == np.float32:
+                turned = operands[0].data * np.float32(1.4426950408889634)
+                return off(own.TensorHandle(np.exp2(turned), operands[0].dtype.scalar))
+            found = exact(self, *operands)
+            return off(found) if rough[0] else found
+
+        setattr(builder, name, function)
+
+    for name in ("create_exp", "create_exp2", "create_fdiv", "create_rsqrt", "create_sqrt"):
+        made_rough(name)
+    return rough
 
 
 @lru_cache(maxsize=64)

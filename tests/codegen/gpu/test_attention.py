@@ -10,6 +10,7 @@ from fuseline.codegen.lower import emit
 from fuseline.codegen.targets import TARGETS
 from fuseline.ir.layout import LayoutMap
 from fuseline.ir.text import parse_func
+from fuseline.ir.types import substitute
 from fuseline.runtime.cache import Cache
 from tests.codegen.gpu.attention_binaries import built, copied, families
 from tests.codegen.gpu.harness import check, interpreted
@@ -263,6 +264,23 @@ def test_choice_by_queries() -> None:
         ("attention", (513, None)),
     ]
     assert families(text.replace("S,", "1,")) == [(name, None) for name in cut]
+
+
+def test_a_single_part_leaves_nothing_to_join() -> None:
+    """Few keys, or blocks enough to fill a GPU, are written at once; none is known beforehand."""
+    text = """func @f(%q: bf16[B, 32, 1, 128], %k: bf16[B, 8, T, 128], %v: bf16[B, 8, T, 128]) {
+      %y = attention %q, %k, %v {scale = 0.1, causal = true}
+      return %y
+    }"""
+    func = parse_func(text)
+    (step,) = emit(func, LayoutMap(func), "cuda")
+    parts, join = step.launches
+    for batch, keys, splits in ((1, 0, 1), (1, 64, 1), (1, 65, 2), (64, 4096, 1), (8, 4096, 5)):
+        sizes = {"B": batch, "T": keys}
+        assert [substitute(extent, sizes) for extent in parts.grid] == [8 * batch, splits, 1]
+        blocks = substitute(join.grid[0], sizes)
+        assert blocks == (32 * batch if splits > 1 else 0)
+    assert families(text.replace("T,", "64,")) == [("attention", None)]
 
 
 def test_no_kernel_for_double_or_unknown_heads() -> None:

@@ -17,7 +17,7 @@ from fuseline import _torch
 from fuseline.errors import FuselineError
 from fuseline.runtime.cache import Cache
 from fuseline.runtime.gpu.binary import Binary
-from fuseline.runtime.gpu.kernels import DeviceKernels, Launcher
+from fuseline.runtime.gpu.kernels import MOST_BLOCKS, DeviceKernels, Launcher
 from fuseline.runtime.native import Launch, Runner
 from fuseline.runtime.toolchain import find_toolchain
 
@@ -27,7 +27,9 @@ REPEATS, LAUNCHES = 200, 100
 
 
 def main(folder: str, width: int) -> None:
-    """Two launches, one of them of no blocks; then many, for their cost. ``width`` is shares."""
+    """Launches of some blocks, of none and of the most; then many, for their cost. ``width`` is
+    shares.
+    """
     cache = Cache.open(Path(folder))
     toolchain = find_toolchain(cache)
     binary = Binary("norm_01", b"\x7fELF", PARAMETERS, 4, 65536, {})
@@ -43,7 +45,8 @@ def main(folder: str, width: int) -> None:
             function, packed = kernels.call("norm_01", dims, grid)
             return Launch(function, ((0, 4), (1, 0)), packed, width)
 
-        piece = runner.piece([launch((3, 2, 1)), launch((0, 1, 1))], slots=2, threads=width)
+        grids = [(3, 2, 1), (0, 1, 1), MOST_BLOCKS]
+        piece = runner.piece([launch(grid) for grid in grids], slots=2, threads=width)
         kernels.enter()
         piece([x, y])
         kernels.leave()

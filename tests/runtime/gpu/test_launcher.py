@@ -8,9 +8,14 @@ import subprocess
 import sys
 from pathlib import Path
 from typing import Any
+from unittest import mock
 
 import pytest
+import torch
 
+from fuseline.errors import DeviceError
+from fuseline.runtime.gpu.driver import Function
+from fuseline.runtime.gpu.kernels import MOST_BLOCKS, MOST_COUNTED, DeviceKernels
 from tests.runtime.gpu.launch_on_stub import STREAM
 
 pytest.importorskip("cuda.bindings", reason="cuda-bindings is not installed")
@@ -62,6 +67,23 @@ def test_a_kernel_is_loaded_once_and_asks_for_its_shared_memory(stub: Path, tmp_
 def test_a_grid_without_blocks_launches_nothing(stub: Path, tmp_path: Path) -> None:
     _, record = run(stub, tmp_path, STUB_TYPES="pp")
     assert not [line for line in record if "grid 0" in line]
+
+
+def test_the_largest_grid_arrives_whole(stub: Path, tmp_path: Path) -> None:
+    _, record = run(stub, tmp_path, STUB_TYPES="pp")
+    assert [line for line in record if "grid 2147483647 65535 65535 " in line]
+
+
+def test_what_is_too_large_is_refused_before_the_driver_has_it() -> None:
+    """The driver would refuse such a grid without its name; an integer would be cut off."""
+    function = Function(1, 128, 0, ("*bf16", "i32", "i64", "*i8", "*i8"), None)
+    device = torch.device("cuda", 0)
+    kernels = DeviceKernels({}, mock.Mock(address=5), device, "sm_90", {"norm": function})
+    assert kernels.call("norm", (MOST_COUNTED, 2**40), MOST_BLOCKS)[0] == 5
+    with pytest.raises(DeviceError, match="FL1009.*norm: found a size of 2147483648"):
+        kernels.call("norm", (2**31, 0), (1, 1, 1))
+    with pytest.raises(DeviceError, match="65536 blocks along y of the grid, at most 65535"):
+        kernels.call("norm", (1, 0), (1, 65536, 1))
 
 
 @pytest.mark.parametrize(
