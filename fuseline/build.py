@@ -27,7 +27,13 @@ from fuseline.runtime.build import (
 from fuseline.runtime.cache import Cache
 from fuseline.runtime.gpu.binary import Binary
 from fuseline.runtime.gpu.triton_build import has_triton
-from fuseline.runtime.toolchain import Toolchain, find_toolchain
+from fuseline.runtime.native import Runner
+from fuseline.runtime.toolchain import (
+    Toolchain,
+    find_toolchain,
+    no_compiler,
+    toolchains_of_others,
+)
 
 log = logging.getLogger(__name__)
 
@@ -43,29 +49,56 @@ class Tools:
     Attributes:
         cache: where built code is kept.
         toolchain: the C++ compiler; None where there is none.
-        missing: why there is none.
+        host: what the runner and the launcher of GPU kernels are built by, or were, in the cache:
+            the compiler, or where there is none one of another machine; else None.
+        problem: what is wrong with the compiler; None where there is one.
     """
 
     cache: Cache
     toolchain: Toolchain | None
-    missing: str = ""
+    host: Toolchain | None = None
+    problem: errors.FuselineError | None = None
 
     @classmethod
     def find(cls, config: Config) -> Tools:
-        """The cache and the compiler; a missing compiler is warned of once, and is no error.
-
-        Raises:
-            BuildError: FL0701 or FL0702, under ``Config(strict=True)``.
-
-        """
+        """The cache and the compiler."""
         cache = Cache.open(config.cache_dir)
         try:
-            return cls(cache, find_toolchain(cache, host_compiler()))
+            found = find_toolchain(cache, host_compiler())
+        except errors.BuildError as problem:
+            return cls(cache, None, _from_elsewhere(cache), problem)
+        host = found if found.command else _from_elsewhere(cache)
+        return cls(cache, found, host) if host else cls(cache, None, None, no_compiler())
+
+    @property
+    def missing(self) -> str:
+        """Why there is no compiler; empty where there is one."""
+        return self.problem.diagnostic.title if self.problem else ""
+
+    def require(self, target: Target, *, strict: bool) -> None:
+        """Warn, once in a process, where what a target needs is missing; it is no error.
+
+        Raises:
+            BuildError: FL0701 or FL0702, with ``strict``.
+
+        """
+        served = self.toolchain if target.backend == "cpu" else self.host
+        if served is not None or self.problem is None:
+            return
+        if strict:
+            raise self.problem
+        _warn(self.problem.diagnostic)
+
+
+def _from_elsewhere(cache: Cache) -> Toolchain | None:
+    """The compiler of another machine that has left the runner in this cache."""
+    for toolchain in toolchains_of_others(cache):
+        try:
+            if Runner.is_in(cache, toolchain):
+                return toolchain
         except errors.BuildError as error:
-            if config.strict:
-                raise
-            _warn(error.diagnostic)
-            return cls(cache, None, str(error.diagnostic.title))
+            log.warning("%s", error)
+    return None
 
 
 @lru_cache

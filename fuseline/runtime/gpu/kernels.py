@@ -46,7 +46,7 @@ class Launcher:
             DeviceError: FL1001, without a driver.
 
         """
-        library = _library(cache, toolchain)
+        library = cls.build(cache, toolchain)
         pointer = ctypes.c_void_p
         connect = ctypes.PYFUNCTYPE(None, pointer, pointer, pointer)
         connect(library.address("fl_gpu_connect"))(*driver.launcher_addresses())
@@ -55,6 +55,17 @@ class Launcher:
             ctypes.PYFUNCTYPE(None, pointer, pointer)(library.address("fl_gpu_enter")),
             ctypes.PYFUNCTYPE(ctypes.c_int)(library.address("fl_gpu_leave")),
         )
+
+    @staticmethod
+    def build(cache: Cache, toolchain: Toolchain) -> Library:
+        """Have it in the cache; that needs no driver. It is built for every processor of this kind
+        of machine, so that the cache serves one that has another, and no compiler.
+
+        Raises:
+            BuildError: it cannot be built or loaded.
+
+        """
+        return _library(cache, toolchain.portable)
 
 
 @memo
