@@ -17,6 +17,7 @@ from fuseline.codegen.targets import TARGETS, Target
 from fuseline.config import Config, host_compiler
 from fuseline.ir.core import Func, Value
 from fuseline.ir.layout import Layout, LayoutMap
+from fuseline.report import KernelRecord
 from fuseline.runtime.build import (
     CompileError,
     KernelSource,
@@ -161,7 +162,9 @@ def build(
         if good:
             library = build_piece(tools.cache, tools.toolchain, good)
             addresses = {unit.symbol: library.address(unit.symbol) for unit in good}
-    return Built(assemble(func, layouts, emitted), sources, addresses)
+    done = assemble(func, layouts, emitted)
+    records = (replace(r, target=target.name) if r.symbol in addresses else r for r in done.records)
+    return Built(replace(done, records=tuple(records)), sources, addresses)
 
 
 def _build_for_gpu(
@@ -203,10 +206,18 @@ def _build_for_gpu(
     binaries = {c.binary.symbol: c.binary for c in chosen.values()}
     sources = {c.binary.symbol: c.launch.kernel.render() for c in chosen.values()}
     done = assemble(func, layouts, emitted)
-    needs = {symbol: binary.needs for symbol, binary in binaries.items()}
-    records = tuple(replace(r, needs=needs.get(r.symbol, "")) for r in done.records)
+    records = tuple(_measured(r, binaries.get(r.symbol), target) for r in done.records)
     done = replace(done, records=records)
     return Built(done, sources, binaries=binaries, target=target)
+
+
+def _measured(record: KernelRecord, binary: Binary | None, target: Target) -> KernelRecord:
+    """The record of a kernel, with what its machine code needs."""
+    if binary is None or record.status != "native":
+        return record
+    shared = binary.shared_memory + binary.resources["static_shared_memory"]
+    resources = {**binary.resources, "shared_memory": shared, "warps": binary.warps}
+    return replace(record, needs=binary.needs, target=target.name, resources=resources)
 
 
 def _configured(item: Emitted, chosen: Mapping[str, Candidate]) -> Emitted:

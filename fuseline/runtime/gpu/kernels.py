@@ -12,7 +12,7 @@ import torch
 
 from fuseline import _torch
 from fuseline.runtime import native
-from fuseline.runtime.build import KernelSource, Library, build_piece
+from fuseline.runtime.build import KernelSource, Library, build_piece, find_piece
 from fuseline.runtime.cache import Cache
 from fuseline.runtime.gpu import driver
 from fuseline.runtime.gpu.binary import Binary
@@ -67,12 +67,26 @@ class Launcher:
         """
         return _library(cache, toolchain.portable)
 
+    @staticmethod
+    def is_in(cache: Cache, toolchain: Toolchain) -> bool:
+        """Whether `build` needs no compiler.
+
+        Raises:
+            BuildError: FL0705, where the system does not load what is there.
+
+        """
+        return find_piece(cache, toolchain.portable, [_source()]) is not None
+
 
 @memo
 def _library(cache: Cache, toolchain: Toolchain) -> Library:
+    return build_piece(cache, toolchain, [_source()])
+
+
+def _source() -> KernelSource:
     source = (Path(__file__).parent / "launcher.cpp").read_text()
     header = (Path(native.__file__).parent / _ABI).read_text()
-    return build_piece(cache, toolchain, [KernelSource("fl_gpu_launch", source, {_ABI: header})])
+    return KernelSource("fl_gpu_launch", source, {_ABI: header})
 
 
 @dataclass
