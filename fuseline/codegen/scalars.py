@@ -55,6 +55,7 @@ class Spelling:
     """How a target writes what one element of an op is; operands come in the types to compute in.
 
     Attributes:
+        literal: a constant of a dtype.
         computed: the type that a value of a dtype has inside a kernel.
         cast: a value taken to one dtype after the other, and not rounded to 16 bits.
         round_to: a value as its dtype can hold it.
@@ -65,6 +66,7 @@ class Spelling:
         integers: an op of two integers of a dtype; divisors are known not to be 0.
     """
 
+    literal: Callable[[bool | int | float, DType], str]
     computed: Callable[[DType], str]
     cast: Callable[[str, Sequence[DType]], str]
     round_to: Callable[[str, DType], str]

@@ -171,7 +171,8 @@ def _power(a: str, b: str, exponent: bool | int | float | None) -> str:
     return f"fl_pow({a}, {b})" if form is None else form.format(x=a)
 
 
-_CPP = Spelling(
+CPP = Spelling(
+    literal=literal,
     computed=COMPUTE.__getitem__,
     cast=_cast,
     round_to=round_to,
@@ -181,11 +182,12 @@ _CPP = Spelling(
     floats=_floats,
     integers=_integers,
 )
-convert = _CPP.convert
-expression = _CPP.expression
+convert = CPP.convert
+expression = CPP.expression
 
 __all__ = [
     "COMPUTE",
+    "CPP",
     "HALVES",
     "ScalarError",
     "Term",

@@ -15,6 +15,7 @@ import torch
 from fuseline.codegen.gpu.kernel import TL_TYPES
 from fuseline.codegen.lower import FLOATS, Refusal
 from fuseline.codegen.mixtures import Element
+from fuseline.codegen.scalars import COMPARISONS, SIGNS
 from fuseline.ir.core import Func, Op
 from fuseline.ir.ops import pointwise as ops
 from fuseline.ir.ops.create import Full
@@ -117,15 +118,7 @@ _FUNCTIONS: dict[type[Op], str] = {
     ops.Log1p: "log1p",
     ops.Relu: "relu",
 }
-_SIGNS: dict[type[Op], str] = {ops.Add: "+", ops.Sub: "-", ops.Mul: "*", ops.Div: "/"}
-_COMPARISONS: dict[type[Op], str] = {
-    ops.Eq: "==",
-    ops.Ne: "!=",
-    ops.Lt: "<",
-    ops.Le: "<=",
-    ops.Gt: ">",
-    ops.Ge: ">=",
-}
+_SIGNS: dict[type[Op], str] = {**SIGNS, ops.Div: "/"}
 _OPMATH = (ops.Mul, ops.Div)
 """With a 0-d right operand, torch does not round it to a 16-bit type before these."""
 
@@ -152,7 +145,7 @@ def _expression(op: Op, terms: Sequence[_Term], result: DType) -> str:
             if common not in FLOATS:
                 raise _Unwritable(f"{op.name} of {common} in an activation")
             a, b = (t.as_type(common) for t in terms)
-            return f"{a} {_COMPARISONS[type(op)]} {b}"
+            return f"{a} {COMPARISONS[type(op)]} {b}"
         case ops.Binary() if result in FLOATS:
             return _binary(op, terms, result)
         case _ if len(terms) == 1 and result in FLOATS:

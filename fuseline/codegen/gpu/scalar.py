@@ -228,7 +228,8 @@ def _power(exponent: bool | int | float | None, result: DType) -> str | None:
     return forms.get(float(exponent))
 
 
-_TRITON = Spelling(
+TRITON = Spelling(
+    literal=literal,
     computed=computed,
     cast=_cast,
     round_to=round_to,
@@ -238,10 +239,11 @@ _TRITON = Spelling(
     floats=_floats,
     integers=_integers,
 )
-convert = _TRITON.convert
-expression = _TRITON.expression
+convert = TRITON.convert
+expression = TRITON.expression
 
 __all__ = [
+    "TRITON",
     "HALVES",
     "ScalarError",
     "Term",
