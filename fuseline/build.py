@@ -17,6 +17,7 @@ from fuseline.codegen.targets import TARGETS, Target
 from fuseline.config import Config, host_compiler
 from fuseline.ir.core import Func, Value
 from fuseline.ir.layout import Layout, LayoutMap
+from fuseline.report import KernelRecord
 from fuseline.runtime.build import (
     CompileError,
     KernelSource,
@@ -27,7 +28,13 @@ from fuseline.runtime.build import (
 from fuseline.runtime.cache import Cache
 from fuseline.runtime.gpu.binary import Binary
 from fuseline.runtime.gpu.triton_build import has_triton
-from fuseline.runtime.toolchain import Toolchain, find_toolchain
+from fuseline.runtime.native import Runner
+from fuseline.runtime.toolchain import (
+    Toolchain,
+    find_toolchain,
+    no_compiler,
+    toolchains_of_others,
+)
 
 log = logging.getLogger(__name__)
 
@@ -43,29 +50,56 @@ class Tools:
     Attributes:
         cache: where built code is kept.
         toolchain: the C++ compiler; None where there is none.
-        missing: why there is none.
+        host: what the runner and the launcher of GPU kernels are built by, or were, in the cache:
+            the compiler, or where there is none one of another machine; else None.
+        problem: what is wrong with the compiler; None where there is one.
     """
 
     cache: Cache
     toolchain: Toolchain | None
-    missing: str = ""
+    host: Toolchain | None = None
+    problem: errors.FuselineError | None = None
 
     @classmethod
     def find(cls, config: Config) -> Tools:
-        """The cache and the compiler; a missing compiler is warned of once, and is no error.
-
-        Raises:
-            BuildError: FL0701 or FL0702, under ``Config(strict=True)``.
-
-        """
+        """The cache and the compiler."""
         cache = Cache.open(config.cache_dir)
         try:
-            return cls(cache, find_toolchain(cache, host_compiler()))
+            found = find_toolchain(cache, host_compiler())
+        except errors.BuildError as problem:
+            return cls(cache, None, _from_elsewhere(cache), problem)
+        host = found if found.command else _from_elsewhere(cache)
+        return cls(cache, found, host) if host else cls(cache, None, None, no_compiler())
+
+    @property
+    def missing(self) -> str:
+        """Why there is no compiler; empty where there is one."""
+        return self.problem.diagnostic.title if self.problem else ""
+
+    def require(self, target: Target, *, strict: bool) -> None:
+        """Warn, once in a process, where what a target needs is missing; it is no error.
+
+        Raises:
+            BuildError: FL0701 or FL0702, with ``strict``.
+
+        """
+        served = self.toolchain if target.backend == "cpu" else self.host
+        if served is not None or self.problem is None:
+            return
+        if strict:
+            raise self.problem
+        _warn(self.problem.diagnostic)
+
+
+def _from_elsewhere(cache: Cache) -> Toolchain | None:
+    """The compiler of another machine that has left the runner in this cache."""
+    for toolchain in toolchains_of_others(cache):
+        try:
+            if Runner.is_in(cache, toolchain):
+                return toolchain
         except errors.BuildError as error:
-            if config.strict:
-                raise
-            _warn(error.diagnostic)
-            return cls(cache, None, str(error.diagnostic.title))
+            log.warning("%s", error)
+    return None
 
 
 @lru_cache
@@ -128,7 +162,9 @@ def build(
         if good:
             library = build_piece(tools.cache, tools.toolchain, good)
             addresses = {unit.symbol: library.address(unit.symbol) for unit in good}
-    return Built(assemble(func, layouts, emitted), sources, addresses)
+    done = assemble(func, layouts, emitted)
+    records = (replace(r, target=target.name) if r.symbol in addresses else r for r in done.records)
+    return Built(replace(done, records=tuple(records)), sources, addresses)
 
 
 def _build_for_gpu(
@@ -170,10 +206,18 @@ def _build_for_gpu(
     binaries = {c.binary.symbol: c.binary for c in chosen.values()}
     sources = {c.binary.symbol: c.launch.kernel.render() for c in chosen.values()}
     done = assemble(func, layouts, emitted)
-    needs = {symbol: binary.needs for symbol, binary in binaries.items()}
-    records = tuple(replace(r, needs=needs.get(r.symbol, "")) for r in done.records)
+    records = tuple(_measured(r, binaries.get(r.symbol), target) for r in done.records)
     done = replace(done, records=records)
     return Built(done, sources, binaries=binaries, target=target)
+
+
+def _measured(record: KernelRecord, binary: Binary | None, target: Target) -> KernelRecord:
+    """The record of a kernel, with what its machine code needs."""
+    if binary is None or record.status != "native":
+        return record
+    shared = binary.shared_memory + binary.resources["static_shared_memory"]
+    resources = {**binary.resources, "shared_memory": shared, "warps": binary.warps}
+    return replace(record, needs=binary.needs, target=target.name, resources=resources)
 
 
 def _configured(item: Emitted, chosen: Mapping[str, Candidate]) -> Emitted:

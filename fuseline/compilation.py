@@ -80,8 +80,9 @@ class Compilation:
             "programs": 1,
             "native steps": native,
             "host steps": len(steps) - native - libraries,
-            "bytes of planned buffers": program.arena_bytes if program else 0,
         }
+        if program is not None:  # it may run op by op, or be done with
+            stats["bytes of planned buffers"] = program.arena_bytes
         stats |= {"library steps": libraries} if libraries else {}
         stats |= self._recorded()
         stats |= {FROM_CACHE: 1} if self.restored else {"rewrites": self.outcome.rewrites}

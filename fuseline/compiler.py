@@ -93,8 +93,8 @@ class Compiler:
 
     def begin(self) -> None:
         """Have what every program needs made ready, while a model is still being traced."""
-        if self._runner is None and self.tools.toolchain is not None:
-            cache, toolchain = self.tools.cache, self.tools.toolchain
+        if self._runner is None and self.tools.host is not None:
+            cache, toolchain = self.tools.cache, self.tools.host
             self._runner = Later(lambda: Runner.open(cache, toolchain))
 
     def __call__(self, captured: Captured) -> Compiled:
@@ -106,6 +106,7 @@ class Compiler:
         placed = place(captured, self.config.target)
         if isinstance(placed, str):
             raise CannotImport(placed)
+        self.tools.require(placed.target, strict=self.config.strict)
         self.begin()
         optimised = self._optimise(captured, placed)
         keeps = self.keeps_forms and placed.target.backend == "cpu"
@@ -126,6 +127,7 @@ class Compiler:
         clock = _Clock()
         with clock("restore"):
             saved = SavedProgram.of_text(text)
+            self.tools.require(ON_CPU.target, strict=self.config.strict)
             self.begin()
             ops = saved.func.ops
             built = self._built(saved.func, saved.layouts, ON_CPU.target)
@@ -167,18 +169,22 @@ class Compiler:
     def _kernels(self, compilation: Compilation) -> Kernels | None:
         """The kernels of a program where its tensors are; None where they cannot run there.
 
-        A program that was built for a GPU and has its tensors on the CPU runs op by op.
+        A program that was built for a GPU and has its tensors on the CPU runs op by op. Then too
+        the launcher is put into the cache, which may be taken to a machine without a compiler.
         """
         built, device, tools = compilation.built, compilation.device, self.tools
         if built.target.backend == "cpu":
             return HostKernels(built.addresses)
-        if device.type == "cpu":
-            errors.BUILT_FOR_ANOTHER.warn(compilation.name, found="tensors on the cpu")
+        why = "tensors on the cpu" if device.type == "cpu" else ""
+        try:
+            if tools.host is not None:
+                Launcher.build(tools.cache, tools.host)
+        except errors.BuildError as error:
+            why = why or str(error)
+        if tools.host is None or why:
+            errors.BUILT_FOR_ANOTHER.warn(compilation.name, found=why or tools.missing)
             return None
-        if tools.toolchain is None:
-            errors.BUILT_FOR_ANOTHER.warn(compilation.name, found=tools.missing)
-            return None
-        launcher = Launcher.open(tools.cache, tools.toolchain)
+        launcher = Launcher.open(tools.cache, tools.host)
         return DeviceKernels(built.binaries, launcher, device, built.target.name)
 
     def _optimise(self, captured: Captured, placed: Placed) -> _Optimised:

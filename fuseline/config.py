@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal, TypeAlias, TypeVar, cast, get_args
 
-from fuseline.errors import INVALID_OPTION, UNKNOWN_OPTION
+from fuseline.errors import INVALID_OPTION, UNKNOWN_OPTION, Diagnostic, UsageError
 
 PREFIX = "FUSELINE_"
 
@@ -246,6 +246,26 @@ class Config:
         for name in options:
             _named(name)
         return cls(**cast("dict[str, Any]", dict(options)))
+
+    @classmethod
+    def tolerant(cls, options: Mapping[str, object]) -> tuple[Config, list[Diagnostic]]:
+        """As `of`, with the default in the place of a variable's value that cannot be meant; and
+        what is wrong with these.
+        """
+        problems: list[Diagnostic] = []
+        defaults: dict[str, object] = {}
+        for option in _options():
+            try:
+                _resolve(option, options.get(option.name, _UNSET))
+            except UsageError as error:
+                if option.name in options:
+                    raise
+                problems.append(error.diagnostic)
+                defaults[option.name] = option.metadata["default"]
+        config = cls.of({**options, **defaults})
+        origins = {**config._origins, **dict.fromkeys(defaults, "default")}
+        object.__setattr__(config, "_origins", origins)
+        return config, problems
 
     def replace(self, **changes: object) -> Config:
         """This configuration with some options changed; the others keep where they came from."""

@@ -19,6 +19,9 @@ Stat: TypeAlias = int | float | str
 _NUMBER = re.compile(r"(?<=\.)\d+(?=\.| |$)")
 """The number of a layer or an expert in a module path."""
 
+_ROOM = 100
+"""Characters that the details of a site have in a table; JSON has them whole."""
+
 BREAK = "graph break: "
 """Begins the names of stats that say how often a graph ended for a reason."""
 
@@ -87,6 +90,10 @@ class KernelRecord:
             ``"reference"`` where plain torch runs in its place.
         reason: why the kernel is not native; empty where it is.
         needs: registers, shared memory and warps, for a kernel of a GPU.
+        target: what it was built for: ``cpu``, ``sm_90``, ...; empty where it was not built.
+        resources: what was read from its machine code, for a kernel of a GPU: ``registers`` of a
+            thread, bytes of ``shared_memory``, ``spills``, ``widest_load`` and ``widest_store`` in
+            bits, and more.
     """
 
     symbol: str
@@ -97,6 +104,8 @@ class KernelRecord:
     status: KernelStatus = "native"
     reason: str = ""
     needs: str = ""
+    target: str = ""
+    resources: Mapping[str, int] = field(default_factory=dict[str, int])
 
 
 @dataclass(frozen=True)
@@ -169,6 +178,20 @@ class Report:
             return ""
         return f"from the cache, where no passes run: {cached} of {programs} programs"
 
+    def kernels_table(self) -> str:
+        """A line per kernel that was built: its target, what its machine code needs, the sites that
+        it does the work of, and the place in the model that it was first made for.
+        """
+        built = [k for k in self.kernels if k.target]
+        head = ["kernel", "target", "registers", "shared", "spills", "widest access"]
+        rows = [[k.symbol, k.target, *_resources(k), *self._made_for(k)] for k in built]
+        return _section("kernels", [[*head, "sites", "first place"], *rows]) if built else ""
+
+    def _made_for(self, kernel: KernelRecord) -> tuple[str, str]:
+        counts = Counter(s.pattern for s in self.sites if s.kernel == kernel.symbol)
+        sites = ", ".join(f"{name} x{n}" if n > 1 else name for name, n in counts.items())
+        return sites or "-", kernel.origin
+
     def sites_table(self) -> str:
         """The sites alone: a line per pattern, then one per site, or per run of like sites."""
         patterns = list(dict.fromkeys(site.pattern for site in self.sites))
@@ -184,9 +207,9 @@ class Report:
 
 
 def _merge_kernels(records: Iterable[KernelRecord]) -> tuple[KernelRecord, ...]:
-    merged: dict[tuple[str, str], KernelRecord] = {}
+    merged: dict[tuple[str, str, str], KernelRecord] = {}
     for record in records:
-        key = (record.symbol, record.status)
+        key = (record.symbol, record.status, record.target)
         seen = merged.get(key)
         launches = record.launches + (seen.launches if seen else 0)
         merged[key] = replace(seen or record, launches=launches)
@@ -232,9 +255,36 @@ def _site_rows(sites: Iterable[Site]) -> list[list[str]]:
         key = (s.status, s.pattern, _NUMBER.sub("*", s.where), s.reason)
         alike.setdefault(key, []).append(s)
     return [
-        [status, pattern, f"x{len(group)}" if len(group) > 1 else "", _places(group), why]
+        [
+            status,
+            pattern,
+            f"x{len(group)}" if len(group) > 1 else "",
+            _places(group),
+            why or _details(group),
+        ]
         for (status, pattern, _, why), group in alike.items()
     ]
+
+
+def _details(group: Sequence[Site]) -> str:
+    """The details that all sites of a group share, in as much room as there is."""
+    first, *others = group
+    shared = [
+        f"{name}: {text}"
+        for name, text in first.details.items()
+        if all(site.details.get(name) == text for site in others)
+    ]
+    text = "; ".join(shared)
+    return text if len(text) <= _ROOM else f"{text[: _ROOM - 3]}..."
+
+
+def _resources(kernel: KernelRecord) -> list[str]:
+    """What a kernel's machine code needs; dashes for one of a CPU."""
+    has = kernel.resources
+    if not has:
+        return ["-"] * 4
+    width = max(has["widest_load"], has["widest_store"])
+    return [str(has["registers"]), str(has["shared_memory"]), str(has["spills"]), f"{width} bits"]
 
 
 def _places(group: Sequence[Site]) -> str:

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import re
+from dataclasses import replace
 
 from fuseline import KernelRecord, PassRecord, Report, Site
 
@@ -64,7 +66,7 @@ def test_table_names_sites_and_reasons() -> None:
             "sites",
             "  fused   qk_norm     layers.0.self_attn (m.py:10)",
             "  missed  qk_norm     layers.1.self_attn (m.py:10)  q has 3 readers",
-            "  fused   rms_norm    norm (m.py:40)",
+            "  fused   rms_norm    norm (m.py:40)                eps: 1e-06",
             "",
             "kernels",
             "  native  rms_norm_01  x2  rms_norm  norm (m.py:40)",
@@ -129,3 +131,40 @@ def test_like_layers_share_a_line() -> None:
 
 def test_empty_report_says_so() -> None:
     assert str(Report()) == "nothing was compiled yet"
+
+
+def test_like_sites_show_the_details_that_all_of_them_have() -> None:
+    sites = tuple(
+        Site("qk_norm", f"layers.{i}.attn", "fused", details={"heads": "8", "number": str(i)})
+        for i in range(2)
+    )
+    last = Report(sites=sites).sites_table().splitlines()[-1]
+    assert last == "  fused  qk_norm  x2  layers.0..1.attn  heads: 8"
+
+
+def test_long_details_are_cut_in_the_table_only() -> None:
+    site = Site("moe", "mlp", "fused", details={"router": "x" * 300})
+    found = Report(sites=(site,))
+    assert found.sites_table().splitlines()[-1].endswith(f"router: {'x' * 89}...")
+    assert json.loads(found.to_json())["sites"][0]["details"] == {"router": "x" * 300}
+
+
+def test_kernels_table_has_the_needs_and_the_sites_of_each_kernel() -> None:
+    needs = {"registers": 32, "shared_memory": 512, "spills": 0}
+    needs |= {"widest_load": 128, "widest_store": 64}
+    gpu = replace(KERNEL, symbol="qk_norm_rope_ab12", target="sm_90", resources=needs)
+    cpu = replace(KERNEL, target="cpu")
+    table = Report((FUSED, FUSED, NORM), (gpu, cpu, replace(KERNEL, status="library")))
+    rows = [" | ".join(re.split("  +", x.strip())) for x in table.kernels_table().splitlines()]
+    assert rows == [
+        "kernels",
+        "kernel | target | registers | shared | spills | widest access | sites | first place",
+        "qk_norm_rope_ab12 | sm_90 | 32 | 512 | 0 | 128 bits | qk_norm x2 | norm (m.py:40)",
+        "rms_norm_01 | cpu | - | - | - | - | - | norm (m.py:40)",
+    ]
+    assert Report((FUSED,)).kernels_table() == ""
+
+
+def test_a_kernel_for_two_targets_is_listed_twice() -> None:
+    both = [Report(kernels=(replace(KERNEL, target=t),)) for t in ("sm_80", "sm_90")]
+    assert len((both[0] + both[1]).kernels) == 2

@@ -17,10 +17,12 @@ from fuseline.cli.arguments import add_json, add_options, options
 from fuseline.cli.output import Output, columns
 from fuseline.config import Config, unknown_variables
 from fuseline.errors import FuselineError
+from fuseline.logs import apply_config
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
+    from fuseline.cli.gpus import Gpus
     from fuseline.runtime.cache import Cache
 
 EXAMPLE = """\
@@ -62,24 +64,37 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(arguments: argparse.Namespace, out: Output) -> int:
     """Print everything; 1 if something that was found will not work."""
-    config = Config.of(options(arguments))
+    config, wrong = Config.tolerant(options(arguments))
+    apply_config(config)
     with out.step("looking around"):
         versions = _versions()
         compiler = _compiler()
-        devices = _devices()
+        gpus = _gpus(config, compiler)
+        devices = {**_cpu(), **gpus.devices}
         folders = _directories(config)
-    problems = _problems(compiler, folders)
+    problems = [*map(str, wrong), *_problems(compiler, gpus, folders)]
     data: dict[str, object] = {
         "fuseline": __version__,
         "versions": versions,
         "compiler": compiler,
         "devices": devices,
+        "gpu": dict(gpus.about),
+        "targets": dict(gpus.targets),
+        "auto": dict(gpus.auto),
         "directories": [{**vars(f), "path": str(f.path)} for f in folders],
         "options": [{**vars(source), "value": _plain(source.value)} for source in config.sources()],
         "unknown_variables": list(unknown_variables()),
         "problems": problems,
     }
-    out.result(data, _text(config, versions, compiler, devices, folders, problems))
+    sections = {
+        "versions": {name: text or "not installed" for name, text in versions.items()},
+        "compiler": compiler,
+        "devices": devices,
+        "GPUs": gpus.about,
+        "targets": gpus.targets,
+        "target=auto, by where the tensors are": gpus.auto,
+    }
+    out.result(data, _text(sections, config, folders, problems))
     return 1 if problems else 0
 
 
@@ -118,17 +133,18 @@ def _compiler() -> dict[str, str]:
     }
 
 
-def _devices() -> dict[str, str]:
+def _cpu() -> dict[str, str]:
     import torch
 
-    found = {
-        "cpu": f"{os.cpu_count()} cores, {torch.get_num_threads()} threads, "
-        f"{torch.backends.cpu.get_cpu_capability()}"
-    }
-    for index in range(torch.cuda.device_count()):
-        major, minor = torch.cuda.get_device_capability(index)
-        found[f"cuda:{index}"] = f"{torch.cuda.get_device_name(index)}, sm_{major}{minor}"
-    return found
+    cores, threads = os.cpu_count(), torch.get_num_threads()
+    return {"cpu": f"{cores} cores, {threads} threads, {torch.backends.cpu.get_cpu_capability()}"}
+
+
+def _gpus(config: Config, compiler: Mapping[str, str]) -> Gpus:
+    from fuseline.cli import gpus
+    from fuseline.runtime.cache import Cache
+
+    return gpus.look(Cache.open(config.cache_dir), compiler.get("command", ""))
 
 
 def _directories(config: Config) -> list[Directory]:
@@ -165,26 +181,23 @@ def _directory(use: str, path: Path) -> Directory:
     return Directory(use, path, f"{state}, {free / 1e9:.1f} GB free", good=True)
 
 
-def _problems(compiler: Mapping[str, str], folders: list[Directory]) -> list[str]:
+def _problems(compiler: Mapping[str, str], gpus: Gpus, folders: list[Directory]) -> list[str]:
     problems = [f"{f.use} directory {f.path}: {f.state}" for f in folders if not f.good]
     if "problem" in compiler:
         problems.append(compiler["problem"])
+    problems += gpus.problems
     problems += [f"{name} is no option of fuseline" for name in unknown_variables()]
     return problems
 
 
 def _text(
+    facts: Mapping[str, Mapping[str, str]],
     config: Config,
-    versions: Mapping[str, str | None],
-    compiler: Mapping[str, str],
-    devices: Mapping[str, str],
     folders: list[Directory],
     problems: list[str],
 ) -> str:
     sections = {
-        "versions": [[name, text or "not installed"] for name, text in versions.items()],
-        "compiler": [[name, text] for name, text in compiler.items()],
-        "devices": [[name, text] for name, text in devices.items()],
+        **{title: [[name, text] for name, text in rows.items()] for title, rows in facts.items()},
         "directories": [[f.use, str(f.path), f.state] for f in folders],
         "options": [
             [s.name, _shown(s.value), s.origin, s.variable, s.help] for s in config.sources()

@@ -19,6 +19,7 @@ if TYPE_CHECKING:
 EXAMPLE = """\
   fuseline explain smollm2
   fuseline explain my_module:make_model --missed --json
+  fuseline explain my_module:make_model --kernels --set target=sm_90
   fuseline explain --zoo --only 'qwen.*' --dtype bfloat16"""
 
 
@@ -27,6 +28,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add_model(parser, needed=False)
     add_inputs(parser)
     parser.add_argument("--missed", action="store_true", help="only the sites that were not fused")
+    parser.add_argument(
+        "--kernels",
+        action="store_true",
+        help="only the kernels that were built: registers, shared memory, spills, widest access",
+    )
     parser.add_argument("--full", action="store_true", help="kernels, passes and numbers as well")
     add_json(parser)
     zoo.add_arguments(parser)
@@ -61,7 +67,10 @@ def run(arguments: argparse.Namespace, out: Output) -> int:
         missed = tuple(s for s in report.sites if s.status == "missed")
         nothing = f"none of {len(report.sites)} sites was missed" if report.sites else nothing
         report = replace(report, sites=missed)
-    parts = [report.summary(), report.sites_table() or nothing]
+    table = report.sites_table() or nothing
+    if arguments.kernels:
+        table = report.kernels_table() or "no kernel was built"
+    parts = [report.summary(), table]
     text = str(report) if arguments.full else "\n\n".join(part for part in parts if part)
     out.result(report.to_dict(), text)
     return 0

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
+from difflib import get_close_matches
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeAlias, cast
 
@@ -81,7 +82,9 @@ def load(
 
         return _with_ids(name, gguf_model.load(path, config, dtype), shape)
     if ":" not in name:
-        raise UNKNOWN_MODEL.error(name, expected=EXPECTED)
+        near = _near(path)
+        hint = f"perhaps {' or '.join(near)} was meant" if near else None
+        raise UNKNOWN_MODEL.error(name, expected=EXPECTED, hint=hint)
     for what, value in {"dtype": dtype, "batch": batch, "length": length}.items():
         if value is not None:
             found, expected = f"{what} {value} for {name}", f"no {what}: the function decides"
@@ -89,6 +92,19 @@ def load(
     from fuseline.cli import user_function
 
     return user_function.load(name)
+
+
+def _near(path: Path) -> list[str]:
+    """What may have been meant: `smollm2`, or a model in the folder where the path points to."""
+    try:
+        beside = [
+            str(path.parent / found.name)
+            for found in sorted(path.parent.iterdir())
+            if found.suffix == ".gguf" or (found / "config.json").is_file()
+        ]
+    except OSError:
+        beside = []
+    return get_close_matches(str(path), ["smollm2", *beside], n=3)
 
 
 def _with_ids(

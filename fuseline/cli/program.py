@@ -29,6 +29,9 @@ COMMANDS = {
     "doctor": "show versions, compilers, directories and the options in force",
 }
 
+TOLERANT = ("fuseline.cli.doctor",)
+"""Commands that go on where the environment is wrong, and say what is."""
+
 
 class Command(Protocol):
     """What the module of a command defines, besides its docstring."""
@@ -50,8 +53,11 @@ def main(argv: Sequence[str] | None = None) -> int:
     with warnings.catch_warnings():
         _show_our_warnings(out)
         try:
-            apply_config(Config())
-            return cast("Command", arguments.module).run(arguments, out)
+            if arguments.module.__name__ not in TOLERANT:
+                apply_config(Config())
+            code = cast("Command", arguments.module).run(arguments, out)
+            sys.stdout.flush()  # a reader that has gone is met here, and not as Python ends
+            return code
         except FuselineError as error:
             out.error(error.diagnostic)
             return WRONG_USAGE if isinstance(error, UsageError) else FAILED
@@ -74,9 +80,11 @@ def _bug(error: Exception, out: Output) -> int:
 
 
 def _reader_left() -> int:
-    """Whoever read our output has gone; without this, Python complains once more at its end."""
+    """Whoever read our output has seen enough, as `head` has; without this, Python complains once
+    more at its end.
+    """
     os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-    return FAILED
+    return DONE
 
 
 def parser() -> argparse.ArgumentParser:

@@ -20,6 +20,7 @@ import html
 import os
 from collections.abc import Iterable, Mapping
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from fuseline.errors import INVALID_OPTION
 from fuseline.ir.core import Func
@@ -27,7 +28,10 @@ from fuseline.ir.text import print_func
 from fuseline.passes.manager import Run
 from fuseline.passes.rewrite import Pass
 from fuseline.report import PassRecord, Site
-from fuseline.runtime.plan import HostStep, LibraryStep, Plan, Step, View
+from fuseline.runtime.plan import ArgSpec, Buffer, HostStep, LibraryStep, Plan, Step, View
+
+if TYPE_CHECKING:
+    import torch
 
 _PAGE = """<!doctype html><meta charset="utf-8"><title>{name}</title>
 <style>pre {{ font: 12px monospace }} .add {{ background: #dfd }} .del {{ background: #fdd }}
@@ -91,10 +95,10 @@ class Dump:
 
     def plan(self, plan: Plan) -> None:
         """The plan, a line a buffer and a line a step."""
-        lines = [f"arg {i}: {a}" for i, a in enumerate(plan.args)]
-        lines += [f"buffer {i}: {b}" for i, b in enumerate(plan.buffers)]
+        lines = [f"arg {i}: {_argument(a)}" for i, a in enumerate(plan.args)]
+        lines += [f"buffer {i}: {_buffer(b)}" for i, b in enumerate(plan.buffers)]
         lines += [f"step {i}: {_describe(s)}" for i, s in enumerate(plan.steps)]
-        lines += [f"return {i}: {r}" for i, r in enumerate(plan.returns)]
+        lines += [f"return {i}: {_place(v)} as {_tensor(v)}" for i, v in enumerate(plan.returns)]
         _write(self.root / "plan.txt", "\n".join(lines) + "\n")
 
 
@@ -147,6 +151,36 @@ def _diff_section(title: str, diff: Iterable[str]) -> str:
         f'<span class="{classes.get(line[:1], "")}">{html.escape(line)}</span>' for line in diff
     ]
     return f"<h2>{html.escape(title)}</h2><pre>{chr(10).join(lines)}</pre>\n"
+
+
+def _argument(spec: ArgSpec) -> str:
+    if spec.kind == "int":
+        return f"{spec.name} int = {spec.value}"
+    flags = {"fixed": spec.fixed, "written": spec.written, "not aligned": not spec.aligned}
+    return ", ".join([f"{spec.name} {_tensor(spec)}", *(name for name, on in flags.items() if on)])
+
+
+def _buffer(buffer: Buffer) -> str:
+    """Its kind, and what else is known of that: results of host steps are as large as they come."""
+    match buffer.kind:
+        case "arg":
+            return f"argument {buffer.arg} ({buffer.name} {_dtype(buffer.dtype)})"
+        case "temp" | "output":
+            return f"{buffer.kind} of {buffer.nbytes} bytes"
+        case "scratch":
+            return "scratch of the step at hand"
+        case "host":
+            return "made by a host step"
+
+
+def _tensor(of: ArgSpec | View) -> str:
+    """Dtype, shape and strides (in elements)."""
+    shape, strides = (", ".join(map(str, values)) for values in (of.shape, of.strides))
+    return f"{_dtype(of.dtype)}[{shape}] strides ({strides})"
+
+
+def _dtype(dtype: torch.dtype) -> str:
+    return str(dtype).removeprefix("torch.")
 
 
 def _describe(step: Step) -> str:

@@ -17,7 +17,7 @@ import subprocess
 import sys
 import sysconfig
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import lru_cache
 from pathlib import Path
 from typing import cast
@@ -73,6 +73,11 @@ class Toolchain:
         """What a key says of the toolchain."""
         return {"compiler": self.identity, "cpu": list(self.cpu)}
 
+    @property
+    def portable(self) -> Toolchain:
+        """The same compiler, for code that every processor of this kind of machine runs."""
+        return replace(self, cpu=(), features=frozenset())
+
 
 def find_toolchain(cache: Cache, cxx: str | None = None) -> Toolchain:
     """The compiler `cxx`, else that of the variable CXX, else the first of `CANDIDATES`.
@@ -114,18 +119,33 @@ def python_include() -> Path | None:
     return next((folder for folder in folders if (folder / "Python.h").is_file()), None)
 
 
+def toolchains_of_others(cache: Cache) -> list[Toolchain]:
+    """The toolchains that have filled the cache on machines of this kind, with whatever processor,
+    the one used last first: for portable code that is in the cache, and for nothing else.
+    """
+    here = f" {_machine()}"
+    found = [_of_entry(e) for e in _toolchain_entries(cache) if here in str(e.factors["compiler"])]
+    return [toolchain.portable for toolchain in found]
+
+
 def _absent_toolchain(cache: Cache) -> Toolchain:
     """The toolchain that was used last for the entries of the cache."""
     processor = _processor()
-    entries = [
-        entry
-        for entry in cache.entries()
-        if entry.kind == "toolchain" and entry.factors.get("processor") == processor
-    ]
-    if not entries:
-        raise no_compiler()
-    latest = max(entries, key=lambda entry: entry.used)
-    return _described((), str(latest.factors["compiler"]), latest)
+    for entry in _toolchain_entries(cache):
+        if entry.factors.get("processor") == processor:
+            return _of_entry(entry)
+    raise no_compiler()
+
+
+def _toolchain_entries(cache: Cache) -> list[Entry]:
+    """What the cache says of compilers, the latest use first."""
+    entries = [entry for entry in cache.entries() if entry.kind == "toolchain"]
+    return sorted(entries, key=lambda entry: entry.used, reverse=True)
+
+
+def _of_entry(entry: Entry) -> Toolchain:
+    """A toolchain that is not here."""
+    return _described((), str(entry.factors["compiler"]), entry)
 
 
 def no_compiler() -> errors.FuselineError:
@@ -159,7 +179,12 @@ def _identity(command: Sequence[str]) -> str:
     target = [line for line in lines if line.startswith("Target:")]
     version = lines[0].split(maxsplit=1)[-1] if lines else ""
     options = itertools.dropwhile(lambda word: not word.startswith("-"), command[1:])
-    return " ".join([version, *target, platform.machine(), sys.platform, *options])
+    return " ".join([version, *target, _machine(), *options])
+
+
+def _machine() -> str:
+    """The kind of machine that code is built for."""
+    return f"{platform.machine()} {sys.platform}"
 
 
 def _processor() -> str:

@@ -11,6 +11,7 @@ import torch
 
 from fuseline import __version__
 from fuseline.cli import main
+from fuseline.runtime.gpu import driver, triton_build
 
 Print = pytest.CaptureFixture[str]
 
@@ -99,3 +100,98 @@ def test_misspelt_variables_are_a_problem(monkeypatch: pytest.MonkeyPatch, capsy
     code, found = examined(capsys)
     assert code == 1
     assert found["problems"] == ["FUSELINE_TREADS is no option of fuseline"]
+
+
+def test_a_bad_variable_is_a_problem_and_the_rest_is_shown(
+    monkeypatch: pytest.MonkeyPatch, capsys: Print
+) -> None:
+    monkeypatch.setenv("FUSELINE_TARGET", "sm_70")
+    monkeypatch.setenv("FUSELINE_THREADS", "some")
+    code, found = examined(capsys)
+    assert code == 1
+    assert len(found["problems"]) == 2
+    assert found["problems"][0].startswith("FL0101 invalid value for the option target")
+    options = {option["name"]: option for option in found["options"]}
+    assert (options["target"]["value"], options["target"]["origin"]) == ("auto", "default")
+    assert "command" in found["compiler"]
+
+
+def test_a_bad_value_of_set_is_wrong_usage(capsys: Print) -> None:
+    assert main(["doctor", "--set", "target=sm_70"]) == 2
+    assert "FL0101" in capsys.readouterr().err
+
+
+@pytest.fixture
+def no_gpu(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    monkeypatch.setattr(driver, "supported_cuda", lambda: None)
+
+
+@pytest.mark.usefixtures("no_gpu")
+def test_without_a_gpu_kernels_can_be_built_and_not_run(capsys: Print) -> None:
+    pytest.importorskip("triton", reason="Triton is not installed")
+    code, found = examined(capsys)
+    assert code == 0
+    assert found["gpu"]["GPU"] == "none: kernels for GPUs can be built here, and not run"
+    assert found["gpu"]["driver"] == "none"
+    assert found["targets"]["cpu"] == "can be built and run"
+    assert found["targets"]["sm_90"] == "can be built, and not run"
+    assert found["auto"] == {"cpu": "cpu"}
+
+
+@pytest.mark.usefixtures("no_gpu")
+def test_without_triton_nothing_can_be_built_for_gpus(
+    monkeypatch: pytest.MonkeyPatch, capsys: Print
+) -> None:
+    monkeypatch.setattr(triton_build, "has_triton", lambda: False)
+    _, found = examined(capsys)
+    assert found["targets"]["sm_100"] == "cannot be built without Triton"
+    assert found["targets"]["cpu"] == "can be built and run"
+
+
+def test_a_driver_that_is_too_old_for_torch_is_a_problem(
+    monkeypatch: pytest.MonkeyPatch, capsys: Print
+) -> None:
+    """torch says so in a warning, and finds no GPU, or fails where it is asked of one."""
+
+    def refuse() -> int:
+        raise RuntimeError("The NVIDIA driver on your system is too old")
+
+    monkeypatch.setattr(torch.version, "cuda", "13.0")
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "device_count", refuse)
+    monkeypatch.setattr(driver, "supported_cuda", lambda: (12, 4))
+    code, found = examined(capsys)
+    assert code == 1
+    said = "FL1001 no CUDA driver that torch can use: found one for CUDA 12.4, expected one for 13"
+    assert [p for p in found["problems"] if p.startswith(said)] == found["problems"]
+    assert found["auto"] == {"cpu": "cpu"}
+
+
+def test_a_gpu_has_its_target_and_what_it_lacks(
+    monkeypatch: pytest.MonkeyPatch, capsys: Print
+) -> None:
+    class Properties:
+        total_memory = 80 * 2**30
+
+    def answer(value: object) -> Any:
+        return lambda *_: value  # pyright: ignore[reportUnknownLambdaType, reportUnknownVariableType]
+
+    monkeypatch.setattr(torch.version, "cuda", "13.0")
+    for name, value in {
+        "is_available": True,
+        "device_count": 1,
+        "get_device_capability": (9, 0),
+        "get_device_name": "H100",
+        "get_device_properties": Properties,
+    }.items():
+        monkeypatch.setattr(torch.cuda, name, answer(value))
+    monkeypatch.setattr(driver, "supported_cuda", lambda: (13, 0))
+    monkeypatch.delenv("CXX", raising=False)
+    monkeypatch.setenv("PATH", "")
+    code, found = examined(capsys)
+    assert code == 1
+    assert found["devices"]["cuda:0"] == "H100, sm_90, 80 GiB"
+    assert found["auto"] == {"cpu": "cpu", "cuda:0": "sm_90"}
+    assert found["targets"]["sm_80"] == "can be built, and not run"
+    assert any("what launches kernels is not in the cache" in p for p in found["problems"])

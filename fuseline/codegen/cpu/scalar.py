@@ -8,11 +8,11 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
 
+from fuseline.codegen.scalars import BITS, SIGNS, ScalarError, Spelling, Term
 from fuseline.ir.core import Op
 from fuseline.ir.ops import pointwise as ops
-from fuseline.ir.types import DType, TensorType, promote
+from fuseline.ir.types import DType
 
 COMPUTE = {
     DType.F64: "double",
@@ -30,24 +30,6 @@ COMPUTE = {
 
 HALVES = {DType.BF16: "fl_bf16", DType.F16: "fl_f16"}
 _UNSIGNED = {DType.I64: "uint64_t", DType.I32: "uint32_t"}
-
-
-class ScalarError(ValueError):
-    """An op, or a type of operand, that has no C++ form; the message says why."""
-
-
-@dataclass(frozen=True)
-class Term:
-    """A C++ expression, the type of the tensor that it is an element of, its constant if known."""
-
-    text: str
-    type: TensorType
-    constant: bool | int | float | None = None
-
-    @property
-    def dtype(self) -> DType:
-        """The element type."""
-        return self.type.dtype
 
 
 def literal(value: bool | int | float, dtype: DType) -> str:
@@ -74,19 +56,8 @@ def round_to(text: str, dtype: DType) -> str:
     return f"fl_round<{HALVES[dtype]}>({text})" if dtype in HALVES else text
 
 
-def convert(text: str, source: DType, target: DType) -> str:
-    """An element cast from one dtype to another, rounded to it."""
-    if source is target:
-        return text
-    if target is DType.BOOL:
-        return f"({text} != 0)"
-    if target.is_float:
-        wide = DType.F64 if target is DType.F64 else DType.F32
-        same = COMPUTE[source] == COMPUTE[wide]
-        return round_to(text if same else f"({COMPUTE[wide]}){_grouped(text)}", target)
-    if source.is_float and target in (DType.U8, DType.I8, DType.I16):
-        return f"({COMPUTE[target]})(int64_t){_grouped(text)}"
-    return f"({COMPUTE[target]}){_grouped(text)}"
+def _cast(text: str, dtypes: Sequence[DType]) -> str:
+    return "".join(f"({COMPUTE[dtype]})" for dtype in reversed(dtypes)) + _grouped(text)
 
 
 def _grouped(text: str) -> str:
@@ -109,62 +80,18 @@ _FUNCTIONS: dict[type[Op], str] = {
     ops.Silu: "fl_silu",
     ops.Softplus: "fl_softplus",
 }
-_COMPARISONS: dict[type[Op], str] = {
-    ops.Eq: "==",
-    ops.Ne: "!=",
-    ops.Lt: "<",
-    ops.Le: "<=",
-    ops.Gt: ">",
-    ops.Ge: ">=",
-}
-_BITS: dict[type[Op], str] = {ops.BitwiseAnd: "&", ops.BitwiseOr: "|", ops.BitwiseXor: "^"}
-_WRAPPING: dict[type[Op], str] = {ops.Add: "+", ops.Sub: "-", ops.Mul: "*"}
-_ON_BOOLS: dict[type[Op], str] = {
-    ops.Add: "|", ops.Mul: "&", ops.Maximum: "|", ops.Minimum: "&",
-}  # fmt: skip
-_OPMATH = (ops.Mul, ops.Div, ops.FloorDivide)
-"""With a 0-d right operand, torch does not round it to a 16-bit type before these."""
 
 
-def expression(op: Op, terms: Sequence[Term], result: DType) -> str:
-    """The value of one element of the op's result, before it is rounded to ``result``.
-
-    Raises:
-        ScalarError: the op has no C++ form for these types.
-
-    """
-    match op:
-        case ops.Cast():
-            return _cast(terms[0], result)
-        case ops.Where():
-            return f"({terms[0].text} ? {_as(terms[1], result)} : {_as(terms[2], result)})"
-        case ops.LogicalAnd() | ops.LogicalOr():
-            both = [convert(t.text, t.dtype, DType.BOOL) for t in terms]
-            return f"({both[0]} {'&' if isinstance(op, ops.LogicalAnd) else '|'} {both[1]})"
-        case ops.Compare():
-            common = promote([t.type for t in terms])
-            both = [_as(t, common) for t in terms]
-            return f"({both[0]} {_COMPARISONS[type(op)]} {both[1]})"
-        case ops.Binary():
-            return _binary(op, terms, result)
-        case _:
-            return _unary(op, terms, result)
+def _choose(condition: str, a: str, b: str) -> str:
+    return f"({condition} ? {a} : {b})"
 
 
-def _cast(term: Term, result: DType) -> str:
-    if result in HALVES:  # the caller rounds
-        return convert(term.text, term.dtype, DType.F32)
-    return convert(term.text, term.dtype, result)
+def _compare(sign: str, a: str, b: str, common: DType) -> str:
+    del common  # C++ promotes as torch does
+    return f"({a} {sign} {b})"
 
 
-def _as(term: Term, dtype: DType) -> str:
-    return convert(term.text, term.dtype, dtype)
-
-
-def _unary(op: Op, terms: Sequence[Term], result: DType) -> str:
-    if len(terms) != 1:
-        raise ScalarError(f"{op.name} has no element-wise form")
-    x = _as(terms[0], result) if result.is_float else terms[0].text
+def _unary(op: Op, x: str, result: DType) -> str:
     match op:
         case ops.Neg():
             return f"(-{x})" if result.is_float else _negated(x, result)
@@ -172,16 +99,12 @@ def _unary(op: Op, terms: Sequence[Term], result: DType) -> str:
             return f"fl_abs({x})" if result.is_float else f"({x} < 0 ? {_negated(x, result)} : {x})"
         case ops.BitwiseNot():
             return f"(!{x})" if result is DType.BOOL else f"({COMPUTE[result]})(~{x})"
-        case ops.LogicalNot():
-            return f"({x} == 0)"
         case ops.Sign():
             return f"({COMPUTE[result]})(({x} > 0) - ({x} < 0))"
         case ops.Relu():
             return f"({x} < 0 ? ({COMPUTE[result]})0 : {x})"
         case ops.Reciprocal():
             return f"(1 / {x})"
-        case ops.Floor() | ops.Ceil() if not result.is_float:
-            return x
         case ops.Gelu():
             return f"fl_gelu_{'tanh' if op.approximate == 'tanh' else 'erf'}({x})"
         case _ if type(op) in _FUNCTIONS:
@@ -200,21 +123,10 @@ def _integer(text: str, dtype: DType) -> str:
     return f"({COMPUTE[dtype]})({text})"
 
 
-def _binary(op: Op, terms: Sequence[Term], result: DType) -> str:
-    kind = type(op)
-    if result is DType.BOOL:
-        if kind not in _ON_BOOLS | _BITS:
-            raise ScalarError(f"{op.name} of bools")
-        sign = (_ON_BOOLS | _BITS)[kind]
-        return f"({terms[0].text} {sign} {terms[1].text})"
-    a, b = _as(terms[0], result), _as(terms[1], result)
-    if result in HALVES and isinstance(op, _OPMATH) and not terms[1].type.rank:
-        b = convert(terms[1].text, terms[1].dtype, DType.F32)
-    if not result.is_float:
-        return _integers(op, a, b, terms[1], result)
+def _floats(op: Op, a: str, b: str, result: DType, constant: bool | int | float | None) -> str:
     match op:
         case ops.Add() | ops.Sub() | ops.Mul():
-            return f"({a} {_WRAPPING[kind]} {b})"
+            return f"({a} {SIGNS[type(op)]} {b})"
         case ops.Div():
             return f"({a} / {b})"
         case ops.Maximum() | ops.Minimum():
@@ -224,27 +136,24 @@ def _binary(op: Op, terms: Sequence[Term], result: DType) -> str:
         case ops.Remainder():
             return f"fl_remainder({a}, {b})"
         case ops.Pow():
-            return _power(a, b, terms[1].constant)
+            return _power(a, b, constant)
         case _:
             raise ScalarError(f"{op.name} of {result}")
 
 
-def _integers(op: Op, a: str, b: str, right: Term, result: DType) -> str:
-    kind = type(op)
+def _integers(op: Op, a: str, b: str, result: DType) -> str:
     match op:
         case ops.Add() | ops.Sub() | ops.Mul():
             # i8, i16 and u8 are promoted to int, where their products cannot overflow
             wrap = _UNSIGNED.get(result, "int32_t")
-            return _integer(f"({wrap}){a} {_WRAPPING[kind]} ({wrap}){b}", result)
+            return _integer(f"({wrap}){a} {SIGNS[type(op)]} ({wrap}){b}", result)
         case ops.Maximum():
             return f"({a} > {b} ? {a} : {b})"
         case ops.Minimum():
             return f"({a} < {b} ? {a} : {b})"
-        case _ if kind in _BITS:
-            return _integer(f"{a} {_BITS[kind]} {b}", result)
+        case _ if type(op) in BITS:
+            return _integer(f"{a} {BITS[type(op)]} {b}", result)
         case ops.FloorDivide() | ops.Remainder():
-            if not right.constant:
-                raise ScalarError(f"{op.name} by an integer that may be 0, where torch raises")
             name = "fl_floor_div" if isinstance(op, ops.FloorDivide) else "fl_remainder"
             return _integer(f"{name}((int64_t){a}, (int64_t){b})", result)
         case ops.Pow():
@@ -260,3 +169,30 @@ _POWERS = {2.0: "({x} * {x})", 3.0: "({x} * {x} * {x})", 0.5: "fl_sqrt({x})", 1.
 def _power(a: str, b: str, exponent: bool | int | float | None) -> str:
     form = None if exponent is None else _POWERS.get(float(exponent))
     return f"fl_pow({a}, {b})" if form is None else form.format(x=a)
+
+
+CPP = Spelling(
+    literal=literal,
+    computed=COMPUTE.__getitem__,
+    cast=_cast,
+    round_to=round_to,
+    choose=_choose,
+    compare=_compare,
+    unary=_unary,
+    floats=_floats,
+    integers=_integers,
+)
+convert = CPP.convert
+expression = CPP.expression
+
+__all__ = [
+    "COMPUTE",
+    "CPP",
+    "HALVES",
+    "ScalarError",
+    "Term",
+    "convert",
+    "expression",
+    "literal",
+    "round_to",
+]

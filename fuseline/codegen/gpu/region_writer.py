@@ -2,67 +2,41 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from collections.abc import Sequence
+from dataclasses import dataclass
 
 import sympy
-import torch
 
 from fuseline.codegen.gpu.places import Places
 from fuseline.codegen.gpu.pointwise import Loop
 from fuseline.codegen.gpu.reduction import reduction, unrolled
 from fuseline.codegen.gpu.scalar import (
     HALVES,
+    TRITON,
     Term,
     convert,
-    expression,
     literal,
     round_to,
     to_store,
     widened,
 )
-from fuseline.codegen.walks import Walks
-from fuseline.ir.ops.create import Full, Iota
-from fuseline.ir.ops.fused import Copy
+from fuseline.codegen.region_writer import RegionWriter
+from fuseline.ir.ops.create import Iota
 from fuseline.ir.region import Node
 from fuseline.ir.types import DType
 
 
 @dataclass
-class Writer:
-    """Writes the statements of a tile.
+class Writer(RegionWriter[Loop]):
+    """Writes Triton: the rows are those of a tile, and its elements are done at once."""
 
-    Where a few elements are reduced for each element of the row, ``step`` says
-    which of them is being written; what depends on it is written for each.
-    """
+    spelling = TRITON
 
-    walks: Walks
     places: Places
-    step: int = 0
-    known: dict[tuple[Node, str, int], str] = field(
-        default_factory=dict[tuple[Node, str, int], str]
-    )
-    before: list[str] = field(default_factory=list[str])
-    inside: list[str] = field(default_factory=list[str])
-    order: dict[Node, int] = field(default_factory=dict[Node, int])
-    varies: dict[Node, bool] = field(default_factory=dict[Node, bool])
-    stepped: dict[Node, bool] = field(default_factory=dict[Node, bool])
 
-    def write(self) -> tuple[tuple[Loop, ...], tuple[str, ...]]:
-        """The loops of a tile, and the statements behind them."""
-        region, inner, steps = self.walks.region, self.walks.inner.strides, self.walks.steps
-        for i, node in enumerate(region.nodes):
-            self.order[node] = i
-            self.varies[node] = self.walks.varies(node, inner, self.varies)
-            self.stepped[node] = bool(steps) and self.walks.varies(node, steps, self.stepped)
-        along = [n for n in region.nodes if n.is_reduction and not self.walks.few]
-        loops = [self._reduce(node) for node in along]
-        stores = [self._store(i) for i in range(len(region.results))]
-        elements = [text for text, by_element in stores if by_element]
-        rows = [text for text, by_element in stores if not by_element]
-        if elements:
-            loops.append(Loop(tuple(self.before), (*self.inside, *elements)))
-            self.before = []
-        return tuple(loops), (*self.before, *rows)
+    def loop(self, before: tuple[str, ...], body: tuple[str, ...]) -> Loop:
+        """The loop over the elements of a tile that reduces nothing."""
+        return Loop(before, body)
 
     # -- places -----------------------------------------------------------------------------
 
@@ -118,86 +92,38 @@ class Writer:
 
     # -- values -----------------------------------------------------------------------------
 
-    def _key(self, node: Node, kind: str) -> tuple[Node, str, int]:
-        return (node, kind, self.step if self.stepped[node] else -1)
+    def definition(self, name: str, dtype: DType, text: str) -> str:
+        """An assignment."""
+        del dtype
+        return f"{name} = {text}"
 
-    def _name(self, node: Node, letter: str = "v") -> str:
-        suffix = f"_{self.step}" if self.stepped[node] else ""
-        return f"{letter}{self.order[node]}{suffix}"
+    def number(self, node: Node, value: sympy.Expr, name: str) -> str:
+        """A run-time integer as the dtype holds it."""
+        runtime = widened(self.places.number(f"c{self.order[node]}", value))
+        return f"{name} = {convert(runtime, DType.I64, node.value.dtype)}"
 
-    def _emit(self, node: Node, *lines: str) -> None:
-        (self.inside if self.varies[node] else self.before).extend(lines)
-
-    def term(self, node: Node) -> Term:
-        """The rounded value of a node, with the statements that give it."""
-        constant = _constant(node)
-        text = self.known.get(self._key(node, "rounded"))
-        if text is None:
-            leaf = node.op is None or isinstance(node.op, Full)
-            text = self._leaf(node, constant) if leaf else self._rounded(node)
-            self.known[self._key(node, "rounded")] = text
-        return Term(text, node.value.tensor, constant)
-
-    def _leaf(self, node: Node, constant: bool | int | float | None) -> str:
-        dtype, name = node.value.dtype, self._name(node)
-        if constant is not None:
-            return literal(constant, dtype)
-        if isinstance(node.op, Full):
-            assert isinstance(node.op.value, sympy.Expr), "other values are constants"
-            runtime = self.places.number(f"c{self.order[node]}", node.op.value)
-            self._emit(node, f"{name} = {convert(widened(runtime), DType.I64, dtype)}")
-            return name
+    def read(self, node: Node, name: str) -> str:
+        """A load, 16-bit types as float32."""
         access = self.walks.reads[node.value, node.axes]
         column = self._column(access)
         place = f"p{access}{f' + {column}' if column else ''}"
         text = f"tl.load({place}{self._mask(access)})"
-        self._emit(node, f"{name} = {text}{'.to(tl.float32)' if dtype in HALVES else ''}")
-        return name
+        wide = ".to(tl.float32)" if node.value.dtype in HALVES else ""
+        return f"{name} = {text}{wide}"
 
-    def _rounded(self, node: Node) -> str:
-        raw, dtype = self.raw(node), node.value.dtype
-        if dtype not in HALVES or isinstance(node.op, Copy):
-            return raw
-        name = self._name(node)
-        self._emit(node, f"{name} = {round_to(raw, dtype)}")
-        return name
+    def unrolled(self, node: Node, terms: Sequence[Term], name: str) -> str:
+        """Statements, and what of them is the value."""
+        lines, text = unrolled(node, list(terms), name)
+        self.emit(node, *lines)
+        return text
 
-    def raw(self, node: Node) -> str:
-        """The value of a node before it is rounded to its type: what a store may round itself."""
-        op, dtype = node.op, node.value.dtype
-        if op is None or isinstance(op, Full):
-            return self.term(node).text
-        if isinstance(op, Copy):
-            return self.term(node.inputs[0]).text
-        key = self._key(node, "raw")
-        if key in self.known:
-            return self.known[key]
-        name = self.known[key] = self._name(node, "u" if dtype in HALVES else "v")
-        if node.is_reduction:
-            lines, text = unrolled(node, self._every_step(node.inputs[0]), name)
-            self._emit(node, *lines)
-        elif isinstance(op, Iota):
-            text = self._count(node, op)
-        else:
-            text = expression(op, [self.term(n) for n in node.inputs], dtype)
-        self._emit(node, f"{name} = {text}")
-        return name
-
-    def _every_step(self, node: Node) -> list[Term]:
-        """The values of a reduction's operand at all of its steps."""
-        found: list[Term] = []
-        for step in range(self.walks.few):
-            self.step = step
-            found.append(self.term(node))
-        self.step = 0
-        return found
-
-    def _count(self, node: Node, op: Iota) -> str:
+    def count(self, node: Node, op: Iota) -> str:
+        """Counted in 64 bits, floats in float64."""
         access = self.walks.counts[node]
         column = self._column(access)
         index = widened(f"k{access}{f' + {column}' if column else ''}")
-        name = self._name(node, "n")
-        self._emit(node, f"{name} = {index}")
+        name = self.name(node, "n")
+        self.emit(node, f"{name} = {index}")
         wide = DType.F64 if op.dtype.is_float else DType.I64
         start, step = (
             convert(widened(self.places.number(f"{word}{self.order[node]}", v)), DType.I64, wide)
@@ -208,8 +134,8 @@ class Writer:
         value = f"{convert(name, DType.I64, wide)} * {step} + {start}"
         return convert(f"({value})", wide, DType.F32 if op.dtype in HALVES else op.dtype)
 
-    def _store(self, i: int) -> tuple[str, bool]:
-        """The store of a result, and whether there is one for each element of a row."""
+    def store(self, i: int) -> tuple[str, bool]:
+        """A masked store, which rounds."""
         node = self.walks.region.results[i]
         access = self.walks.first_write + i
         along = self.walks.few or not self.walks.region.reduced
@@ -220,8 +146,8 @@ class Writer:
         text = f"tl.store({place}, {value}{self._mask(access)})"
         return text, bool(along) or bool(column)
 
-    def _reduce(self, node: Node) -> Loop:
-        """The loop of one reduction; afterwards its value is one of the row."""
+    def reduce(self, node: Node) -> Loop:
+        """Partial results for each column of a tile, and their reduction behind the loop."""
         source = node.inputs[0]
         x = self.term(source)
         i, name = self.order[node], f"v{self.order[node]}"
@@ -242,19 +168,8 @@ class Writer:
             after.append(f"{own} = {part.over}({own}, axis=1, keep_dims=True)")
         result = round_to(found.result.format(*names), node.value.dtype)
         self.before = [f"{name} = {result}"]
-        self.inside = []
-        if self.places.tile.looped:
-            self.known = {k: v for k, v in self.known.items() if not self.varies[k[0]]}
-        self.known |= {self._key(node, "rounded"): name, self._key(node, "raw"): name}
+        self.reduced(node, name, forget=self.places.tile.looped)
         return Loop(tuple(before), tuple(body), tuple(after))
-
-
-def _constant(node: Node) -> bool | int | float | None:
-    """The value of a constant as its type holds it; None for what is known only later."""
-    op = node.op
-    if not isinstance(op, Full) or isinstance(op.value, sympy.Expr):
-        return None
-    return torch.full((), op.value, dtype=op.dtype.torch).item()
 
 
 __all__ = ["Writer"]

@@ -8,19 +8,12 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
 
 from fuseline.codegen.gpu.kernel import TL_TYPES
+from fuseline.codegen.scalars import BITS, HALVES, SIGNS, ScalarError, Spelling, Term
 from fuseline.ir.core import Op
 from fuseline.ir.ops import pointwise as ops
-from fuseline.ir.types import DType, TensorType, promote
-
-HALVES = (DType.BF16, DType.F16)
-_NARROW = (DType.U8, DType.I8, DType.I16)
-
-
-class ScalarError(ValueError):
-    """An op, or a type of operand, that has no form in Triton; the message says why."""
+from fuseline.ir.types import DType
 
 
 def stored(dtype: DType) -> str:
@@ -31,20 +24,6 @@ def stored(dtype: DType) -> str:
 def computed(dtype: DType) -> str:
     """Triton's type of an element inside of a kernel."""
     return "tl.float32" if dtype in HALVES else stored(dtype)
-
-
-@dataclass(frozen=True)
-class Term:
-    """An expression, the type of the tensor that it is an element of, its constant if known."""
-
-    text: str
-    type: TensorType
-    constant: bool | int | float | None = None
-
-    @property
-    def dtype(self) -> DType:
-        """The element type."""
-        return self.type.dtype
 
 
 def literal(value: bool | int | float, dtype: DType) -> str:
@@ -77,19 +56,8 @@ def to_store(text: str, source: DType, target: DType) -> str:
     return text if computed(source) == stored(target) else f"{_grouped(text)}.to({stored(target)})"
 
 
-def convert(text: str, source: DType, target: DType) -> str:
-    """An element cast from one dtype to another, rounded to it."""
-    if source is target:
-        return text
-    if target is DType.BOOL:
-        return f"({text} != 0)"
-    if target.is_float:
-        wide = DType.F64 if target is DType.F64 else DType.F32
-        same = computed(source) == computed(wide)
-        return round_to(text if same else f"{_grouped(text)}.to({computed(wide)})", target)
-    if source.is_float and target in _NARROW:  # beyond its range torch keeps the low bits
-        return f"{_grouped(text)}.to(tl.int64).to({computed(target)})"
-    return f"{_grouped(text)}.to({computed(target)})"
+def _cast(text: str, dtypes: Sequence[DType]) -> str:
+    return _grouped(text) + "".join(f".to({computed(dtype)})" for dtype in dtypes)
 
 
 def _grouped(text: str) -> str:
@@ -158,63 +126,23 @@ def _names(line: str) -> list[str]:
     return line.split()
 
 
-_COMPARISONS: dict[type[Op], str] = {
-    ops.Eq: "==",
-    ops.Ne: "!=",
-    ops.Lt: "<",
-    ops.Le: "<=",
-    ops.Gt: ">",
-    ops.Ge: ">=",
-}
-_BITS: dict[type[Op], str] = {ops.BitwiseAnd: "&", ops.BitwiseOr: "|", ops.BitwiseXor: "^"}
-_SIGNS: dict[type[Op], str] = {ops.Add: "+", ops.Sub: "-", ops.Mul: "*"}
-_ON_BOOLS: dict[type[Op], str] = {
-    ops.Add: "|", ops.Mul: "&", ops.Maximum: "|", ops.Minimum: "&",
-}  # fmt: skip
 _DIVISIONS: dict[type[Op], str] = {
     ops.FloorDivide: "fl_floor_div",
     ops.Remainder: "fl_remainder",
 }
-_OPMATH = (ops.Mul, ops.Div, ops.FloorDivide)
-"""With a 0-d right operand, torch does not round it to a 16-bit type before these."""
 
 
-def expression(op: Op, terms: Sequence[Term], result: DType) -> str:
-    """The value of one element of the op's result, before it is rounded to ``result``.
-
-    Raises:
-        ScalarError: the op has no form in Triton for these types.
-
-    """
-    match op:
-        case ops.Cast():
-            target = DType.F32 if result in HALVES else result  # the caller rounds
-            return convert(terms[0].text, terms[0].dtype, target)
-        case ops.Where():
-            return f"tl.where({terms[0].text}, {_as(terms[1], result)}, {_as(terms[2], result)})"
-        case ops.LogicalAnd() | ops.LogicalOr():
-            both = [convert(t.text, t.dtype, DType.BOOL) for t in terms]
-            return f"({both[0]} {'&' if isinstance(op, ops.LogicalAnd) else '|'} {both[1]})"
-        case ops.Compare():
-            common = promote([t.type for t in terms])
-            both = [_as(t, common) for t in terms]
-            if common is DType.BOOL:
-                both = [convert(text, common, DType.I32) for text in both]
-            return f"({both[0]} {_COMPARISONS[type(op)]} {both[1]})"
-        case ops.Binary():
-            return _binary(op, terms, result)
-        case _:
-            return _unary(op, terms, result)
+def _choose(condition: str, a: str, b: str) -> str:
+    return f"tl.where({condition}, {a}, {b})"
 
 
-def _as(term: Term, dtype: DType) -> str:
-    return convert(term.text, term.dtype, dtype)
+def _compare(sign: str, a: str, b: str, common: DType) -> str:
+    if common is DType.BOOL:
+        a, b = (convert(text, common, DType.I32) for text in (a, b))
+    return f"({a} {sign} {b})"
 
 
-def _unary(op: Op, terms: Sequence[Term], result: DType) -> str:
-    if len(terms) != 1:
-        raise ScalarError(f"{op.name} has no element-wise form")
-    x = _as(terms[0], result) if result.is_float else terms[0].text
+def _unary(op: Op, x: str, result: DType) -> str:
     kind = computed(result)
     match op:
         case ops.Neg():
@@ -224,14 +152,10 @@ def _unary(op: Op, terms: Sequence[Term], result: DType) -> str:
             return f"tl.abs({x})" if result.is_float else x if unsigned else _distance(x)
         case ops.BitwiseNot():
             return f"({x} == 0)" if result is DType.BOOL else f"(~{x})"
-        case ops.LogicalNot():
-            return f"({x} == 0)"
         case ops.Sign():
             return x if result is DType.BOOL else f"(({x} > 0).to({kind}) - ({x} < 0).to({kind}))"
         case ops.Relu():
             return f"tl.where({x} < 0, {literal(0, result)}, {x})"
-        case ops.Floor() | ops.Ceil() if not result.is_float:
-            return x
         case ops.Gelu() if result is not DType.F64:
             tanh = op.approximate == "tanh"
             return f"fl_gelu_tanh({x}, {result in HALVES})" if tanh else f"fl_gelu_erf({x})"
@@ -246,49 +170,36 @@ def _distance(x: str) -> str:
     return f"tl.where({x} < 0, -{x}, {x})"
 
 
-def _binary(op: Op, terms: Sequence[Term], result: DType) -> str:
-    kind = type(op)
-    if result is DType.BOOL:
-        if kind not in _ON_BOOLS | _BITS:
-            raise ScalarError(f"{op.name} of bools")
-        sign = (_ON_BOOLS | _BITS)[kind]
-        return f"({terms[0].text} {sign} {terms[1].text})"
-    a, b = _as(terms[0], result), _as(terms[1], result)
-    if result in HALVES and isinstance(op, _OPMATH) and not terms[1].type.rank:
-        b = convert(terms[1].text, terms[1].dtype, DType.F32)
-    if not result.is_float:
-        return _integers(op, a, b, terms[1], result)
+def _floats(op: Op, a: str, b: str, result: DType, constant: bool | int | float | None) -> str:
     match op:
         case ops.Add() | ops.Sub() | ops.Mul():
-            return f"({a} {_SIGNS[kind]} {b})"
+            return f"({a} {SIGNS[type(op)]} {b})"
         case ops.Div():
             return f"({a} / {b})" if result is DType.F64 else f"tl.div_rn({a}, {b})"
         case ops.Maximum():
             return f"tl.where(({a} > {b}) | ({a} != {a}), {a}, {b})"
         case ops.Minimum():
             return f"tl.where(({a} < {b}) | ({a} != {a}), {a}, {b})"
-        case ops.Pow() if (form := _power(terms[1].constant, result)) is not None:
+        case ops.Pow() if (form := _power(constant, result)) is not None:
             return form.format(x=a)
         case ops.FloorDivide() | ops.Remainder() | ops.Pow() if result is not DType.F64:
-            return f"{_DIVISIONS.get(kind, 'fl_pow')}({a}, {b})"
+            return f"{_DIVISIONS.get(type(op), 'fl_pow')}({a}, {b})"
         case _:
             raise ScalarError(f"{op.name} of {result}; the kernel has none in that precision")
 
 
-def _integers(op: Op, a: str, b: str, right: Term, result: DType) -> str:
+def _integers(op: Op, a: str, b: str, result: DType) -> str:
     kind, wide = computed(result), [f"{_grouped(t)}.to(tl.int64)" for t in (a, b)]
     match op:
         case ops.Add() | ops.Sub() | ops.Mul():
-            return f"({a} {_SIGNS[type(op)]} {b})"
+            return f"({a} {SIGNS[type(op)]} {b})"
         case ops.Maximum():
             return f"tl.where({a} > {b}, {a}, {b})"
         case ops.Minimum():
             return f"tl.where({a} < {b}, {a}, {b})"
-        case _ if type(op) in _BITS:
-            return f"({a} {_BITS[type(op)]} {b})"
+        case _ if type(op) in BITS:
+            return f"({a} {BITS[type(op)]} {b})"
         case ops.FloorDivide() | ops.Remainder():
-            if not right.constant:
-                raise ScalarError(f"{op.name} by an integer that may be 0, where torch raises")
             name = "fl_whole_div" if isinstance(op, ops.FloorDivide) else "fl_whole_remainder"
             return f"{name}({wide[0]}, {wide[1]}).to({kind})"
         case ops.Pow():
@@ -318,3 +229,34 @@ def _power(exponent: bool | int | float | None, result: DType) -> str | None:
         return None
     forms = _POWERS | (_WIDE_ROOTS if result is DType.F64 else _ROOTS)
     return forms.get(float(exponent))
+
+
+TRITON = Spelling(
+    literal=literal,
+    computed=computed,
+    cast=_cast,
+    round_to=round_to,
+    choose=_choose,
+    compare=_compare,
+    unary=_unary,
+    floats=_floats,
+    integers=_integers,
+)
+convert = TRITON.convert
+expression = TRITON.expression
+
+__all__ = [
+    "TRITON",
+    "HALVES",
+    "ScalarError",
+    "Term",
+    "computed",
+    "convert",
+    "expression",
+    "functions",
+    "literal",
+    "round_to",
+    "stored",
+    "to_store",
+    "widened",
+]

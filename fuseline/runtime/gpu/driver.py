@@ -54,6 +54,20 @@ def driver() -> Any:
     return bindings
 
 
+def supported_cuda() -> tuple[int, int] | None:
+    """The version of CUDA that the installed driver supports; None where there is no driver, or no
+    cuda-bindings to ask it. Works with a driver that torch cannot use.
+    """
+    if not has_bindings():
+        return None
+    bindings: Any = importlib.import_module("cuda.bindings.driver")
+    try:
+        status, number = bindings.cuDriverGetVersion()
+    except RuntimeError:  # there is no library
+        return None
+    return None if status or not number else (number // 1000, number % 1000 // 10)
+
+
 def has_bindings() -> bool:
     """Whether the package cuda-bindings is installed."""
     return all(importlib.util.find_spec(name) for name in ("cuda", "cuda.bindings"))

@@ -12,7 +12,7 @@ import torch
 
 from fuseline import _torch, errors
 from fuseline.runtime import native
-from fuseline.runtime.build import KernelSource, Library, build_piece
+from fuseline.runtime.build import KernelSource, Library, build_piece, find_piece
 from fuseline.runtime.cache import Cache
 from fuseline.runtime.gpu import driver
 from fuseline.runtime.gpu.binary import Binary
@@ -52,7 +52,7 @@ class Launcher:
             DeviceError: FL1001, without a driver.
 
         """
-        library = _library(cache, toolchain)
+        library = cls.build(cache, toolchain)
         pointer = ctypes.c_void_p
         connect = ctypes.PYFUNCTYPE(None, pointer, pointer, pointer)
         connect(library.address("fl_gpu_connect"))(*driver.launcher_addresses())
@@ -62,12 +62,37 @@ class Launcher:
             ctypes.PYFUNCTYPE(ctypes.c_int)(library.address("fl_gpu_leave")),
         )
 
+    @staticmethod
+    def build(cache: Cache, toolchain: Toolchain) -> Library:
+        """Have it in the cache; that needs no driver. It is built for every processor of this kind
+        of machine, so that the cache serves one that has another, and no compiler.
+
+        Raises:
+            BuildError: it cannot be built or loaded.
+
+        """
+        return _library(cache, toolchain.portable)
+
+    @staticmethod
+    def is_in(cache: Cache, toolchain: Toolchain) -> bool:
+        """Whether `build` needs no compiler.
+
+        Raises:
+            BuildError: FL0705, where the system does not load what is there.
+
+        """
+        return find_piece(cache, toolchain.portable, [_source()]) is not None
+
 
 @memo
 def _library(cache: Cache, toolchain: Toolchain) -> Library:
+    return build_piece(cache, toolchain, [_source()])
+
+
+def _source() -> KernelSource:
     source = (Path(__file__).parent / "launcher.cpp").read_text()
     header = (Path(native.__file__).parent / _ABI).read_text()
-    return build_piece(cache, toolchain, [KernelSource("fl_gpu_launch", source, {_ABI: header})])
+    return KernelSource("fl_gpu_launch", source, {_ABI: header})
 
 
 @dataclass

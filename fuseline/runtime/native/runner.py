@@ -29,6 +29,7 @@ logger = logging.getLogger(__name__)
 ABI = "fuseline_abi.h"
 TEAM = "fuseline_team.h"
 BINDING = "fuseline_binding"
+_FLAGS = ("-pthread",)
 
 
 class _Binding(Protocol):
@@ -52,16 +53,26 @@ class Runner:
     @classmethod
     def open(cls, cache: Cache, toolchain: Toolchain, *, extension: bool = True) -> Runner:
         """Build what is not in the cache, and load it. Without `extension`, or where it cannot be
-        built, calls go through ctypes.
+        built, calls go through ctypes. It is built for every processor of this kind of machine.
 
         Raises:
             BuildError: the runner itself cannot be built or loaded.
         """
-        functions = _functions(cache, toolchain)
-        binding = _binding(cache, toolchain, functions) if extension else None
+        portable = toolchain.portable
+        functions = _functions(cache, portable)
+        binding = _binding(cache, portable, functions) if extension else None
         if binding is None:
             return cls("ctypes", functions, run_by_ctypes(functions), None)
         return cls("extension", functions, binding.run, binding.Signature)
+
+    @staticmethod
+    def is_in(cache: Cache, toolchain: Toolchain) -> bool:
+        """Whether `open` needs no compiler.
+
+        Raises:
+            BuildError: FL0705, where the system does not load what is there.
+        """
+        return find_piece(cache, toolchain.portable, [_source()], flags=_FLAGS) is not None
 
     def piece(self, launches: Sequence[Launch], *, slots: int, threads: int = 1) -> Piece:
         """A piece on so many slots, run by at most so many threads (128 at the most)."""
@@ -84,12 +95,14 @@ class Runner:
 
 @memo
 def _functions(cache: Cache, toolchain: Toolchain) -> Functions:
-    source = KernelSource(
-        "fuseline_runner", _text("runner.cpp"), headers={h: _text(h) for h in (ABI, TEAM)}
-    )
-    functions = Functions.of(build_piece(cache, toolchain, [source], flags=["-pthread"]))
+    functions = Functions.of(build_piece(cache, toolchain, [_source()], flags=_FLAGS))
     functions.use_limits(ctypes.byref(LimitsStructure(*_torch.thread_limits())))
     return functions
+
+
+def _source() -> KernelSource:
+    headers = {name: _text(name) for name in (ABI, TEAM)}
+    return KernelSource("fuseline_runner", _text("runner.cpp"), headers=headers)
 
 
 @memo

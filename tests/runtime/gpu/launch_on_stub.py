@@ -14,12 +14,12 @@ from unittest import mock
 import torch
 
 from fuseline import _torch
+from fuseline.build import Tools
+from fuseline.config import Config
 from fuseline.errors import FuselineError
-from fuseline.runtime.cache import Cache
 from fuseline.runtime.gpu.binary import Binary
 from fuseline.runtime.gpu.kernels import MOST_BLOCKS, DeviceKernels, Launcher
 from fuseline.runtime.native import Launch, Runner
-from fuseline.runtime.toolchain import find_toolchain
 
 PARAMETERS = ("*bf16", "*fp32", "i32", "i64", "i32", "*i8", "*i8")
 STREAM = 0x77
@@ -30,8 +30,9 @@ def main(folder: str, width: int) -> None:
     """Launches of some blocks, of none and of the most; then many, for their cost. ``width`` is
     shares.
     """
-    cache = Cache.open(Path(folder))
-    toolchain = find_toolchain(cache)
+    tools = Tools.find(Config(cache_dir=Path(folder)))
+    cache, toolchain = tools.cache, tools.host
+    assert toolchain is not None, tools.missing
     binary = Binary("norm_01", b"\x7fELF", PARAMETERS, 4, 65536, {})
     answer: dict[str, object] = {}
     try:
@@ -50,11 +51,12 @@ def main(folder: str, width: int) -> None:
         kernels.enter()
         piece([x, y])
         kernels.leave()
-        answer = {"x": x.data_ptr(), "y": y.data_ptr()}
+        answer = {"x": x.data_ptr(), "y": y.data_ptr(), "compiler": toolchain.command}
         many = runner.piece([launch((1, 1, 1))] * LAUNCHES, slots=2)
         kernels.enter()
         answer["ns per launch"] = cost(lambda: many([x, y]))
         kernels.leave()
+        answer["built"] = cache.stats.built
     except FuselineError as error:
         answer["error"] = str(error)
     print(json.dumps(answer))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -14,6 +15,7 @@ import pytest
 import torch
 
 from fuseline.errors import DeviceError
+from fuseline.runtime.cache import Cache
 from fuseline.runtime.gpu.driver import Function
 from fuseline.runtime.gpu.kernels import MOST_BLOCKS, MOST_COUNTED, DeviceKernels
 from tests.runtime.gpu.launch_on_stub import STREAM
@@ -34,13 +36,14 @@ def stub(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def run(
-    stub: Path, tmp: Path, width: int = 1, **variables: str
+    stub: Path, tmp: Path, width: int = 1, cache: Path | None = None, **variables: str
 ) -> tuple[dict[str, Any], list[str]]:
     """What the program answered, and what the stub wrote down."""
+    folder = str(cache or stub / "cache")
     record = tmp / "record"
     settings = {"LD_LIBRARY_PATH": str(stub), "STUB_RECORD": str(record), **variables}
     done = subprocess.run(
-        [sys.executable, "-m", "tests.runtime.gpu.launch_on_stub", str(stub / "cache"), str(width)],
+        [sys.executable, "-m", "tests.runtime.gpu.launch_on_stub", folder, str(width)],
         env={**os.environ, **settings},
         capture_output=True,
         text=True,
@@ -108,3 +111,28 @@ def test_a_launch_is_never_cut_into_shares(stub: Path, tmp_path: Path) -> None:
     answer, record = run(stub, tmp_path, width=4, STUB_TYPES="pp")
     assert answer["error"].startswith("FL1003")
     assert not [line for line in record if line.startswith("launch")]
+
+
+def test_a_cache_of_another_machine_serves_one_without_a_compiler(
+    stub: Path, tmp_path: Path
+) -> None:
+    """That has another processor: nothing that the launcher needs is built for the one here."""
+    filled, _ = run(stub, tmp_path)
+    assert filled["compiler"]
+    shutil.copytree(stub / "cache", tmp_path / "moved")
+    as_from_another_processor(Cache.open(tmp_path / "moved"))
+    answer, record = run(stub, tmp_path, cache=tmp_path / "moved", PATH=str(tmp_path / "empty"))
+    assert (answer["compiler"], answer["built"]) == ([], 0)
+    assert record == ["module", "function norm_01", "attribute 8 = 65536"]
+
+
+def as_from_another_processor(cache: Cache) -> None:
+    """Put an entry of the compiler for an unknown processor in the place of that for this one."""
+    (mine,) = [entry for entry in cache.entries() if entry.kind == "toolchain"]
+    found = mine.file("probe.json").read_text()
+    shutil.rmtree(mine.path)
+
+    def write(folder: Path) -> None:
+        (folder / "probe.json").write_text(found)
+
+    cache.get_or_build("toolchain", {**mine.factors, "processor": "0" * 16}, write)
