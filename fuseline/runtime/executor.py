@@ -217,11 +217,16 @@ class Program:
         self._bound.move_to_end(key)
         return bound
 
+    def numbers(self, key: Sequence[int]) -> Callable[[Expr], int]:
+        """The value of each expression of the plan, under those of its symbols."""
+        binding = dict(zip(self.plan.symbols, key, strict=True))
+        return self._evaluate(binding | {WORKERS: min(self.threads, MOST_SHARES)})
+
     def _bind(self, key: tuple[int, ...]) -> Bound:
         binding = dict(zip(self.plan.symbols, key, strict=True))
-        value = self._evaluate(binding | {WORKERS: min(self.threads, MOST_SHARES)})
+        value = self.numbers(key)
         places, arena = self._lay_out(value)
-        views = [_bind_view(view, value) for view in self.plan.returns]
+        views = [bind_view(view, value) for view in self.plan.returns]
         outputs = [
             _output(number, value(b.nbytes), b.dtype, views)
             for number, b in enumerate(self.plan.buffers)
@@ -284,15 +289,15 @@ class Program:
             close()
             if isinstance(step, LibraryStep):
                 if _applies(step, value):
-                    operands = (None if v is None else _bind_view(v, value) for v in step.operands)
-                    results = (_bind_view(v, value) for v in step.results)
+                    operands = (None if v is None else bind_view(v, value) for v in step.operands)
+                    results = (bind_view(v, value) for v in step.results)
                     segments.append(BoundLibrary(step, tuple(operands), tuple(results)))
                 continue
             segments.append(
                 BoundHost(
                     step,
-                    tuple(_bind_view(v, value) for v in step.operands),
-                    tuple(_bind_view(v, value) for v in step.results),
+                    tuple(bind_view(v, value) for v in step.operands),
+                    tuple(bind_view(v, value) for v in step.results),
                 )
             )
         close()
@@ -472,7 +477,8 @@ def _applies(step: NativeStep | LibraryStep, value: Callable[[Expr], int]) -> bo
     return size >= lo and (hi is None or size <= hi)
 
 
-def _bind_view(view: View, value: Callable[[Expr], int]) -> BoundView:
+def bind_view(view: View, value: Callable[[Expr], int]) -> BoundView:
+    """A view, its expressions evaluated."""
     return BoundView(
         view.buffer,
         value(view.offset),
