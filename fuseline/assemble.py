@@ -210,6 +210,7 @@ class _Assembler:
             scratch=scratch,
             where="" if item.op.loc in (None, Loc()) else str(item.op.loc),
             grid=(expr(launch.grid[0]), expr(launch.grid[1]), expr(launch.grid[2])),
+            lane=launch.lane,
         )
 
     def _scratch(self) -> int:

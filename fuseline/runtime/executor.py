@@ -15,6 +15,7 @@ from torch import Tensor
 from fuseline import _torch, errors
 from fuseline.runtime.fork import renew_in_children
 from fuseline.runtime.kernels import HostKernels, Kernels
+from fuseline.runtime.lanes import turns
 from fuseline.runtime.library import LIBRARY
 from fuseline.runtime.native import MOST_SHARES, ArgumentSpec, Launch, Piece, Runner, Signature
 from fuseline.runtime.plan import (
@@ -269,20 +270,21 @@ class Program:
 
     def _segments(self, value: Callable[[Expr], int], places: Mapping[int, int]) -> list[Segment]:
         segments: list[Segment] = []
-        calls: list[Launch] = []
+        steps: list[NativeStep] = []
         slots = len(self.plan.buffers) + 1
 
         def close() -> None:
-            if calls:
+            if steps:
                 assert self._runner is not None, "a plan with native steps comes with a runner"
-                piece = self._runner.piece(list(calls), slots=slots, threads=self.threads)
-                segments.append(piece)
-                calls.clear()
+                pairs = zip(steps, turns([step.lane for step in steps]), strict=True)
+                calls = [self._call(step, value, places, turn) for step, turn in pairs]
+                segments.append(self._runner.piece(calls, slots=slots, threads=self.threads))
+                steps.clear()
 
         for step in self.plan.steps:
             if isinstance(step, NativeStep):
                 if _applies(step, value):
-                    calls.append(self._call(step, value, places))
+                    steps.append(step)
                 if not self.pieces:
                     close()
                 continue
@@ -304,7 +306,11 @@ class Program:
         return segments
 
     def _call(
-        self, step: NativeStep, value: Callable[[Expr], int], places: Mapping[int, int]
+        self,
+        step: NativeStep,
+        value: Callable[[Expr], int],
+        places: Mapping[int, int],
+        turn: int,
     ) -> Launch:
         buffers: list[tuple[int, int]] = []
         for buffer, offset in step.buffers:
@@ -314,7 +320,7 @@ class Program:
                 buffers.append((buffer, value(offset)))
         width = max(1, min(self.threads, value(step.work) // SERIAL_WORK))
         grid = (value(step.grid[0]), value(step.grid[1]), value(step.grid[2]))
-        function, dims = self.kernels.call(step.symbol, tuple(map(value, step.dims)), grid)
+        function, dims = self.kernels.call(step.symbol, tuple(map(value, step.dims)), grid, turn)
         return Launch(
             function,
             tuple(buffers),

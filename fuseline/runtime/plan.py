@@ -15,6 +15,8 @@ from typing import Any, Literal, TypeAlias
 import torch
 from torch import Tensor
 
+from fuseline.runtime.lanes import Lane
+
 Expr: TypeAlias = "int | str"
 """An integer, or a Python expression over symbol names (``Max`` and ``Min`` may be called)."""
 
@@ -63,7 +65,7 @@ class NativeStep:
     ``work`` is four times the bytes moved plus the flops: below a threshold, one worker does it
     all. ``when`` bounds one symbol expression: the step runs for ``lo <= value <= hi``. ``scratch``
     is the bytes of scratch that it needs where it runs; ``where`` is its place in the user's
-    program; ``grid`` is the blocks in three dims, for a GPU.
+    program; ``grid`` is the blocks in three dims, for a GPU, and ``lane`` the stream there.
     """
 
     symbol: str
@@ -75,6 +77,7 @@ class NativeStep:
     scratch: Expr = 0
     where: str = ""
     grid: tuple[Expr, Expr, Expr] = (1, 1, 1)
+    lane: Lane = "main"
 
 
 @dataclass(frozen=True)
