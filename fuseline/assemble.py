@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import sympy
 from torch import Tensor
@@ -21,6 +21,7 @@ from fuseline.ir.ops.experts import Experts, Moe
 from fuseline.ir.ops.fused import GatedLinear, MergedLinear
 from fuseline.ir.ops.view import unreshaped
 from fuseline.ir.types import BufferType, Dim, IntType, dim, format_dim
+from fuseline.passes.pad_rows import PaddedRows, pad_rows
 from fuseline.passes.plan import live_ranges, share_memory
 from fuseline.report import KernelRecord
 from fuseline.runtime.plan import (
@@ -31,7 +32,10 @@ from fuseline.runtime.plan import (
     HostStep,
     LibraryStep,
     NativeStep,
+    PadArg,
+    PadRule,
     Plan,
+    RowAxis,
     Step,
     View,
 )
@@ -206,6 +210,7 @@ class _Assembler:
             scratch=scratch,
             where="" if item.op.loc in (None, Loc()) else str(item.op.loc),
             grid=(expr(launch.grid[0]), expr(launch.grid[1]), expr(launch.grid[2])),
+            lane=launch.lane,
         )
 
     def _scratch(self) -> int:
@@ -269,6 +274,27 @@ def _symbol_sources(func: Func) -> dict[str, tuple[int, int]]:
                 place = -1 if isinstance(arg.type, IntType) else axis
                 found.setdefault(str(extent), (number, place))
     return found
+
+
+def with_padding(plan: Plan, func: Func) -> Plan:
+    """The plan of a func, with what its graphs may do: run calls as ones of larger sizes."""
+    padded = pad_rows(func)
+    return replace(
+        plan,
+        pads={n: _pad_rule(r) for n, r in padded.items() if isinstance(r, PaddedRows)},
+        unpadded={n: r for n, r in padded.items() if isinstance(r, str)},
+    )
+
+
+def _pad_rule(rows: PaddedRows) -> PadRule:
+    return PadRule(
+        tuple(PadArg(number, axis) for number, axis in rows.args),
+        tuple(
+            tuple(RowAxis(axis, expr(outer), expr(inner)) for axis, outer, inner in dims)
+            for dims in rows.returns
+        ),
+        tuple(map(expr, rows.limits)),
+    )
 
 
 def _packed_groups(func: Func) -> tuple[tuple[int, ...], ...]:

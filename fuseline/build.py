@@ -9,7 +9,7 @@ from dataclasses import dataclass, field, replace
 from functools import lru_cache
 
 from fuseline import errors
-from fuseline.assemble import Assembled, askew_arguments, assemble
+from fuseline.assemble import Assembled, askew_arguments, assemble, with_padding
 from fuseline.build_gpu import Candidate, choose, needs_building
 from fuseline.codegen import lowerings
 from fuseline.codegen.lower import Emitted, Launch, emit
@@ -207,7 +207,7 @@ def _build_for_gpu(
     sources = {c.binary.symbol: c.launch.kernel.render() for c in chosen.values()}
     done = assemble(func, layouts, emitted)
     records = tuple(_measured(r, binaries.get(r.symbol), target) for r in done.records)
-    done = replace(done, records=records)
+    done = replace(done, plan=with_padding(done.plan, func), records=records)
     return Built(done, sources, binaries=binaries, target=target)
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import weakref
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 
 import torch
@@ -11,7 +11,7 @@ import torch
 from fuseline.build import Built
 from fuseline.ir.core import Func, Op, Value
 from fuseline.ir.layout import Layout
-from fuseline.report import FROM_CACHE, PassRecord, Report, Site, Stat
+from fuseline.report import FROM_CACHE, GraphRecord, PassRecord, Report, Site, Stat
 from fuseline.runtime.executor import Program
 from fuseline.runtime.graphs import Graphed
 from fuseline.runtime.plan import LibraryStep, NativeStep
@@ -85,9 +85,23 @@ class Compilation:
             stats["bytes of planned buffers"] = program.arena_bytes
         stats |= {"library steps": libraries} if libraries else {}
         stats |= self._recorded()
+        if self.built.target.backend == "cuda":
+            padded = self.built.assembled.plan.unpadded
+            stats |= {f"size {n} is not rounded up for graphs: {r}": 1 for n, r in padded.items()}
         stats |= {FROM_CACHE: 1} if self.restored else {"rewrites": self.outcome.rewrites}
         stats |= {f"seconds to {stage}": value for stage, value in self.seconds.items()}
-        return Report(self.outcome.sites, self.built.assembled.records, self.outcome.passes, stats)
+        records = self.built.assembled.records
+        graphs = tuple(self._graphs())
+        return Report(self.outcome.sites, records, self.outcome.passes, stats, graphs)
+
+    def _graphs(self) -> Iterator[GraphRecord]:
+        """What there is for each set of sizes."""
+        graphed = self.graphed() if self.graphed else None
+        for r in graphed.sizes if graphed is not None else ():
+            yield GraphRecord(
+                *(self.name, r.sizes, r.kind, r.calls, r.replays, r.graphs, r.nbytes, r.seconds),
+                reason=r.reason,
+            )
 
     def _recorded(self) -> dict[str, Stat]:
         """What graphs there are, what they hold and took; and why sizes have none."""

@@ -185,7 +185,8 @@ class Compiler:
             errors.BUILT_FOR_ANOTHER.warn(compilation.name, found=why or tools.missing)
             return None
         launcher = Launcher.open(tools.cache, tools.host)
-        return DeviceKernels(built.binaries, launcher, device, built.target.name)
+        name, branches = built.target.name, self.config.side_stream
+        return DeviceKernels(built.binaries, launcher, device, name, branches)
 
     def _optimise(self, captured: Captured, placed: Placed) -> _Optimised:
         """Import a captured program and run the pipeline on it."""

@@ -184,6 +184,12 @@ class Config:
         "steps; auto, piecewise for up to 512 tokens. none: no graphs, and on a CPU a call for "
         "each native step",
     )
+    side_stream: bool = _option(
+        True,
+        "SIDE_STREAM",
+        _BOOL,
+        "in CUDA graphs, run a shared branch of experts at the same time as the routed ones",
+    )
     cache: Cache = _option(
         "model",
         "KV_CACHE",

@@ -109,6 +109,34 @@ class KernelRecord:
 
 
 @dataclass(frozen=True)
+class GraphRecord:
+    """The graphs of one program for one set of sizes, or why there are none.
+
+    Attributes:
+        program: its name.
+        sizes: the value of each size and count.
+        kind: ``exact`` for these sizes alone, ``bucket`` where they stand for smaller ones, too,
+            and ``none`` where they run without graphs.
+        calls: with these sizes, or with any that they stand for.
+        replays: of the graphs.
+        graphs: how many follow one another: 1, and one more for each step that is in none.
+        bytes: of device memory for inputs and results; temporaries are shared by all graphs.
+        seconds: that recording took.
+        reason: why there are none.
+    """
+
+    program: str
+    sizes: Mapping[str, int]
+    kind: Literal["exact", "bucket", "none"]
+    calls: int
+    replays: int
+    graphs: int
+    bytes: int
+    seconds: float
+    reason: str = ""
+
+
+@dataclass(frozen=True)
 class Report:
     """Everything that is known about one or more compilations; prints as a readable table."""
 
@@ -116,6 +144,7 @@ class Report:
     kernels: tuple[KernelRecord, ...] = ()
     passes: tuple[PassRecord, ...] = ()
     stats: Mapping[str, Stat] = field(default_factory=dict[str, Stat])
+    graphs: tuple[GraphRecord, ...] = ()
 
     def count(self, pattern: str, status: SiteStatus | None = "fused") -> int:
         """How many sites of a pattern have a status; ``None`` counts every status."""
@@ -128,6 +157,7 @@ class Report:
             kernels=_merge_kernels([*self.kernels, *other.kernels]),
             passes=_merge_passes([*self.passes, *other.passes]),
             stats=_merge_stats(self.stats, other.stats),
+            graphs=self.graphs + other.graphs,
         )
 
     def to_dict(self) -> dict[str, object]:
@@ -135,7 +165,7 @@ class Report:
         return asdict(self)
 
     def to_json(self, *, indent: int | None = 2) -> str:
-        """The report as a JSON object with the keys sites, kernels, passes and stats."""
+        """The report as a JSON object with the keys sites, kernels, passes, stats and graphs."""
         return json.dumps(self.to_dict(), indent=indent)
 
     def __str__(self) -> str:
@@ -143,6 +173,7 @@ class Report:
             self.summary(),
             self.sites_table(),
             _section("kernels", _kernel_rows(self.kernels)),
+            _section("graphs", _graph_rows(self.graphs)),
             _section("passes", _pass_rows(self.passes)),
             self.cached_line(),
             _section("stats", [[name, _number(value)] for name, value in self.stats.items()]),
@@ -316,6 +347,20 @@ def _pass_rows(passes: Iterable[PassRecord]) -> list[list[str]]:
         [p.name, f"x{p.runs}" if p.runs > 1 else "", f"{p.seconds * 1e3:.1f} ms", _difference(p)]
         for p in passes
         if p.changed
+    ]
+
+
+def _graph_rows(records: Iterable[GraphRecord]) -> list[list[str]]:
+    return [
+        [
+            r.kind,
+            r.program,
+            " ".join(f"{name}={value}" for name, value in r.sizes.items()),
+            f"{r.calls} calls",
+            r.reason
+            or f"{r.replays} replays of {r.graphs}, {r.bytes} bytes, {r.seconds * 1e3:.0f} ms",
+        ]
+        for r in records
     ]
 
 

@@ -7,6 +7,7 @@ import re
 from dataclasses import replace
 
 from fuseline import KernelRecord, PassRecord, Report, Site
+from fuseline.report import GraphRecord
 
 FUSED = Site("qk_norm", "layers.0.self_attn (m.py:10)", "fused", kernel="qk_norm_rope_ab12")
 MISSED = Site("qk_norm", "layers.1.self_attn (m.py:10)", "missed", reason="q has 3 readers")
@@ -49,7 +50,7 @@ def test_a_kernel_that_runs_both_ways_is_listed_twice() -> None:
 
 def test_json_holds_everything() -> None:
     data = json.loads(report().to_json())
-    assert set(data) == {"sites", "kernels", "passes", "stats"}
+    assert set(data) == {"sites", "kernels", "passes", "stats", "graphs"}
     assert data["sites"][1]["reason"] == "q has 3 readers"
     assert data["sites"][2]["details"] == {"eps": "1e-06"}
     assert data["kernels"][0]["launches"] == 2
@@ -127,6 +128,18 @@ def test_like_layers_share_a_line() -> None:
         "  fused   moe  x5  model.layers.0..5.mlp.2 (m.py:7)",
         "  missed  moe      model.layers.3.mlp.2 (m.py:7)",
     ]
+
+
+def test_graphs_are_listed_by_size() -> None:
+    recorded = GraphRecord("main", {"S": 16}, "bucket", 9, 8, 1, 4096, 0.025)
+    plain = GraphRecord("main", {"S": 900}, "none", 3, 0, 0, 0, 0.0, "more than 512 tokens")
+    both = Report(graphs=(recorded,)) + Report(graphs=(plain,))
+    assert str(both).splitlines() == [
+        "graphs",
+        "  bucket  main  S=16   9 calls  8 replays of 1, 4096 bytes, 25 ms",
+        "  none    main  S=900  3 calls  more than 512 tokens",
+    ]
+    assert json.loads(both.to_json())["graphs"][0]["sizes"] == {"S": 16}
 
 
 def test_empty_report_says_so() -> None:

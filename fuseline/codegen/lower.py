@@ -7,8 +7,8 @@ that it needs dense, or with the reason why no kernel fits (then the op's refere
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass
-from typing import Any, TypeAlias, TypeVar
+from dataclasses import dataclass, replace
+from typing import Any, Literal, TypeAlias, TypeVar
 
 from fuseline.codegen.forms import Form, When
 from fuseline.codegen.kernel import KernelTemplate
@@ -19,6 +19,7 @@ from fuseline.ir.ops.fused import Copy
 from fuseline.ir.types import Dim, DType, dim, symbol
 
 OpT = TypeVar("OpT", bound=Op)
+Lane: TypeAlias = Literal["main", "beside", "aside"]
 
 
 @dataclass(frozen=True)
@@ -47,6 +48,8 @@ class Launch:
         form: what it does there, where other sizes have other launches.
         grid: blocks in three dims, for a GPU; any of them may be 0, and then nothing runs.
         others: the same with other configurations, the likelier first; every one will do.
+        lane: ``aside``, on a GPU: part of a branch that needs nothing of the launches ``beside``
+            it, nor they of it, up to the next one of the lane ``main``.
     """
 
     kernel: KernelTemplate
@@ -57,6 +60,11 @@ class Launch:
     form: Form | None = None
     grid: tuple[Dim, Dim, Dim] = (1, 1, 1)
     others: tuple[Launch, ...] = ()
+    lane: Lane = "main"
+
+    def on(self, lane: Lane) -> Launch:
+        """The launch, whatever its configuration, in another lane."""
+        return replace(self, lane=lane, others=tuple(other.on(lane) for other in self.others))
 
 
 @dataclass(frozen=True)

@@ -15,6 +15,7 @@ from torch import Tensor
 from fuseline import _torch, errors
 from fuseline.runtime.fork import renew_in_children
 from fuseline.runtime.kernels import HostKernels, Kernels
+from fuseline.runtime.lanes import turns
 from fuseline.runtime.library import LIBRARY
 from fuseline.runtime.native import MOST_SHARES, ArgumentSpec, Launch, Piece, Runner, Signature
 from fuseline.runtime.plan import (
@@ -217,11 +218,16 @@ class Program:
         self._bound.move_to_end(key)
         return bound
 
+    def numbers(self, key: Sequence[int]) -> Callable[[Expr], int]:
+        """The value of each expression of the plan, under those of its symbols."""
+        binding = dict(zip(self.plan.symbols, key, strict=True))
+        return self._evaluate(binding | {WORKERS: min(self.threads, MOST_SHARES)})
+
     def _bind(self, key: tuple[int, ...]) -> Bound:
         binding = dict(zip(self.plan.symbols, key, strict=True))
-        value = self._evaluate(binding | {WORKERS: min(self.threads, MOST_SHARES)})
+        value = self.numbers(key)
         places, arena = self._lay_out(value)
-        views = [_bind_view(view, value) for view in self.plan.returns]
+        views = [bind_view(view, value) for view in self.plan.returns]
         outputs = [
             _output(number, value(b.nbytes), b.dtype, views)
             for number, b in enumerate(self.plan.buffers)
@@ -264,42 +270,47 @@ class Program:
 
     def _segments(self, value: Callable[[Expr], int], places: Mapping[int, int]) -> list[Segment]:
         segments: list[Segment] = []
-        calls: list[Launch] = []
+        steps: list[NativeStep] = []
         slots = len(self.plan.buffers) + 1
 
         def close() -> None:
-            if calls:
+            if steps:
                 assert self._runner is not None, "a plan with native steps comes with a runner"
-                piece = self._runner.piece(list(calls), slots=slots, threads=self.threads)
-                segments.append(piece)
-                calls.clear()
+                pairs = zip(steps, turns([step.lane for step in steps]), strict=True)
+                calls = [self._call(step, value, places, turn) for step, turn in pairs]
+                segments.append(self._runner.piece(calls, slots=slots, threads=self.threads))
+                steps.clear()
 
         for step in self.plan.steps:
             if isinstance(step, NativeStep):
                 if _applies(step, value):
-                    calls.append(self._call(step, value, places))
+                    steps.append(step)
                 if not self.pieces:
                     close()
                 continue
             close()
             if isinstance(step, LibraryStep):
                 if _applies(step, value):
-                    operands = (None if v is None else _bind_view(v, value) for v in step.operands)
-                    results = (_bind_view(v, value) for v in step.results)
+                    operands = (None if v is None else bind_view(v, value) for v in step.operands)
+                    results = (bind_view(v, value) for v in step.results)
                     segments.append(BoundLibrary(step, tuple(operands), tuple(results)))
                 continue
             segments.append(
                 BoundHost(
                     step,
-                    tuple(_bind_view(v, value) for v in step.operands),
-                    tuple(_bind_view(v, value) for v in step.results),
+                    tuple(bind_view(v, value) for v in step.operands),
+                    tuple(bind_view(v, value) for v in step.results),
                 )
             )
         close()
         return segments
 
     def _call(
-        self, step: NativeStep, value: Callable[[Expr], int], places: Mapping[int, int]
+        self,
+        step: NativeStep,
+        value: Callable[[Expr], int],
+        places: Mapping[int, int],
+        turn: int,
     ) -> Launch:
         buffers: list[tuple[int, int]] = []
         for buffer, offset in step.buffers:
@@ -309,7 +320,7 @@ class Program:
                 buffers.append((buffer, value(offset)))
         width = max(1, min(self.threads, value(step.work) // SERIAL_WORK))
         grid = (value(step.grid[0]), value(step.grid[1]), value(step.grid[2]))
-        function, dims = self.kernels.call(step.symbol, tuple(map(value, step.dims)), grid)
+        function, dims = self.kernels.call(step.symbol, tuple(map(value, step.dims)), grid, turn)
         return Launch(
             function,
             tuple(buffers),
@@ -472,7 +483,8 @@ def _applies(step: NativeStep | LibraryStep, value: Callable[[Expr], int]) -> bo
     return size >= lo and (hi is None or size <= hi)
 
 
-def _bind_view(view: View, value: Callable[[Expr], int]) -> BoundView:
+def bind_view(view: View, value: Callable[[Expr], int]) -> BoundView:
+    """A view, its expressions evaluated."""
     return BoundView(
         view.buffer,
         value(view.offset),

@@ -19,8 +19,13 @@ class Kernels(Protocol):
         """Where the program's memory is."""
         ...
 
-    def call(self, symbol: str, dims: tuple[int, ...], grid: Grid) -> tuple[int, tuple[int, ...]]:
-        """The address and the integers by which the native runner launches a kernel."""
+    def call(
+        self, symbol: str, dims: tuple[int, ...], grid: Grid, turn: int = 0
+    ) -> tuple[int, tuple[int, ...]]:
+        """The address and the integers by which the native runner launches a kernel.
+
+        ``turn`` is what the launch does with the streams of a device; see `fuseline.runtime.lanes`.
+        """
         ...
 
     def follow(self) -> None:
@@ -49,7 +54,9 @@ class HostKernels:
         """The CPU."""
         return torch.device("cpu")
 
-    def call(self, symbol: str, dims: tuple[int, ...], grid: Grid) -> tuple[int, tuple[int, ...]]:
+    def call(
+        self, symbol: str, dims: tuple[int, ...], grid: Grid, turn: int = 0
+    ) -> tuple[int, tuple[int, ...]]:
         """The kernel's own address, and its dims."""
         return self.addresses[symbol], dims
 

@@ -23,6 +23,14 @@ def copy_into(target: Tensor, source: Tensor) -> None:
     once(target).copy_(once(source))
 
 
+def copy_over(target: Tensor, source: Tensor) -> None:
+    """Copy a tensor to memory of its shape, the dims that the memory only repeats once."""
+    for dim, (extent, stride) in enumerate(zip(target.shape, target.stride(), strict=True)):
+        if stride == 0 and extent > 1:
+            target, source = target.narrow(dim, 0, 1), source.narrow(dim, 0, 1)
+    target.copy_(source)
+
+
 def copy_of(tensor: Tensor) -> Tensor:
     """The same in new memory of the same form."""
     fresh = like(tensor)

@@ -15,6 +15,8 @@ from typing import Any, Literal, TypeAlias
 import torch
 from torch import Tensor
 
+from fuseline.runtime.lanes import Lane
+
 Expr: TypeAlias = "int | str"
 """An integer, or a Python expression over symbol names (``Max`` and ``Min`` may be called)."""
 
@@ -63,7 +65,7 @@ class NativeStep:
     ``work`` is four times the bytes moved plus the flops: below a threshold, one worker does it
     all. ``when`` bounds one symbol expression: the step runs for ``lo <= value <= hi``. ``scratch``
     is the bytes of scratch that it needs where it runs; ``where`` is its place in the user's
-    program; ``grid`` is the blocks in three dims, for a GPU.
+    program; ``grid`` is the blocks in three dims, for a GPU, and ``lane`` the stream there.
     """
 
     symbol: str
@@ -75,6 +77,7 @@ class NativeStep:
     scratch: Expr = 0
     where: str = ""
     grid: tuple[Expr, Expr, Expr] = (1, 1, 1)
+    lane: Lane = "main"
 
 
 @dataclass(frozen=True)
@@ -135,12 +138,71 @@ class ArgSpec:
 
 
 @dataclass(frozen=True)
+class PadArg:
+    """A dim of an argument that grows with a symbol, and what the added places hold.
+
+    ``fill`` None: what the last of the given ones holds.
+    """
+
+    arg: int
+    axis: int
+    fill: int | None = None
+
+
+@dataclass(frozen=True)
+class RowAxis:
+    """A dim of a result that grows: ``outer`` times all rows, each of ``inner`` elements."""
+
+    axis: int
+    outer: Expr
+    inner: Expr
+
+
+@dataclass(frozen=True)
+class PadRule:
+    """That a call may run with a greater value of a symbol: what it has itself comes out the same.
+
+    Attributes:
+        args: the dims of arguments that grow; state and weights are never among them.
+        returns: for each result, the dims that grow.
+        limits: what the symbol may grow to at most.
+    """
+
+    args: tuple[PadArg, ...] = ()
+    returns: tuple[tuple[RowAxis, ...], ...] = ()
+    limits: tuple[Expr, ...] = ()
+
+
+@dataclass(frozen=True)
+class VariantSpec:
+    """A count that decides how much a program does, such as that of the adapters in use.
+
+    Graphs are made for the counts 0, 1, 2, 4, ... and ``most``; a call takes the next one. So the
+    program must do the same for every count that is not below the real one, given ``fill`` in the
+    places of ``args`` that this adds. No result has the count as a size.
+
+    Attributes:
+        name: for the report.
+        symbol: which carries the count: the value of an integer argument, or a size.
+        most: the greatest count; a call with more runs without a graph.
+        args: the dims of arguments that have the count as their size.
+    """
+
+    name: str
+    symbol: str
+    most: int
+    args: tuple[PadArg, ...] = ()
+
+
+@dataclass(frozen=True)
 class Plan:
     """Steps, buffers, arguments and results of one compiled func.
 
     ``returns`` are views of buffers. ``symbols`` maps each symbol to
     where it is read from: argument number and dim (-1: the argument is the integer itself).
     ``packed`` lists groups of arguments that must lie one behind the other in memory.
+    ``pads`` tells which symbols may grow, and ``unpadded`` why others may not; ``variants`` are
+    symbols that are counts.
     """
 
     args: tuple[ArgSpec, ...]
@@ -150,6 +212,9 @@ class Plan:
     symbols: Mapping[str, tuple[int, int]]
     ranges: Mapping[str, tuple[int, int | None]]
     packed: tuple[tuple[int, ...], ...] = ()
+    pads: Mapping[str, PadRule] = field(default_factory=dict[str, PadRule])
+    unpadded: Mapping[str, str] = field(default_factory=dict[str, str])
+    variants: tuple[VariantSpec, ...] = ()
     stats: Mapping[str, int] = field(default_factory=dict[str, int])
 
     def expressions(self) -> list[str]:
@@ -167,6 +232,11 @@ class Plan:
             note(*_view_exprs(item))
         for step in self.steps:
             note(*_step_exprs(step))
+        for rule in self.pads.values():
+            note(
+                *rule.limits,
+                *(e for dims in rule.returns for d in dims for e in (d.outer, d.inner)),
+            )
         return list(found)
 
 

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import Any, cast
 
 import pytest
 import torch
 from torch import Tensor
 
 import fuseline
+from tests.e2e.test_odd_mixtures import HIDDEN, Packed
 
 
 def step(x: Tensor, weight: Tensor, cache: Tensor, at: Tensor) -> Tensor:
@@ -63,3 +65,33 @@ def test_side_streams() -> None:
     for values, order in found:
         torch.testing.assert_close(values, with_sort(x)[0])
         assert torch.equal(order, with_sort(x)[1])
+
+
+@pytest.mark.parametrize("graphs", ["piecewise", "full"])
+def test_sizes_share_the_graphs_of_larger_ones(graphs: str) -> None:
+    """Caches are written where the call says, and nowhere else."""
+    compiled: Callable[..., Tensor] = fuseline.compile(step, graphs=graphs, dynamic=True)
+    weight = torch.rand(64, device="cuda") + 0.5
+    cache, plain = torch.zeros(16, 64, device="cuda"), torch.zeros(16, 64, device="cuda")
+    with torch.no_grad():
+        for call in range(4):
+            for count in (3, 5, 6, 7, 9, 13, 11):
+                x, at = inputs(count, call)
+                found, want = compiled(x, weight, cache, at), step(x, weight, plain, at)
+                torch.testing.assert_close(found, want)
+                torch.testing.assert_close(cache, plain)
+    records = cast("Any", compiled).report().graphs
+    assert [r.kind for r in records] == ["bucket"] * 3  # for 4, 8 and 16 rows
+
+
+@pytest.mark.parametrize("side_stream", [True, False])
+@pytest.mark.parametrize("tokens", [1, 5, 64])
+def test_a_shared_branch_at_the_same_time(tokens: int, side_stream: bool) -> None:
+    model = Packed(8, 2).cuda()
+    compiled = fuseline.compile(model, graphs="full", side_stream=side_stream)
+    with torch.no_grad():
+        for seed in range(20):
+            cast("Any", torch).manual_seed(seed)
+            x = torch.randn(tokens, HIDDEN, device="cuda")
+            torch.testing.assert_close(compiled(x), model(x))
+    assert cast("Any", compiled).report().count("moe") == 1

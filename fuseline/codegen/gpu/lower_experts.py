@@ -36,6 +36,12 @@ SUM_COLUMNS = 256
 FEW_TOKENS = 64
 """Tokens that each have blocks of their own for the sums."""
 
+MOST_ASIDE = 256
+"""Tokens up to which a shared branch runs at the same time as the routed experts. Its products have
+at most four blocks of rows then, mostly fewer blocks than a device has multiprocessors, and wait
+for weights. With more tokens either branch fills the device by itself, and side by side they would
+only take the cache from one another. Counted, not measured."""
+
 LARGEST = 1 << 31
 """Elements of one expert's matrix, whose places are counted in 32 bits."""
 
@@ -104,15 +110,18 @@ class _Lowering:
         self.shared_ranges = choose_shared(least=low, most=high) if apart else []
 
     def launches(self) -> list[Launch]:
-        """In the order in which they run."""
-        found = self._sorts()
-        found += self._products(self.ranges, "experts' gate and up", self._up())
+        """In the order in which they run. A shared branch of its own comes first, so that it can
+        begin together with the experts: they read the same x, and write other parts of scratch.
+        """
+        found: list[Launch] = []
         if self.shared_ranges:
             found += self._products(self.shared_ranges, "shared gate and up", self._shared_up())
-        found += self._products(self.ranges, "experts' down", self._down())
-        if self.shared_ranges:
             found += self._products(self.shared_ranges, "shared down", self._shared_down())
-        return [*found, *self._sums()]
+        lane = "beside" if any(launch.lane == "aside" for launch in found) else "main"
+        routed = self._sorts()
+        routed += self._products(self.ranges, "experts' gate and up", self._up())
+        routed += self._products(self.ranges, "experts' down", self._down())
+        return [*found, *(launch.on(lane) for launch in routed), *self._sums()]
 
     def _when(self, first: int, last: int | None, ranges: list[Range]) -> When:
         everything = (first, last) == (ranges[0].first, ranges[-1].last)
@@ -131,7 +140,11 @@ class _Lowering:
         return [launch(kernel, buffers, dims, grid, self.layouts, self.work, when=when)]
 
     def _products(self, ranges: list[Range], part: str, given: _Product) -> list[Launch]:
-        return [self._product(r, ranges, part, given) for r in ranges]
+        made = [self._product(r, ranges, part, given) for r in ranges]
+        if ranges is not self.shared_ranges:
+            return made
+        few = [r.last is not None and r.last <= MOST_ASIDE for r in ranges]
+        return [n.on("aside") if f else n for n, f in zip(made, few, strict=True)]
 
     def _product(self, r: Range, ranges: list[Range], part: str, given: _Product) -> Launch:
         kernel = dataclasses.replace(given.kernel, find=r.find, block_m=r.block_m, most=MOST_ALIKE)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import ctypes
 import importlib
 import importlib.util
+import weakref
 from dataclasses import dataclass
 from functools import lru_cache
 from typing import Any
@@ -74,13 +75,15 @@ def has_bindings() -> bool:
 
 
 @lru_cache(maxsize=1)
-def launcher_addresses() -> tuple[int, int, int]:
-    """The addresses of what the launcher calls: to launch, to enter a context, and to leave it."""
+def launcher_addresses() -> tuple[int, ...]:
+    """The addresses of what the launcher calls: to launch, to enter a context and to leave it, and
+    to have one stream wait for another.
+    """
     driver()
     library = ctypes.CDLL(LIBRARY)
-    names = ("cuLaunchKernel", "cuCtxPushCurrent_v2", "cuCtxPopCurrent_v2")
-    launch, push, pop = (ctypes.cast(getattr(library, n), ctypes.c_void_p).value for n in names)
-    return launch or 0, push or 0, pop or 0
+    contexts = ("cuCtxPushCurrent_v2", "cuCtxPopCurrent_v2")
+    names = ("cuLaunchKernel", *contexts, "cuEventRecord", "cuStreamWaitEvent")
+    return tuple(ctypes.cast(getattr(library, n), ctypes.c_void_p).value or 0 for n in names)
 
 
 @lru_cache
@@ -123,6 +126,45 @@ def _loaded(cuda: Any, binary: Binary, target: str) -> Function:
     return Function(
         int(function), 32 * binary.warps, binary.shared_memory, binary.parameters, module
     )
+
+
+@dataclass(frozen=True, eq=False)
+class SideStream:
+    """A stream for branches, with an event for each way in which it and another one wait."""
+
+    stream: int
+    forked: int
+    joined: int
+
+    @classmethod
+    def on(cls, number: int) -> SideStream:
+        """A new one on a device; it goes with the object.
+
+        Raises:
+            DeviceError: FL1002, if the driver has none.
+
+        """
+        cuda = driver()
+        _checked(cuda, cuda.cuCtxPushCurrent(primary_context(number)), "streams", "")
+        try:
+            apart = int(cuda.CUstream_flags.CU_STREAM_NON_BLOCKING)
+            untimed = int(cuda.CUevent_flags.CU_EVENT_DISABLE_TIMING)
+            stream = _checked(cuda, cuda.cuStreamCreate(apart), "streams", "")
+            forked = _checked(cuda, cuda.cuEventCreate(untimed), "streams", "")
+            joined = _checked(cuda, cuda.cuEventCreate(untimed), "streams", "")
+        finally:
+            cuda.cuCtxPopCurrent()
+        made = cls(int(stream), int(forked), int(joined))
+        # Not when the interpreter ends: the driver may be gone by then.
+        weakref.finalize(made, _destroy, cuda, stream, forked, joined).atexit = False
+        return made
+
+
+def _destroy(cuda: Any, stream: Any, *events: Any) -> None:
+    """Give back a stream and events; what the driver still does with them comes to its end."""
+    cuda.cuStreamDestroy(stream)
+    for event in events:
+        cuda.cuEventDestroy(event)
 
 
 def failed(status: int) -> errors.FuselineError:

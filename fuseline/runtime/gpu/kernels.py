@@ -16,7 +16,7 @@ from fuseline.runtime.build import KernelSource, Library, build_piece, find_piec
 from fuseline.runtime.cache import Cache
 from fuseline.runtime.gpu import driver
 from fuseline.runtime.gpu.binary import Binary
-from fuseline.runtime.gpu.driver import Function
+from fuseline.runtime.gpu.driver import Function, SideStream
 from fuseline.runtime.kernels import Grid
 from fuseline.runtime.toolchain import Toolchain
 
@@ -35,7 +35,8 @@ class Launcher:
 
     Attributes:
         address: of ``fl_gpu_launch``, a kernel for the native runner.
-        enter: takes the context and the stream that this thread's launches go to.
+        enter: takes the context and the stream that this thread's launches go to, and for branches
+            another stream with two events, or zeros.
         leave: gives the driver's word on them, 0 for success.
     """
 
@@ -54,11 +55,11 @@ class Launcher:
         """
         library = cls.build(cache, toolchain)
         pointer = ctypes.c_void_p
-        connect = ctypes.PYFUNCTYPE(None, pointer, pointer, pointer)
-        connect(library.address("fl_gpu_connect"))(*driver.launcher_addresses())
+        five = ctypes.PYFUNCTYPE(None, *[pointer] * 5)
+        five(library.address("fl_gpu_connect"))(*driver.launcher_addresses())
         return cls(
             library.address("fl_gpu_launch"),
-            ctypes.PYFUNCTYPE(None, pointer, pointer)(library.address("fl_gpu_enter")),
+            five(library.address("fl_gpu_enter")),
             ctypes.PYFUNCTYPE(ctypes.c_int)(library.address("fl_gpu_leave")),
         )
 
@@ -104,16 +105,23 @@ class DeviceKernels:
         launcher: what launches them.
         device: with its number.
         target: what the binaries were made for.
+        branches: record independent branches on a stream of their own. Outside of a recording all
+            launches go to one stream: there it is the host that they wait for, and events are more
+            to wait for.
     """
 
     binaries: Mapping[str, Binary]
     launcher: Launcher
     device: torch.device
     target: str
+    branches: bool = True
+    _side: SideStream | None = None
     _loaded: dict[str, Function] = field(default_factory=dict[str, Function])
     _last: torch.cuda.Stream | None = None
 
-    def call(self, symbol: str, dims: tuple[int, ...], grid: Grid) -> tuple[int, tuple[int, ...]]:
+    def call(
+        self, symbol: str, dims: tuple[int, ...], grid: Grid, turn: int = 0
+    ) -> tuple[int, tuple[int, ...]]:
         """The launcher's address, and the integers that it takes; see ``launcher.cpp``.
 
         Raises:
@@ -126,7 +134,9 @@ class DeviceKernels:
             self._loaded[symbol] = function
         if found := _beyond(function, dims, grid):
             raise errors.TOO_LARGE.error(symbol, found=found)
-        return self.launcher.address, packed(function, dims, grid)
+        if turn and self.branches and self._side is None:
+            self._side = SideStream.on(self.device.index)
+        return self.launcher.address, packed(function, dims, grid, turn)
 
     def follow(self) -> None:
         """Make torch's current stream wait for the one that the last call went to: both use the
@@ -142,7 +152,10 @@ class DeviceKernels:
     def enter(self) -> None:
         """Send this thread's launches to torch's current stream of the device."""
         context = driver.primary_context(self.device.index)
-        self.launcher.enter(context, _torch.current_stream(self.device))
+        side, other = self._side, (0, 0, 0)
+        if side is not None and torch.cuda.is_current_stream_capturing():
+            other = (side.stream, side.forked, side.joined)
+        self.launcher.enter(context, _torch.current_stream(self.device), *other)
 
     def leave(self) -> None:
         """Raise what the driver said of the launches.
@@ -171,11 +184,11 @@ def _beyond(function: Function, dims: tuple[int, ...], grid: Grid) -> str:
     return ""
 
 
-def packed(function: Function, dims: tuple[int, ...], grid: Grid) -> tuple[int, ...]:
+def packed(function: Function, dims: tuple[int, ...], grid: Grid, turn: int = 0) -> tuple[int, ...]:
     """The integers that ``fl_gpu_launch`` takes."""
     integers = _integers(function)
     buffers = len(function.parameters) - len(integers) - 2
     assert len(integers) == len(dims), "a launch gives every integer"
     wide = sum(1 << i for i, kind in enumerate(integers) if kind == "i64")
     head = (function.handle, *grid, function.threads, function.shared_memory)
-    return (*head, buffers, len(dims), wide, *dims)
+    return (*head, buffers, len(dims), wide, turn, *dims)

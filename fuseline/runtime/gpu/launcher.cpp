@@ -1,7 +1,8 @@
 // Launches a kernel of a GPU as a step of a piece: the native runner calls it like any other kernel.
 //
 // dim: the function's handle, grid x, y, z, threads of a block, bytes of shared memory, the number of
-//      buffers, the number of integers, a mask of those that have 64 bits; then the integers.
+//      buffers, the number of integers, a mask of those that have 64 bits, what it does with the two
+//      streams (see lanes.py); then the integers.
 // buf: what the kernel takes first. Two null pointers follow the integers: Triton's own scratch.
 #include "fuseline_abi.h"
 
@@ -12,46 +13,36 @@ typedef int (*launch_kernel)(void *function, unsigned gx, unsigned gy, unsigned 
                              void **extra);
 typedef int (*push_context)(void *context);
 typedef int (*pop_context)(void **context);
+typedef int (*record_event)(void *event, void *stream);
+typedef int (*wait_event)(void *stream, void *event, unsigned flags);
 
-constexpr int kHead = 9, kMost = 128;  // a mask has 64 bits, and kernels have fewer arguments
-constexpr int kShared = 1;             // CUDA_ERROR_INVALID_VALUE: a launch cannot be cut into shares
+enum Turn { kFork = 1, kAside = 2, kJoin = 4, kClose = 8 };
+
+// The other stream, and the events by which the two wait for one another; null where there is none.
+struct Aside {
+  void *stream, *forked, *joined;
+};
+
+constexpr int kHead = 10, kMost = 128;  // a mask has 64 bits, and kernels have fewer arguments
+constexpr int kShared = 1;              // CUDA_ERROR_INVALID_VALUE: a launch cannot be cut into shares
 
 launch_kernel launch = nullptr;
 push_context push = nullptr;
 pop_context pop = nullptr;
+record_event record = nullptr;
+wait_event wait = nullptr;
 thread_local void *stream = nullptr;
+thread_local Aside aside = {nullptr, nullptr, nullptr};
 thread_local int status = 0;  // of the first call that the driver refused, since `fl_gpu_leave`
 
-}  // namespace
-
-extern "C" {
-
-// The driver's cuLaunchKernel, cuCtxPushCurrent and cuCtxPopCurrent.
-void fl_gpu_connect(void *launch_, void *push_, void *pop_) {
-  launch = reinterpret_cast<launch_kernel>(launch_);
-  push = reinterpret_cast<push_context>(push_);
-  pop = reinterpret_cast<pop_context>(pop_);
+// Have one stream wait for what the other has been given so far.
+void follow(void *behind, void *ahead, void *event) {
+  if (!status) status = record(event, ahead);
+  if (!status) status = wait(behind, event, 0);
 }
 
-// Where this thread's launches go, until it leaves.
-void fl_gpu_enter(void *context, void *to) {
-  stream = to;
-  status = push(context);
-}
-
-// What the driver said meanwhile, 0 for success.
-int fl_gpu_leave() {
-  const int found = status;
-  void *context;
-  pop(&context);
-  status = 0;
-  return found;
-}
-
-void fl_gpu_launch(const fl_call *call) {
+void start(const fl_call *call, void *to) {
   const int64_t *head = call->dim, *dim = call->dim + kHead;
-  if (call->nth != 1) status = kShared;
-  if (status || !head[1] || !head[2] || !head[3]) return;  // a grid without blocks is an error
   void *params[kMost];
   int32_t narrow[kMost];
   void *none = nullptr;
@@ -65,6 +56,46 @@ void fl_gpu_launch(const fl_call *call) {
   params[count++] = &none;
   params[count++] = &none;
   status = launch(reinterpret_cast<void *>(head[0]), head[1], head[2], head[3], head[4], 1, 1,
-                  head[5], stream, params, nullptr);
+                  head[5], to, params, nullptr);
+}
+
+}  // namespace
+
+extern "C" {
+
+// The driver's cuLaunchKernel, cuCtxPushCurrent, cuCtxPopCurrent, cuEventRecord, cuStreamWaitEvent.
+void fl_gpu_connect(void *launch_, void *push_, void *pop_, void *record_, void *wait_) {
+  launch = reinterpret_cast<launch_kernel>(launch_);
+  push = reinterpret_cast<push_context>(push_);
+  pop = reinterpret_cast<pop_context>(pop_);
+  record = reinterpret_cast<record_event>(record_);
+  wait = reinterpret_cast<wait_event>(wait_);
+}
+
+// Where this thread's launches go, until it leaves; those of branches to the other stream, if any.
+void fl_gpu_enter(void *context, void *to, void *other, void *forked, void *joined) {
+  stream = to;
+  aside = {other, forked, joined};
+  status = push(context);
+}
+
+// What the driver said meanwhile, 0 for success.
+int fl_gpu_leave() {
+  const int found = status;
+  void *context;
+  pop(&context);
+  status = 0;
+  return found;
+}
+
+void fl_gpu_launch(const fl_call *call) {
+  const int64_t *head = call->dim;
+  const int64_t turn = aside.stream ? head[9] : 0;
+  if (call->nth != 1) status = kShared;
+  if (turn & kFork) follow(aside.stream, stream, aside.forked);
+  if (turn & kJoin) follow(stream, aside.stream, aside.joined);
+  if (!status && head[1] && head[2] && head[3])  // a grid without blocks is an error
+    start(call, turn & kAside ? aside.stream : stream);
+  if (turn & kClose) follow(stream, aside.stream, aside.joined);
 }
 }

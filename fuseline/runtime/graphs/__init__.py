@@ -9,7 +9,7 @@ the device) runs between two recordings. The recorder is behind `Recorder`: CUDA
 tests one for the CPU that behaves like them.
 """
 
-from fuseline.runtime.graphs.graphed import Graphed
+from fuseline.runtime.graphs.graphed import Graphed, SizeRecord
 from fuseline.runtime.graphs.recorder import CudaGraphs, Recorder, Recording
 
-__all__ = ["CudaGraphs", "Graphed", "Recorder", "Recording"]
+__all__ = ["CudaGraphs", "Graphed", "Recorder", "Recording", "SizeRecord"]

@@ -1,39 +1,41 @@
-"""Runs a program from recordings, one set for each set of sizes."""
+"""Runs a program from recordings: which sets of sizes have some, and when they are made."""
 
 from __future__ import annotations
 
-import logging
-import math
 import time
 from collections import OrderedDict
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field
-from typing import Any, Literal, TypeAlias, cast
+from typing import Any, Literal, TypeAlias
 
 import torch
 from torch import Tensor
 
 from fuseline import errors
-from fuseline.runtime.executor import Bound, BoundHost, Program, Segment, Slots
+from fuseline.runtime.executor import Bound, Program
 from fuseline.runtime.fork import renew_in_children
-from fuseline.runtime.graphs.recorder import NotRecordable, Recorder, Recording, first_line
-from fuseline.runtime.memory import copy_into, copy_of, like
-
-log = logging.getLogger(__name__)
+from fuseline.runtime.graphs.buckets import Buckets, Key, Wider
+from fuseline.runtime.graphs.recorder import NotRecordable, Recorder, first_line
+from fuseline.runtime.graphs.recordings import Entry, Refused, make, replay
 
 Mode: TypeAlias = Literal["piecewise", "full"]
+Kind: TypeAlias = Literal["exact", "bucket", "none"]
 
 MOST = 64
 """Sets of sizes that are kept recorded; the least recently used goes first."""
 
+REMEMBERED = 1024
+"""Sets of sizes of which something is known; those used longest ago are forgotten first."""
+
 BUDGET = 2 * 1024**3
 """Bytes that recordings may hold for their own: inputs, outputs, temporaries, libraries' memory."""
 
-COPIED = 64 * 1024**2
-"""Bytes of an input up to which it is copied in every call; a larger one must stay where it is."""
-
 MOVES = 3
 """How often weights or state may move before a set of sizes is no longer recorded."""
+
+OFTEN = 16
+"""Calls after which sizes get recordings of their own beside those of their bucket: what they save
+in added rows is worth the seconds and the memory for sizes that come again and again only."""
 
 
 _LEFT_ALONE: list[object] = []
@@ -42,40 +44,56 @@ child cannot use."""
 
 
 @dataclass
-class _Entry:
-    """Recordings for one set of sizes.
+class _State:
+    """What is known of one set of sizes; ``reason`` says why it is not recorded (any more).
 
-    ``copied`` are the slots of inputs with the memory that the recordings read, ``fixed`` those
-    that must be where they were, ``parts`` what a call does: recordings, and steps between them.
-    ``slots`` keeps the memory that is recorded, but what is the caller's: that is there only while
-    a call runs.
+    ``wider`` are the sizes that stand for these, where they are not these alone, and ``bucket``
+    tells that these stand for others.
     """
 
-    bound: Bound
-    slots: Slots
-    arena: Tensor
-    copied: list[tuple[int, Tensor]]
-    fixed: list[tuple[int, int]]
-    parts: list[Callable[[], None]] = field(default_factory=list[Callable[[], None]])
-    recordings: list[Recording] = field(default_factory=list[Recording])
-    nbytes: int = 0
-
-
-@dataclass
-class _State:
-    """What is known of one set of sizes; ``reason`` says why it is not recorded any more."""
-
     calls: int = 0
+    replays: int = 0
     moves: int = 0
-    entry: _Entry | None = None
+    seconds: float = 0.0
+    entry: Entry | None = None
+    wider: Wider | None = None
+    bucket: bool = False
     reason: str = ""
     breaks: set[int] = field(default_factory=set[int])
+
+
+@dataclass(frozen=True)
+class SizeRecord:
+    """What became of one set of sizes.
+
+    Attributes:
+        sizes: the value of each symbol.
+        kind: whether they are recorded for themselves (``exact``) or for smaller ones, too
+            (``bucket``), or not.
+        calls: with these sizes; of a bucket, with any that it stands for.
+        replays: of the recordings.
+        graphs: recordings, one behind the other.
+        nbytes: of memory that is theirs alone; temporaries are shared by all.
+        seconds: that recording took.
+        reason: why they are not recorded.
+    """
+
+    sizes: dict[str, int]
+    kind: Kind
+    calls: int
+    replays: int
+    graphs: int
+    nbytes: int
+    seconds: float
+    reason: str
 
 
 class Graphed:
     """A program that is recorded at the second call with a set of sizes, and replayed from then on.
 
-    Results are new memory in every call: nothing that was handed out is overwritten.
+    Sizes that may be rounded up (`Buckets`) share the recordings of their bucket, and get some of
+    their own once they are called often. Results are new memory in every call: nothing that was
+    handed out is overwritten.
 
     Args:
         program: what to run.
@@ -100,11 +118,11 @@ class Graphed:
         self.program = program
         self.recorder = recorder
         self.mode: Mode = mode
-        self.largest = largest
         self.budget = budget
         self.most = most
         self.seconds = 0.0
-        self._states: OrderedDict[tuple[int, ...], _State] = OrderedDict()
+        self.buckets = Buckets(program, largest)
+        self._states: OrderedDict[Key, _State] = OrderedDict()
         self._arena = program.memory(0)
         renew_in_children(self)
 
@@ -113,15 +131,17 @@ class Graphed:
         _LEFT_ALONE.append(self._states)
         self._states = OrderedDict()
 
+    # -- what there is ------------------------------------------------------------------------
+
     @property
     def recorded(self) -> int:
         """How many sets of sizes are recorded now."""
-        return sum(state.entry is not None for state in self._states.values())
+        return len(self._held())
 
     @property
     def nbytes(self) -> int:
         """Bytes that the recordings hold for their own."""
-        entries = [s.entry for s in self._states.values() if s.entry is not None]
+        entries = [s.entry for s in self._held() if s.entry is not None]
         arenas = {e.arena.data_ptr(): e.arena.numel() for e in entries}
         return sum(e.nbytes for e in entries) + sum(arenas.values()) + self.recorder.nbytes()
 
@@ -133,6 +153,33 @@ class Graphed:
             if state.reason:
                 found[state.reason] = found.get(state.reason, 0) + 1
         return found
+
+    @property
+    def sizes(self) -> list[SizeRecord]:
+        """Every set of sizes that is recorded, or is not for a reason."""
+        return [
+            self._described(key, state)
+            for key, state in sorted(self._states.items())
+            if state.entry is not None or state.reason
+        ]
+
+    def _described(self, key: Key, state: _State) -> SizeRecord:
+        kind: Kind = "none" if state.entry is None else "bucket" if state.bucket else "exact"
+        return SizeRecord(
+            dict(zip(self.program.plan.symbols, key, strict=True)),
+            kind,
+            state.calls,
+            state.replays,
+            len(state.entry.recordings) if state.entry else 0,
+            state.entry.nbytes if state.entry else 0,
+            state.seconds,
+            state.reason,
+        )
+
+    def _held(self) -> list[_State]:
+        return [state for state in self._states.values() if state.entry is not None]
+
+    # -- choosing -----------------------------------------------------------------------------
 
     def __call__(self, arguments: Sequence[Tensor | int]) -> list[Tensor]:
         """Run the program; as `Program` does it.
@@ -148,36 +195,78 @@ class Graphed:
         with program.lock:
             if self.recorder.busy():
                 return program.run(key, given)
-            state = self._states.setdefault(key, _State())
-            self._states.move_to_end(key)
-            entry = self._entry(key, state, given)
-            if entry is None:
+            state = self._state(key)
+            state.calls += 1
+            chosen = self._chosen(key, state, given)
+            if chosen is None or chosen.entry is None:
                 return program.run(key, given)
+            chosen.replays += 1
             program.kernels.follow()
             with torch.no_grad():
-                return self._replay(entry, given)
+                wider = None if chosen is state else state.wider
+                return replay(program, chosen.entry, given, wider)
 
-    # -- choosing -----------------------------------------------------------------------------
+    def _state(self, key: Key) -> _State:
+        """What is known of these sizes, which were used just now."""
+        state = self._states.get(key)
+        if state is None:
+            refusal = self.buckets.refusal(key)
+            wider = None if refusal else self.buckets.of(key)
+            state = self._states[key] = _State(wider=wider, reason=refusal)
+            self._trim()
+        self._states.move_to_end(key)
+        return state
 
-    def _entry(self, key: tuple[int, ...], state: _State, given: Sequence[Any]) -> _Entry | None:
-        """The recordings for this call, made now if this is the call for it."""
-        state.calls += 1
+    def _trim(self) -> None:
+        """Forget sizes that were not used for long, and have no recordings."""
+        if len(self._states) > REMEMBERED:
+            idle = next((k for k, s in self._states.items() if s.entry is None), None)
+            if idle is not None:
+                del self._states[idle]
+
+    def _chosen(self, key: Key, state: _State, given: Sequence[Any]) -> _State | None:
+        """Whose recordings this call replays, made now if this is the call for it."""
         if state.entry is not None:
-            moved = self._moved(state.entry, given)
-            if moved is None:
-                return state.entry
-            self._forget(state)
-            state.moves += 1
-            if state.moves >= MOVES:
-                state.reason = f"{moved} moves from call to call"
-                errors.ARGUMENT_MOVED.warn(moved, found=f"{MOVES} places", stacklevel=4)
-            return None  # what moved once may be in use by now: the next call records anew
+            return state if self._in_place(state, given) else None
+        if state.wider is None:
+            return self._recorded_at_second(key, state, given, None)
+        bucket = self._states.get(state.wider.key) or self._state(state.wider.key)
+        self._states.move_to_end(state.wider.key)
+        bucket.bucket = True
+        bucket.calls += 1
+        if bucket.entry is not None and not self._in_place(bucket, given):
+            return None
+        often = state.calls > OFTEN and not state.reason
+        if often and bucket.entry is not None and self._has_room(bucket.entry):
+            self._record(key, state, given, None)
+            if state.entry is not None:
+                return state
+        if bucket.entry is not None:
+            return bucket
+        return self._recorded_at_second(state.wider.key, bucket, given, state.wider)
+
+    def _recorded_at_second(
+        self, key: Key, state: _State, given: Sequence[Any], wider: Wider | None
+    ) -> _State | None:
         if state.reason or state.calls < 2:
             return None
-        self._record(key, state, given)
-        return state.entry
+        self._record(key, state, given, wider)
+        return state
 
-    def _moved(self, entry: _Entry, given: Sequence[Any]) -> str | None:
+    def _in_place(self, state: _State, given: Sequence[Any]) -> bool:
+        """Whether every argument is where the recordings expect it; else they are forgotten."""
+        assert state.entry is not None, "there are recordings"
+        moved = self._moved(state.entry, given)
+        if moved is None:
+            return True
+        self._forget(state)
+        state.moves += 1
+        if state.moves >= MOVES:
+            state.reason = f"{moved} moves from call to call"
+            errors.ARGUMENT_MOVED.warn(moved, found=f"{MOVES} places", stacklevel=5)
+        return False  # what moved once may be in use by now: the next call records anew
+
+    def _moved(self, entry: Entry, given: Sequence[Any]) -> str | None:
         """The name of an argument that is no longer where the recordings expect it."""
         for slot, address in entry.fixed:
             number = self.program.plan.buffers[slot].arg
@@ -185,55 +274,47 @@ class Graphed:
                 return self.program.plan.args[number].name
         return None
 
+    def _has_room(self, like: Entry) -> bool:
+        """Whether one more set of sizes costs no other its recordings."""
+        return self.recorded < self.most and self.nbytes + like.nbytes <= self.budget
+
     def _forget(self, state: _State) -> None:
         if state.entry is not None:
-            for recording in state.entry.recordings:
-                recording.release()
+            state.entry.release()
         state.entry = None
 
     def _evict(self) -> None:
         """Forget the recordings used longest ago, until the rest fit; never the latest."""
-        held = [s for s in self._states.values() if s.entry is not None]
+        held = self._held()
         while len(held) > 1 and (len(held) > self.most or self.nbytes > self.budget):
             self._forget(held.pop(0))
 
     # -- recording ----------------------------------------------------------------------------
 
-    def _record(self, key: tuple[int, ...], state: _State, given: Sequence[Any]) -> None:
+    def _record(self, key: Key, state: _State, given: Sequence[Any], wider: Wider | None) -> None:
         """Record the program for these sizes, or note why not; the call itself is not run."""
         start = time.perf_counter()
         bound = self.program.bind(key)
-        if self.largest is not None and self._tokens(given) > self.largest:
-            state.reason = f"more than {self.largest} tokens, which keep the device busy"
-            return
         self.program.kernels.follow()
         try:
-            state.entry = self._recorded_if_it_fits(bound, state, given)
+            state.entry = self._recorded_if_it_fits(bound, state, given, wider)
         except NotRecordable as error:
             state.reason = str(error)
-            errors.NOT_RECORDED.warn(found=str(error), stacklevel=5)
+            errors.NOT_RECORDED.warn(found=str(error), stacklevel=6)
         if state.entry is not None:
             self._evict()
+        state.seconds += time.perf_counter() - start
         self.seconds += time.perf_counter() - start
 
-    def _tokens(self, given: Sequence[Any]) -> int:
-        """The rows of the input that has most: of numbers all, of indices each element."""
-        most = 0
-        for spec, value in zip(self.program.plan.args, given, strict=True):
-            if spec.kind == "tensor" and not spec.fixed and not spec.written:
-                rows = value.shape[:-1] if spec.dtype.is_floating_point else value.shape
-                most = max(most, math.prod(rows))
-        return most
-
     def _recorded_if_it_fits(
-        self, bound: Bound, state: _State, given: Sequence[Any]
-    ) -> _Entry | None:
+        self, bound: Bound, state: _State, given: Sequence[Any], wider: Wider | None
+    ) -> Entry | None:
         """All recordings of one set of sizes. Without memory for them all others go, and it is
         tried once more.
         """
         for last in (False, True):
             try:
-                return self._recorded(bound, state, given)
+                return self._recorded(bound, state, given, wider)
             except torch.OutOfMemoryError as error:
                 for other in self._states.values():
                     self._forget(other)
@@ -241,20 +322,26 @@ class Graphed:
                 self.recorder.trim()
                 if last:
                     state.reason = "no memory for a recording"
-                    errors.NOT_RECORDED.warn(found=first_line(error), stacklevel=6)
+                    errors.NOT_RECORDED.warn(found=first_line(error), stacklevel=7)
         return None
 
-    def _recorded(self, bound: Bound, state: _State, given: Sequence[Any]) -> _Entry:
+    def _recorded(
+        self, bound: Bound, state: _State, given: Sequence[Any], wider: Wider | None
+    ) -> Entry:
         """All recordings of one set of sizes; a step that is refused becomes a break, and all
         begins anew.
         """
+        if self._arena.numel() < bound.arena:
+            # older recordings keep theirs
+            self._arena = self.program.grown(self._arena, bound.arena)
         while True:
-            entry = self._frame(bound, given)
             try:
-                self._record_parts(entry, state)
-            except _Refused as refused:
-                for recording in entry.recordings:
-                    recording.release()
+                return make(
+                    *(self.program, self.recorder, bound, given, self._arena, state.breaks),
+                    forms=wider.forms if wider else {},
+                    whole=self.mode == "full",
+                )
+            except Refused as refused:
                 if self.mode == "full":
                     raise errors.CANNOT_RECORD.error(
                         refused.label, found=refused.reason
@@ -262,125 +349,3 @@ class Graphed:
                 if refused.number < 0:
                     raise NotRecordable(refused.reason) from refused
                 state.breaks.add(refused.number)
-                continue
-            self._let_go(entry)
-            return entry
-
-    def _let_go(self, entry: _Entry) -> None:
-        """Keep nothing alive that the caller gave."""
-        for slot, _ in entry.fixed:
-            entry.slots[slot] = None
-
-    def _frame(self, bound: Bound, given: Sequence[Any]) -> _Entry:
-        """The memory that is recorded: the caller's for weights, state and what is large, own
-        memory for other inputs and for results.
-        """
-        if self._arena.numel() < bound.arena:
-            # older recordings keep theirs
-            self._arena = self.program.grown(self._arena, bound.arena)
-        plan, own = self.program.plan, list(given)
-        copied: list[tuple[int, Tensor]] = []
-        fixed: list[tuple[int, int]] = []
-        nbytes = 0
-        for slot, buffer in enumerate(plan.buffers):
-            if buffer.kind != "arg":
-                continue
-            spec, tensor = plan.args[buffer.arg], given[buffer.arg]
-            size = tensor.numel() * tensor.element_size()
-            if spec.fixed or spec.written or size > COPIED:
-                fixed.append((slot, tensor.data_ptr()))
-                continue
-            own[buffer.arg] = like(tensor)
-            copied.append((slot, own[buffer.arg]))
-            nbytes += size
-        slots = self.program.slots(bound, own, self._arena)
-        outputs = (slots[out.slot] for out in bound.outputs)
-        nbytes += sum(t.untyped_storage().nbytes() for t in outputs if t is not None)
-        return _Entry(bound, slots, self._arena, copied, fixed, nbytes=nbytes)
-
-    def _record_parts(self, entry: _Entry, state: _State) -> None:
-        """Walk the segments: record those that follow one another, leave breaks between them."""
-        run: list[tuple[int, Segment]] = []
-        for number, segment in enumerate(entry.bound.segments):
-            if not isinstance(segment, BoundHost) or not (
-                number in state.breaks or segment.step.waits
-            ):
-                run.append((number, segment))
-                continue
-            self._record_run(entry, run)
-            run = []
-            if self.mode == "full":
-                raise _Refused(number, segment.step.label, "it waits for the device")
-            entry.parts.append(self._between(entry, segment))
-        self._record_run(entry, run)
-
-    def _record_run(self, entry: _Entry, run: Sequence[tuple[int, Segment]]) -> None:
-        if not run:
-            return
-        at = -1
-        label = ""
-        try:
-            with self.recorder.record() as recording:
-                for number, segment in run:
-                    hosted = isinstance(segment, BoundHost)
-                    at, label = (number, segment.step.label) if hosted else (-1, "a kernel")
-                    self.program.run_segment(segment, entry.bound, entry.slots)
-        except NotRecordable as error:
-            raise _Refused(at, label, str(error)) from error
-        entry.recordings.append(recording)
-        entry.parts.append(recording.replay)
-
-    def _between(self, entry: _Entry, host: BoundHost) -> Callable[[], None]:
-        """A step that runs in every call, and puts its results where recordings read them."""
-        for view in host.results:
-            entry.slots[view.buffer] = torch.empty_strided(
-                view.shape, view.strides, dtype=view.dtype, device=self.program.device
-            )
-            entry.nbytes += cast("Tensor", entry.slots[view.buffer]).untyped_storage().nbytes()
-
-        kept = {view.buffer: cast("Tensor", entry.slots[view.buffer]) for view in host.results}
-
-        def run() -> None:
-            slots = list(entry.slots)
-            self.program.run_segment(host, entry.bound, slots)
-            for buffer, memory in kept.items():
-                copy_into(memory, cast("Tensor", slots[buffer]))
-
-        return run
-
-    # -- replaying ----------------------------------------------------------------------------
-
-    def _replay(self, entry: _Entry, given: Sequence[Any]) -> list[Tensor]:
-        plan = self.program.plan
-        for slot, memory in entry.copied:
-            copy_into(memory, given[plan.buffers[slot].arg])
-        for slot, _ in entry.fixed:
-            entry.slots[slot] = given[plan.buffers[slot].arg]
-        try:
-            for part in entry.parts:
-                part()
-            return self._results(entry, given)
-        finally:
-            self._let_go(entry)
-
-    def _results(self, entry: _Entry, given: Sequence[Any]) -> list[Tensor]:
-        """What a call gives: copies of what recordings write, and views of what was given."""
-        plan, slots = self.program.plan, list(entry.slots)
-        for slot, _ in entry.copied:
-            slots[slot] = given[plan.buffers[slot].arg]
-        for item in entry.bound.returns:
-            buffer = item if isinstance(item, int) else item.buffer
-            made = plan.buffers[buffer].kind != "arg"
-            if made and slots[buffer] is entry.slots[buffer]:
-                slots[buffer] = copy_of(cast("Tensor", slots[buffer]))
-        return self.program.results(entry.bound, slots)
-
-
-class _Refused(Exception):
-    """A segment that the recorder does not take; ``number`` is -1 for what is no host step."""
-
-    def __init__(self, number: int, label: str, reason: str) -> None:
-        super().__init__(reason)
-        self.number = number
-        self.label = label
-        self.reason = reason

@@ -7,7 +7,7 @@ import itertools
 import re
 import subprocess
 from collections import Counter
-from collections.abc import Generator
+from collections.abc import Callable, Generator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -20,6 +20,7 @@ from torch import Tensor
 from fuseline.codegen.gpu import lower_experts
 from fuseline.codegen.gpu.experts import ExpertsProductKernel
 from fuseline.codegen.gpu.experts_choice import MOST_ALIKE, Range, choose_ranges, choose_shared
+from fuseline.codegen.gpu.lower_experts import MOST_ASIDE
 from fuseline.codegen.lower import Launch, Lowered, NeedDense, Refusal, Scratch, lower
 from fuseline.ir.evaluate import evaluate
 from fuseline.ir.layout import Layout, LayoutMap
@@ -48,11 +49,17 @@ def lowered(mixture: Mixture, tokens: int) -> Lowered:
     return lower(op, layouts, "cuda")
 
 
-def run(mixture: Mixture, tokens: int, arguments: list[Tensor]) -> Tensor:
-    """What the interpreted launches give."""
+Order = Callable[[list[Launch]], list[Launch]]
+
+
+def run(
+    mixture: Mixture, tokens: int, arguments: list[Tensor], order: Order | None = None
+) -> Tensor:
+    """What the interpreted launches give, one after the other or in another order."""
     func, layouts, op = mixture.op(tokens)
     launches = lower(op, layouts, "cuda")
     assert isinstance(launches, list), launches
+    launches = launches if order is None else order(launches)
     y = torch.full((tokens, mixture.out), float("nan"), dtype=op.dtype.torch)
     memory = dict(zip(func.args, mixture.packed(op, func, arguments), strict=True)) | {op.y: y}
     scratches = [b for x in launches for b in x.buffers if isinstance(b, Scratch)]
@@ -263,10 +270,10 @@ def test_symbolic_tokens_choose_when_they_are_known() -> None:
     op.y.type = op.infer()
     launches = lower(op, LayoutMap(func), "cuda")
     assert isinstance(launches, list)
-    words = [x.form.words for x in launches if x.form is not None]
+    words = [x.form.words for x in launches if x.form and x.form.part.startswith("experts")]
     assert words[0] == "one pair to a block"
     assert launches[-1].when == (tokens, 65, None)
-    firsts = [x.when[1:] for x in launches if x.form and "down" in x.form.part and x.when]
+    firsts = [x.when[1:] for x in launches if x.form and "' down" in x.form.part and x.when]
     assert firsts[0] == (0, 1)
     assert {type(x) for x in launches} == {Launch}
 
@@ -276,6 +283,46 @@ def test_a_shared_branch_like_an_expert_has_no_launches_of_its_own() -> None:
         launches = lowered(Mixture(shared=shared), 4)
         assert isinstance(launches, list)
         assert len(launches) == count
+
+
+def test_few_tokens_go_through_a_shared_branch_at_the_same_time() -> None:
+    for tokens, lanes in (
+        (4, ["aside"] * 2 + ["beside"] * 2 + ["main"]),
+        (MOST_ASIDE, ["aside"] * 2 + ["beside"] * 3 + ["main"]),
+        (MOST_ASIDE + 1, ["main"] * 6),
+    ):
+        launches = lowered(Mixture(shared=17), tokens)
+        assert isinstance(launches, list)
+        assert [x.lane for x in launches] == lanes
+        assert all(other.lane == x.lane for x in launches for other in x.others)
+
+
+@pytest.mark.parametrize("find", [ALIKE, SORTED], ids=["alike", "sorted"])
+def test_a_branch_aside_may_run_before_or_after_or_in_between(find: Range) -> None:
+    """What it reads and writes in scratch is its own, so streams need not wait for one another."""
+
+    def parts(launches: list[Launch]) -> tuple[list[Launch], list[Launch], list[Launch]]:
+        aside, beside, main = (
+            [x for x in launches if x.lane == lane] for lane in ("aside", "beside", "main")
+        )
+        return aside, beside, main
+
+    def after(launches: list[Launch]) -> list[Launch]:
+        aside, beside, main = parts(launches)
+        return [*beside, *aside, *main]
+
+    def between(launches: list[Launch]) -> list[Launch]:
+        aside, beside, main = parts(launches)
+        pairs = itertools.zip_longest(beside, aside)
+        return [*(x for pair in pairs for x in pair if x is not None), *main]
+
+    mixture, tokens = Mixture(shared=17, shared_gate="f32"), 5
+    func, _, _ = mixture.op(tokens)
+    arguments = mixture.arguments(func, tokens)
+    with ranges(find):
+        want = run(mixture, tokens, arguments)
+        for order in (after, between):
+            assert torch.equal(run(mixture, tokens, arguments, order), want)
 
 
 def test_operands_that_are_not_rows_are_copied() -> None:

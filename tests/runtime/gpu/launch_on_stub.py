@@ -1,6 +1,6 @@
 """Launches through the stub driver that the dynamic linker finds; a program for the tests.
 
-LD_LIBRARY_PATH=... python -m tests.runtime.gpu.launch_on_stub CACHE WIDTH
+LD_LIBRARY_PATH=... python -m tests.runtime.gpu.launch_on_stub CACHE WIDTH [LANE ...]
 """
 
 from __future__ import annotations
@@ -9,6 +9,7 @@ import json
 import sys
 import time
 from pathlib import Path
+from typing import cast
 from unittest import mock
 
 import torch
@@ -19,6 +20,7 @@ from fuseline.config import Config
 from fuseline.errors import FuselineError
 from fuseline.runtime.gpu.binary import Binary
 from fuseline.runtime.gpu.kernels import MOST_BLOCKS, DeviceKernels, Launcher
+from fuseline.runtime.lanes import Lane, turns
 from fuseline.runtime.native import Launch, Runner
 
 PARAMETERS = ("*bf16", "*fp32", "i32", "i64", "i32", "*i8", "*i8")
@@ -26,9 +28,9 @@ STREAM = 0x77
 REPEATS, LAUNCHES = 200, 100
 
 
-def main(folder: str, width: int) -> None:
-    """Launches of some blocks, of none and of the most; then many, for their cost. ``width`` is
-    shares.
+def main(folder: str, width: int, lanes: list[Lane]) -> None:
+    """Launches of some blocks, of none and of the most; then one for each lane, or many, for their
+    cost. ``width`` is shares.
     """
     tools = Tools.find(Config(cache_dir=Path(folder)))
     cache, toolchain = tools.cache, tools.host
@@ -52,6 +54,10 @@ def main(folder: str, width: int) -> None:
         piece([x, y])
         kernels.leave()
         answer = {"x": x.data_ptr(), "y": y.data_ptr(), "compiler": toolchain.command}
+        if lanes:
+            branch(kernels, runner, lanes, [x, y])
+            print(json.dumps(answer))
+            return
         many = runner.piece([launch((1, 1, 1))] * LAUNCHES, slots=2)
         kernels.enter()
         answer["ns per launch"] = cost(lambda: many([x, y]))
@@ -60,6 +66,22 @@ def main(folder: str, width: int) -> None:
     except FuselineError as error:
         answer["error"] = str(error)
     print(json.dumps(answer))
+
+
+def branch(
+    kernels: DeviceKernels, runner: Runner, lanes: list[Lane], tensors: list[torch.Tensor]
+) -> None:
+    """A launch in each lane, the first of one block, the next of two: while recording, and not."""
+    launches: list[Launch] = []
+    for number, turn in enumerate(turns(lanes), 1):
+        function, packed = kernels.call("norm_01", (7, 1, 1), (number, 1, 1), turn)
+        launches.append(Launch(function, ((0, 0), (1, 0)), packed))
+    piece = runner.piece(launches, slots=2)
+    for recording in (True, False):
+        with mock.patch.object(torch.cuda, "is_current_stream_capturing", return_value=recording):
+            kernels.enter()
+            piece(tensors)
+            kernels.leave()
 
 
 def cost(run: object) -> float:
@@ -75,4 +97,4 @@ def cost(run: object) -> float:
 
 if __name__ == "__main__":
     with mock.patch.object(_torch, "current_stream", return_value=STREAM):
-        main(sys.argv[1], int(sys.argv[2]))
+        main(sys.argv[1], int(sys.argv[2]), cast("list[Lane]", sys.argv[3:]))

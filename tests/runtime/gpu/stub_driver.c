@@ -57,6 +57,33 @@ int cuFuncSetAttribute(void *function, int attribute, int value) {
   return wanted("cuFuncSetAttribute");
 }
 
+int cuStreamCreate(void **stream, unsigned flags) {
+  note(flags == 1 ? "stream of its own" : "stream that waits for the legacy one");
+  *stream = (void *)0x88;
+  return wanted("cuStreamCreate");
+}
+int cuStreamDestroy_v2(void *stream) { return 0; }
+int cuEventCreate(void **event, unsigned flags) {
+  static long made = 0x90;
+  *event = (void *)made++;
+  return flags == 2 ? 0 : 1;  // without times
+}
+int cuEventDestroy_v2(void *event) { return 0; }
+
+int cuEventRecord(void *event, void *stream) {
+  char text[64];
+  snprintf(text, sizeof text, "record %p on %p", event, stream);
+  note(text);
+  return wanted("cuEventRecord");
+}
+
+int cuStreamWaitEvent(void *stream, void *event, unsigned flags) {
+  char text[64];
+  snprintf(text, sizeof text, "wait on %p for %p", stream, event);
+  note(text);
+  return wanted("cuStreamWaitEvent");
+}
+
 // STUB_TYPES has a letter for each parameter: p a pointer, i 32 bits, l 64 bits.
 int cuLaunchKernel(void *function, unsigned gx, unsigned gy, unsigned gz, unsigned bx, unsigned by,
                    unsigned bz, unsigned shared, void *stream, void **params, void **extra) {

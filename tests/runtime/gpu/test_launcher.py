@@ -7,6 +7,7 @@ import os
 import shutil
 import subprocess
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 from unittest import mock
@@ -36,14 +37,21 @@ def stub(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def run(
-    stub: Path, tmp: Path, width: int = 1, cache: Path | None = None, **variables: str
+    stub: Path,
+    tmp: Path,
+    width: int = 1,
+    lanes: Sequence[str] = (),
+    *,
+    cache: Path | None = None,
+    **variables: str,
 ) -> tuple[dict[str, Any], list[str]]:
     """What the program answered, and what the stub wrote down."""
     folder = str(cache or stub / "cache")
     record = tmp / "record"
     settings = {"LD_LIBRARY_PATH": str(stub), "STUB_RECORD": str(record), **variables}
+    program = [sys.executable, "-m", "tests.runtime.gpu.launch_on_stub"]
     done = subprocess.run(
-        [sys.executable, "-m", "tests.runtime.gpu.launch_on_stub", folder, str(width)],
+        [*program, folder, str(width), *lanes],
         env={**os.environ, **settings},
         capture_output=True,
         text=True,
@@ -136,3 +144,44 @@ def as_from_another_processor(cache: Cache) -> None:
         (folder / "probe.json").write_text(found)
 
     cache.get_or_build("toolchain", {**mine.factors, "processor": "0" * 16}, write)
+
+
+def streams(record: list[str]) -> list[str]:
+    """What is done with streams: launches by their number of blocks and their stream."""
+    found: list[str] = []
+    for line in record:
+        words = line.split()
+        if words[0] == "launch":
+            found.append(f"{words[3]} on {words[words.index('stream') + 1]}")
+        elif words[0] in ("record", "wait"):
+            found.append(line)
+    return found[1:]  # the first launch is that of another test
+
+
+BRANCHES = ["main", "aside", "aside", "beside", "beside", "main", "aside", "beside"]
+
+
+def test_branches_run_on_two_streams_that_fork_and_join(stub: Path, tmp_path: Path) -> None:
+    _, record = run(stub, tmp_path, lanes=BRANCHES, STUB_TYPES="pp")
+    fork = ["record 0x90 on 0x77", "wait on 0x88 for 0x90"]
+    join = ["record 0x91 on 0x88", "wait on 0x77 for 0x91"]
+    recorded = [
+        *("1 on 0x77", *fork, "2 on 0x88", "3 on 0x88", "4 on 0x77", "5 on 0x77"),
+        *(*join, "6 on 0x77", *fork, "7 on 0x88", "8 on 0x77", *join),
+    ]
+    plain = [f"{number} on 0x77" for number in range(1, len(BRANCHES) + 1)]
+    assert streams(record) == [*recorded, *plain]
+    assert record.count("stream of its own") == 1
+
+
+def test_without_branches_there_is_no_second_stream(stub: Path, tmp_path: Path) -> None:
+    _, record = run(stub, tmp_path, lanes=["main", "beside"], STUB_TYPES="pp")
+    assert streams(record) == ["1 on 0x77", "2 on 0x77"] * 2
+    assert not [line for line in record if line.startswith("stream")]
+
+
+@pytest.mark.parametrize("call", ["cuEventRecord", "cuStreamWaitEvent"])
+def test_a_fork_that_the_driver_refuses_is_said(stub: Path, tmp_path: Path, call: str) -> None:
+    answer, record = run(stub, tmp_path, lanes=BRANCHES, STUB_TYPES="pp", STUB_FAIL=f"{call}:1")
+    assert answer["error"].startswith("FL1003")
+    assert [line for line in streams(record) if " on 0x88" in line and line[0].isdigit()] == []

@@ -3,16 +3,13 @@
 from __future__ import annotations
 
 import weakref
-from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
-from typing import Any
 
 import pytest
 import torch
 from torch import Tensor
 
 from fuseline.build import Tools, build
-from fuseline.config import Config
 from fuseline.errors import DeviceError, FuselineWarning, InputError
 from fuseline.ir.layout import Layout
 from fuseline.ir.text import parse_func
@@ -21,6 +18,7 @@ from fuseline.runtime.graphs import Graphed
 from fuseline.runtime.graphs.graphed import MOVES
 from fuseline.runtime.kernels import HostKernels
 from fuseline.runtime.native import Runner
+from tests.runtime.graphs.conftest import graphed
 from tests.runtime.graphs.cpu_recorder import CpuRecorder, spoil
 
 STEP = """func @f(%x: f32[S, 8], %w: f32[8] = param "w", %cache: buffer<f32[16, 8]>,
@@ -43,22 +41,6 @@ SORTED = """func @f(%x: f32[S]) {
   return %y, %i
 }"""
 """Two native steps with one of torch's between them."""
-
-Made = tuple[Program, CpuRecorder, Graphed]
-
-
-@pytest.fixture(scope="module")
-def tools(tmp_path_factory: pytest.TempPathFactory) -> Tools:
-    return Tools.find(Config(cache_dir=tmp_path_factory.mktemp("cache")))
-
-
-def graphed(tools: Tools, text: str, refuse: Sequence[str] = (), **options: Any) -> Made:
-    built = build(parse_func(text), {}, tools)
-    assert tools.toolchain is not None
-    runner = Runner.open(tools.cache, tools.toolchain)
-    program = Program(built.assembled.plan, runner, HostKernels(built.addresses))
-    recorder = CpuRecorder(refuse)
-    return program, recorder, Graphed(program, recorder, **options)
 
 
 def step_arguments(tokens: int, seed: int) -> tuple[Tensor, Tensor]:
