@@ -5,7 +5,7 @@
     model-00/03-fuse-add-rms-norm.diff   what it changed
     model-00/rewrites.txt                every applied rewrite, by number
     model-00/sites.txt                   the sites, fused and missed, with reasons
-    model-00/kernels/<symbol>.cpp        the generated sources; .py where they are Triton
+    model-00/kernels/<symbol>.cpp        the generated sources; .py where they are Triton, .cu CUDA
     model-00/plan.txt                    buffers and steps
     model-00/index.html                  all diffs on one page
 
@@ -86,8 +86,7 @@ class Dump:
         folder = self.root / "kernels"
         folder.mkdir(exist_ok=True)
         for symbol, text in sources.items():
-            kind = "py" if text.startswith('"""') else "cpp"
-            _write(folder / f"{symbol}.{kind}", text)
+            _write(folder / f"{symbol}.{_kind(text)}", text)
 
     def plan(self, plan: Plan) -> None:
         """The plan, a line a buffer and a line a step."""
@@ -147,6 +146,13 @@ def _diff_section(title: str, diff: Iterable[str]) -> str:
         f'<span class="{classes.get(line[:1], "")}">{html.escape(line)}</span>' for line in diff
     ]
     return f"<h2>{html.escape(title)}</h2><pre>{chr(10).join(lines)}</pre>\n"
+
+
+def _kind(source: str) -> str:
+    """The end of the name of a source's file."""
+    if source.startswith('"""'):
+        return "py"
+    return "cu" if "__global__" in source else "cpp"
 
 
 def _describe(step: Step) -> str:

@@ -125,7 +125,7 @@ class DeviceKernels:
 def packed(function: Function, dims: tuple[int, ...], grid: Grid) -> tuple[int, ...]:
     """The integers that ``fl_gpu_launch`` takes."""
     integers = [t for t in function.parameters if not t.startswith("*")]
-    buffers = len(function.parameters) - len(integers) - 2
+    buffers = len(function.parameters) - len(integers)
     assert len(integers) == len(dims), "a launch gives every integer"
     wide = sum(1 << i for i, kind in enumerate(integers) if kind == "i64")
     head = (function.handle, *grid, function.threads, function.shared_memory)
