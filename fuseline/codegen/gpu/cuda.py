@@ -9,7 +9,9 @@ stays within its part of a warp.
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import TypeAlias
 
 from fuseline.codegen.gpu.kernel import GpuKernel
 from fuseline.ir.types import DType
@@ -24,6 +26,9 @@ WARP = 32
 
 MOST_THREADS = 1024
 """Of a block."""
+
+NARROW = 128
+"""Accesses of a row that is left to one warp, at most: four for each lane."""
 
 PLAIN_LANES = 12
 """Up to so many lanes share a row when their number is no power of two: such sums take as many
@@ -80,25 +85,35 @@ GOOD = 0.85
 """Of the largest share of lanes with work: shares above are as good."""
 
 
-def lanes_of(units: int, wanted: int = 1) -> int:
-    """Lanes of a warp for a row of so many units of work: few of the warp have nothing to do.
+Units: TypeAlias = "Sequence[tuple[int, int]]"
+"""The work of a row: how many units of a kind there are, and the accesses of each."""
 
-    Of numbers that are about as good, the one that leaves a lane the nearest to ``wanted`` units.
+
+def lanes_of(units: Units, wanted: int = 2) -> int:
+    """Lanes of a warp for a row: few of the warp have nothing to do.
+
+    Of numbers that are about as good, the one that leaves a lane the nearest to ``wanted`` accesses
+    of 16 bytes.
     """
     possible = [n for n in range(1, WARP + 1) if n <= PLAIN_LANES or n & (n - 1) == 0]
     best = max(busy(units, n) for n in possible)
     good = [n for n in possible if busy(units, n) >= GOOD * best]
-    return min(good, key=lambda n: (abs(-(-units // n) - wanted), -busy(units, n), -n))
+    return min(good, key=lambda n: (abs(accesses(units, n) - wanted), -busy(units, n), -n))
 
 
-def busy(units: int, lanes: int) -> float:
-    """The share of a warp's lanes that have work, with so many lanes for a row's units.
+def accesses(units: Units, lanes: int) -> int:
+    """Accesses of the lane that has the most."""
+    return sum(-(-count // lanes) * each for count, each in units)
+
+
+def busy(units: Units, lanes: int) -> float:
+    """The share of a warp's lanes that have work, with so many lanes for a row.
 
     More lanes than a warp are the whole warps of a block.
     """
-    each = -(-units // lanes)
     rows = max(1, WARP // lanes)
-    return units * rows / (max(WARP, lanes) * each)
+    slots = max(WARP, lanes) * accesses(units, lanes)
+    return accesses(units, 1) * rows / slots
 
 
 def rounding(name: str, dtype: str) -> str:
@@ -114,8 +129,11 @@ def literal(value: float) -> str:
 __all__ = [
     "CPP_TYPES",
     "MOST_THREADS",
+    "NARROW",
     "WARP",
     "CudaKernel",
+    "Units",
+    "accesses",
     "busy",
     "lanes_of",
     "literal",

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from fuseline.codegen.gpu.cuda import (
     CPP_TYPES,
     MOST_THREADS,
+    NARROW,
     WARP,
     CudaKernel,
     busy,
@@ -18,9 +19,6 @@ from fuseline.codegen.gpu.cuda import (
 )
 from fuseline.codegen.gpu.norm import RowNormKernel
 from fuseline.codegen.norms import Norm, promote
-
-NARROW = 128
-"""Units of 16 bytes of a row that is left to one warp, at most: four for each lane."""
 
 HELD = 32
 """Elements of a row that a thread holds, at most."""
@@ -90,7 +88,7 @@ class CudaRowNormKernel(Norm, CudaKernel, template="cuda/row_norm_cuda.cu.jinja"
     @property
     def busy(self) -> float:
         """The share of the threads that have work."""
-        return busy(self.width // self.unit, self.lanes)
+        return busy([(self.width // self.unit, 1)], self.lanes)
 
     @property
     def masked(self) -> bool:
@@ -165,7 +163,7 @@ def forms(triton: RowNormKernel, *, warps: int) -> list[CudaRowNormKernel]:
     unit = vector(norm.dtype, norm.width)
     units = norm.width // unit
     if units <= NARROW:
-        return [CudaRowNormKernel(**fields, lanes=lanes_of(units, 2), warps=warps)]
+        return [CudaRowNormKernel(**fields, lanes=lanes_of([(units, 1)]), warps=warps)]
     found: dict[int, None] = {}
     for loads in (2, 1, 4, *range(5, HELD // unit + 1)):
         threads = -(-units // (loads * WARP)) * WARP

@@ -114,3 +114,58 @@ FL_DEVICE float sum_block(float value) {
   for (int i = 0; i < WARPS; ++i) total += parts[i];
   return total;
 }
+
+// Where the two elements of a pair lie: halves apart, side by side, or in one place for both.
+enum Layout { APART, SIDE, ONE };
+
+// K pairs of elements, in registers as they are in memory; A elements an access. `apart` is the way
+// from the first of a pair to the second where these do not lie side by side.
+template <class T, int K, int A, Layout L>
+struct Pairs;
+
+template <class T, int K, int A>
+struct Pairs<T, K, A, SIDE> {
+  Pack<T, 2 * K, A> both;
+
+  FL_DEVICE void read_if(bool there, const T *from, int unit, int) {
+    both.read_if(there, from + 2 * K * unit);
+  }
+  FL_DEVICE void write(T *to, int unit, int) const { both.write(to + 2 * K * unit); }
+  FL_DEVICE float first(int i) const { return both[2 * i]; }
+  FL_DEVICE float second(int i) const { return both[2 * i + 1]; }
+  FL_DEVICE void set(int i, float a, float b) {
+    both.set(2 * i, a);
+    both.set(2 * i + 1, b);
+  }
+};
+
+template <class T, int K, int A>
+struct Pairs<T, K, A, APART> {
+  Pack<T, K, A> one, two;
+
+  FL_DEVICE void read_if(bool there, const T *from, int unit, int apart) {
+    one.read_if(there, from + K * unit);
+    two.read_if(there, from + apart + K * unit);
+  }
+  FL_DEVICE void write(T *to, int unit, int apart) const {
+    one.write(to + K * unit);
+    two.write(to + apart + K * unit);
+  }
+  FL_DEVICE float first(int i) const { return one[i]; }
+  FL_DEVICE float second(int i) const { return two[i]; }
+  FL_DEVICE void set(int i, float a, float b) {
+    one.set(i, a);
+    two.set(i, b);
+  }
+};
+
+template <class T, int K, int A>
+struct Pairs<T, K, A, ONE> {
+  Pack<T, K, A> one;
+
+  FL_DEVICE void read_if(bool there, const T *from, int unit, int) {
+    one.read_if(there, from + K * unit);
+  }
+  FL_DEVICE float first(int i) const { return one[i]; }
+  FL_DEVICE float second(int i) const { return one[i]; }
+};

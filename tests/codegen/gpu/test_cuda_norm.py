@@ -1,4 +1,4 @@
-"""Row norms in CUDA C++, compiled for the host: the cases of Triton's, and how rows share blocks."""
+"""Row norms in CUDA C++, compiled for the host: Triton's cases, and how rows share blocks."""
 
 from __future__ import annotations
 
