@@ -11,75 +11,103 @@ struct f16 {
   unsigned short bits;
 };
 
-FL_DEVICE float wide(float x) { return x; }
-FL_DEVICE float wide(bf16 x) { return fl_bf16_to_f32(x.bits); }
-FL_DEVICE float wide(f16 x) { return fl_f16_to_f32(x.bits); }
-
-FL_DEVICE void narrow(float x, float &to) { to = x; }
-FL_DEVICE void narrow(float x, bf16 &to) { to.bits = fl_f32_to_bf16(x); }
-FL_DEVICE void narrow(float x, f16 &to) { to.bits = fl_f32_to_f16(x); }
+// The bits of elements as floats, and of two floats as elements, the first in the lower half.
+template <class T>
+struct Element;
+template <>
+struct Element<bf16> {
+  static FL_DEVICE float wide(unsigned bits) { return fl_bf16_to_f32(bits); }
+  static FL_DEVICE unsigned narrow(float low, float high) { return fl_f32_to_bf16(low, high); }
+};
+template <>
+struct Element<f16> {
+  static FL_DEVICE float wide(unsigned bits) { return fl_f16_to_f32(bits); }
+  static FL_DEVICE unsigned narrow(float low, float high) { return fl_f32_to_f16(low, high); }
+};
 
 // A float as near as T has one.
 template <class T>
 FL_DEVICE float rounded(float x) {
-  T to;
-  narrow(x, to);
-  return wide(to);
+  return Element<T>::wide(Element<T>::narrow(x, 0.0f) & 0xffffu);
 }
 
-template <int BYTES>
-struct Word;
-template <>
-struct Word<2> {
-  typedef unsigned short type;
-};
-template <>
-struct Word<4> {
-  typedef unsigned type;
-};
-template <>
-struct Word<8> {
-  typedef uint2 type;
-};
-template <>
-struct Word<16> {
-  typedef uint4 type;
-};
-
-// N elements side by side in memory, in registers as they are there; A of them an access.
+// N elements side by side in memory, in registers of 32 bits as they are there; A of them an access.
+// (A union with the elements would be less text, but its stores come out element by element.)
 template <class T, int N, int A>
 struct Pack {
   static_assert(N % A == 0, "an access is a part");
-  typedef typename Word<A * sizeof(T)>::type word;
-  union {
-    word words[N / A];
-    T elements[N];
-  };
+  static constexpr int SIZE = sizeof(T), BYTES = A * SIZE, WORDS = (N * SIZE + 3) / 4;
+  unsigned words[WORDS];
 
   FL_DEVICE void read(const T *from) {
 #pragma unroll
-    for (int i = 0; i < N / A; ++i) words[i] = reinterpret_cast<const word *>(from)[i];
+    for (int i = 0; i < N / A; ++i) {
+      if constexpr (BYTES == 16) {
+        const uint4 all = reinterpret_cast<const uint4 *>(from)[i];
+        words[4 * i] = all.x, words[4 * i + 1] = all.y;
+        words[4 * i + 2] = all.z, words[4 * i + 3] = all.w;
+      } else if constexpr (BYTES == 8) {
+        const uint2 both = reinterpret_cast<const uint2 *>(from)[i];
+        words[2 * i] = both.x, words[2 * i + 1] = both.y;
+      } else if constexpr (BYTES == 4) {
+        words[i] = reinterpret_cast<const unsigned *>(from)[i];
+      } else {
+        const unsigned one = reinterpret_cast<const unsigned short *>(from)[i];
+        words[i / 2] = i % 2 ? words[i / 2] | one << 16 : one;
+      }
+    }
   }
 
   FL_DEVICE void write(T *to) const {
 #pragma unroll
-    for (int i = 0; i < N / A; ++i) reinterpret_cast<word *>(to)[i] = words[i];
-  }
-
-  FL_DEVICE void clear() {
-#pragma unroll
-    for (int i = 0; i < N / A; ++i) words[i] = word();
+    for (int i = 0; i < N / A; ++i) {
+      if constexpr (BYTES == 16)
+        fl_store16(to + i * A, words[4 * i], words[4 * i + 1], words[4 * i + 2], words[4 * i + 3]);
+      else if constexpr (BYTES == 8)
+        reinterpret_cast<uint2 *>(to)[i] = uint2{words[2 * i], words[2 * i + 1]};
+      else if constexpr (BYTES == 4)
+        reinterpret_cast<unsigned *>(to)[i] = words[i];
+      else
+        reinterpret_cast<unsigned short *>(to)[i] =
+            static_cast<unsigned short>(words[i / 2] >> i % 2 * 16);
+    }
   }
 
   FL_DEVICE void read_if(bool there, const T *from) {
-    if (there)
+    if (there) {
       read(from);
-    else
-      clear();
+      return;
+    }
+#pragma unroll
+    for (int i = 0; i < WORDS; ++i) words[i] = 0;
   }
 
-  FL_DEVICE float operator[](int i) const { return wide(elements[i]); }
-  FL_DEVICE void set(int i, float x) { narrow(x, elements[i]); }
+  // The same elements.
+  template <int B>
+  FL_DEVICE void copy(const Pack<T, N, B> &other) {
+#pragma unroll
+    for (int i = 0; i < WORDS; ++i) words[i] = other.words[i];
+  }
+
+  // Floats, rounded to nearest even.
+  FL_DEVICE void fill(const float (&from)[N]) {
+#pragma unroll
+    for (int i = 0; i < WORDS; ++i) {
+      if constexpr (SIZE == 4)
+        words[i] = __float_as_uint(from[i]);
+      else if constexpr (N == 1)
+        words[i] = Element<T>::narrow(from[i], 0.0f);
+      else
+        words[i] = Element<T>::narrow(from[2 * i], from[2 * i + 1]);
+    }
+  }
+
+  FL_DEVICE float operator[](int i) const {
+    if constexpr (SIZE == 4)
+      return __uint_as_float(words[i]);
+    else
+      return Element<T>::wide(i % 2 ? words[i / 2] >> 16 : words[i / 2] & 0xffffu);
+  }
 };
 
 // The sum over groups of LANES lanes of a warp that lie side by side, group by group from the first
@@ -133,9 +161,11 @@ struct Pairs<T, K, A, SIDE> {
   FL_DEVICE void write(T *to, int unit, int) const { both.write(to + 2 * K * unit); }
   FL_DEVICE float first(int i) const { return both[2 * i]; }
   FL_DEVICE float second(int i) const { return both[2 * i + 1]; }
-  FL_DEVICE void set(int i, float a, float b) {
-    both.set(2 * i, a);
-    both.set(2 * i + 1, b);
+  FL_DEVICE void fill(const float (&a)[K], const float (&b)[K]) {
+    float mixed[2 * K];
+#pragma unroll
+    for (int i = 0; i < K; ++i) mixed[2 * i] = a[i], mixed[2 * i + 1] = b[i];
+    both.fill(mixed);
   }
 };
 
@@ -153,9 +183,9 @@ struct Pairs<T, K, A, APART> {
   }
   FL_DEVICE float first(int i) const { return one[i]; }
   FL_DEVICE float second(int i) const { return two[i]; }
-  FL_DEVICE void set(int i, float a, float b) {
-    one.set(i, a);
-    two.set(i, b);
+  FL_DEVICE void fill(const float (&a)[K], const float (&b)[K]) {
+    one.fill(a);
+    two.fill(b);
   }
 };
 

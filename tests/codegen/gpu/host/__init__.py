@@ -27,7 +27,7 @@ from fuseline.runtime.gpu.cuda_build import headers
 HERE = Path(__file__).parent
 FLAGS = (
     "-std=c++17",
-    "-O1",
+    "-O0",
     "-fsanitize=address,alignment,bounds,shift",
     "-fno-sanitize-recover=all",
     "-fno-strict-aliasing",

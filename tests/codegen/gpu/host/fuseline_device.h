@@ -43,15 +43,28 @@ inline T __shfl_xor_sync(unsigned mask, T value, unsigned apart) {
 
 inline float rsqrtf(float x) { return 1.0f / __builtin_sqrtf(x); }
 
+inline float __uint_as_float(unsigned bits) { return fl_bits<float>(bits); }
+inline unsigned __float_as_uint(float value) { return fl_bits<unsigned>(value); }
+
+inline unsigned fl_one_bf16(float value) {
+  const unsigned bits = fl_bits<unsigned>(value);
+  if (value != value) return 0x7fff;
+  return (bits + 0x7fff + (bits >> 16 & 1)) >> 16;
+}
+inline unsigned fl_one_f16(float value) {
+  return fl_bits<unsigned short>(static_cast<_Float16>(value));
+}
 inline float fl_bf16_to_f32(unsigned short bits) {
   return fl_bits<float>(static_cast<unsigned>(bits) << 16);
 }
-inline unsigned short fl_f32_to_bf16(float value) {
-  const unsigned bits = fl_bits<unsigned>(value);
-  if (value != value) return 0x7fff;
-  return static_cast<unsigned short>((bits + 0x7fff + (bits >> 16 & 1)) >> 16);
-}
 inline float fl_f16_to_f32(unsigned short bits) { return fl_bits<_Float16>(bits); }
-inline unsigned short fl_f32_to_f16(float value) {
-  return fl_bits<unsigned short>(static_cast<_Float16>(value));
+inline unsigned fl_f32_to_bf16(float low, float high) {
+  return fl_one_bf16(low) | fl_one_bf16(high) << 16;
+}
+inline unsigned fl_f32_to_f16(float low, float high) {
+  return fl_one_f16(low) | fl_one_f16(high) << 16;
+}
+
+inline void fl_store16(void *to, unsigned a, unsigned b, unsigned c, unsigned d) {
+  *static_cast<uint4 *>(to) = uint4{a, b, c, d};
 }
