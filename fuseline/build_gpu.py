@@ -4,11 +4,13 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from fuseline.codegen.gpu.kernel import TritonKernel
+from fuseline.codegen.gpu.cuda import CudaKernel
+from fuseline.codegen.gpu.kernel import GpuKernel, TritonKernel
 from fuseline.codegen.lower import Launch
 from fuseline.codegen.targets import Target
-from fuseline.runtime.cache import Cache
+from fuseline.runtime.cache import Cache, Entry
 from fuseline.runtime.gpu.binary import Binary
+from fuseline.runtime.gpu.cuda_build import CudaError, CudaSource, build_cuda
 from fuseline.runtime.gpu.triton_build import TritonError, TritonSource, build_triton
 
 
@@ -26,7 +28,7 @@ class Candidate:
 
 def needs_building(launch: Launch) -> bool:
     """Whether a launch has a kernel of ours."""
-    return isinstance(launch.kernel, TritonKernel)
+    return isinstance(launch.kernel, GpuKernel)
 
 
 def triton_source(kernel: TritonKernel) -> TritonSource:
@@ -39,6 +41,25 @@ def triton_source(kernel: TritonKernel) -> TritonSource:
         warps=kernel.warps,
         stages=kernel.stages,
     )
+
+
+def cuda_source(kernel: CudaKernel) -> CudaSource:
+    """The same for a kernel in CUDA C++."""
+    return CudaSource(kernel.symbol, kernel.render(), kernel.signature, kernel.warps)
+
+
+def build_kernel(cache: Cache, kernel: GpuKernel, target: Target) -> Entry:
+    """The cache entry of a kernel's binary, whatever the kernel is written in.
+
+    Raises:
+        TritonError: FL0706, if it does not compile.
+        CudaError: FL0706, if it does not compile; FL0708, without NVRTC.
+
+    """
+    if isinstance(kernel, CudaKernel):
+        return build_cuda(cache, cuda_source(kernel), target.capability)
+    assert isinstance(kernel, TritonKernel), f"{kernel.family} is no kernel for a GPU"
+    return build_triton(cache, triton_source(kernel), target.capability)
 
 
 def choose(cache: Cache, launch: Launch, target: Target) -> Candidate | str:
@@ -66,10 +87,10 @@ def candidates(cache: Cache, launch: Launch, target: Target) -> tuple[list[Candi
 def candidate(cache: Cache, launch: Launch, target: Target) -> Candidate | str:
     """One configuration for a target, or why the target does not run it."""
     kernel = launch.kernel
-    assert isinstance(kernel, TritonKernel), f"{kernel.family} is no kernel for a GPU"
+    assert isinstance(kernel, GpuKernel), f"{kernel.family} is no kernel for a GPU"
     try:
-        binary = Binary.of(build_triton(cache, triton_source(kernel), target.capability))
-    except TritonError as error:
+        binary = Binary.of(build_kernel(cache, kernel, target))
+    except (TritonError, CudaError) as error:
         return str(error.diagnostic)
     if reason := refusal(binary, target):
         return f"{kernel.symbol}: {reason}"
@@ -97,9 +118,11 @@ def _shared(binary: Binary) -> int:
 
 __all__ = [
     "Candidate",
+    "build_kernel",
     "candidate",
     "candidates",
     "choose",
+    "cuda_source",
     "needs_building",
     "refusal",
     "triton_source",

@@ -328,13 +328,20 @@ LIBRARY_UNLOADABLE = Code(
 KERNEL_REFUSED = Code(
     "FL0706",
     "cannot compile for a GPU",
-    "Triton, or the assembler behind it, refused a generated kernel.",
+    "Triton, the assembler behind it, or NVRTC refused a generated kernel.",
     BuildError,
 )
 NO_TRITON = Code(
     "FL0707",
     "Triton is not installed",
     "Kernels for a GPU cannot be built; models run through the plain operations instead.",
+    BuildError,
+    hint="install it: pip install 'fuseline[cuda]'",
+)
+NO_NVRTC = Code(
+    "FL0708",
+    "NVRTC is not installed",
+    "Kernels in CUDA C++ cannot be built; those in Triton do the same work.",
     BuildError,
     hint="install it: pip install 'fuseline[cuda]'",
 )

@@ -5,7 +5,7 @@
     model-00/03-fuse-add-rms-norm.diff   what it changed
     model-00/rewrites.txt                every applied rewrite, by number
     model-00/sites.txt                   the sites, fused and missed, with reasons
-    model-00/kernels/<symbol>.cpp        the generated sources; .py where they are Triton
+    model-00/kernels/<symbol>.cpp        the generated sources; .py where they are Triton, .cu CUDA
     model-00/plan.txt                    buffers and steps
     model-00/index.html                  all diffs on one page
 
@@ -90,8 +90,7 @@ class Dump:
         folder = self.root / "kernels"
         folder.mkdir(exist_ok=True)
         for symbol, text in sources.items():
-            kind = "py" if text.startswith('"""') else "cpp"
-            _write(folder / f"{symbol}.{kind}", text)
+            _write(folder / f"{symbol}.{_kind(text)}", text)
 
     def plan(self, plan: Plan) -> None:
         """The plan, a line a buffer and a line a step."""
@@ -181,6 +180,13 @@ def _tensor(of: ArgSpec | View) -> str:
 
 def _dtype(dtype: torch.dtype) -> str:
     return str(dtype).removeprefix("torch.")
+
+
+def _kind(source: str) -> str:
+    """The end of the name of a source's file."""
+    if source.startswith('"""'):
+        return "py"
+    return "cu" if "__global__" in source else "cpp"
 
 
 def _describe(step: Step) -> str:

@@ -1,8 +1,8 @@
-"""Triton kernels: what every context has besides its geometry, and what is known of a launch.
+"""Kernels for a GPU: what every context has besides its geometry, and what is known of a launch.
 
 A kernel's arguments are its buffers, then its dims, in the order that the context declares. What
 is known of them at compile time (pointers that are multiples of 16 bytes, strides that are
-multiples of 8 elements) goes into ``hints``: without it Triton reads element by element.
+multiples of 8 elements) goes into ``hints``: without it they are read element by element.
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ import dataclasses
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, TypeVar
 
 import sympy
 
@@ -55,21 +55,19 @@ ALIGNMENT = 16
 
 
 @dataclass(frozen=True, kw_only=True)
-class TritonKernel(KernelTemplate):
-    """Base of the Triton contexts.
+class GpuKernel(KernelTemplate):
+    """Base of the contexts of kernels that a GPU runs, in Triton or in CUDA C++.
 
     A subclass gives ``buffers`` (name and element type) and ``dims`` (name and integer type), in
     the order of the kernel's arguments.
 
     Attributes:
         warps: of a block.
-        stages: of software pipelining.
         hints: known divisors of arguments: bytes for pointers, values for integers.
 
     """
 
     warps: int = 4
-    stages: int = 2
     hints: tuple[tuple[str, int], ...] = ()
 
     @property
@@ -83,15 +81,27 @@ class TritonKernel(KernelTemplate):
         raise NotImplementedError
 
     @property
-    def arguments(self) -> str:
-        """The names of all arguments, for the head of the function."""
-        return ", ".join(name for name, _ in (*self.buffers, *self.dims))
-
-    @property
     def signature(self) -> dict[str, str]:
         """The type of each argument, as Triton spells it."""
         pointers = {name: f"*{TRITON_TYPES[kind]}" for name, kind in self.buffers}
         return pointers | dict(self.dims)
+
+
+@dataclass(frozen=True, kw_only=True)
+class TritonKernel(GpuKernel):
+    """Base of the Triton contexts.
+
+    Attributes:
+        stages: of software pipelining.
+
+    """
+
+    stages: int = 2
+
+    @property
+    def arguments(self) -> str:
+        """The names of all arguments, for the head of the function."""
+        return ", ".join(name for name, _ in (*self.buffers, *self.dims))
 
 
 def strides(*names: str, axes: str = "") -> tuple[tuple[str, str], ...]:
@@ -100,7 +110,7 @@ def strides(*names: str, axes: str = "") -> tuple[tuple[str, str], ...]:
 
 
 def launch(
-    kernel: TritonKernel,
+    kernel: GpuKernel,
     buffers: Sequence[Operand],
     dims: Mapping[str, Dim],
     grid: Sequence[Dim],
@@ -124,18 +134,28 @@ def launch(
 
     """
     ordered = tuple(dims[name] for name, _ in kernel.dims)
+    hinted = with_hints(kernel, buffers, dims, layouts)
+    blocks = (*grid, 1, 1)[:3]
+    return Launch(
+        hinted, tuple(buffers), ordered, work, when, form, grid=(blocks[0], blocks[1], blocks[2])
+    )
+
+
+KernelT = TypeVar("KernelT", bound=GpuKernel)
+
+
+def with_hints(
+    kernel: KernelT, buffers: Sequence[Operand], dims: Mapping[str, Dim], layouts: LayoutMap
+) -> KernelT:
+    """A kernel with what is known of the arguments of a launch; see `launch`."""
     assert len(buffers) == len(kernel.buffers), f"{kernel.family} has other buffers"
-    assert len(dims) == len(ordered), f"{kernel.family} has other dims"
+    assert len(dims) == len(kernel.dims), f"{kernel.family} has other dims"
     known: list[tuple[str, int]] = []
     for (name, _), buffer in zip(kernel.buffers, buffers, strict=True):
         by = _alignment(buffer, layouts) if isinstance(buffer, Value) else ALIGNMENT
         known.append((name, by))
     known += [(name, divisor(value)) for name, value in dims.items()]
-    hinted = dataclasses.replace(kernel, hints=tuple((n, by) for n, by in known if by > 1))
-    blocks = (*grid, 1, 1)[:3]
-    return Launch(
-        hinted, tuple(buffers), ordered, work, when, form, grid=(blocks[0], blocks[1], blocks[2])
-    )
+    return dataclasses.replace(kernel, hints=tuple((n, by) for n, by in known if by > 1))
 
 
 def _alignment(value: Value, layouts: LayoutMap) -> int:
@@ -186,10 +206,12 @@ __all__ = [
     "ALIGNMENT",
     "TL_TYPES",
     "TRITON_TYPES",
+    "GpuKernel",
     "TritonKernel",
     "ceil_div",
     "divisor",
     "launch",
     "next_power_of_two",
     "strides",
+    "with_hints",
 ]

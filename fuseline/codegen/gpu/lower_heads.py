@@ -11,14 +11,17 @@ as large, and a long prompt twice as many loads a thread.
 from __future__ import annotations
 
 import dataclasses
+import logging
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 from fuseline.codegen.forms import When
-from fuseline.codegen.gpu.kernel import ceil_div, launch, next_power_of_two
+from fuseline.codegen.gpu import cuda_heads
+from fuseline.codegen.gpu.cuda_heads import CudaHeadsKernel
+from fuseline.codegen.gpu.kernel import ceil_div, launch, next_power_of_two, with_hints
 from fuseline.codegen.gpu.mla_projection import MlaProjectionKernel
-from fuseline.codegen.gpu.qk_norm_rope import QkNormRopeKernel, stream_tiles
+from fuseline.codegen.gpu.qk_norm_rope import Heads, QkNormRopeKernel, stream_tiles
 from fuseline.codegen.gpu.rope import RopeKernel
 from fuseline.codegen.head_operands import (
     HeadOperands,
@@ -35,6 +38,8 @@ from fuseline.ir.ops.mla_projection import MlaProjection, MlaProjectionWrite
 from fuseline.ir.ops.raised import Rope
 from fuseline.ir.types import Dim, DType, dim, same
 
+log = logging.getLogger(__name__)
+
 FEW = 16384
 """Rows that blocks of one warp with four rows each hold at once: 32 blocks a multiprocessor."""
 
@@ -49,6 +54,9 @@ MOST = 64
 
 WIDEST = 32768
 """Bytes of a row, or of a token's heads normed as one: a block holds no more without spills."""
+
+CUDA_WARPS = 4
+"""Of a block in CUDA C++ that has more rows than one warp, at most."""
 
 
 @dataclass(frozen=True)
@@ -133,7 +141,7 @@ def _blocks(kernel: QkNormRopeKernel, stream: Stream) -> list[int]:
     return [tile.block for tile in stream_tiles(stream, kernel.rotation)[0]]
 
 
-def _is_across(kernel: QkNormRopeKernel, stream: Stream) -> bool:
+def _is_across(kernel: Heads, stream: Stream) -> bool:
     return stream.normed and kernel.scope == "row"
 
 
@@ -183,16 +191,32 @@ def _launch(
     shapes: Sequence[Shape],
     when: When,
 ) -> Launch:
-    """The launch with blocks of each shape, the first one first."""
+    """The launch with blocks of each shape, the first one first; the same in CUDA C++ behind these,
+    or before them (`cuda_heads.leads`).
+    """
     tokens = dim(found.batch * found.tokens)
     named = found.dims | {"tokens": tokens, "length": found.tokens}
     dims = {name: named[name] for name, _ in plain.dims}
-    kernels = (_shaped(plain, shape) for shape in shapes)
+    in_triton = list(dict.fromkeys(_shaped(plain, shape) for shape in shapes))
+    in_cuda = [
+        with_hints(k, found.buffers, dims, layouts) for k in _in_cuda(plain, shapes[0].warps)
+    ]
+    cuda_first = bool(in_cuda) and cuda_heads.leads(in_cuda[0], plain)
+    both = [*in_cuda, *in_triton] if cuda_first else [*in_triton, *in_cuda]
     made = [
         launch(k, found.buffers, dims, (_grid(k, tokens),), layouts, work(op), when=when)
-        for k in dict.fromkeys(kernels)
+        for k in both
     ]
     return dataclasses.replace(made[0], others=tuple(made[1:]))
+
+
+def _in_cuda(kernel: QkNormRopeKernel, warps: int) -> list[CudaHeadsKernel]:
+    """The same in CUDA C++."""
+    try:
+        return cuda_heads.forms(kernel, warps=min(warps, CUDA_WARPS))
+    except ValueError as error:
+        log.debug("%s: no form in CUDA C++ for %s", kernel.symbol, error)
+        return []
 
 
 def _shaped(kernel: QkNormRopeKernel, shape: Shape) -> QkNormRopeKernel:
@@ -201,13 +225,15 @@ def _shaped(kernel: QkNormRopeKernel, shape: Shape) -> QkNormRopeKernel:
     return dataclasses.replace(kernel, rows=rows, warps=shape.warps)
 
 
-def _grid(kernel: QkNormRopeKernel, tokens: Dim) -> Dim:
+def _grid(kernel: QkNormRopeKernel | CudaHeadsKernel, tokens: Dim) -> Dim:
     """Blocks of all streams."""
     blocks: Dim = 0
-    for stream, rows in zip(kernel.streams, kernel.rows, strict=True):
-        if _is_across(kernel, stream):
-            more = ceil_div(tokens, rows // next_power_of_two(stream.heads))
+    for i, stream in enumerate(kernel.streams):
+        across = _is_across(kernel, stream)
+        if isinstance(kernel, CudaHeadsKernel):
+            held = kernel.block_rows(stream)
         else:
-            more = ceil_div(dim(tokens * stream.heads), rows)
-        blocks = dim(blocks + more)
+            held = kernel.rows[i] // (next_power_of_two(stream.heads) if across else 1)
+        rows = tokens if across else dim(tokens * stream.heads)
+        blocks = dim(blocks + ceil_div(rows, held))
     return blocks

@@ -3,8 +3,12 @@
 from __future__ import annotations
 
 import dataclasses
+import logging
 
-from fuseline.codegen.gpu.kernel import ceil_div, launch
+from fuseline.codegen.forms import When
+from fuseline.codegen.gpu import cuda_norm
+from fuseline.codegen.gpu.cuda_norm import CudaRowNormKernel
+from fuseline.codegen.gpu.kernel import ceil_div, launch, with_hints
 from fuseline.codegen.gpu.norm import WIDEST, RowNormKernel
 from fuseline.codegen.lower import Launch, Lowered, Refusal, lowers, work
 from fuseline.codegen.norms import NormOperands, norm_operands
@@ -13,11 +17,16 @@ from fuseline.ir.ops.fused import AddRmsNorm
 from fuseline.ir.ops.raised import LayerNorm, RmsNorm
 from fuseline.ir.types import Dim, dim, same
 
+log = logging.getLogger(__name__)
+
 FEW_ROWS = 512
 """Up to so many narrow rows, each has a block of its own: more blocks than there is room for."""
 
 BLOCK_ELEMENTS = 2048
 """Elements that a block takes of more rows than that, at least."""
+
+CUDA_WARPS = 4
+"""Of a block in CUDA C++ that has more rows than one warp."""
 
 
 @lowers(RmsNorm, LayerNorm, AddRmsNorm, backend="cuda")
@@ -36,8 +45,8 @@ def lower_norm(op: RmsNorm | LayerNorm | AddRmsNorm, layouts: LayoutMap) -> Lowe
     few, many = (rows, 0, FEW_ROWS), (rows, FEW_ROWS + 1, None)
     grouped = dataclasses.replace(kernel, block_rows=several)
     return [
-        dataclasses.replace(_launch(op, found, kernel, rows, layouts), when=few),
-        dataclasses.replace(_launch(op, found, grouped, rows, layouts), when=many),
+        _launch(op, found, kernel, rows, layouts, few),
+        _launch(op, found, grouped, rows, layouts, many),
     ]
 
 
@@ -47,8 +56,11 @@ def _launch(
     kernel: RowNormKernel,
     rows: Dim,
     layouts: LayoutMap,
+    when: When = None,
 ) -> Launch:
-    """The launch of a kernel, with 8 elements a thread first, then with 4 and 16."""
+    """The launch of a kernel, with 8 elements a thread first, then with 4 and 16; the same in CUDA
+    C++ behind these, or before them (`cuda_norm.leads`).
+    """
     elements = kernel.block * kernel.block_rows
     dims: dict[str, Dim] = {"rows": rows}
     if not kernel.flat:
@@ -64,10 +76,22 @@ def _launch(
             }
         )
     buffers = (*found.sources, *found.parameters, *found.results)
-    grid = (ceil_div(rows, kernel.block_rows),)
     warps = dict.fromkeys(min(32, max(1, elements // (32 * each))) for each in (8, 4, 16))
+    in_triton = [dataclasses.replace(kernel, warps=n) for n in warps]
+    in_cuda = [with_hints(k, buffers, dims, layouts) for k in _in_cuda(kernel)]
+    cuda_first = bool(in_cuda) and cuda_norm.leads(in_cuda[0], kernel)
+    both = [*in_cuda, *in_triton] if cuda_first else [*in_triton, *in_cuda]
     made = [
-        launch(dataclasses.replace(kernel, warps=n), buffers, dims, grid, layouts, work(op))
-        for n in warps
+        launch(k, buffers, dims, (ceil_div(rows, k.block_rows),), layouts, work(op), when=when)
+        for k in both
     ]
     return dataclasses.replace(made[0], others=tuple(made[1:]))
+
+
+def _in_cuda(kernel: RowNormKernel) -> list[CudaRowNormKernel]:
+    """The same in CUDA C++."""
+    try:
+        return cuda_norm.forms(kernel, warps=1 if kernel.block_rows == 1 else CUDA_WARPS)
+    except ValueError as error:
+        log.debug("%s: no form in CUDA C++ for %s", kernel.symbol, error)
+        return []

@@ -106,7 +106,7 @@ class StreamCode:
 
 
 @dataclass(frozen=True)
-class QkNormRopeKernel(TritonKernel, template="triton/qk_norm_rope.py.jinja"):
+class Heads:
     """Norm (RMS or layer, per head or across the heads of a token) and rotation of ``streams``.
 
     Sources and results are ``[B, S, heads, width]`` with any strides but the last, which is 1. cos
@@ -115,13 +115,11 @@ class QkNormRopeKernel(TritonKernel, template="triton/qk_norm_rope.py.jinja"):
     the ``capacity`` is written nowhere. Intermediate values are rounded where eager rounds.
 
     ``tokens`` counts those of all batch entries, ``length`` those of one; with ``flat`` there is
-    one entry and no stride of batch. ``rows`` has, for each stream, the rows of a block: a power of
-    two, and for a norm across heads a multiple of the power of two that holds the heads.
+    one entry and no stride of batch.
     """
 
     dtype: str
     streams: tuple[Stream, ...]
-    rows: tuple[int, ...]
     rotation: Rotation | None = None
     kind: NormKind = "rms"
     eps: float = 1e-6
@@ -188,6 +186,21 @@ class QkNormRopeKernel(TritonKernel, template="triton/qk_norm_rope.py.jinja"):
             return self.dtype
         return norm_result(self.dtype, stream.weight, stream.bias, self.cast)
 
+    def rounds_products(self, turned: str) -> bool:
+        """Whether the products of the rotation are rounded to the dtype of what is rotated."""
+        if self.rotation is None or not self.rotation.round:
+            return False
+        return promote(turned, self.rotation.dtype) == turned
+
+
+@dataclass(frozen=True)
+class QkNormRopeKernel(Heads, TritonKernel, template="triton/qk_norm_rope.py.jinja"):
+    """The work of `Heads`, in blocks of so many ``rows`` for each stream: a power of two, and for a
+    norm across heads a multiple of the power of two that holds the heads.
+    """
+
+    rows: tuple[int, ...] = ()
+
     @property
     def code(self) -> tuple[StreamCode, ...]:
         """The streams as the template writes them."""
@@ -228,7 +241,7 @@ class QkNormRopeKernel(TritonKernel, template="triton/qk_norm_rope.py.jinja"):
             weighted_cast=_rounding(promote(self.dtype, s.weight) if s.weight else self.dtype),
             out_cast=_rounding(self.out(s)),
             out_type=TL_TYPES[self.out(s)],
-            product_cast=_rounding(turned) if self._rounds_products(turned) else "",
+            product_cast=_rounding(turned) if self.rounds_products(turned) else "",
             scale="" if s.scale == 1.0 else repr(s.scale),
             mean=_sums(normed, "{0}") if centred else "",
             square=_sums(normed, "{0} * {0}"),
@@ -247,12 +260,6 @@ class QkNormRopeKernel(TritonKernel, template="triton/qk_norm_rope.py.jinja"):
     def _offset_cast(self, s: Stream) -> str:
         """The rounding of weight plus offset: to the weight's type before it is multiplied by."""
         return _rounding(s.weight) if s.weight and self.cast == "before_weight" else ""
-
-    def _rounds_products(self, turned: str) -> bool:
-        """Whether the products of the rotation are rounded to the dtype of what is rotated."""
-        if self.rotation is None or not self.rotation.round:
-            return False
-        return promote(turned, self.rotation.dtype) == turned
 
     @property
     def stops(self) -> tuple[str, ...]:
@@ -329,4 +336,4 @@ def _rounding(dtype: str) -> str:
     return "" if dtype == "f32" else f".to({TL_TYPES[dtype]}).to(tl.float32)"
 
 
-__all__ = ["QkNormRopeKernel", "StreamCode", "Tile", "stream_tiles"]
+__all__ = ["Heads", "QkNormRopeKernel", "StreamCode", "Tile", "stream_tiles"]

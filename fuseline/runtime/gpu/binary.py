@@ -1,10 +1,16 @@
-"""What a cubin needs of the device, read from its machine code."""
+"""What a cubin needs of the device, read from its machine code.
+
+Whatever made the cubin, an entry of the cache holds it as ``kernel.cubin``, beside ``kernel.json``:
+what `describe` writes and `Binary.of` reads. The tools that read machine code come with Triton.
+"""
 
 from __future__ import annotations
 
+import importlib
 import json
 import re
-from collections.abc import Callable
+import subprocess
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -48,6 +54,64 @@ def inspect(cubin: Path, cuobjdump: Tool, nvdisasm: Tool) -> dict[str, int]:
     }
 
 
+def describe(
+    folder: Path,
+    *,
+    symbol: str,
+    parameters: Sequence[str],
+    warps: int,
+    shared_memory: int = 0,
+    scratch: Sequence[int] = (),
+) -> None:
+    """Write ``kernel.json`` beside a cubin: how to launch it, and what its machine code needs.
+
+    Args:
+        folder: of ``kernel.cubin``.
+        symbol: see `Binary`.
+        parameters: see `Binary`.
+        warps: see `Binary`.
+        shared_memory: see `Binary`.
+        scratch: for each pointer at the end of the parameters that is not ours, the bytes of memory
+            that are wanted there.
+
+    """
+    found = inspect(folder / "kernel.cubin", tool("cuobjdump"), tool("nvdisasm"))
+    described = {
+        "symbol": symbol,
+        "parameters": list(parameters),
+        "warps": warps,
+        "dynamic_shared_memory": shared_memory,
+        "scratch": list(scratch),
+        "resources": found,
+    }
+    (folder / "kernel.json").write_text(json.dumps(described, indent=1, sort_keys=True))
+
+
+def tool(name: str) -> Tool:
+    """One of the binary tools that come with Triton, as a function of its arguments."""
+    nvidia: Any = importlib.import_module("triton.knobs").nvidia
+    path: str = getattr(nvidia, name).path
+
+    def run(*arguments: str) -> str:
+        done = subprocess.run(
+            [path, *arguments], capture_output=True, text=True, check=True, timeout=120
+        )
+        return done.stdout
+
+    return run
+
+
+_SAID = 400
+"""Characters of a compiler's words that a message repeats."""
+
+
+def last_words(said: str) -> str:
+    """The line of a compiler's message that tells most; empty where it says nothing."""
+    lines = [line.strip() for line in said.splitlines() if line.strip()]
+    telling = [line for line in lines if "rror" in line]
+    return (telling or lines or [""])[-1][:_SAID]
+
+
 @dataclass(frozen=True)
 class Binary:
     """A kernel that was compiled for one target.
@@ -55,11 +119,12 @@ class Binary:
     Attributes:
         symbol: its name in the cubin.
         cubin: machine code.
-        parameters: the type of each argument, Triton's own scratch pointers included.
+        parameters: the type of each argument, scratch pointers of Triton's own at the end included.
         warps: of a block.
         shared_memory: bytes of dynamic shared memory to ask for.
         resources: see `inspect`.
         scratch: bytes of memory that Triton wants beside the arguments.
+        scratch_pointers: how many of the parameters are Triton's own.
     """
 
     symbol: str
@@ -69,6 +134,7 @@ class Binary:
     shared_memory: int
     resources: dict[str, int]
     scratch: int = 0
+    scratch_pointers: int = 2
 
     @classmethod
     def of(cls, entry: Entry) -> Binary:
@@ -82,6 +148,7 @@ class Binary:
             shared_memory=found["dynamic_shared_memory"],
             resources=found["resources"],
             scratch=sum(found["scratch"]),
+            scratch_pointers=len(found["scratch"]),
         )
 
     @property

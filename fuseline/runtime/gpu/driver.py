@@ -24,7 +24,7 @@ class Function:
         handle: the driver's.
         threads: of a block.
         shared_memory: bytes of dynamic shared memory.
-        parameters: the types of its arguments, scratch pointers included.
+        parameters: the types of its arguments, without scratch pointers.
         module: what it was loaded with.
     """
 
@@ -123,9 +123,8 @@ def _loaded(cuda: Any, binary: Binary, target: str) -> Function:
         attribute = cuda.CUfunction_attribute.CU_FUNC_ATTRIBUTE_MAX_DYNAMIC_SHARED_SIZE_BYTES
         done = cuda.cuFuncSetAttribute(function, attribute, binary.shared_memory)
         _checked(cuda, done, binary.symbol, target)
-    return Function(
-        int(function), 32 * binary.warps, binary.shared_memory, binary.parameters, module
-    )
+    own = binary.parameters[: len(binary.parameters) - binary.scratch_pointers]
+    return Function(int(function), 32 * binary.warps, binary.shared_memory, own, module)
 
 
 @dataclass(frozen=True, eq=False)

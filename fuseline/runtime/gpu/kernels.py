@@ -187,7 +187,7 @@ def _beyond(function: Function, dims: tuple[int, ...], grid: Grid) -> str:
 def packed(function: Function, dims: tuple[int, ...], grid: Grid, turn: int = 0) -> tuple[int, ...]:
     """The integers that ``fl_gpu_launch`` takes."""
     integers = _integers(function)
-    buffers = len(function.parameters) - len(integers) - 2
+    buffers = len(function.parameters) - len(integers)
     assert len(integers) == len(dims), "a launch gives every integer"
     wide = sum(1 << i for i, kind in enumerate(integers) if kind == "i64")
     head = (function.handle, *grid, function.threads, function.shared_memory)

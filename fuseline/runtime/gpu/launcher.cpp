@@ -3,7 +3,8 @@
 // dim: the function's handle, grid x, y, z, threads of a block, bytes of shared memory, the number of
 //      buffers, the number of integers, a mask of those that have 64 bits, what it does with the two
 //      streams (see lanes.py); then the integers.
-// buf: what the kernel takes first. Two null pointers follow the integers: Triton's own scratch.
+// buf: what the kernel takes first. Two null pointers follow the integers: Triton's own scratch. The
+//      driver takes as many as the kernel has, so for one of CUDA C++ it does not look at them.
 #include "fuseline_abi.h"
 
 namespace {

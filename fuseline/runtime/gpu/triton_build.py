@@ -15,11 +15,9 @@ import hashlib
 import importlib
 import importlib.util
 import io
-import json
 import linecache
-import subprocess
 import threading
-from collections.abc import Callable, Generator, Mapping
+from collections.abc import Generator, Mapping
 from dataclasses import dataclass, field
 from functools import lru_cache
 from pathlib import Path
@@ -27,7 +25,7 @@ from typing import Any
 
 from fuseline import errors
 from fuseline.runtime.cache import Cache, Entry, Json
-from fuseline.runtime.gpu.binary import inspect
+from fuseline.runtime.gpu.binary import describe, last_words
 
 NUMERICS: dict[str, Any] = {
     "enable_fp_fusion": False,  # a product that is rounded is not what an fma adds
@@ -35,9 +33,6 @@ NUMERICS: dict[str, Any] = {
     "default_dot_input_precision": "ieee",  # float32 products are float32 products
 }
 """Options that change results; those that this Triton does not have are left out."""
-
-_SAID = 400
-"""Characters of the compiler's words that a message repeats."""
 
 _compiling = threading.Lock()
 
@@ -151,7 +146,7 @@ def _compile(source: TritonSource, capability: int, folder: Path) -> None:
                 },
             )
     except Exception as error:  # Triton's own classes, MLIR's, the assembler's
-        words = _last_words(error)
+        words = last_words(str(error)) or type(error).__name__
         diagnostic = errors.KERNEL_REFUSED.diagnostic(
             source.symbol, where=f"sm_{capability}", found=words
         )
@@ -161,16 +156,14 @@ def _compile(source: TritonSource, capability: int, folder: Path) -> None:
     (folder / "kernel.cubin").write_bytes(made.asm["cubin"])
     (folder / "kernel.ptx").write_text(made.asm["ptx"])
     metadata = made.metadata
-    found = inspect(folder / "kernel.cubin", _tool("cuobjdump"), _tool("nvdisasm"))
-    described = {
-        "symbol": source.symbol,
-        "parameters": [*source.signature.values(), "*i8", "*i8"],
-        "warps": metadata.num_warps,
-        "dynamic_shared_memory": metadata.shared,
-        "scratch": [metadata.global_scratch_size, getattr(metadata, "profile_scratch_size", 0)],
-        "resources": found,
-    }
-    (folder / "kernel.json").write_text(json.dumps(described, indent=1, sort_keys=True))
+    describe(
+        folder,
+        symbol=source.symbol,
+        parameters=[*source.signature.values(), "*i8", "*i8"],
+        warps=metadata.num_warps,
+        shared_memory=metadata.shared,
+        scratch=[metadata.global_scratch_size, getattr(metadata, "profile_scratch_size", 0)],
+    )
 
 
 def _function(source: TritonSource) -> Any:
@@ -203,23 +196,3 @@ def _remove(folder: Path) -> None:
         path.rmdir() if path.is_dir() else path.unlink()
     if folder.exists():
         folder.rmdir()
-
-
-def _tool(name: str) -> Callable[..., str]:
-    """One of the binary tools that come with Triton, as a function of its arguments."""
-    path: str = getattr(_knobs().nvidia, name).path
-
-    def run(*arguments: str) -> str:
-        done = subprocess.run(
-            [path, *arguments], capture_output=True, text=True, check=True, timeout=120
-        )
-        return done.stdout
-
-    return run
-
-
-def _last_words(error: Exception) -> str:
-    """The line of a compiler's message that tells most."""
-    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
-    telling = [line for line in lines if "rror" in line]
-    return (telling or lines or [type(error).__name__])[-1][:_SAID]

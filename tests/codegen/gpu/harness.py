@@ -1,6 +1,7 @@
-"""Triton kernels from a func in text form: to numbers, and to binaries.
+"""Kernels for a GPU from a func in text form: to numbers, and to binaries.
 
-They run through Triton's interpreter; with ``pytest --device cuda``, on the GPU at hand.
+Those in Triton run through its interpreter, those in CUDA C++ are compiled for the host; with
+``pytest --device cuda`` both run on the GPU at hand.
 """
 
 from __future__ import annotations
@@ -8,14 +9,15 @@ from __future__ import annotations
 import dataclasses
 import os
 from collections.abc import Sequence
-from typing import cast
+from typing import Literal, cast
 
 import pytest
 import torch
 from torch import Tensor
 
 from fuseline.build_gpu import Candidate, candidate
-from fuseline.codegen.gpu.kernel import TritonKernel
+from fuseline.codegen.gpu.cuda import CudaKernel
+from fuseline.codegen.gpu.kernel import GpuKernel, TritonKernel
 from fuseline.codegen.library import LibraryKernel
 from fuseline.codegen.lower import Launch, emit
 from fuseline.codegen.targets import GPU_TARGETS, Target
@@ -24,10 +26,15 @@ from fuseline.ir.layout import LayoutMap
 from fuseline.ir.text import parse_func
 from fuseline.ir.types import DType
 from fuseline.runtime.cache import Cache
+from tests.codegen.gpu.host import host
 from tests.codegen.gpu.interpreter import interpreter
 from tests.codegen.machine import Machine, check_machines
 
 pytest.importorskip("triton", reason="Triton is not installed")
+
+
+ROAD: Literal["triton", "cuda"] = "triton"
+"""What the kernels that are run are written in."""
 
 
 def on_device() -> bool:
@@ -38,8 +45,8 @@ def on_device() -> bool:
 def interpreted(
     launch: Launch, buffers: Sequence[Tensor | None], dims: Sequence[int], grid: Sequence[int]
 ) -> None:
-    """Run a launch: the first configuration, interpreted; or the one that suits the GPU."""
-    kernel = cast("TritonKernel", launch.kernel)
+    """Run a launch as it is configured: interpreted or on the host; or on the GPU."""
+    kernel = cast("GpuKernel", launch.kernel)
     given = dict((*kernel.buffers, *kernel.dims))
     assert len(given) == len(buffers) + len(dims)
     typed = [
@@ -50,6 +57,8 @@ def interpreted(
         from tests.codegen.gpu.device import device
 
         device().run(launch, typed, dims, grid)
+    elif isinstance(kernel, CudaKernel):
+        host().run(kernel, typed, dims, grid)
     else:
         interpreter().run(kernel.symbol, kernel.render(), typed, dims, grid)
 
@@ -61,14 +70,22 @@ def _as_elements(buffer: Tensor | None, kind: str) -> Tensor | None:
     return buffer.view(DType(kind).torch)
 
 
-def run(func: Func, arguments: Sequence[Tensor]) -> Machine:
-    """What a func was lowered to, after a run."""
+def configured(launch: Launch) -> Launch:
+    """The first configuration of a launch in the language at hand; on a GPU the one that suits."""
+    kind = CudaKernel if ROAD == "cuda" else TritonKernel
+    found = [n for n in (launch, *launch.others) if isinstance(n.kernel, kind)]
+    assert found, f"no configuration of {launch.kernel.family} in {ROAD}"
+    first = dataclasses.replace(found[0], others=tuple(found[1:]))
     if on_device():
         from tests.codegen.gpu.device import device
 
-        configure = device().configure
-        return Machine(func, arguments, interpreted, backend="cuda", configure=configure)
-    return Machine(func, arguments, interpreted, backend="cuda")
+        return device().configure(first)
+    return first
+
+
+def run(func: Func, arguments: Sequence[Tensor]) -> Machine:
+    """What a func was lowered to, after a run."""
+    return Machine(func, arguments, interpreted, backend="cuda", configure=configured)
 
 
 def check(text: str, arguments: Sequence[Tensor], *, ops: Sequence[str] | None = None) -> None:
