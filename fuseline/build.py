@@ -27,7 +27,7 @@ from fuseline.runtime.build import (
 )
 from fuseline.runtime.cache import Cache
 from fuseline.runtime.gpu.binary import Binary
-from fuseline.runtime.gpu.triton_build import has_triton
+from fuseline.runtime.gpu.triton_build import problem
 from fuseline.runtime.native import Runner
 from fuseline.runtime.toolchain import (
     Toolchain,
@@ -179,12 +179,13 @@ def _build_for_gpu(
     any runs its reference.
 
     Raises:
-        BuildError: FL0706 or FL0707, with ``strict``.
+        BuildError: FL0706, FL0707 or FL0709, with ``strict``.
 
     """
-    missing = "" if has_triton() else str(errors.NO_TRITON.diagnostic().title)
-    if missing and strict:
-        raise errors.NO_TRITON.error()
+    wrong = problem()
+    if wrong is not None and strict:
+        raise wrong.error()
+    missing = "" if wrong is None else wrong.title
     layouts = LayoutMap(func, args)
     layouts.askew = askew_arguments(func)
     emitted = emit(func, layouts, target.backend, unavailable=missing)

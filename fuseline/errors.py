@@ -345,6 +345,13 @@ NO_NVRTC = Code(
     BuildError,
     hint="install it: pip install 'fuseline[cuda]'",
 )
+TRITON_INTERPRETS = Code(
+    "FL0709",
+    "Triton interprets kernels in this process",
+    "TRITON_INTERPRET is, or was, set where Triton was imported: it builds nothing then.",
+    BuildError,
+    hint="unset the variable TRITON_INTERPRET, and begin a new process",
+)
 
 
 # ------------------------------------------------------------------- FL08xx: models and their files

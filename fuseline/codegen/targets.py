@@ -11,6 +11,29 @@ Backend = Literal["cpu", "cuda"]
 
 
 @dataclass(frozen=True)
+class Rates:
+    """How fast a GPU of a target is, for the ranking of kernels; 0 for a CPU.
+
+    They are those of the card that a target is bought as most, by its maker's data sheet: A100
+    80 GB, H100 SXM, B200, RTX 5090. A smaller card of the same target has fewer multiprocessors and
+    less bandwidth, in about the same ratio, which is what the ranking depends on.
+
+    Attributes:
+        multiprocessors: on the card.
+        bandwidth: bytes a second of its memory.
+        cache: bytes of its second-level cache.
+        latency: seconds from a load to its data, where memory is busy.
+        launch: seconds from one kernel of a CUDA graph to the next.
+    """
+
+    multiprocessors: int = 0
+    bandwidth: float = 0.0
+    cache: int = 0
+    latency: float = 0.8e-6
+    launch: float = 1.5e-6
+
+
+@dataclass(frozen=True)
 class Target:
     """A target by name; the numbers are those of an NVIDIA GPU, 0 for a CPU.
 
@@ -26,6 +49,7 @@ class Target:
         registers: 32-bit registers of a multiprocessor.
         warps: most resident warps of a multiprocessor.
         blocks: most resident blocks of a multiprocessor.
+        rates: how fast the usual card is.
     """
 
     name: str
@@ -36,6 +60,7 @@ class Target:
     registers: int = 0
     warps: int = 0
     blocks: int = 0
+    rates: Rates = Rates()
 
     def occupancy(self, warps: int, registers: int, shared_memory: int) -> int:
         """Blocks of a kernel that a multiprocessor holds at once; 0 where not even one fits.
@@ -53,15 +78,19 @@ class Target:
 
 
 _K = 1024
+_A100 = Rates(108, 2.04e12, 40 * _K * _K)
+_H100 = Rates(132, 3.35e12, 50 * _K * _K)
+_B200 = Rates(148, 8.0e12, 126 * _K * _K)
+_RTX_5090 = Rates(170, 1.79e12, 96 * _K * _K)
 
 TARGETS: dict[str, Target] = {
     target.name: target
     for target in (
         Target("cpu", "cpu"),
-        Target("sm_80", "cuda", 80, 163 * _K, 164 * _K, 65536, 64, 32),
-        Target("sm_90", "cuda", 90, 227 * _K, 228 * _K, 65536, 64, 32),
-        Target("sm_100", "cuda", 100, 227 * _K, 228 * _K, 65536, 64, 32),
-        Target("sm_120", "cuda", 120, 99 * _K, 100 * _K, 65536, 48, 24),
+        Target("sm_80", "cuda", 80, 163 * _K, 164 * _K, 65536, 64, 32, _A100),
+        Target("sm_90", "cuda", 90, 227 * _K, 228 * _K, 65536, 64, 32, _H100),
+        Target("sm_100", "cuda", 100, 227 * _K, 228 * _K, 65536, 64, 32, _B200),
+        Target("sm_120", "cuda", 120, 99 * _K, 100 * _K, 65536, 48, 24, _RTX_5090),
     )
 }
 """Every target by name."""
@@ -73,4 +102,4 @@ SMALLER_AMPERE = dataclasses.replace(
 
 GPU_TARGETS = tuple(target for target in TARGETS.values() if target.backend == "cuda")
 
-__all__ = ["GPU_TARGETS", "SMALLER_AMPERE", "TARGETS", "Backend", "Target"]
+__all__ = ["GPU_TARGETS", "SMALLER_AMPERE", "TARGETS", "Backend", "Rates", "Target"]

@@ -3,21 +3,17 @@
     entry = build_triton(cache, source, capability=90)
     binary = Binary.of(entry)               # cubin, PTX, registers, spills, shared memory
 
-Triton compiles in this process; what it makes goes into our cache, and nowhere else. Everything
-that changes the bytes is in the key: source, signature, hints, options, target, and the versions of
-Triton and of the assemblers that it carries.
+Triton compiles in this process, in as many threads as come; what it makes goes into our cache, and
+nowhere else. Everything that changes the bytes is in the key: source, signature, hints, options,
+target, what is set for Triton in this process, and the versions of it and of its assemblers.
 """
 
 from __future__ import annotations
 
-import contextlib
 import hashlib
-import importlib
-import importlib.util
-import io
 import linecache
-import threading
-from collections.abc import Generator, Mapping
+import re
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from functools import lru_cache
 from pathlib import Path
@@ -26,6 +22,7 @@ from typing import Any
 from fuseline import errors
 from fuseline.runtime.cache import Cache, Entry, Json
 from fuseline.runtime.gpu.binary import describe, last_words
+from fuseline.runtime.gpu.triton_process import compiling, has_triton, module, problem, settings
 
 NUMERICS: dict[str, Any] = {
     "enable_fp_fusion": False,  # a product that is rounded is not what an fma adds
@@ -34,7 +31,7 @@ NUMERICS: dict[str, Any] = {
 }
 """Options that change results; those that this Triton does not have are left out."""
 
-_compiling = threading.Lock()
+_SIGNAL = re.compile(r"failed with error code -(\d+)")
 
 
 @dataclass(frozen=True)
@@ -68,6 +65,7 @@ class TritonSource:
             "stages": self.stages,
             "numerics": dict(_numerics()),
             "target": f"sm_{capability}",
+            "settings": dict(settings()),
             "compiler": identity(),
         }
 
@@ -81,32 +79,18 @@ class TritonError(errors.BuildError):
         self.output = output
 
 
-def has_triton() -> bool:
-    """Whether Triton is installed; importing it is left for later."""
-    return importlib.util.find_spec("triton") is not None
-
-
-def _module(name: str) -> Any:
-    """A module of Triton, which has no types, and takes a while to import."""
-    return importlib.import_module(name)
-
-
-def _knobs() -> Any:
-    return _module("triton.knobs")
-
-
 @lru_cache(maxsize=1)
 def identity() -> str:
     """The versions of Triton and of its assemblers."""
-    nvidia = _knobs().nvidia
+    nvidia = module("triton.knobs").nvidia
     found = [(name, getattr(nvidia, name, None)) for name in ("ptxas", "ptxas_blackwell")]
     assemblers = [f"{name} {tool.version}" for name, tool in found if tool is not None]
-    return ", ".join([f"triton {_module('triton').__version__}", *assemblers])
+    return ", ".join([f"triton {module('triton').__version__}", *assemblers])
 
 
 @lru_cache(maxsize=1)
 def _numerics() -> Mapping[str, Any]:
-    known = _module("triton.backends.nvidia.compiler").CUDAOptions
+    known = module("triton.backends.nvidia.compiler").CUDAOptions
     return {name: value for name, value in NUMERICS.items() if hasattr(known, name)}
 
 
@@ -120,39 +104,26 @@ def build_triton(cache: Cache, source: TritonSource, capability: int) -> Entry:
     """
 
     def build(folder: Path) -> None:
-        with _compiling:  # Triton's settings are the process's
-            _compile(source, capability, folder)
+        _compile(source, capability, folder)
 
     return cache.get_or_build("cubin", source.factors(capability), build)
 
 
 def _compile(source: TritonSource, capability: int, folder: Path) -> None:
-    compiler, backends = _module("triton.compiler"), _module("triton.backends.compiler")
-    said = io.StringIO()
-    try:
-        with contextlib.redirect_stdout(said), _own_cache(folder / "triton"):
-            made = compiler.compile(
-                compiler.ASTSource(
-                    fn=_function(source),
-                    signature=dict(source.signature),
-                    constexprs={},
-                    attrs=_attributes(source),
-                ),
-                target=backends.GPUTarget("cuda", capability, 32),
-                options={
-                    "num_warps": source.warps,
-                    "num_stages": source.stages,
-                    **_numerics(),
-                },
+    with compiling() as said:
+        try:
+            made = _made(source, capability)
+        except Exception as error:  # Triton's own classes, MLIR's, the assembler's
+            if found := _SIGNAL.search(str(error)):  # by the keyboard, say: that tells nothing
+                words = f"it was ended by signal {found.group(1)}"
+                raise errors.COMPILER_UNUSABLE.error("ptxas", found=words) from error
+            diagnostic = errors.KERNEL_REFUSED.diagnostic(
+                source.symbol,
+                where=f"sm_{capability}",
+                found=last_words(str(error)) or type(error).__name__,
             )
-    except Exception as error:  # Triton's own classes, MLIR's, the assembler's
-        words = last_words(str(error)) or type(error).__name__
-        diagnostic = errors.KERNEL_REFUSED.diagnostic(
-            source.symbol, where=f"sm_{capability}", found=words
-        )
-        output = said.getvalue() + str(error)
-        raise TritonError(diagnostic, source=source, output=output) from error
-    _remove(folder / "triton")
+            output = said.getvalue() + str(error)
+            raise TritonError(diagnostic, source=source, output=output) from error
     (folder / "kernel.cubin").write_bytes(made.asm["cubin"])
     (folder / "kernel.ptx").write_text(made.asm["ptx"])
     metadata = made.metadata
@@ -163,6 +134,19 @@ def _compile(source: TritonSource, capability: int, folder: Path) -> None:
         warps=metadata.num_warps,
         shared_memory=metadata.shared,
         scratch=[metadata.global_scratch_size, getattr(metadata, "profile_scratch_size", 0)],
+    )
+
+
+def _made(source: TritonSource, capability: int) -> Any:
+    """What Triton makes of a source."""
+    compiler = module("triton.compiler")
+    signature, attributes = dict(source.signature), _attributes(source)
+    return compiler.compile(
+        compiler.ASTSource(
+            fn=_function(source), signature=signature, constexprs={}, attrs=attributes
+        ),
+        target=module("triton.backends.compiler").GPUTarget("cuda", capability, 32),
+        options={"num_warps": source.warps, "num_stages": source.stages, **_numerics()},
     )
 
 
@@ -181,18 +165,12 @@ def _attributes(source: TritonSource) -> dict[tuple[int, ...], list[list[Any]]]:
     return {(places[n],): [["tt.divisibility", by]] for n, by in source.hints.items() if by > 1}
 
 
-@contextlib.contextmanager
-def _own_cache(folder: Path) -> Generator[None]:
-    """Have Triton write into ``folder``, and find nothing that was there before."""
-    knobs = _knobs()
-    with knobs.cache.scope(), knobs.compilation.scope():
-        knobs.cache.dir = str(folder)
-        knobs.compilation.always_compile = True
-        yield
-
-
-def _remove(folder: Path) -> None:
-    for path in sorted(folder.rglob("*"), reverse=True):
-        path.rmdir() if path.is_dir() else path.unlink()
-    if folder.exists():
-        folder.rmdir()
+__all__ = [
+    "NUMERICS",
+    "TritonError",
+    "TritonSource",
+    "build_triton",
+    "has_triton",
+    "identity",
+    "problem",
+]

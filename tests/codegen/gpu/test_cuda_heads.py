@@ -29,7 +29,6 @@ from tests.codegen.gpu.test_heads import (
     test_token_counts,
     test_writes_keys_and_values_into_the_cache,
 )
-from tests.codegen.mla_cases import CASES
 from tests.codegen.oracle import DTYPES
 
 
