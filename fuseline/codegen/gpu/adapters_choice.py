@@ -41,13 +41,18 @@ def adapter_ranges(*, count: int, least: int = 0, most: int | None = None) -> li
     """How rows find their adapters, by how many there are."""
     found: list[Range] = []
     for r in choose_ranges(experts=count, top=1, least=least, most=most):
-        if r.block_m == 128:
-            r = r._replace(block_m=64)
+        r = r._replace(block_m=min(r.block_m, 64))
         if found and found[-1][2:] == r[2:]:
-            found[-1] = found[-1]._replace(last=r.last)
-        else:
-            found.append(r)
-    return found
+            r, _ = r._replace(first=found[-1].first), found.pop()
+        found.append(r)
+    return [part for r in found for part in _cut(r)]
+
+
+def _cut(r: Range) -> list[Range]:
+    """A range, cut where K is no longer shared out."""
+    if r.first > FEW_ROWS or (r.last is not None and r.last <= FEW_ROWS):
+        return [r]
+    return [r._replace(last=FEW_ROWS), r._replace(first=FEW_ROWS + 1)]
 
 
 def parts_of(depth: int, rows: int | None) -> int:

@@ -63,9 +63,9 @@ class _Lowering:
         rows = rows_of(op)
         low, high = bounds(rows, layouts.func.symbols)
         ranges = adapter_ranges(count=adapters.count, least=low, most=high)
-        parts = max((parts_of(adapters.depth, r.last) for r in ranges), default=1)
         parts_at = 2 * stops_at(adapters.count + 1)
-        list_at = dim(parts_at + -(-parts * adapters.rank // 4) * 16 * rows)
+        list_at = dim(parts_at + -(-adapters.rank // 4) * 16 * rows)
+        list_at = dim(list_at + max(_further(adapters, r, rows) for r in ranges))
         scratch = Scratch(dim(list_at + 4 * rows))
         return cls(op, adapters, layouts, ranges, parts_at, list_at, scratch)
 
@@ -181,6 +181,13 @@ class _Lowering:
         if r.find != "sorted":
             return self.rows
         return dim(ceil_div(self.rows, r.block_m) + self.adapters.count + 1)
+
+
+def _further(a: Adapters, r: Range, rows: Dim) -> int:
+    """Bytes of the parts behind the first one, whatever the number of rows in a range."""
+    parts = parts_of(a.depth, r.last)
+    most = rows if isinstance(rows, int) else (r.last or 0)
+    return (parts - 1) * -(-a.rank // 4) * 16 * most
 
 
 __all__ = ["lower_multi_lora"]
