@@ -31,6 +31,7 @@ from fuseline.passes.raise_experts import RaiseExperts
 from fuseline.passes.raise_gated_mlp import RaiseGatedMlp
 from fuseline.passes.raise_latent_attention import RaiseLatentAttention
 from fuseline.passes.raise_layer_norm import RaiseLayerNorm
+from fuseline.passes.raise_multi_lora import RaiseMultiLora
 from fuseline.passes.raise_rms_norm import RaiseRmsNorm
 from fuseline.passes.raise_rope import RaiseRope
 from fuseline.passes.raise_route import RaiseRoute
@@ -55,6 +56,7 @@ def default_pipeline(*, cache_latents: bool = False) -> list[Pass]:
         RestoreMutations(),
         Cse(),  # the writes of keys and values now share their places
         # raise: what a model author would name
+        RaiseMultiLora(),  # before experts: two gathered products with nothing between them
         RaiseExperts(),
         RaiseAttention(),
         RaiseLayerNorm(),

@@ -12,10 +12,20 @@ from typing import Any
 
 from hypothesis import strategies as st
 
-from tests.ir.cases import elementwise, experts, index, latent, norms, products, reduce, views
+from tests.ir.cases import (
+    adapters,
+    elementwise,
+    experts,
+    index,
+    latent,
+    norms,
+    products,
+    reduce,
+    views,
+)
 from tests.ir.cases.base import CASES, EXTENTS, Case
 
-FAMILIES = (elementwise, experts, index, latent, norms, products, reduce, views)
+FAMILIES = (adapters, elementwise, experts, index, latent, norms, products, reduce, views)
 """Importing them registers their cases."""
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from fuseline.codegen.cpu import (
+    lower_adapters,
     lower_attention,
     lower_experts,
     lower_index,
@@ -16,6 +17,7 @@ from fuseline.codegen.cpu import (
 )
 
 __all__ = [
+    "lower_adapters",
     "lower_attention",
     "lower_experts",
     "lower_index",

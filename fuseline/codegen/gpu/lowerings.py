@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from fuseline.codegen.gpu import (
+    lower_adapters,
     lower_attention,
     lower_experts,
     lower_heads,
@@ -16,6 +17,7 @@ from fuseline.codegen.gpu import (
 )
 
 __all__ = [
+    "lower_adapters",
     "lower_attention",
     "lower_experts",
     "lower_heads",

@@ -1,6 +1,7 @@
 """The declared ops, one module per family; importing this package registers all of them."""
 
 from fuseline.ir.ops import (
+    adapters,
     buffer,
     call,
     create,
@@ -17,6 +18,7 @@ from fuseline.ir.ops import (
 )
 
 __all__ = [
+    "adapters",
     "buffer",
     "call",
     "create",
