@@ -96,6 +96,7 @@ def _computed(write: Write, func: Func) -> _Computed | None:
         return None
     if func.use_count(x) != 1 or func.is_returned(x) or len(maker.results) != 1:
         return None
+    xs: tuple[Value, ...]
     if isinstance(maker, Pointwise):
         xs, body = maker.xs, maker.body
     elif is_pointwise(maker):

@@ -212,10 +212,9 @@ def _rope(
     style: RopeStyle = "interleaved" if written == "strided" else "half"
     if row.pairing == "strided" and written == "halves":
         style = "deinterleave"
-    for repeated in (lambda t: half_table(t, written), first_half):
-        halves = repeated(cosine), repeated(sine)
-        if halves[0] is not None and halves[1] is not None:
-            cosine, sine = halves[0], halves[1]
+    halves = [half_table(t, written) or first_half(t) for t in (cosine, sine)]
+    if halves[0] is not None and halves[1] is not None:
+        cosine, sine = halves[0], halves[1]
     shape = (*row.root.shape[:-1], row.width)
     table: RopeTable = "full" if cosine.shape[-1:] == (row.width,) else "half"
     columns = row.width if table == "full" else row.width // 2
