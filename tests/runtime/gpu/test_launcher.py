@@ -89,7 +89,7 @@ def test_what_is_too_large_is_refused_before_the_driver_has_it() -> None:
     """The driver would refuse such a grid without its name; an integer would be cut off."""
     function = Function(1, 128, 0, ("*bf16", "i32", "i64", "*i8", "*i8"), None)
     device = torch.device("cuda", 0)
-    kernels = DeviceKernels({}, mock.Mock(address=5), device, "sm_90", {"norm": function})
+    kernels = DeviceKernels({}, mock.Mock(address=5), device, "sm_90", _loaded={"norm": function})
     assert kernels.call("norm", (MOST_COUNTED, 2**40), MOST_BLOCKS)[0] == 5
     with pytest.raises(DeviceError, match="FL1009.*norm: found a size of 2147483648"):
         kernels.call("norm", (2**31, 0), (1, 1, 1))
