@@ -9,6 +9,7 @@ from fuseline.ir.core import Func, Op, Trait, Value
 from fuseline.ir.ops.buffer import Read, Write
 from fuseline.ir.ops.fused import Pointwise, PointwiseWrite
 from fuseline.ir.region import REDUCTIONS, as_body, is_pointwise
+from fuseline.ir.types import same
 from fuseline.passes.rewrite import Replace, Rewrite
 
 
@@ -92,7 +93,7 @@ class _Computed:
 def _computed(write: Write, func: Func) -> _Computed | None:
     """A write of one element that nothing else reads, and that is computed from such."""
     maker, x = write.x.owner, write.x
-    if maker is None or x.tensor.numel != 1 or x.dtype is not write.buffer.dtype:
+    if maker is None or not same(x.tensor.numel, 1) or x.dtype is not write.buffer.dtype:
         return None
     if func.use_count(x) != 1 or func.is_returned(x) or len(maker.results) != 1:
         return None
@@ -103,7 +104,7 @@ def _computed(write: Write, func: Func) -> _Computed | None:
         xs, body = tuple(dict.fromkeys(maker.operands)), as_body(maker)
     else:
         return None
-    single = all(x.tensor.numel == 1 for x in xs)
+    single = all(same(x.tensor.numel, 1) for x in xs)
     reduces = any(isinstance(op, REDUCTIONS) for op in body.ops)
     return _Computed(write, xs, body) if single and not reduces else None
 
