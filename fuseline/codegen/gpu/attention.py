@@ -67,8 +67,8 @@ class AttentionKernel(TritonKernel, template="triton/attention.py.jinja"):
     strides of batch, head and token. The mask is ``"bool"``, or the dtype of what is added;
     positions are ``i64[B, Sq]`` (``positions_b`` may be 0) and default to 0, 1, ...; sinks are
     ``[H]``. ``views`` names what lies in scratch, of operands and y, ``<name>_at`` bytes behind its
-    begin. With ``later`` the first query head is the argument ``first``. Exponentials meet 16-bit values
-    as a sum of ``terms`` (1 or 2) numbers of their type.
+    begin. With ``later`` the first query head is the argument ``first``. Exponentials meet 16-bit
+    values as a sum of ``terms`` (1 or 2) numbers of their type.
 
     With ``split`` the second axis of the grid cuts the keys. The results of several ``splits`` are
     partial: ``sums`` (float32, ``partial_row`` apart) and ``tops`` (largest scores, then sums of
