@@ -7,8 +7,8 @@ and back: every storage once, so that buffers that share one still do.
 
 Its bfloat16 is wrong (3.6 to 3.9): casts cut off instead of rounding, and products multiply the raw
 bits. Both are put right here, so that bfloat16 is held to the same rule as the other types. And its
-functions are NumPy's, where a GPU's are rough: a job may ask for some as rough as those. That of 3.6
-does not know that NumPy takes an array of one element for no number any more.
+functions are NumPy's, where a GPU's are rough: a job may ask for some as rough as those. That of
+3.6 does not know that NumPy takes an array of one element for no number any more.
 """
 
 from __future__ import annotations
