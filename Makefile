@@ -15,10 +15,10 @@ QUIET_THREADS := OMP_NUM_THREADS=1 MKL_NUM_THREADS=1 OMP_WAIT_POLICY=passive TOK
 PYTEST := $(QUIET_THREADS) $(BIN)/python -m pytest
 
 .DEFAULT_GOAL := help
-.PHONY: help setup check format test test-slow test-gpu bench-gpu demo bench zoo docs clean
+.PHONY: help setup check format test test-slow test-versions test-gpu bench-gpu demo bench zoo docs clean
 
 help: ## list the commands
-	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-11s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-13s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
 
 setup: $(STAMP) ## create .venv and install everything that the other commands need
 
@@ -47,6 +47,21 @@ test: setup ## the tests, without the slow and the GPU ones
 test-slow: setup ## the slow tests
 	$(PYTEST) -m "slow and not gpu" --timeout 1800
 
+# The oldest versions that are supported, in an environment of their own.
+OLDEST := $(VENV)-oldest
+
+$(OLDEST)/.stamp-setup: pyproject.toml constraints.txt
+	test -x $(OLDEST)/bin/python || $(PYTHON) -m venv $(OLDEST)
+	grep -v -E '^(torch|triton|cuda-)' constraints.txt > $(OLDEST)/constraints.txt
+	$(OLDEST)/bin/python -m pip --disable-pip-version-check install --quiet \
+	  -c $(OLDEST)/constraints.txt $(if $(TORCH_INDEX),--extra-index-url $(TORCH_INDEX)) \
+	  torch==2.11.0 triton==3.6.0 -e '.[hf,cuda,dev]'
+	touch $@
+
+test-versions: $(OLDEST)/.stamp-setup ## what depends on torch and Triton most, with the oldest ones
+	$(QUIET_THREADS) $(OLDEST)/bin/python -m pytest -m "not slow and not gpu" -n $(JOBS) \
+	  tests/codegen/gpu tests/runtime tests/gpu tests/e2e/test_gpu_targets.py
+
 # On a machine with a GPU: any Python that has torch with CUDA, Triton and pytest; nothing is installed.
 GPU_PYTHON ?= $(if $(wildcard $(BIN)/python),$(BIN)/python,$(PYTHON))
 GPU_CACHE  ?= $(CURDIR)/build/gpu-cache
@@ -62,8 +77,9 @@ has-gpu:
 	  (t and t.cuda.is_available()) or exit('There is no GPU for $(GPU_PYTHON) (' + said + '). Run this on ' \
 	  'a machine that has one, or name another Python: make GPU_PYTHON=python3 $(MAKECMDGOALS)')"
 
-test-gpu: has-gpu | build/gpu-cache ## the tests on a GPU: kernels, graphs, models
+test-gpu: has-gpu | build/gpu-cache ## the tests on a GPU: kernels, graphs, models, memory checker
 	$(ON_GPU) $(GPU_PYTHON) -m pytest --device cuda tests/codegen/gpu tests/gpu -m "not slow or gpu"
+	$(ON_GPU) $(GPU_PYTHON) -m tests.gpu.memory_check
 
 bench-gpu: has-gpu | build/gpu-cache ## time kernels and decode steps against torch.compile on a GPU
 	$(ON_GPU) $(GPU_PYTHON) -m benchmarks.gpu
@@ -85,5 +101,5 @@ docs: setup ## rewrite the generated pages and check every snippet
 	$(PYTEST) tests/docs
 
 clean: ## remove .venv and every cache in the tree
-	rm -rf $(VENV) build dist .pytest_cache .ruff_cache .hypothesis .import_linter_cache
+	rm -rf $(VENV) $(OLDEST) build dist .pytest_cache .ruff_cache .hypothesis .import_linter_cache
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +

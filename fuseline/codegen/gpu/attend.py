@@ -117,8 +117,10 @@ class Scene:
         most = dim(self.rows + FILL * rows)
         return dim(most * partial_row(self.width) * 4), dim(most * 8)
 
-    def kernel(self, blocks: Blocks, *, split: bool, terms: int = 1) -> AttentionKernel:
-        """The kernel of a configuration."""
+    def kernel(
+        self, blocks: Blocks, *, split: bool, few: bool = False, terms: int = 1
+    ) -> AttentionKernel:
+        """The kernel of a configuration; parts have no use for a view that is y."""
         return AttentionKernel(
             **scoring(self.op),
             groups=self.groups,
@@ -129,7 +131,8 @@ class Scene:
             split=split,
             terms=terms,
             later=self.first is not None,
-            views=tuple(self.views),
+            few=split or few,
+            views=tuple(name for name in self.views if not (split and name == "y")),
             block_rows=blocks.rows,
             block_keys=blocks.keys,
             warps=blocks.warps,
@@ -177,6 +180,7 @@ def attend(
     cut: Cut | None = None,
     scratch: Scratch | None = None,
     terms: int = 1,
+    few: bool = False,
 ) -> Launch:
     """The launch of the attention itself; with a cut, the join of its parts has to follow."""
     scratch = cut.scratch if cut else scratch
@@ -185,7 +189,7 @@ def attend(
     given |= {"mask": op.mask, "positions": op.positions, "sinks": op.sinks}
     made: list[Launch] = []
     for blocks in choices:
-        kernel = scene.kernel(blocks, split=cut is not None, terms=terms)
+        kernel = scene.kernel(blocks, split=cut is not None, few=few, terms=terms)
         dims, grid = _dims(scene, kernel, cut)
         buffers = [given[name] for name, _ in kernel.buffers]
         one = launch(kernel, buffers, dims, grid, layouts, work(op), when=when, form=form)
@@ -206,8 +210,8 @@ def _dims(
         dims |= named_strides(name, scene.strides[name])
     names = [*(f"mask_{axis}" for axis in "bhqk" if op.mask), *["positions_b"] * kernel.positions]
     dims |= dict(zip(names, mask_strides(op, scene.length, layouts), strict=True))
-    dims |= {f"{name}_at": at for name, at in scene.views.items()}
-    dims |= _result_strides(scene) | (cut.dims if cut else {})
+    dims |= {f"{name}_at": scene.views[name] for name in kernel.views}
+    dims |= cut.dims if cut else _result_strides(scene)
     blocks = ceil_div(dim(queries * scene.group), kernel.block_rows)
     grid = [product((batch, scene.groups, blocks))]
     return dims, [*grid, dims["splits"]] if cut else grid
@@ -216,13 +220,24 @@ def _dims(
 def attend_cut(
     cut: Cut, choices: Sequence[Blocks], *, form: Form, when: When, terms: int = 1
 ) -> list[Launch]:
-    """Attention with its keys cut, and what joins the parts, if there may be more than one."""
-    scene = cut.scene
-    if cut.splits == 1:
-        scratch = cut.scratch if scene.views else None
-        return [attend(scene, choices, form=form, when=when, scratch=scratch, terms=terms)]
+    """Attention with its keys cut, and what joins the parts; or at once, where there is one part.
+
+    Where only the run tells, there are launches for both, and one or the other has no blocks. (One
+    kernel for both would need the registers of both.)
+    """
+    scene, several = cut.scene, dim(sympy.Min(1, cut.splits - 1))
+    scratch = cut.scratch if scene.views else None
+    whole = attend(scene, choices, form=form, when=when, scratch=scratch, terms=terms, few=True)
     parts = attend(scene, choices, form=form, when=when, cut=cut, terms=terms)
-    return [parts, _combine(cut, form=form, when=when)]
+    made = [(whole, dim(1 - several)), (parts, several), (_combine(cut, form, when), several)]
+    return [_times(launch, blocks) for launch, blocks in made if blocks != 0]
+
+
+def _times(made: Launch, factor: Dim) -> Launch:
+    """A launch with 0 or 1 times its blocks."""
+    x, y, z = made.grid
+    others = tuple(_times(other, factor) for other in made.others)
+    return dataclasses.replace(made, grid=(dim(x * factor), y, z), others=others)
 
 
 def _result_strides(scene: Scene) -> dict[str, Dim]:
@@ -231,8 +246,8 @@ def _result_strides(scene: Scene) -> dict[str, Dim]:
     return named_strides("y", given)
 
 
-def _combine(cut: Cut, *, form: Form, when: When) -> Launch:
-    """The launch that joins the parts of a cut; of a single one it has no blocks."""
+def _combine(cut: Cut, form: Form, when: When) -> Launch:
+    """The launch that joins the parts of a cut."""
     scene, viewed = cut.scene, "y" in cut.scene.views
     op, layouts = scene.op, scene.layouts
     kernel = CombineKernel(
@@ -247,8 +262,7 @@ def _combine(cut: Cut, *, form: Form, when: When) -> Launch:
     dims: dict[str, Dim] = {"rows": scene.rows, "Sq": op.q.shape[2], **cut.dims}
     dims |= _result_strides(scene) | ({"y_at": scene.views["y"]} if viewed else {})
     buffers: tuple[Operand, ...] = (cut.scratch,) if viewed else (cut.scratch, op.y)
-    several = dim(sympy.Min(1, cut.splits - 1))
-    grid = (dim(ceil_div(scene.rows, kernel.block_rows) * several),)
+    grid = (ceil_div(scene.rows, kernel.block_rows),)
     return launch(kernel, buffers, dims, grid, layouts, work(op), when=when, form=form)
 
 

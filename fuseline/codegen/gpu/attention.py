@@ -67,12 +67,12 @@ class AttentionKernel(TritonKernel, template="triton/attention.py.jinja"):
     strides of batch, head and token. The mask is ``"bool"``, or the dtype of what is added;
     positions are ``i64[B, Sq]`` (``positions_b`` may be 0) and default to 0, 1, ...; sinks are
     ``[H]``. ``views`` names what lies in scratch, of operands and y, ``<name>_at`` bytes behind its
-    begin. With ``later`` the first query head is the argument ``first``. Exponentials meet 16-bit values
-    as a sum of ``terms`` (1 or 2) numbers of their type.
+    begin. With ``later`` the first query head is the argument ``first``. Exponentials meet 16-bit
+    values as a sum of ``terms`` (1 or 2) numbers of their type.
 
-    With ``split`` the second axis of the grid cuts the keys. The results of several ``splits`` are
-    partial: ``sums`` (float32, ``partial_row`` apart) and ``tops`` (largest scores, then sums of
-    exponentials), rows numbered (batch, key head, query, head of the group).
+    With ``split`` the second axis of the grid cuts the keys, and the results are partial: ``sums``
+    (float32, ``partial_row`` apart) and ``tops`` (largest scores, then sums of exponentials), rows
+    numbered (batch, key head, query, head of the group). With ``few`` there is one loop over keys.
     """
 
     dtype: str
@@ -91,6 +91,7 @@ class AttentionKernel(TritonKernel, template="triton/attention.py.jinja"):
     split: bool = False
     terms: int = 1
     later: bool = False
+    few: bool = False
     views: tuple[str, ...] = ()
     block_rows: int = 16
     block_keys: int = 64
@@ -108,7 +109,7 @@ class AttentionKernel(TritonKernel, template="triton/attention.py.jinja"):
         found += [("mask", self.mask)] if self.mask else []
         found += [("positions", "i64")] * self.positions
         found += [("sinks", self.sinks)] if self.sinks else []
-        found += [("y", self.dtype)] * ("y" not in self.views)
+        found += [("y", self.dtype)] * (not self.split and "y" not in self.views)
         return (*found, *[("scratch", "u8")] * self.scratch)
 
     @property
@@ -122,7 +123,7 @@ class AttentionKernel(TritonKernel, template="triton/attention.py.jinja"):
         found = [("Sq", "i32"), ("Sk", "i32"), *[("splits", "i32")] * self.split]
         found += [("first", "i32")] * self.later
         found += strides(*self.operands, axes="bhs")
-        found += strides("y", axes="bhs")
+        found += strides("y", axes="bhs") if not self.split else ()
         found += strides("mask", axes="bhqk") if self.mask else ()
         found += strides("positions", axes="b") if self.positions else ()
         found += [(f"{name}_at", "i64") for name in self.views]
@@ -171,7 +172,7 @@ class AttentionKernel(TritonKernel, template="triton/attention.py.jinja"):
         Else a loop of its own takes those that all rows see. Few rows are bound by memory, and a
         second loop would only cost registers.
         """
-        return self.split or self.mask is not None or self.window is not None
+        return self.few or self.mask is not None or self.window is not None
 
     @property
     def base_two(self) -> bool:

@@ -156,11 +156,6 @@ class ExpertsProductKernel(TritonKernel, template="triton/experts_product.py.jin
         return self.sides == 2 and not self.interleaved
 
     @property
-    def blocks_n(self) -> int:
-        """Blocks that share the columns of a side."""
-        return -(-self.width // self.block_n)
-
-    @property
     def columns(self) -> int:
         """Columns of a product of a block."""
         return self.block_n * (2 if self.interleaved else 1)

@@ -133,11 +133,6 @@ class LinearKernel(Epilogue, TritonKernel):
     block_k: int
 
     @property
-    def blocks_n(self) -> int:
-        """Blocks that share the columns."""
-        return -(-self.n // self.block_n)
-
-    @property
     def masked_n(self) -> bool:
         """Whether the last block has fewer columns."""
         return bool(self.n % self.block_n)

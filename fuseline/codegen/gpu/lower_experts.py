@@ -36,11 +36,16 @@ SUM_COLUMNS = 256
 FEW_TOKENS = 64
 """Tokens that each have blocks of their own for the sums."""
 
+
 MOST_ASIDE = 256
 """Tokens up to which a shared branch runs at the same time as the routed experts. Its products have
 at most four blocks of rows then, mostly fewer blocks than a device has multiprocessors, and wait
 for weights. With more tokens either branch fills the device by itself, and side by side they would
 only take the cache from one another. Counted, not measured."""
+
+WIDEST = 65535
+"""Rows of such a matrix: blocks of some of them lie along an axis of the grid that takes as many."""
+
 
 LARGEST = 1 << 31
 """Elements of one expert's matrix, whose places are counted in 32 bits."""
@@ -57,7 +62,7 @@ def lower_experts(op: Experts, layouts: LayoutMap) -> Lowered:
         return mixture
     m = mixture
     for rows, columns in ((2 * m.inner, m.hidden), (m.out, m.inner)):
-        if rows * columns >= LARGEST:
+        if rows * columns >= LARGEST or rows > WIDEST:
             return Refusal(f"an expert's matrix of {rows} x {columns}: too large for the kernel")
     return _Lowering(op, mixture, layouts).launches()
 
@@ -172,7 +177,7 @@ class _Lowering:
                 dataclasses.replace(kernel, **tile._asdict()),
                 buffers,
                 dims,
-                (dim(self._blocks(r, count) * ceil_div(kernel.width, tile.block_n)),),
+                (self._blocks(r, count), ceil_div(kernel.width, tile.block_n)),
                 self.layouts,
                 self.work,
                 when=when,

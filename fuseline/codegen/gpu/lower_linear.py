@@ -28,6 +28,9 @@ from fuseline.ir.ops.fused import GatedLinear, LinearAdd, MergedLinear, WideLine
 from fuseline.ir.ops.matmul import Linear
 from fuseline.ir.types import Dim, bounds, dim
 
+MOST_COLUMNS = 16 * 65535
+"""Columns of the narrowest tiles, which lie along an axis of the grid that takes 65535 of them."""
+
 FINISH_COLUMNS = 1024
 """Columns of a block that ends products: 8 for each of 128 threads."""
 
@@ -41,6 +44,8 @@ def lower_product(op: ProductOp, layouts: LayoutMap) -> Lowered:
     item = product_of(op, layouts)
     if not isinstance(item, Product):
         return item
+    if (columns := sum(item.outputs)) > MOST_COLUMNS:
+        return Refusal(f"{columns} columns; the kernel takes up to {MOST_COLUMNS}")
     low, high = bounds(item.tokens, layouts.func.symbols)
     choices = choose_linear(_shape(item), low, high)
     launches: list[Launch] = []
@@ -105,8 +110,11 @@ class _Place:
         else:
             buffers += (*item.biases[:1], *self.residual, *item.ys)
             dims |= self._rows()
-        rows = ceil_div(item.tokens, kernel.block_m) if isinstance(kernel, LinearTileKernel) else 1
-        grid = (dim(rows * kernel.blocks_n), splits)
+        columns = ceil_div(kernel.n, kernel.block_n)
+        if isinstance(kernel, LinearTileKernel):
+            grid = (ceil_div(item.tokens, kernel.block_m), columns, splits)
+        else:
+            grid = (columns,)
         words = "in tiles" if kernel.block_m > MOST_ROWS else "weights streamed"
         return self._launch(kernel, buffers, dims, grid, words)
 

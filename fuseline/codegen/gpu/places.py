@@ -100,12 +100,11 @@ class Places:
     def _along(self) -> list[str]:
         """The place of a block where several share a row: those of one row follow one another."""
         along = self.number("along", ceil_div(self.inner, self.tile.block), "i32")
-        wide = isinstance(self.inner, int) and self._is_wide()
+        wide = ".to(tl.int64)" if isinstance(self.inner, int) and self._is_wide() else ""
         return [
             "place = tl.program_id(0)",
             f"row0 = place // {along}",
-            f"col0 = {f'(place % {along}).to(tl.int64)' if wide else f'place % {along}'}"
-            f" * {self.tile.block}",
+            f"col0 = (place % {along}){wide} * {self.tile.block}",
         ]
 
     def _split(self, whole: str, depth: int) -> list[str]:

@@ -7,7 +7,8 @@ and back: every storage once, so that buffers that share one still do.
 
 Its bfloat16 is wrong (3.6 to 3.9): casts cut off instead of rounding, and products multiply the raw
 bits. Both are put right here, so that bfloat16 is held to the same rule as the other types. And its
-functions are NumPy's, where a GPU's are rough: a job may ask for some as rough as those.
+functions are NumPy's, where a GPU's are rough: a job may ask for some as rough as those. That of
+3.6 does not know that NumPy takes an array of one element for no number any more.
 """
 
 from __future__ import annotations
@@ -129,6 +130,7 @@ def interpreter() -> Interpreter:
 def serve(stdin: BinaryIO, stdout: BinaryIO) -> None:
     """Answer jobs until there are no more."""
     _mend_bfloat16()
+    _mend_bounds()
     rough = _rough_functions()
     while True:
         try:
@@ -188,6 +190,18 @@ def _mend_bfloat16() -> None:
 
     own._convert_float = converted
     own.InterpreterBuilder.create_dot = product
+
+
+def _mend_bounds() -> None:
+    """Let loops have bounds that are known at run time."""
+    own: Any = importlib.import_module("triton.runtime.interpreter")
+    patch = own._patch_lang_tensor
+
+    def patched(tensor: Any, scope: Any) -> None:
+        patch(tensor, scope)
+        scope.set_attr(tensor, "__index__", lambda self: int(self.handle.data.item()))
+
+    own._patch_lang_tensor = patched
 
 
 def _rough_functions() -> list[bool]:

@@ -252,14 +252,14 @@ def test_choice_by_queries() -> None:
       %y = attention %q, %k, %v {scale = 0.1, causal = true}
       return %y
     }"""
-    cut = ["attention", "attention_combine"]
+    cut = ["attention", "attention", "attention_combine"]
     assert families(text) == [
         *((name, (0, 4)) for name in cut),
         *((name, (5, 16)) for name in cut),
         ("library", (17, None)),
     ]
     capped = text.replace("causal = true", "causal = true, softcap = 30.0")
-    assert families(capped)[4:] == [
+    assert families(capped)[6:] == [
         *((name, (17, 512)) for name in cut),
         ("attention", (513, None)),
     ]
@@ -274,12 +274,14 @@ def test_a_single_part_leaves_nothing_to_join() -> None:
     }"""
     func = parse_func(text)
     (step,) = emit(func, LayoutMap(func), "cuda")
-    parts, join = step.launches
+    whole, parts, join = step.launches
     for batch, keys, splits in ((1, 0, 1), (1, 64, 1), (1, 65, 2), (64, 4096, 1), (8, 4096, 5)):
         sizes = {"B": batch, "T": keys}
-        assert [substitute(extent, sizes) for extent in parts.grid] == [8 * batch, splits, 1]
-        blocks = substitute(join.grid[0], sizes)
-        assert blocks == (32 * batch if splits > 1 else 0)
+        grids = [[substitute(n, sizes) for n in launch.grid] for launch in (whole, parts, join)]
+        own, several = int(splits == 1), int(splits > 1)
+        assert grids[0] == [8 * batch * own, 1, 1]
+        assert grids[1] == [8 * batch * several, splits, 1]
+        assert grids[2] == [32 * batch * several, 1, 1]
     assert families(text.replace("T,", "64,")) == [("attention", None)]
 
 

@@ -243,7 +243,7 @@ def released(dtype: str = "bf16", queries: str = "S") -> str:
     }}"""
 
 
-ABSORBED = ["head_product", "attention", "attention_combine", "head_product"]
+ABSORBED = ["head_product", "attention", "attention", "attention_combine", "head_product"]
 
 
 def test_launches_by_the_number_of_queries() -> None:
