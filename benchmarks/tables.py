@@ -23,6 +23,9 @@ CASES = {
 }
 
 
+_COMPARED = ("", "threads", "fuseline", "torch.compile", "eager", "x torch.compile", "x eager")
+
+
 @dataclass(frozen=True)
 class Table:
     """A title, a line that says what is in it, and rows of texts."""
@@ -59,6 +62,11 @@ def of_kind(results: Json, kind: str) -> Iterator[Json]:
     return (part for part in results["parts"].values() if part["kind"] == kind)
 
 
+def commit_of(results: Json, part: Json) -> str:
+    """The commit that a part was measured at."""
+    return part.get("versions", results["versions"]).get("fuseline", "")
+
+
 def _speed(results: Json) -> Table:
     rows: list[tuple[str, ...]] = []
     for part in of_kind(results, "speed"):
@@ -70,12 +78,13 @@ def _speed(results: Json) -> Table:
                     str(part["threads"]),
                     *(_ms(middle.get(name)) for name in ("fuseline", "torch.compile", "eager")),
                     *(_times(ratio.get(name)) for name in ("torch.compile", "eager")),
+                    commit_of(results, part),
                 )
             )
     return Table(
         "Decode and prefill",
         "Milliseconds of one call, the median; and how many times as long the others take.",
-        ("", "threads", "fuseline", "torch.compile", "eager", "x torch.compile", "x eager"),
+        (*_COMPARED, "commit"),
         tuple(rows),
     )
 
@@ -99,6 +108,7 @@ def _bandwidth(results: Json) -> Table:
                         else ""
                         for name in ("fuseline", "torch.compile", "eager")
                     ),
+                    commit_of(results, part),
                 )
             )
     return Table(
@@ -106,7 +116,7 @@ def _bandwidth(results: Json) -> Table:
         "A decode step at batch 1 reads every weight once. Gigabytes of weights a second, beside a "
         "loop that does nothing but read as many bytes, sampled by turns with the others; in "
         "brackets the share of that.",
-        ("", "threads", "weights", "reading alone", "fuseline", "torch.compile", "eager"),
+        ("", "threads", "weights", "reading alone", *_COMPARED[2:5], "commit"),
         tuple(rows),
     )
 
@@ -119,34 +129,34 @@ def _compile(results: Json) -> Table:
         for state in ("cold", "warm"):
             mine, other = ours[state]["seconds"], theirs[state]["seconds"]
             cells += [f"{mine:.1f}", f"{other:.1f}", f"{mine / other:.0%}"]
-        rows.append(tuple(cells))
+        rows.append((*cells, commit_of(results, part)))
     cold, warm = ("cold", "torch.compile", "share"), ("warm", "torch.compile", "share")
     return Table(
         "Compilation",
         "Seconds of the first decode step in a fresh process, less a later one: with empty caches "
         "(cold), and once more with the same caches (warm).",
-        ("", *cold, *warm),
+        ("", *cold, *warm, "commit"),
         tuple(rows),
     )
 
 
 def _stages(results: Json) -> Table:
     found = [
-        (f"{_what(part)}, {state}", part["fuseline"][state]["stages_s"])
+        (f"{_what(part)}, {state}", part["fuseline"][state]["stages_s"], commit_of(results, part))
         for part in of_kind(results, "compile")
         for state in ("cold", "warm")
     ]
-    names = tuple(dict.fromkeys(name for _, stages in found for name in stages))
+    names = tuple(dict.fromkeys(name for _, stages, _ in found for name in stages))
     rows = tuple(
-        (what, *(f"{stages[name]:.2f}" if name in stages else "" for name in names))
-        for what, stages in found
+        (what, *(f"{stages[name]:.2f}" if name in stages else "" for name in names), commit)
+        for what, stages, commit in found
     )
     return Table(
         "Where compilation goes",
         "Seconds of each stage of fuseline's; `trace` is what torch's Dynamo takes to trace the "
         "model and to set up its guards, and starting what is imported late; kernels are built "
         "while the guards are.",
-        ("", *names),
+        ("", *names, "commit"),
         rows,
     )
 
@@ -161,13 +171,14 @@ def _memory(results: Json) -> Table:
                     f"{_what(part)}, {name}",
                     *(_mb(found.get(key)) for key in ("weights", "peak", "running_peak")),
                     _mb(found.get("planned")),
+                    commit_of(results, part),
                 )
             )
     return Table(
         "Memory",
         "Resident megabytes of a process at its peak, over everything (compilation included) and "
         "while it runs a prefill and steps; `planned` are the buffers that fuseline's plans hold.",
-        ("", "weights", "peak", "peak of running", "planned"),
+        ("", "weights", "peak", "peak of running", "planned", "commit"),
         tuple(rows),
     )
 
@@ -186,6 +197,7 @@ def _qk_norm(results: Json) -> Table:
                     *(_us(middle[name]) for name in (*names, "eager")),
                     *(_times(ratio[name]) for name in (*ways, "eager")),
                     _times(middle["torch.compile outer"] / middle["fuseline kernel"]),
+                    commit_of(results, part),
                 )
             )
     columns = [name for way in ("kernel", "inner", "outer") for name in (way, "torch.compile")]
@@ -197,7 +209,7 @@ def _qk_norm(results: Json) -> Table:
         "compiled function, Dynamo's guards included. Untimed calls before the timed ones see to "
         "it that all threads are awake. Call over kernel: torch.compile's function over our kernel "
         "alone.",
-        ("", "threads", *columns, "eager", *ratios),
+        ("", "threads", *columns, "eager", *ratios, "commit"),
         tuple(rows),
     )
 
@@ -215,6 +227,7 @@ def _moe(results: Json) -> Table:
                     *(_ms(middle.get(name)) for name in ("fuseline", "fuseline op", *forms)),
                     *(_times(ratio[name]) for name in ("fastest other", "op, fastest other")),
                     _times(ratio["beside, apart"]),
+                    commit_of(results, part),
                 )
             )
     return Table(
@@ -235,6 +248,7 @@ def _moe(results: Json) -> Table:
             "x others",
             "op: x others",
             "op: apart",
+            "commit",
         ),
         tuple(rows),
     )
@@ -251,13 +265,14 @@ def _mla(results: Json) -> Table:
                     str(part["threads"]),
                     *(_ms(middle[name]) for name in ("fuseline", "torch.compile", "eager")),
                     *(_times(ratio[name]) for name in ("torch.compile", "eager")),
+                    commit_of(results, part),
                 )
             )
     return Table(
         "Latent attention",
         "Milliseconds of a decode step of multi-head latent attention over 2048 latents of 256, 16 "
         "heads of 64 + 32 and 64, spelled in the expanded form.",
-        ("", "threads", "fuseline", "torch.compile", "eager", "x torch.compile", "x eager"),
+        (*_COMPARED, "commit"),
         tuple(rows),
     )
 

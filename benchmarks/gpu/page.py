@@ -96,6 +96,11 @@ def _by_torch(part: Json) -> str:
     return str(part["stats"].get("host steps", ""))
 
 
+def _commit(results: Json, part: Json) -> str:
+    """The commit that a part was measured at: runs go on where others have stopped."""
+    return str(part.get("commit", results["versions"].get("fuseline", "")))
+
+
 _BLOCKS = ("fuseline", "torch.compile", "eager", "x torch.compile", "x eager", "GB/s", "of a copy")
 
 _ABOUT_BLOCKS = (
@@ -110,8 +115,8 @@ def _rows(results: Json) -> Table:
     for part in _of_kind(results, "rows"):
         cells = _compared(part, ("torch.compile", "eager"), 1e-6)
         what = f"{ROWS[part['subject']].title}, {part['size']} tokens"
-        rows.append((what, *cells, *_moved(results, part), _by_torch(part)))
-    header = ("", *_BLOCKS, "steps by torch")
+        rows.append((what, *cells, *_moved(results, part), _by_torch(part), _commit(results, part)))
+    header = ("", *_BLOCKS, "steps by torch", "commit")
     return Table("Rows", _ABOUT_BLOCKS, header, tuple(rows))
 
 
@@ -119,12 +124,20 @@ def _experts(results: Json) -> Table:
     rows: list[tuple[str, ...]] = []
     for part in _of_kind(results, "experts"):
         cells = _compared(part, ("torch.compile", "eager"), 1e-6)
-        rows.append((f"{part['size']} tokens", *cells, *_moved(results, part), _by_torch(part)))
+        rows.append(
+            (
+                f"{part['size']} tokens",
+                *cells,
+                *_moved(results, part),
+                _by_torch(part),
+                _commit(results, part),
+            )
+        )
     about = (
         "A block of Qwen3-30B-A3B: a router, 128 experts of 768, 8 for a token, hidden 2048. The "
         f"others use grouped products. {_ABOUT_BLOCKS}"
     )
-    return Table("Experts", about, ("", *_BLOCKS, "steps by torch"), tuple(rows))
+    return Table("Experts", about, ("", *_BLOCKS, "steps by torch", "commit"), tuple(rows))
 
 
 def _decode(results: Json) -> Table:
@@ -139,6 +152,7 @@ def _decode(results: Json) -> Table:
             f"{part['weight_bytes'] / 1e9:.2f}",
             f"{1e3 * part['weight_bytes'] / read:.2f}" if read else "",
             _by_torch(part),
+            _commit(results, part),
         )
         for part in measured
     )
@@ -148,7 +162,7 @@ def _decode(results: Json) -> Table:
         "reads, of experts those that have tokens; floor: milliseconds that reading them takes."
     )
     ratios = [f"x {name}" for name in others]
-    header = ("", "fuseline", *others, *ratios, "weights", "floor", "steps by torch")
+    header = ("", "fuseline", *others, *ratios, "weights", "floor", "steps by torch", "commit")
     return Table("Decode steps", about, header, rows)
 
 
@@ -159,11 +173,12 @@ def _launches(results: Json) -> Table:
             str(part["launches"]),
             _cell(part["ns_per_launch"], 1),
             _cell(part["median_s"]["step"], 1e-6),
+            _commit(results, part),
         )
         for part in _of_kind(results, "launches")
     )
     about = "What the host does outside of graphs: the step's time has the guards of torch in it."
-    header = ("", "native launches", "ns each", "us of the step")
+    header = ("", "native launches", "ns each", "us of the step", "commit")
     return Table("Launching", about, header, rows)
 
 

@@ -241,10 +241,16 @@ def results() -> Json:
     return {
         "command": "python -m benchmarks.gpu",
         "machine": {"gpu": "A GPU", "multiprocessors": 9, "memory_bytes": 2**36, "driver": "1"},
-        "versions": {"torch": "2"},
+        "versions": {"torch": "2", "fuseline": "abc"},
         "parts": {
             "ceilings": {"kind": "ceilings", "subject": "", "size": 0, **ceilings},
-            "decode/qwen3/8": {"kind": "decode", "subject": "qwen3", "size": 8, **step},
+            "decode/qwen3/8": {
+                "kind": "decode",
+                "subject": "qwen3",
+                "size": 8,
+                **step,
+                "commit": "later",
+            },
             "rows/add_rms_norm/64": {
                 "kind": "rows",
                 "subject": "add_rms_norm",
@@ -261,8 +267,8 @@ def test_tables_have_times_ratios_and_shares() -> None:
     rows, decode, failures = gpu_page.tables(results())
     what = "residual add, RMS norm, 4096, 64 tokens"
     times = ("10.00", "20.00", "40.00", "2.00", "4.00")
-    assert rows.rows == ((what, *times, "2000", "80%", "0"),)
-    step = ("1.00", "1.50", "8.00", "1.50", "8.00", "2.10", "0.70", "2")
+    assert rows.rows == ((what, *times, "2000", "80%", "0", "abc"),)
+    step = ("1.00", "1.50", "8.00", "1.50", "8.00", "2.10", "0.70", "2", "later")
     assert decode.rows == (("Qwen3-8B, 8 layers, batch 8", *step),)
     assert failures.rows == (
         ("decode/qwen3/8 torch.compile max-autotune", "RuntimeError: a / b"),

@@ -65,7 +65,7 @@ def results() -> Json:
             "system": "L",
             "compiler": "g",
         },
-        "versions": {"torch": "2.13"},
+        "versions": {"torch": "2.13", "fuseline": "0123456789ab"},
         "complete": True,
         "parts": {kind: {"kind": kind, **facts, **rest} for kind, rest in kinds.items()},
     }
@@ -121,7 +121,7 @@ def test_numbers_keep_six_digits_and_other_values_stay() -> None:
 
 def test_speed_table_has_times_and_ratios() -> None:
     (row,) = table("Decode and prefill").rows
-    assert row[1:] == ("2", "10.50", "20.00", "35.00", "1.91", "3.33")
+    assert row[1:] == ("2", "10.50", "20.00", "35.00", "1.91", "3.33", "0123456789ab")
 
 
 def test_bandwidth_is_that_of_the_weights_and_a_share_of_plain_reading() -> None:
@@ -131,15 +131,24 @@ def test_bandwidth_is_that_of_the_weights_and_a_share_of_plain_reading() -> None
 
 def test_compile_table_has_both_states_and_stages_stand_under_their_names() -> None:
     (row,) = table("Compilation").rows
-    assert row[1:] == ("4.0", "40.0", "10%", "1.0", "5.0", "20%")
+    assert row[1:-1] == ("4.0", "40.0", "10%", "1.0", "5.0", "20%")
     stages = table("Where compilation goes")
-    assert stages.header[1:] == ("trace", "build", "restore")
-    assert [row[1:] for row in stages.rows] == [("3.00", "1.00", ""), ("0.75", "", "0.25")]
+    assert stages.header[1:] == ("trace", "build", "restore", "commit")
+    assert [row[1:-1] for row in stages.rows] == [("3.00", "1.00", ""), ("0.75", "", "0.25")]
 
 
 def test_latent_attention_table_has_a_row_for_each_batch() -> None:
     (row,) = table("Latent attention").rows
-    assert row == ("bf16, batch 8", "2", "1.00", "5.00", "6.00", "5.00", "6.00")
+    assert row[:-1] == ("bf16, batch 8", "2", "1.00", "5.00", "6.00", "5.00", "6.00")
+
+
+def test_a_row_names_the_commit_that_its_part_was_measured_at() -> None:
+    """Parts of a run that went on where another had stopped have versions of their own."""
+    found = results()
+    part = next(p for p in found["parts"].values() if p["kind"] == "mla")
+    part["versions"] = {"fuseline": "later"}
+    rows = [row[-1] for t in tables(found) if t.title == "Latent attention" for row in t.rows]
+    assert rows == ["later"]
 
 
 def test_part_without_results_has_no_table() -> None:

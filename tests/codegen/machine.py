@@ -13,12 +13,13 @@ from fuseline.codegen.library import LibraryKernel, ScratchTensor
 from fuseline.codegen.lower import Emitted, Launch, Operand, Scratch, emit
 from fuseline.codegen.targets import Backend
 from fuseline.ir.core import Func, Value
-from fuseline.ir.evaluate import bind, evaluate
+from fuseline.ir.evaluate import Argument, bind, evaluate
 from fuseline.ir.layout import LayoutMap, extent_of
 from fuseline.ir.text import parse_func
 from fuseline.ir.types import BufferType, substitute
 from fuseline.runtime.library import LIBRARY
 from tests.codegen.oracle import DTYPES, assert_numbers
+from tests.codegen.samples import assert_close
 
 assert lowerings.__all__, "importing the module registers the lowerings"
 
@@ -39,6 +40,7 @@ class Machine:
         workers: int = 1,
         configure: Callable[[Launch], Launch] = lambda launch: launch,
     ) -> None:
+        self.func = func
         self.binding = bind(func, arguments) | {"num_workers": workers}
         self.layouts, self.call, self.configure = LayoutMap(func), call, configure
         self.memory = {a: t.clone().contiguous() for a, t in zip(func.args, arguments, strict=True)}
@@ -103,6 +105,27 @@ class Machine:
             for dims in (value.shape, self.layouts.layout(value).strides)
         )
         return self._buffer(value).as_strided(shape, strides)
+
+
+def check_results(
+    machine: Machine,
+    want: Sequence[Tensor],
+    own: Sequence[Argument],
+    *,
+    exact: bool,
+    ulps: float,
+    atol: float,
+    ops: Sequence[str] | None,
+) -> None:
+    """What a machine has are the results ``want``, and its buffers those among ``own``."""
+    assert ops is None or [step.op.name for step in machine.steps] == list(ops)
+    for value, ref in zip(machine.func.returns, want, strict=True):
+        got = machine.tensor(value).contiguous()
+        assert_close(got, ref.contiguous(), exact=exact, ulps=ulps, atol=atol)
+    for arg, ref in zip(machine.func.args, own, strict=True):
+        if isinstance(arg.type, BufferType):
+            assert isinstance(ref, Tensor)
+            assert torch.equal(machine.memory[arg], ref.contiguous())
 
 
 def check_machines(

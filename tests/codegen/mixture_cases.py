@@ -6,6 +6,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+import pytest
 import torch
 from torch import Tensor
 
@@ -191,3 +192,50 @@ class Mixture:
                 memory[v] = block[at : at + size].view(memory[v].shape)
                 at += size
         return [memory[v] for v in func.args]
+
+
+FORMS: list[Any] = [
+    pytest.param({"hidden": 37, "inner": 131, "out": 53, "shared": 9}, id="odd"),
+    pytest.param({"hidden": 1, "inner": 1, "out": 1}, id="ones"),
+    pytest.param({"experts": 1, "top": 1, "shared": 24}, id="one expert"),
+    pytest.param({"experts": 4, "top": 4, "combine": "experts"}, id="every expert"),
+    pytest.param({"experts": 50, "top": 7, "out": 32}, id="many experts"),
+    pytest.param({"form": "apart"}, id="apart"),
+    pytest.param({"form": "each"}, id="one by one"),
+    pytest.param({"form": "each apart", "bias": True}, id="one by one, apart"),
+    pytest.param({"gated": False, "body": squared_relu}, id="ungated"),
+    pytest.param({"interleaved": True, "bias": True}, id="interleaved"),
+    pytest.param({"bias": True, "round_bias": False}, id="bias"),
+    pytest.param({"bias": True, "round_bias": False, "body": geglu}, id="bias and geglu"),
+    pytest.param({"weigh": "input", "combine": "experts"}, id="weighed input"),
+    pytest.param({"combine": "in_turn", "out": 150, "shared": 16}, id="in turn"),
+    pytest.param({"identities": 3, "top": 5, "combine": "in_turn"}, id="x itself"),
+    pytest.param({"identities": 2, "top": 4, "shared": 9, "weigh": "input"}, id="x weighed"),
+    pytest.param({"identities": 4, "experts": 1, "combine": "experts"}, id="x mostly"),
+    pytest.param({"result": "f32", "route": "f32"}, id="f32 result"),
+    pytest.param({"shared": 17, "shared_gate": "same", "factor": 0.5}, id="shared gate"),
+    pytest.param({"shared": 17, "shared_gate": "f32"}, id="shared gate in float32"),
+    pytest.param({"shared": 24, "shared_gate": "same"}, id="shared like an expert"),
+    pytest.param({"shared": 17, "routed_factor": 2.5, "factor": 0.3}, id="factors"),
+    pytest.param(
+        {"shared": 40, "gated": False, "body": squared_relu, "factor": 2.0}, id="other shared"
+    ),
+]
+TRANSPOSED: list[Any] = [
+    pytest.param({}, id="packed"),
+    pytest.param({"form": "apart", "shared": 9}, id="apart"),
+    pytest.param({"form": "each apart"}, id="one by one, apart"),
+    pytest.param(
+        {"interleaved": True, "bias": True, "round_bias": False, "body": clamped_swiglu},
+        id="interleaved",
+    ),
+    pytest.param({"hidden": 301, "inner": 131, "out": 121, "experts": 2, "top": 1}, id="odd"),
+    pytest.param({"down_transposed": False, "out": 37, "shared": 9}, id="up alone"),
+    pytest.param({"transposed": False, "down_transposed": True, "out": 37}, id="down alone"),
+]
+
+
+def fields_of(form: dict[str, Any], dtype: str, **fields: Any) -> dict[str, Any]:
+    """The fields of a mixture of this form, whose floats are all of a dtype unless told."""
+    given: dict[str, Any] = {"dtype": dtype, "route": dtype} | fields | form
+    return given | ({"shared_gate": dtype} if form.get("shared_gate") == "same" else {})

@@ -137,3 +137,20 @@ def exact_weights(
         total = weights.sum(-1, keepdim=True) + router.eps
         weights = weights / (total if router.floor is None else total.clamp(min=router.floor))
     return weights * router.scale
+
+
+REFUSED = [
+    ("f64[4, 8]", "", "f64 operands; the kernel takes f32, bf16 and f16"),
+    ("f32[4, 9000]", "", "9000 experts; the kernel takes up to 8192"),
+    (
+        "f32[4, 8]",
+        ", weight_dtype = f64",
+        "scores or weights of f64; the kernel takes f32, bf16 and f16",
+    ),
+    (
+        "f32[4, 8]",
+        ', groups = 8, group_score = "top2"',
+        "the best two of groups of one expert",
+    ),
+]
+"""Logits, more attributes, and why there is no kernel."""

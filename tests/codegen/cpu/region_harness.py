@@ -9,12 +9,14 @@ from torch import Tensor
 
 from fuseline.codegen.cpu.pointwise import Planned
 from fuseline.codegen.cpu.region_plan import plan
+from fuseline.codegen.lower import Launch
 from fuseline.ir.core import Func, Value
 from fuseline.ir.evaluate import bind, evaluate
 from fuseline.ir.layout import Layout, dense
 from fuseline.ir.text import parse_func
 from fuseline.ir.types import substitute
 from tests.codegen.cpu.harness import build
+from tests.codegen.machine import Call, Machine, check_results
 from tests.codegen.samples import assert_close
 
 
@@ -63,14 +65,47 @@ def check(
     exact: bool = False,
     ulps: float = 4.0,
     atol: float = 0.0,
-    workers: Sequence[int] = (1, 3),
+    workers: Sequence[int] = (1, 2, 3),
+    ops: Sequence[str] | None = None,
 ) -> None:
     """The kernel gives what the reference gives: bit for bit, or within units in the last place.
 
     A 16-bit result may differ by one of its own units where its float32 value lies beside the
     middle of two.
     """
+    assert ops is None, "a region is one op"
     want = evaluate(parse_func(text), list(tensors))
     for nth in workers:
         for got, ref in zip(run(text, tensors, nth=nth), want, strict=True):
             assert_close(got, ref, exact=exact, ulps=ulps, atol=atol)
+
+
+def native(nth: int) -> Call:
+    """Runs launches with so many workers."""
+
+    def call(
+        launch: Launch, buffers: Sequence[Tensor | None], dims: Sequence[int], grid: Sequence[int]
+    ) -> None:
+        build(launch.kernel)(buffers, dims, nth=nth)
+
+    return call
+
+
+def check_func(
+    text: str,
+    arguments: Sequence[Tensor],
+    *,
+    exact: bool = False,
+    ulps: float = 4.0,
+    atol: float = 0.0,
+    ops: Sequence[str] | None = None,
+) -> None:
+    """The launches of a func give what its reference gives, buffers included; exactly, or within
+    units in the last place and ``atol``, if there is one.
+    """
+    func = parse_func(text)
+    own = [a.clone() for a in arguments]
+    want = evaluate(parse_func(text), own)
+    for nth in (1, 2, 3):
+        machine = Machine(func.clone(), arguments, native(nth), workers=nth)
+        check_results(machine, want, own, exact=exact or not atol, ulps=ulps, atol=atol, ops=ops)

@@ -22,17 +22,23 @@ from fuseline.ir.types import DType, TensorType, symbol
 from tests.codegen.cpu.experts_cases import (
     Mixture,
     check,
-    clamped_swiglu,
-    squared_relu,
     swiglu,
 )
 from tests.codegen.cpu.harness import build, vectors
+from tests.codegen.mixture_cases import FORMS, TRANSPOSED, fields_of
 
 DTYPES = ["f32", "bf16", pytest.param("f16", marks=pytest.mark.slow)]
 MOST_SLOW = pytest.mark.parametrize(
     "dtype", ["f32", *(pytest.param(d, marks=pytest.mark.slow) for d in ("bf16", "f16"))]
 )
 TOKENS = (0, 1, 2, 3, 8, 29)
+LARGER: list[Any] = [
+    pytest.param({"experts": 300, "top": 7}, id="hundreds of experts"),
+    pytest.param({"combine": "in_turn", "out": 600, "shared": 16}, id="in turn, wide"),
+]
+WIDER: Any = pytest.param(
+    {"hidden": 301, "inner": 131, "out": 521, "experts": 2, "top": 1}, id="odd and wide"
+)
 
 
 @pytest.mark.parametrize("dtype", DTYPES)
@@ -42,63 +48,18 @@ def test_any_number_of_tokens(dtype: str) -> None:
         check(mixture, tokens)
 
 
-FORMS: list[Any] = [
-    pytest.param({"hidden": 37, "inner": 131, "out": 53, "shared": 9}, id="odd"),
-    pytest.param({"hidden": 1, "inner": 1, "out": 1}, id="ones"),
-    pytest.param({"experts": 1, "top": 1, "shared": 24}, id="one expert"),
-    pytest.param({"experts": 4, "top": 4, "combine": "experts"}, id="every expert"),
-    pytest.param({"experts": 300, "top": 7}, id="many experts"),
-    pytest.param({"form": "apart"}, id="apart"),
-    pytest.param({"form": "each"}, id="one by one"),
-    pytest.param({"form": "each apart", "bias": True}, id="one by one, apart"),
-    pytest.param({"gated": False, "body": squared_relu}, id="ungated"),
-    pytest.param({"interleaved": True, "bias": True}, id="interleaved"),
-    pytest.param({"bias": True, "round_bias": False}, id="bias"),
-    pytest.param({"weigh": "input", "combine": "experts"}, id="weighed input"),
-    pytest.param({"combine": "in_turn", "out": 600, "shared": 16}, id="in turn"),
-    pytest.param({"identities": 3, "top": 5, "combine": "in_turn"}, id="x itself"),
-    pytest.param({"identities": 2, "top": 4, "shared": 9, "weigh": "input"}, id="x weighed"),
-    pytest.param({"identities": 4, "experts": 1, "combine": "experts"}, id="x mostly"),
-    pytest.param({"result": "f32", "route": "f32"}, id="f32 result"),
-    pytest.param({"shared": 17, "shared_gate": "same", "factor": 0.5}, id="shared gate"),
-    pytest.param({"shared": 17, "shared_gate": "f32"}, id="shared gate in float32"),
-    pytest.param({"shared": 17, "routed_factor": 2.5, "factor": 0.3}, id="factors"),
-    pytest.param(
-        {"shared": 40, "gated": False, "body": squared_relu, "factor": 2.0}, id="other shared"
-    ),
-]
-
-
 @MOST_SLOW
-@pytest.mark.parametrize("form", FORMS)
+@pytest.mark.parametrize("form", [*FORMS, *LARGER])
 def test_every_form(form: dict[str, Any], dtype: str) -> None:
-    fields: dict[str, Any] = {"dtype": dtype, "route": dtype} | form
-    if form.get("shared_gate") == "same":
-        fields["shared_gate"] = dtype
-    mixture = Mixture(**fields)
+    mixture = Mixture(**fields_of(form, dtype))
     for tokens in (1, 6, 29):
         check(mixture, tokens, workers=(1, 3))
 
 
-TRANSPOSED: list[Any] = [
-    pytest.param({}, id="packed"),
-    pytest.param({"form": "apart", "shared": 9}, id="apart"),
-    pytest.param({"form": "each apart"}, id="one by one, apart"),
-    pytest.param(
-        {"interleaved": True, "bias": True, "round_bias": False, "body": clamped_swiglu},
-        id="interleaved",
-    ),
-    pytest.param({"hidden": 301, "inner": 131, "out": 521, "experts": 2, "top": 1}, id="odd"),
-    pytest.param({"down_transposed": False, "out": 37, "shared": 9}, id="up alone"),
-    pytest.param({"transposed": False, "down_transposed": True, "out": 37}, id="down alone"),
-]
-
-
 @MOST_SLOW
-@pytest.mark.parametrize("form", TRANSPOSED)
+@pytest.mark.parametrize("form", [*TRANSPOSED, WIDER])
 def test_matrices_that_lie_the_other_way(form: dict[str, Any], dtype: str) -> None:
-    fields: dict[str, Any] = {"dtype": dtype, "transposed": True} | form
-    mixture = Mixture(**fields)
+    mixture = Mixture(**fields_of({"transposed": True, "route": "f32"} | form, dtype))
     for tokens in (1, 2, 7, 70):  # streamed; turned where more than 16 meet one expert
         check(mixture, tokens, workers=(1, 3))
 

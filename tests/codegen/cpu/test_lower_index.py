@@ -4,23 +4,20 @@ from __future__ import annotations
 
 import pytest
 import torch
-from torch import Tensor
 
 from fuseline.codegen.cpu.gather import GatherKernel
 from fuseline.codegen.lower import emit
 from fuseline.ir.layout import LayoutMap
 from fuseline.ir.text import parse_func
-from tests.codegen.cpu.test_lower_pointwise import Machine, check
-from tests.codegen.oracle import seeded
+from tests.codegen.cases import Make, check_cases
+from tests.codegen.cpu.region_harness import check_func, native
+from tests.codegen.index_cases import INDEX, ROWS, elements
+from tests.codegen.machine import Machine
 
-DTYPES = {
-    "f64": torch.float64,
-    "f32": torch.float32,
-    "bf16": torch.bfloat16,
-    "i64": torch.int64,
-    "u8": torch.uint8,
-    "bool": torch.bool,
-}
+
+@pytest.mark.parametrize("case", INDEX)
+def test_cases(case: Make) -> None:
+    check_cases(case, check_func)
 
 
 def kernels(text: str) -> list[GatherKernel]:
@@ -29,88 +26,9 @@ def kernels(text: str) -> list[GatherKernel]:
     return [kernel for kernel in steps if isinstance(kernel, GatherKernel)]
 
 
-def elements(*shape: int, dtype: torch.dtype = torch.float32) -> Tensor:
-    return seeded(*shape, dtype=torch.float32, scale=50.0).to(dtype)
-
-
-def integers(
-    *shape: int, below: int, wraps: bool = True, dtype: torch.dtype = torch.int64
-) -> Tensor:
-    low = -below if wraps else 0
-    return torch.randint(low, below, shape, generator=torch.Generator().manual_seed(1)).to(dtype)
-
-
-@pytest.mark.parametrize("index", ["i64", "i32"])
-@pytest.mark.parametrize("dtype", DTYPES)
-def test_tables_by_position(dtype: str, index: str) -> None:
-    text = f"""func @f(%x: {dtype}[R, 6], %i: {index}[B, S], %j: {index}[S]) {{
-      %a = index %x, [%i] {{axes = (0,)}}
-      %t = permute %x {{dims = (1, 0)}}
-      %b = index %t, [%i] {{axes = (1,)}}
-      %c = index_select %x, %j {{axis = 0}}
-      %d = index_select %t, %j {{axis = 1}}
-      return %a, %b, %c, %d
-    }}"""
-    x, kind = elements(11, 6, dtype=DTYPES[dtype]), {"i64": torch.int64, "i32": torch.int32}[index]
-    for rows in (0, 1, 7):
-        i = integers(2, rows, below=11, dtype=kind)
-        check(text, [x, i, integers(rows, below=11, wraps=False, dtype=kind)])
-
-
 def test_rows_are_copied_whole() -> None:
-    text = """func @f(%x: f32[R, 6, 4], %i: i64[B, S]) {
-      %y = index %x, [%i] {axes = (0,)}
-      return %y
-    }"""
-    (kernel,) = kernels(text)
+    (kernel,) = kernels(ROWS)
     assert kernel.rank == 1, "the dims of a dense index are one, those behind are the row"
-    check(text, [elements(5, 6, 4), integers(3, 7, below=5)])
-
-
-def test_several_indices_broadcast() -> None:
-    text = """func @f(%x: f32[B, 5, 7, 3], %b: i64[B, 1, 1], %i: i64[4, 1], %j: i64[6], %k: i64[]) {
-      %adjacent = index %x, [%i, %j] {axes = (1, 2)}
-      %apart = index %x, [%b, %j] {axes = (0, 2)}
-      %last = index %x, [%b, %i, %j] {axes = (0, 1, 3)}
-      %number = index %x, [%k] {axes = (2,)}
-      return %adjacent, %apart, %last, %number
-    }"""
-    arguments = [
-        elements(2, 5, 7, 3),
-        integers(2, 1, 1, below=2),
-        integers(4, 1, below=5),
-        integers(6, below=3),
-        integers(below=7),
-    ]
-    check(text, arguments)
-
-
-def test_strided_operands_need_no_copy() -> None:
-    text = """func @f(%x: f32[B, 9, H, 8], %i: i64[B, T]) {
-      %p = permute %x {dims = (0, 2, 1, 3)}
-      %half = slice %p {axis = 3, start = 1, stop = 7}
-      %first = slice %i {axis = 1, stop = 2}
-      %e = reshape %first {shape = (B, 1, 2, 1)}
-      %wide = expand %e {shape = (B, H, 2, 6)}
-      %y = gather %half, %wide {axis = 2}
-      %z = index %half, [%first] {axes = (2,)}
-      return %y, %z
-    }"""
-    assert [kernel.rank for kernel in kernels(text)] == [3, 4], "the last dim is a row"
-    check(text, [elements(2, 9, 3, 8), integers(2, 4, below=9, wraps=False)])
-
-
-def test_a_padding_mask_by_positions() -> None:
-    """As transformers spells it for a cache that grows: two indices that are all dims but one."""
-    text = """func @f(%mask: bool[B, K]) {
-      %b = iota {length = B, start = 0, step = 1, dtype = i64}
-      %batch = reshape %b {shape = (B, 1, 1, 1)}
-      %i = iota {length = K, start = 0, step = 1, dtype = i64}
-      %keys = reshape %i {shape = (1, 1, 1, K)}
-      %y = index %mask, [%batch, %keys] {axes = (0, 1)}
-      return %y
-    }"""
-    check(text, [elements(3, 13) > 0])
 
 
 @pytest.mark.parametrize(
@@ -125,8 +43,9 @@ def test_a_padding_mask_by_positions() -> None:
 def test_an_index_outside_is_a_fault(line: str, bad: tuple[int, ...]) -> None:
     text = f"func @f(%x: f32[11, 6], %i: i64[S]) {{\n%y = {line}\nreturn %y\n}}"
     for index in bad:
+        func = parse_func(text)
         with pytest.raises(IndexError):
-            Machine(parse_func(text), [elements(11, 6), torch.tensor([3, index, 0])]).run(2)
+            Machine(func, [elements(11, 6), torch.tensor([3, index, 0])], native(2), workers=2)
 
 
 def test_indices_of_other_types_are_refused() -> None:
@@ -136,40 +55,6 @@ def test_indices_of_other_types_are_refused() -> None:
     }""")
     (step,) = emit(func, LayoutMap(func))
     assert "index i16[S]; the kernel takes i64 and i32" in step.refusal
-
-
-@pytest.mark.parametrize("dtype", ["f32", "bf16", "i64"])
-def test_index_copy(dtype: str) -> None:
-    """Into a tensor that stays as it is, into a part of one, and into one number everywhere."""
-    text = f"""func @f(%x: {dtype}[2, 3, 9, 4], %at: i64[S], %s: {dtype}[2, S, 3, 4]) {{
-      %t = permute %s {{dims = (0, 2, 1, 3)}}
-      %a = index_copy %x, %at, %t {{axis = 2}}
-      %part = slice %x {{axis = 2, start = 1, stop = 7}}
-      %b = index_copy %part, %at, %t {{axis = 2}}
-      %zeros = full {{value = 0, shape = (2, 3, 9, 4), dtype = {dtype}}}
-      %c = index_copy %zeros, %at, %t {{axis = 2}}
-      return %a, %b, %c, %x
-    }}"""
-    kind = DTYPES[dtype]
-    for places in ([], [5], [5, 0, 3], [1, 4, 1, 4, 1]):
-        at = torch.tensor(places, dtype=torch.int64)
-        s = elements(2, len(places), 3, 4, dtype=kind)
-        check(text, [elements(2, 3, 9, 4, dtype=kind), at, s])
-
-
-def test_writes_into_a_part_of_a_buffer() -> None:
-    text = """func @f(%k: buffer<f32[L, 4, 3, 9, 5]>, %at: i64[S], %x: f32[2, S, 3, 5])
-        where L in 2.. {
-      %t = permute %x {dims = (0, 2, 1, 3)}
-      %r = reshape %t {shape = (1, 2, 3, S, 5)}
-      index_write %k, %at, %r {axis = 3, origin = (<L - 1>, 1, 0, 0, 0)}
-      slice_write %k, %r {axis = 3, start = 2, stop = <S + 2>, origin = (0, 2, 0, 0, 0)}
-      %y = read %k
-      return %y
-    }"""
-    for places in ([7], [8, 0, 3], [1, 4, 1, 4, 1]):
-        x = elements(2, len(places), 3, 5)
-        check(text, [elements(3, 4, 3, 9, 5), torch.tensor(places), x])
 
 
 @pytest.mark.parametrize(

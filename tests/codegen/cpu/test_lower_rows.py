@@ -12,24 +12,14 @@ import pytest
 import torch
 from torch import Tensor
 
-from fuseline.codegen.lower import Launch
 from fuseline.ir.core import Func
 from fuseline.ir.evaluate import evaluate
 from fuseline.ir.text import parse_func
-from tests.codegen.cpu.harness import build
-from tests.codegen.machine import Call, Machine, check_machines
-from tests.codegen.oracle import DTYPES, seeded
-
-
-def native(nth: int) -> Call:
-    """Runs launches with so many workers."""
-
-    def call(
-        launch: Launch, buffers: Sequence[Tensor | None], dims: Sequence[int], grid: Sequence[int]
-    ) -> None:
-        build(launch.kernel)(buffers, dims, nth=nth)
-
-    return call
+from tests.codegen.cases import Make, check_numbers
+from tests.codegen.cpu.region_harness import native
+from tests.codegen.machine import Machine, check_machines
+from tests.codegen.oracle import seeded
+from tests.codegen.row_cases import ROWS
 
 
 def run(func: Func, arguments: Sequence[Tensor], nth: int) -> Machine:
@@ -37,54 +27,15 @@ def run(func: Func, arguments: Sequence[Tensor], nth: int) -> Machine:
     return Machine(func, arguments, native(nth), workers=nth)
 
 
-def check(text: str, arguments: Sequence[Tensor], *, ops: Sequence[str]) -> None:
+def check(text: str, arguments: Sequence[Tensor], *, ops: Sequence[str] | None) -> None:
     """The launches give what the references give, and those in float64; ``ops`` are launched."""
     for nth in (1, 2, 3):
         check_machines(text, arguments, lambda func, n=nth: run(func, arguments, n), ops=ops)
 
 
-@pytest.mark.parametrize("dtype", DTYPES)
-def test_norms_of_slices(dtype: str) -> None:
-    kind = DTYPES[dtype]
-    text = f"""func @f(%x: {dtype}[B, S, 60], %w: {dtype}[20], %b: {dtype}[2, 20],
-                       %r: {dtype}[B, S, 20]) {{
-      %a = slice %x {{axis = 2, start = 0, stop = 20}}
-      %y = rms_norm %a, %w {{eps = 1e-05, offset = 1.0, cast = "last"}}
-      %h = slice %x {{axis = 2, start = 20, stop = 60}}
-      %p = reshape %h {{shape = (B, S, 2, 20)}}
-      %z = layer_norm %p, %b {{eps = 1e-05, cast = "last"}}
-      %s, %n = add_rms_norm %a, %r, %w
-      return %y, %z, %s, %n
-    }}"""
-    arguments = [
-        seeded(2, 5, 60, dtype=kind),
-        seeded(20, dtype=kind, seed=1),
-        seeded(2, 20, dtype=kind, seed=2),
-        seeded(2, 5, 20, dtype=kind, seed=3),
-    ]
-    check(text, arguments, ops=["rms_norm", "layer_norm", "add_rms_norm"])
-
-
-@pytest.mark.parametrize("out", ["bhsd", "bshd"])
-@pytest.mark.parametrize("dtype", DTYPES)
-def test_qk_norm_rope_of_a_merged_projection(dtype: str, out: str) -> None:
-    kind = DTYPES[dtype]
-    more = f'out = "{out}", width = 8, start = 4, style = "interleaved", table = "half", sign = -1'
-    text = f"""func @f(%x: {dtype}[B, S, 72], %w: {dtype}[12], %v: {dtype}[12],
-                       %c: {dtype}[1, S, 4], %s: {dtype}[1, S, 4]) {{
-      %a = slice %x {{axis = 2, start = 0, stop = 48}}
-      %q = reshape %a {{shape = (B, S, 4, 12)}}
-      %b = slice %x {{axis = 2, start = 48, stop = 72}}
-      %k = reshape %b {{shape = (B, S, 2, 12)}}
-      %y, %z = qk_norm_rope %q, %k, %w, %v, _, _, %c, %s {{{more}}}
-      return %y, %z
-    }}"""
-    arguments = [
-        seeded(2, 5, 72, dtype=kind),
-        *(seeded(12, dtype=kind, seed=i) for i in (1, 2)),
-        *(seeded(1, 5, 4, dtype=kind, seed=i) for i in (3, 4)),
-    ]
-    check(text, arguments, ops=["qk_norm_rope"])
+@pytest.mark.parametrize("case", ROWS)
+def test_cases(case: Make) -> None:
+    check_numbers(case, check)
 
 
 def test_qk_norm_rope_into_a_cache_then_attention_over_it() -> None:
@@ -114,44 +65,6 @@ def test_qk_norm_rope_into_a_cache_then_attention_over_it() -> None:
             torch.zeros(2, 2, 9, 4, dtype=torch.bfloat16),
         ]
         check(text, arguments, ops=["qk_norm_rope_write", "attention"])
-
-
-@pytest.mark.parametrize("style", ["half", "interleaved", "deinterleave"])
-def test_rope_before_and_after_the_transpose(style: str) -> None:
-    text = f"""func @f(%x: f32[B, S, 3, 16], %c: f32[1, 1, S, 8], %s: f32[1, 1, S, 8]) {{
-      %p = permute %x {{dims = (0, 2, 1, 3)}}
-      %y = rope %p, %c, %s {{style = "{style}", start = 8, width = 8}}
-      %cc = permute %c {{dims = (0, 2, 1, 3)}}
-      %ss = permute %s {{dims = (0, 2, 1, 3)}}
-      %z = rope %x, %cc, %ss {{style = "{style}", start = 0, width = 8, round = false}}
-      return %y, %z
-    }}"""
-    tables = (seeded(1, 1, 5, 8, dtype=torch.float32, seed=i) for i in (1, 2))
-    check(text, [seeded(2, 5, 3, 16, dtype=torch.float32), *tables], ops=["rope", "rope"])
-
-
-@pytest.mark.parametrize(
-    ("x", "table"),
-    [
-        ("B, 3, S, 16", "S, 16"),
-        ("B, S, 3, 16", "S, 1, 16"),
-        ("3, S, 16", "S, 16"),
-        ("S, 3, 16", "S, 1, 16"),
-        ("S, 16", "S, 16"),
-        ("S, 3, 16", "1, 1, 16"),
-        ("B, S, 3, 16", "16"),
-    ],
-)
-def test_rope_by_tables_of_fewer_dims(x: str, table: str) -> None:
-    text = f"""func @f(%x: f32[{x}], %c: f32[{table}], %s: f32[{table}]) {{
-      %y = rope %x, %c, %s {{style = "half", width = 16}}
-      return %y
-    }}"""
-    for tokens in (1, 5):
-        sizes = {"B": 2, "S": tokens}
-        shapes = [[sizes.get(d) or int(d) for d in part.split(", ")] for part in (x, table, table)]
-        given = [seeded(*s, dtype=torch.float32, seed=n) for n, s in enumerate(shapes)]
-        check(text, given, ops=["rope"])
 
 
 @pytest.mark.parametrize("queries", [1, 4, 13])

@@ -17,7 +17,14 @@ from fuseline.ir.text import parse_func
 from tests.codegen.cpu.harness import build
 from tests.codegen.cpu.test_lower_rows import run
 from tests.codegen.oracle import DTYPES, assert_numbers, seeded
-from tests.codegen.router_cases import correction_of, exact_weights, reference, routers, title
+from tests.codegen.router_cases import (
+    REFUSED,
+    correction_of,
+    exact_weights,
+    reference,
+    routers,
+    title,
+)
 
 KERNELS = [RouteKernel(**dataclasses.asdict(router)) for router in routers()]
 
@@ -140,23 +147,7 @@ def test_one_launch_of_any_number_of_tokens() -> None:
     assert launch.when is None
 
 
-@pytest.mark.parametrize(
-    ("kind", "more", "reason"),
-    [
-        ("f64[4, 8]", "", "f64 operands; the kernel takes f32, bf16 and f16"),
-        ("f32[4, 9000]", "", "9000 experts; the kernel takes up to 8192"),
-        (
-            "f32[4, 8]",
-            ", weight_dtype = f64",
-            "scores or weights of f64; the kernel takes f32, bf16 and f16",
-        ),
-        (
-            "f32[4, 8]",
-            ', groups = 8, group_score = "top2"',
-            "the best two of groups of one expert",
-        ),
-    ],
-)
+@pytest.mark.parametrize(("kind", "more", "reason"), REFUSED)
 def test_no_route(kind: str, more: str, reason: str) -> None:
     func = parse_func(f"""func @f(%x: {kind}) {{
       %a, %b = route %x {{k = 1{more}}}

@@ -14,9 +14,9 @@ from fuseline.ir.core import Func, Value
 from fuseline.ir.evaluate import bind, evaluate
 from fuseline.ir.layout import Layout, LayoutMap, dense
 from fuseline.ir.text import parse_func
-from fuseline.ir.types import BufferType, Dim, substitute
+from fuseline.ir.types import Dim, substitute
 from tests.codegen.gpu.harness import interpreted
-from tests.codegen.machine import Machine
+from tests.codegen.machine import Machine, check_results
 from tests.codegen.samples import assert_close
 
 
@@ -84,31 +84,32 @@ def check(
     exact: bool = False,
     ulps: float = 4.0,
     atol: float = 0.0,
+    ops: Sequence[str] | None = None,
 ) -> None:
     """The kernel gives what the reference gives: bit for bit, or within units in the last place.
 
     A 16-bit result may differ by one of its own units where its float32 value lies beside the
     middle of two.
     """
+    assert ops is None, "a region is one op"
     want = evaluate(parse_func(text), list(tensors))
     for got, ref in zip(run(text, tensors), want, strict=True):
         assert_close(got, ref, exact=exact, ulps=ulps, atol=atol)
 
 
 def check_func(
-    text: str, arguments: Sequence[Tensor], *, atol: float = 0.0, ops: Sequence[str] | None = None
+    text: str,
+    arguments: Sequence[Tensor],
+    *,
+    exact: bool = False,
+    ulps: float = 4.0,
+    atol: float = 0.0,
+    ops: Sequence[str] | None = None,
 ) -> None:
     """The launches of a func give what its reference gives, buffers included; exactly, or within
-    four units in the last place and ``atol``.
+    units in the last place and ``atol``, if there is one.
     """
-    func = parse_func(text)
     own = [a.clone() for a in arguments]
     want = evaluate(parse_func(text), own)
-    machine = Machine(func, arguments, interpreted, backend="cuda")
-    assert ops is None or [step.op.name for step in machine.steps] == list(ops)
-    for value, ref in zip(func.returns, want, strict=True):
-        got = machine.tensor(value).contiguous()
-        assert_close(got, ref.contiguous(), exact=atol == 0, ulps=4, atol=atol)
-    for arg, ref in zip(func.args, own, strict=True):
-        if isinstance(arg.type, BufferType):
-            assert torch.equal(machine.memory[arg], ref)
+    machine = Machine(parse_func(text), arguments, interpreted, backend="cuda")
+    check_results(machine, want, own, exact=exact or not atol, ulps=ulps, atol=atol, ops=ops)

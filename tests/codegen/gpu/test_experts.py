@@ -29,10 +29,11 @@ from fuseline.runtime.cache import Cache
 from fuseline.runtime.gpu.binary import Binary
 from tests.codegen.gpu.harness import binaries_of, interpreted
 from tests.codegen.mixture_cases import (
+    FORMS,
+    TRANSPOSED,
     Mixture,
     clamped_swiglu,
-    geglu,
-    squared_relu,
+    fields_of,
 )
 
 DTYPES = ["f32", "bf16", pytest.param("f16", marks=pytest.mark.slow)]
@@ -116,53 +117,6 @@ def test_any_number_of_tokens(dtype: str) -> None:
         check(mixture, tokens)
 
 
-FORMS: list[Any] = [
-    pytest.param({"hidden": 37, "inner": 131, "out": 53, "shared": 9}, id="odd"),
-    pytest.param({"hidden": 1, "inner": 1, "out": 1}, id="ones"),
-    pytest.param({"experts": 1, "top": 1, "shared": 24}, id="one expert"),
-    pytest.param({"experts": 4, "top": 4, "combine": "experts"}, id="every expert"),
-    pytest.param({"experts": 50, "top": 7, "out": 32}, id="many experts"),
-    pytest.param({"form": "apart"}, id="apart"),
-    pytest.param({"form": "each"}, id="one by one"),
-    pytest.param({"form": "each apart", "bias": True}, id="one by one, apart"),
-    pytest.param({"gated": False, "body": squared_relu}, id="ungated"),
-    pytest.param({"interleaved": True, "bias": True}, id="interleaved"),
-    pytest.param({"bias": True, "round_bias": False, "body": geglu}, id="bias"),
-    pytest.param({"weigh": "input", "combine": "experts"}, id="weighed input"),
-    pytest.param({"combine": "in_turn", "out": 150, "shared": 16}, id="in turn"),
-    pytest.param({"identities": 3, "top": 5, "combine": "in_turn"}, id="x itself"),
-    pytest.param({"identities": 2, "top": 4, "shared": 9, "weigh": "input"}, id="x weighed"),
-    pytest.param({"identities": 4, "experts": 1, "combine": "experts"}, id="x mostly"),
-    pytest.param({"result": "f32", "route": "f32"}, id="f32 result"),
-    pytest.param({"shared": 17, "shared_gate": "same", "factor": 0.5}, id="shared gate"),
-    pytest.param({"shared": 17, "shared_gate": "f32"}, id="shared gate in float32"),
-    pytest.param({"shared": 24, "shared_gate": "same"}, id="shared like an expert"),
-    pytest.param({"shared": 17, "routed_factor": 2.5, "factor": 0.3}, id="factors"),
-    pytest.param(
-        {"shared": 40, "gated": False, "body": squared_relu, "factor": 2.0}, id="other shared"
-    ),
-]
-TRANSPOSED: list[Any] = [
-    pytest.param({}, id="packed"),
-    pytest.param({"form": "apart", "shared": 9}, id="apart"),
-    pytest.param({"form": "each apart"}, id="one by one, apart"),
-    pytest.param(
-        {"interleaved": True, "bias": True, "round_bias": False, "body": clamped_swiglu},
-        id="interleaved",
-    ),
-    pytest.param({"hidden": 301, "inner": 131, "out": 121, "experts": 2, "top": 1}, id="odd"),
-    pytest.param({"down_transposed": False, "out": 37, "shared": 9}, id="up alone"),
-    pytest.param({"transposed": False, "down_transposed": True, "out": 37}, id="down alone"),
-]
-
-
-def mixture_of(form: dict[str, Any], dtype: str, **fields: Any) -> Mixture:
-    given: dict[str, Any] = {"dtype": dtype, "route": dtype} | fields | form
-    if form.get("shared_gate") == "same":
-        given["shared_gate"] = dtype
-    return Mixture(**given)
-
-
 def check_finds(mixture: Mixture) -> None:
     """One token, and a few in both ways in which they can find their experts."""
     check(mixture, 1)
@@ -174,20 +128,20 @@ def check_finds(mixture: Mixture) -> None:
 @MOST_SLOW
 @pytest.mark.parametrize("form", FORMS)
 def test_every_form(form: dict[str, Any], dtype: str) -> None:
-    check_finds(mixture_of(form, dtype))
+    check_finds(Mixture(**fields_of(form, dtype)))
 
 
 @MOST_SLOW
 @pytest.mark.parametrize("form", TRANSPOSED)
 def test_matrices_that_lie_the_other_way(form: dict[str, Any], dtype: str) -> None:
-    check_finds(mixture_of(form, dtype, transposed=True))
+    check_finds(Mixture(**fields_of(form, dtype, transposed=True)))
 
 
 @pytest.mark.parametrize("block", [64, 128])
 @pytest.mark.parametrize("dtype", DTYPES)
 def test_large_blocks(dtype: str, block: int) -> None:
     """Some experts with more pairs than a block holds, some with none."""
-    mixture = mixture_of({"experts": 4, "top": 2, "hidden": 72, "shared": 24}, dtype)
+    mixture = Mixture(**fields_of({"experts": 4, "top": 2, "hidden": 72, "shared": 24}, dtype))
     func, _, _ = mixture.op(150)
     arguments = mixture.arguments(func, 150)
     arguments[1][arguments[1] == 2] = 1

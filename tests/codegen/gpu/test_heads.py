@@ -253,44 +253,6 @@ def test_bf16_rounds_where_eager_rounds() -> None:
             assert float((machine.tensor(value) != eager).float().mean()) < 2e-3
 
 
-@pytest.mark.parametrize("style", ["half", "interleaved", "deinterleave"])
-def test_rope_before_and_after_the_transpose(style: str) -> None:
-    text = f"""func @f(%x: bf16[B, S, 3, 16], %c: f32[1, 1, S, 8], %s: f32[1, 1, S, 8]) {{
-      %p = permute %x {{dims = (0, 2, 1, 3)}}
-      %y = rope %p, %c, %s {{style = "{style}", start = 8, width = 8}}
-      %cc = permute %c {{dims = (0, 2, 1, 3)}}
-      %ss = permute %s {{dims = (0, 2, 1, 3)}}
-      %z = rope %x, %cc, %ss {{style = "{style}", start = 0, width = 8, round = false}}
-      return %y, %z
-    }}"""
-    tables = (seeded(1, 1, 5, 8, dtype=torch.float32, seed=i) for i in (1, 2))
-    check(text, [seeded(2, 5, 3, 16, dtype=torch.bfloat16), *tables], ops=["rope", "rope"])
-
-
-@pytest.mark.parametrize(
-    ("x", "table"),
-    [
-        ("B, 3, S, 16", "S, 16"),
-        ("B, S, 3, 16", "S, 1, 16"),
-        ("3, S, 16", "S, 16"),
-        ("S, 3, 16", "S, 1, 16"),
-        ("S, 16", "S, 16"),
-        ("S, 3, 16", "1, 1, 16"),
-        ("B, S, 3, 16", "16"),
-    ],
-)
-def test_rope_by_tables_of_fewer_dims(x: str, table: str) -> None:
-    text = f"""func @f(%x: f32[{x}], %c: f32[{table}], %s: f32[{table}]) {{
-      %y = rope %x, %c, %s {{style = "half", width = 16}}
-      return %y
-    }}"""
-    for tokens in (1, 5):
-        sizes = {"B": 2, "S": tokens}
-        shapes = [[sizes.get(d) or int(d) for d in part.split(", ")] for part in (x, table, table)]
-        given = [seeded(*s, dtype=torch.float32, seed=n) for n, s in enumerate(shapes)]
-        check(text, given, ops=["rope"])
-
-
 def refused(body: str, args: str) -> str:
     """Why the last op of a func has no kernel."""
     func = parse_func(f"func @f({args}) {{ {body} return %y }}")

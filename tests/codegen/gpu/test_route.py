@@ -21,6 +21,7 @@ from tests.codegen.gpu.interpreter import interpreter
 from tests.codegen.machine import Machine
 from tests.codegen.oracle import DTYPES, assert_numbers, seeded
 from tests.codegen.router_cases import (
+    REFUSED,
     Router,
     correction_of,
     exact_weights,
@@ -132,23 +133,7 @@ def test_many_tokens_share_a_block() -> None:
     assert (few.kernel.block_tokens, many.kernel.block_tokens) == (1, 4)
 
 
-@pytest.mark.parametrize(
-    ("kind", "more", "reason"),
-    [
-        ("f64[4, 8]", "", "f64 operands; the kernel takes f32, bf16 and f16"),
-        ("f32[4, 9000]", "", "9000 experts; the kernel takes up to 8192"),
-        (
-            "f32[4, 8]",
-            ", weight_dtype = f64",
-            "scores or weights of f64; the kernel takes f32, bf16 and f16",
-        ),
-        (
-            "f32[4, 8]",
-            ', groups = 8, group_score = "top2"',
-            "the best two of groups of one expert",
-        ),
-    ],
-)
+@pytest.mark.parametrize(("kind", "more", "reason"), REFUSED)
 def test_no_route(kind: str, more: str, reason: str) -> None:
     func = parse_func(f"""func @f(%x: {kind}) {{
       %a, %b = route %x {{k = 1{more}}}
