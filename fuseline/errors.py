@@ -480,7 +480,8 @@ LAUNCH_FAILED = Code(
 BUILT_FOR_ANOTHER = Code(
     "FL1005",
     "built for a GPU, and run op by op here:",
-    "Kernels were built for a GPU, and the tensors are elsewhere, or nothing can launch them.",
+    "Kernels were built for a GPU, and the tensors are elsewhere, nothing can launch the kernels, "
+    "or the driver does not load one of them.",
     DeviceError,
     hint="the kernels are in the cache; to run them, move the model and its inputs to the GPU",
 )
@@ -504,6 +505,14 @@ CANNOT_RECORD = Code(
     "A step cannot be recorded, and graphs='full' allows none between two recordings.",
     DeviceError,
     hint="compile with graphs='piecewise', which runs such steps between two graphs",
+)
+NO_ROOM = Code(
+    "FL1009",
+    "no memory on the device for a call",
+    "The temporaries and results of a program do not fit beside what the device holds already. "
+    "It is a `torch.OutOfMemoryError`, too.",
+    DeviceError,
+    hint="call it with fewer tokens, or make room: graphs='none' frees what graphs hold",
 )
 UNKNOWN_GPU = Code(
     "FL1004",

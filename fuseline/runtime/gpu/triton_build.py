@@ -152,8 +152,12 @@ def _compile(source: TritonSource, capability: int, folder: Path) -> None:
             )
     except Exception as error:  # Triton's own classes, MLIR's, the assembler's
         words = _last_words(error)
+        unknown = "gpu-name" in words or "not a recognized processor" in words
         diagnostic = errors.KERNEL_REFUSED.diagnostic(
-            source.symbol, where=f"sm_{capability}", found=words
+            source.symbol,
+            where=f"sm_{capability}",
+            found=words,
+            hint="this Triton does not know the target: install a newer one" if unknown else None,
         )
         output = said.getvalue() + str(error)
         raise TritonError(diagnostic, source=source, output=output) from error
@@ -220,6 +224,7 @@ def _tool(name: str) -> Callable[..., str]:
 
 def _last_words(error: Exception) -> str:
     """The line of a compiler's message that tells most."""
-    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
-    telling = [line for line in lines if "rror" in line]
+    lines = [" ".join(line.split()) for line in str(error).splitlines() if line.strip()]
+    telling = [line for line in lines if "fatal" in line]
+    telling = telling or [line for line in lines if "rror" in line]
     return (telling or lines or [type(error).__name__])[-1][:_SAID]
