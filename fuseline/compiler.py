@@ -37,11 +37,11 @@ from fuseline.frontend.importer import (
 )
 from fuseline.frontend.wrap import wrap
 from fuseline.ir.core import Func, Value
-from fuseline.ir.evaluate import evaluate
 from fuseline.ir.layout import Layout, dense
 from fuseline.ir.text import print_func
 from fuseline.latent_caches import LatentCaches
 from fuseline.logs import apply_config
+from fuseline.op_by_op import OpByOp, UntilRefused
 from fuseline.passes.known_sizes import UnknownSizeError
 from fuseline.passes.manager import PassManager, Run
 from fuseline.passes.pipeline import default_pipeline
@@ -143,12 +143,15 @@ class Compiler:
         runner = self._runner.get() if self._runner else None
         pieces = self.config.graphs != "none"
         kernels = self._kernels(compilation)
+        plain = OpByOp(compilation.func, compilation.device)
         if kernels is None:
-            return functools.partial(evaluate, compilation.func)
+            return plain
         program = Program(plan, runner, kernels, threads=threads, pieces=pieces)
         compilation.program = weakref.ref(program)
         run = self._graphed(program, compilation) or program
-        run = _Packed(program, run, compilation) if plan.packed else run
+        if program.device.type != "cpu" and not self.config.strict:
+            run = UntilRefused(run, plain, program.check, compilation.name)
+        run = _Packed(program, run, plain, compilation.seconds) if plan.packed else run
         run = run if program.device.type == "cpu" else Aligned(run, plan)
         return LatentCaches(run, compilation.func) if self.config.cache == "latent" else run
 
@@ -169,8 +172,14 @@ class Compiler:
     def _kernels(self, compilation: Compilation) -> Kernels | None:
         """The kernels of a program where its tensors are; None where they cannot run there.
 
-        A program that was built for a GPU and has its tensors on the CPU runs op by op. Then too
+        A program that was built for a GPU and has its tensors on the CPU runs op by op, and so does
+        one on a GPU where there is nothing to launch its kernels with. With tensors on the CPU too
         the launcher is put into the cache, which may be taken to a machine without a compiler.
+
+        Raises:
+            DeviceError: FL1001, under ``Config(strict=True)``, without a driver or bindings to it.
+            BuildError: under ``Config(strict=True)``, if the launcher cannot be built.
+
         """
         built, device, tools = compilation.built, compilation.device, self.tools
         if built.target.backend == "cpu":
@@ -184,7 +193,15 @@ class Compiler:
         if tools.host is None or why:
             errors.BUILT_FOR_ANOTHER.warn(compilation.name, found=why or tools.missing)
             return None
-        launcher = Launcher.open(tools.cache, tools.host)
+        try:
+            launcher = Launcher.open(tools.cache, tools.host)
+        except (errors.DeviceError, errors.BuildError) as error:
+            if self.config.strict:
+                raise
+            found, hint = error.diagnostic.found, error.diagnostic.hint
+            said = f"{error.diagnostic.title} ({found})" if found else error.diagnostic.title
+            errors.BUILT_FOR_ANOTHER.warn(compilation.name, found=said, hint=hint)
+            return None
         name, branches = built.target.name, self.config.side_stream
         return DeviceKernels(built.binaries, launcher, device, name, branches)
 
@@ -318,11 +335,13 @@ class _Packed:
     the program runs op by op.
     """
 
-    def __init__(self, program: Program, run: Compiled, compilation: Compilation) -> None:
+    def __init__(
+        self, program: Program, run: Compiled, plain: Compiled, seconds: dict[str, float]
+    ) -> None:
         self.program = program
         self.run = run
-        self.func = compilation.func
-        self.seconds = compilation.seconds
+        self.plain = plain
+        self.seconds = seconds
         self.groups = program.plan.packed
         self.indices = [i for group in self.groups for i in group]
         self.pointers: list[int] = []
@@ -333,7 +352,7 @@ class _Packed:
         if found != self.pointers and (found == self.refused or not self._pack(arguments)):
             self.refused = found
             self.program.check(arguments)
-            return evaluate(self.func, arguments)
+            return self.plain(arguments)
         return self.run(arguments)
 
     def _pointers(self, arguments: Sequence[Argument]) -> list[int]:

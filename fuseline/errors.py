@@ -494,7 +494,8 @@ LAUNCH_FAILED = Code(
 BUILT_FOR_ANOTHER = Code(
     "FL1005",
     "built for a GPU, and run op by op here:",
-    "Kernels were built for a GPU, and the tensors are elsewhere, or nothing can launch them.",
+    "Kernels were built for a GPU, and the tensors are elsewhere, nothing can launch the kernels, "
+    "or the driver does not load one of them.",
     DeviceError,
     hint="the kernels are in the cache; to run them, move the model and its inputs to the GPU",
 )
@@ -525,6 +526,14 @@ TOO_LARGE = Code(
     "Rows, elements of a row and blocks are counted in 32 bits; offsets in memory have 64.",
     DeviceError,
     hint="call with fewer tokens at once",
+)
+NO_ROOM = Code(
+    "FL1010",
+    "no memory on the device for a call",
+    "The temporaries and results of a program do not fit beside what the device holds already. "
+    "It is a `torch.OutOfMemoryError`, too.",
+    DeviceError,
+    hint="call it with fewer tokens, or make room: graphs='none' frees what graphs hold",
 )
 UNKNOWN_GPU = Code(
     "FL1004",

@@ -112,6 +112,10 @@ class Bound:
     native: bool
 
 
+class NoRoomError(errors.DeviceError, torch.OutOfMemoryError):
+    """There is no memory for a call of which nothing has run."""
+
+
 class Program:
     """A plan that can be called with flat arguments; safe to call from several threads. ``used``
     tells whether it was.
@@ -333,12 +337,29 @@ class Program:
     # -- running ------------------------------------------------------------------------------
 
     def _run(self, bound: Bound, arguments: Sequence[Any]) -> list[Tensor]:
-        if self._arena.numel() < bound.arena:
-            self._arena = self.grown(self._arena, bound.arena)
-        slots = self.slots(bound, arguments, self._arena)
+        slots = self._room(bound, arguments)
         for segment in bound.segments:
             self.run_segment(segment, bound, slots)
         return self.results(bound, slots)
+
+    def _room(self, bound: Bound, arguments: Sequence[Any]) -> Slots:
+        """The memory of a call; nothing of it has run yet.
+
+        Raises:
+            NoRoomError: FL1010, where there is none.
+
+        """
+        try:
+            if self._arena.numel() < bound.arena:
+                self._arena = self.grown(self._arena, bound.arena)
+            return self.slots(bound, arguments, self._arena)
+        except torch.OutOfMemoryError as error:
+            self._arena = self.grown(self._arena, 0)
+            value = self.numbers(tuple(bound.binding.values()))
+            results = sum(value(self.plan.buffers[out.slot].nbytes) for out in bound.outputs)
+            needed = f"{bound.arena} bytes of temporaries and {results} of results"
+            found = str(error).partition("\n")[0].rstrip(".")
+            raise NoRoomError(errors.NO_ROOM.diagnostic(found=found, expected=needed)) from error
 
     def grown(self, old: Tensor, nbytes: int) -> Tensor:
         """Memory in the place of other memory, which launches that are under way may still use."""

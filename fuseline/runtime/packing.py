@@ -91,7 +91,10 @@ def _pack(group: tuple[Tensor, ...]) -> str:
     # A parameter made in inference mode stays one: torch knows them apart by their data.
     with torch.inference_mode(first.is_inference()), torch.no_grad():
         total = sum(p.numel() for p in group)
-        buffer = torch.empty(total, dtype=first.dtype, device=first.device)
+        try:
+            buffer = torch.empty(total, dtype=first.dtype, device=first.device)
+        except torch.OutOfMemoryError:
+            return f"{first.device} has no {total * first.element_size()} bytes to bring them into"
         start = 0
         for p in group:
             part = buffer[start : start + p.numel()].view(p.shape)

@@ -107,8 +107,9 @@ _SAID = 400
 
 def last_words(said: str) -> str:
     """The line of a compiler's message that tells most; empty where it says nothing."""
-    lines = [line.strip() for line in said.splitlines() if line.strip()]
-    telling = [line for line in lines if "rror" in line]
+    lines = [" ".join(line.split()) for line in said.splitlines() if line.strip()]
+    telling = [line for line in lines if "fatal" in line]
+    telling = telling or [line for line in lines if "rror" in line]
     return (telling or lines or [""])[-1][:_SAID]
 
 

@@ -175,9 +175,17 @@ def failed(status: int) -> errors.FuselineError:
 def _checked(cuda: Any, answer: Any, symbol: str, target: str) -> Any:
     status, *values = answer
     if status:
-        found = _name(cuda, status)
-        raise errors.KERNEL_UNLOADABLE.error(symbol, where=target or None, found=found)
+        found = f"{_name(cuda, status)}, with a driver for CUDA {_version(cuda)}"
+        full = "OUT_OF_MEMORY" in str(status.name)
+        hint = "free memory of the device: kernels lie there, too" if full else None
+        raise errors.KERNEL_UNLOADABLE.error(symbol, where=target or None, found=found, hint=hint)
     return values[0] if values else None
+
+
+def _version(cuda: Any) -> str:
+    """The newest CUDA that the driver knows."""
+    _, version = cuda.cuDriverGetVersion()
+    return f"{version // 1000}.{version % 1000 // 10}"
 
 
 def _name(cuda: Any, status: Any) -> str:

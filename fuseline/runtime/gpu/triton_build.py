@@ -117,10 +117,13 @@ def _compile(source: TritonSource, capability: int, folder: Path) -> None:
             if found := _SIGNAL.search(str(error)):  # by the keyboard, say: that tells nothing
                 words = f"it was ended by signal {found.group(1)}"
                 raise errors.COMPILER_UNUSABLE.error("ptxas", found=words) from error
+            words = last_words(str(error)) or type(error).__name__
+            unknown = "gpu-name" in words or "not a recognized processor" in words
             diagnostic = errors.KERNEL_REFUSED.diagnostic(
                 source.symbol,
                 where=f"sm_{capability}",
-                found=last_words(str(error)) or type(error).__name__,
+                found=words,
+                hint="this Triton does not know the target: install a newer one" if unknown else None,
             )
             output = said.getvalue() + str(error)
             raise TritonError(diagnostic, source=source, output=output) from error

@@ -11,7 +11,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import TypeAlias
+from typing import Any, TypeAlias
 
 import torch
 from torch import Tensor
@@ -223,14 +223,22 @@ def fill(memory: Tensor, given: Tensor, dims: Sequence[PadArg]) -> None:
             copy_over(rest, part.narrow(each.axis, real - 1, 1).expand_as(rest))
 
 
-def own_rows(program: Program, wider: Wider, found: Sequence[Tensor]) -> list[Tensor]:
-    """The results of a call, in new memory and in their form, out of those of larger sizes."""
+def own_rows(
+    program: Program, wider: Wider, found: Sequence[Tensor], given: Sequence[Any]
+) -> list[Tensor]:
+    """The results of a call, in new memory and in their form, out of those of larger sizes; what
+    was given is given back as it is.
+    """
     made: dict[int, Tensor] = {}
     results: list[Tensor] = []
     for tensor, cuts, form, nbytes in zip(
         found, wider.cuts, wider.results, wider.sizes, strict=True
     ):
-        if program.plan.buffers[form.buffer].kind == "host":
+        buffer = program.plan.buffers[form.buffer]
+        if buffer.kind == "arg":
+            results.append(form.on(given[buffer.arg]))
+            continue
+        if buffer.kind == "host":
             fresh = torch.empty_strided(
                 form.shape, form.strides, dtype=form.dtype, device=program.device
             )

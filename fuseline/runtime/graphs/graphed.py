@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from fuseline import errors
-from fuseline.runtime.executor import Bound, Program
+from fuseline.runtime.executor import Bound, NoRoomError, Program
 from fuseline.runtime.fork import renew_in_children
 from fuseline.runtime.graphs.buckets import Buckets, Key, Wider
 from fuseline.runtime.graphs.recorder import NotRecordable, Recorder, first_line
@@ -199,12 +199,22 @@ class Graphed:
             state.calls += 1
             chosen = self._chosen(key, state, given)
             if chosen is None or chosen.entry is None:
-                return program.run(key, given)
+                return self._plain(key, given)
             chosen.replays += 1
             program.kernels.follow()
             with torch.no_grad():
                 wider = None if chosen is state else state.wider
                 return replay(program, chosen.entry, given, wider)
+
+    def _plain(self, key: Key, given: Sequence[Any]) -> list[Tensor]:
+        """Run without recordings; they give way where there is no memory for that beside them."""
+        try:
+            return self.program.run(key, given)
+        except NoRoomError:
+            if not self._held():
+                raise
+            self._forget_all()
+            return self.program.run(key, given)
 
     def _state(self, key: Key) -> _State:
         """What is known of these sizes, which were used just now."""
@@ -283,6 +293,12 @@ class Graphed:
             state.entry.release()
         state.entry = None
 
+    def _forget_all(self) -> None:
+        for other in self._states.values():
+            self._forget(other)
+        self._arena = self.program.grown(self._arena, 0)
+        self.recorder.trim()
+
     def _evict(self) -> None:
         """Forget the recordings used longest ago, until the rest fit; never the latest."""
         held = self._held()
@@ -316,10 +332,7 @@ class Graphed:
             try:
                 return self._recorded(bound, state, given, wider)
             except torch.OutOfMemoryError as error:
-                for other in self._states.values():
-                    self._forget(other)
-                self._arena = self.program.grown(self._arena, 0)
-                self.recorder.trim()
+                self._forget_all()
                 if last:
                     state.reason = "no memory for a recording"
                     errors.NOT_RECORDED.warn(found=first_line(error), stacklevel=7)

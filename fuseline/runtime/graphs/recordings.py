@@ -193,7 +193,7 @@ def replay(
         for part in entry.parts:
             part()
         if wider is not None:
-            return own_rows(program, wider, program.results(entry.bound, entry.slots))
+            return own_rows(program, wider, program.results(entry.bound, entry.slots), given)
         return _results(program, entry, given)
     finally:
         entry.let_go()

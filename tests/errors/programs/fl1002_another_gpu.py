@@ -11,6 +11,7 @@ STATUS = SimpleNamespace(name="CUDA_ERROR_NO_BINARY_FOR_GPU")
 CUDA = mock.Mock()
 CUDA.cuCtxPushCurrent.return_value = (0,)
 CUDA.cuModuleLoadData.return_value = (STATUS, None)
+CUDA.cuDriverGetVersion.return_value = (0, 12040)
 CUDA.cuGetErrorString.return_value = (0, b"no kernel image is available")
 
 

@@ -177,6 +177,18 @@ def test_no_rows_are_added_where_rows_meet(tools: Tools, text: str) -> None:
     assert [made.replays for made in recorder.made] == [2, 2]
 
 
+def test_what_is_given_is_given_back(tools: Tools) -> None:
+    text = "func @f(%x: f32[S, 8]) { %y = add %x, %x  return %x, %y }"
+    _, recorder, run = graphed(tools, text)
+    for call in range(3):
+        x = rows(5, call)
+        same, double = run([x])
+        assert same.data_ptr() == x.data_ptr()
+        assert same.shape == x.shape
+        assert torch.equal(double, x + x)
+    assert recorder.made[0].replays == 2
+
+
 def test_an_empty_batch_is_itself(tools: Tools) -> None:
     _, _, run = graphed(tools, ROWS)
     for _ in range(3):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import weakref
 from concurrent.futures import ThreadPoolExecutor
+from typing import Any
 
 import pytest
 import torch
@@ -276,3 +277,39 @@ def test_others_give_way_before_a_recording_is_given_up(tools: Tools) -> None:
     recorder.fail = None
     run([torch.ones(3)])
     assert run.recorded == 1
+
+
+def test_recordings_give_way_to_a_call_without_one(
+    tools: Tools, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    program, recorder, run = graphed(tools, SORTED)
+    for _ in range(2):
+        run([torch.ones(3)])
+    slots = Program.slots
+
+    def full(self: Program, *given: Any) -> Any:
+        if run.recorded:
+            raise torch.OutOfMemoryError("CUDA out of memory")
+        return slots(self, *given)
+
+    monkeypatch.setattr(Program, "slots", full)
+    x = torch.randn(7)
+    for g, w in zip(run([x]), program([x]), strict=True):
+        assert torch.equal(g, w)
+    assert run.recorded == 0
+    assert recorder.trimmed == 1
+
+
+def test_without_memory_for_a_call_it_says_what_it_needs(
+    tools: Tools, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    program, _, run = graphed(tools, SORTED)
+
+    def full(self: Program, *given: Any) -> Any:
+        raise torch.OutOfMemoryError("CUDA out of memory")
+
+    monkeypatch.setattr(Program, "slots", full)
+    for call in (program, run):
+        with pytest.raises(torch.OutOfMemoryError, match="FL1010 .*bytes of temp") as caught:
+            call([torch.randn(7)])
+        assert isinstance(caught.value, DeviceError)
