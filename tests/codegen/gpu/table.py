@@ -10,6 +10,7 @@ a kernel for which no configuration does without spills.
 from __future__ import annotations
 
 import argparse
+import dataclasses
 import json
 import sys
 from collections.abc import Iterator, Sequence
@@ -18,12 +19,14 @@ from pathlib import Path
 
 from fuseline.build_gpu import Candidate, choose, needs_building
 from fuseline.codegen.forms import When
+from fuseline.codegen.gpu.cuda import CudaKernel
 from fuseline.codegen.lower import Launch, emit
 from fuseline.codegen.targets import GPU_TARGETS
 from fuseline.config import Config
 from fuseline.ir.layout import LayoutMap
 from fuseline.ir.text import parse_func
 from fuseline.runtime.cache import Cache
+from fuseline.runtime.gpu import cuda_build
 from fuseline.runtime.gpu.triton_build import identity
 from tests.codegen.gpu import (
     head_models,
@@ -44,11 +47,12 @@ HEAD = """\
 What the generated kernels need at the sizes of released models, for each target: registers of a
 thread, kilobytes of shared memory of a block, warps of a block, and the widest load and store in
 bits. A kernel that spills is not in the table, as it is never run: the next configuration is taken.
-Sizes are the range of tokens (or rows) that the kernel runs for, where several share an op. Nothing
-of this was run on a GPU; it is read from the machine code.
+Sizes are the range of tokens (or rows) that the kernel runs for, where several share an op. Kernels
+whose names end in `_cuda` are in CUDA C++, the others in Triton; of two for the same sizes the
+likelier stands first. Nothing of this was run on a GPU; it is read from the machine code.
 
-Made by `python -m tests.codegen.gpu.table`; the figures, and the versions of Triton and of its
-assemblers, are in `benchmarks/results/gpu_binaries.json`.
+Made by `python -m tests.codegen.gpu.table`; the figures, and the versions of Triton, of its
+assemblers and of NVRTC, are in `benchmarks/results/gpu_binaries.json`.
 """
 
 NORMS = {
@@ -59,6 +63,11 @@ NORMS = {
     }""",
     "DeepSeek-V3, residual and norm": """func @f(%x: bf16[S, 7168], %r: bf16[S, 7168],
         %w: bf16[7168]) {
+      %s, %y = add_rms_norm %x, %r, %w
+      return %s, %y
+    }""",
+    "rows of 5120, residual and norm": """func @f(%x: bf16[S, 5120], %r: bf16[S, 5120],
+        %w: bf16[5120]) {
       %s, %y = add_rms_norm %x, %r, %w
       return %s, %y
     }""",
@@ -139,8 +148,19 @@ def rows(cache: Cache, chosen: dict[str, list[Launch]]) -> Iterator[Row]:
     for case, launches in chosen.items():
         print(case, file=sys.stderr, flush=True)
         for launch in filter(needs_building, launches):
-            found = {target.name: choose(cache, launch, target) for target in GPU_TARGETS}
-            yield Row(case, launch.kernel.family, launch.when, found)
+            for road in by_language(launch):
+                found = {target.name: choose(cache, road, target) for target in GPU_TARGETS}
+                yield Row(case, road.kernel.family, launch.when, found)
+
+
+def by_language(launch: Launch) -> Iterator[Launch]:
+    """The configurations of a launch in Triton, and those in CUDA C++, as a launch each; what is
+    first in the launch is first.
+    """
+    every = (launch, *launch.others)
+    for kind in dict.fromkeys(isinstance(each.kernel, CudaKernel) for each in every):
+        first, *others = (e for e in every if isinstance(e.kernel, CudaKernel) is kind)
+        yield dataclasses.replace(first, others=tuple(others))
 
 
 def as_json(row: Row) -> dict[str, object]:
@@ -204,7 +224,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         print("\n".join(chosen))
         return 0
     found = list(rows(Cache.open(Config().cache_dir), chosen))
-    results = {"compiler": identity(), "kernels": [as_json(row) for row in found]}
+    compilers = f"{identity()}, {cuda_build.identity()}"
+    results = {"compiler": compilers, "kernels": [as_json(row) for row in found]}
     RESULTS.write_text(json.dumps(results, indent=1) + "\n")
     PAGE.write_text(page(found))
     bad = [(r.case, r.family, t) for r in found for t, f in r.found.items() if isinstance(f, str)]

@@ -7,6 +7,7 @@ import pytest
 from fuseline.codegen.gpu.cuda_norm import CudaRowNormKernel, forms
 from fuseline.codegen.gpu.norm import RowNormKernel
 from fuseline.codegen.lower import Launch, emit
+from fuseline.codegen.norms import Norm
 from fuseline.codegen.targets import GPU_TARGETS
 from fuseline.ir.layout import LayoutMap
 from fuseline.ir.text import parse_func
@@ -92,9 +93,8 @@ def test_first_where_blocks_of_triton_are_padded() -> None:
 
 def test_no_form_for_rows_that_the_threads_of_a_block_do_not_hold() -> None:
     """A thread would have to keep 60 elements of them; Triton's kernel remains."""
-    wide = RowNormKernel("f32", 61441)
     with pytest.raises(ValueError, match="rows of 61441 elements, 1 at once"):
-        forms(wide, warps=1)
+        forms(Norm("f32", 61441), flat=True, warps=1)
 
 
 @pytest.mark.parametrize("width", [4096, 5120, 7168])

@@ -1,6 +1,6 @@
 """Launches through the stub driver that the dynamic linker finds; a program for the tests.
 
-LD_LIBRARY_PATH=... python -m tests.runtime.gpu.launch_on_stub CACHE WIDTH
+LD_LIBRARY_PATH=... python -m tests.runtime.gpu.launch_on_stub CACHE WIDTH [cuda]
 """
 
 from __future__ import annotations
@@ -22,15 +22,19 @@ from fuseline.runtime.native import Launch, Runner
 from fuseline.runtime.toolchain import find_toolchain
 
 PARAMETERS = ("*bf16", "*fp32", "i32", "i64", "i32", "*i8", "*i8")
+"""Of a kernel in Triton; one in CUDA C++ has no scratch pointers behind its arguments."""
+
 STREAM = 0x77
 REPEATS, LAUNCHES = 200, 100
 
 
-def main(folder: str, width: int) -> None:
+def main(folder: str, width: int, *, cuda: bool = False) -> None:
     """Two launches, one of them of no blocks; then many, for their cost. ``width`` is shares."""
     cache = Cache.open(Path(folder))
     toolchain = find_toolchain(cache)
     binary = Binary("norm_01", b"\x7fELF", PARAMETERS, 4, 65536, {})
+    if cuda:
+        binary = Binary("norm_01", b"\x7fELF", PARAMETERS[:-2], 5, 0, {}, scratch_pointers=0)
     answer: dict[str, object] = {}
     try:
         launcher = Launcher.open(cache, toolchain)
@@ -70,4 +74,4 @@ def cost(run: object) -> float:
 
 if __name__ == "__main__":
     with mock.patch.object(_torch, "current_stream", return_value=STREAM):
-        main(sys.argv[1], int(sys.argv[2]))
+        main(sys.argv[1], int(sys.argv[2]), cuda=sys.argv[3:] == ["cuda"])

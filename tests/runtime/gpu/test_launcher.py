@@ -16,6 +16,7 @@ from tests.runtime.gpu.launch_on_stub import STREAM
 pytest.importorskip("cuda.bindings", reason="cuda-bindings is not installed")
 
 HERE = Path(__file__).parent
+PROGRAM = "tests.runtime.gpu.launch_on_stub"
 
 
 @pytest.fixture(scope="module")
@@ -29,13 +30,13 @@ def stub(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def run(
-    stub: Path, tmp: Path, width: int = 1, **variables: str
+    stub: Path, tmp: Path, width: int = 1, *more: str, **variables: str
 ) -> tuple[dict[str, Any], list[str]]:
     """What the program answered, and what the stub wrote down."""
     record = tmp / "record"
     settings = {"LD_LIBRARY_PATH": str(stub), "STUB_RECORD": str(record), **variables}
     done = subprocess.run(
-        [sys.executable, "-m", "tests.runtime.gpu.launch_on_stub", str(stub / "cache"), str(width)],
+        [sys.executable, "-m", PROGRAM, str(stub / "cache"), str(width), *more],
         env={**os.environ, **settings},
         capture_output=True,
         text=True,
@@ -52,6 +53,16 @@ def test_a_launch_passes_every_argument_as_its_type(stub: Path, tmp_path: Path) 
     arguments = f"{x} {y} 7 {2**40 + 3} -5 (nil) (nil)"
     head = f"launch 0x2000 grid 3 2 1 block 128 1 1 shared 65536 stream {hex(STREAM)}"
     assert first == f"{head} {arguments}"
+
+
+def test_a_kernel_in_cuda_has_blocks_of_its_size_and_no_scratch(stub: Path, tmp_path: Path) -> None:
+    """Two null pointers that the driver does not look at lie behind its parameters."""
+    answer, record = run(stub, tmp_path, 1, "cuda", STUB_TYPES="ppilipp")
+    first = next(line for line in record if line.startswith("launch"))
+    x, y = hex(answer["x"] + 4), hex(answer["y"])
+    head = f"launch 0x2000 grid 3 2 1 block 160 1 1 shared 0 stream {hex(STREAM)}"
+    assert first == f"{head} {x} {y} 7 {2**40 + 3} -5 (nil) (nil)"
+    assert "attribute" not in " ".join(record)
 
 
 def test_a_kernel_is_loaded_once_and_asks_for_its_shared_memory(stub: Path, tmp_path: Path) -> None:
