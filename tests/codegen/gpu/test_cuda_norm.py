@@ -97,7 +97,10 @@ def test_no_form_for_rows_that_the_threads_of_a_block_do_not_hold() -> None:
         forms(Norm("f32", 61441), flat=True, warps=1)
 
 
-@pytest.mark.parametrize("width", [4096, 5120, 7168])
+@pytest.mark.parametrize(
+    "width",
+    [pytest.param(4096, marks=pytest.mark.slow), 5120, pytest.param(7168, marks=pytest.mark.slow)],
+)
 def test_binaries_of_released_sizes_move_16_bytes_at_once(width: int, binary_cache: Cache) -> None:
     found = [n for n in launches(norm(width))[0] if isinstance(n.kernel, CudaRowNormKernel)]
     for target, made in binaries_of(found[:1], binary_cache, GPU_TARGETS):
