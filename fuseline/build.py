@@ -10,7 +10,7 @@ from functools import lru_cache
 
 from fuseline import errors
 from fuseline.assemble import Assembled, askew_arguments, assemble, with_padding
-from fuseline.build_gpu import Candidate, choose, needs_building
+from fuseline.build_gpu import Candidate, choose, needs_building, not_tried
 from fuseline.codegen import lowerings
 from fuseline.codegen.lower import Emitted, Launch, emit
 from fuseline.codegen.targets import TARGETS, Target
@@ -207,18 +207,26 @@ def _build_for_gpu(
     binaries = {c.binary.symbol: c.binary for c in chosen.values()}
     sources = {c.binary.symbol: c.launch.kernel.render() for c in chosen.values()}
     done = assemble(func, layouts, emitted)
-    records = tuple(_measured(r, binaries.get(r.symbol), target) for r in done.records)
+    notes = {c.binary.symbol: not_tried(wanted[n]) for n, c in chosen.items()}
+    records = tuple(_measured(r, binaries, notes, target) for r in done.records)
     done = replace(done, plan=with_padding(done.plan, func), records=records)
     return Built(done, sources, binaries=binaries, target=target)
 
 
-def _measured(record: KernelRecord, binary: Binary | None, target: Target) -> KernelRecord:
+def _measured(
+    record: KernelRecord,
+    binaries: Mapping[str, Binary],
+    notes: Mapping[str, str],
+    target: Target,
+) -> KernelRecord:
     """The record of a kernel, with what its machine code needs."""
+    binary = binaries.get(record.symbol)
     if binary is None or record.status != "native":
         return record
     shared = binary.shared_memory + binary.resources["static_shared_memory"]
     resources = {**binary.resources, "shared_memory": shared, "warps": binary.warps}
-    return replace(record, needs=binary.needs, target=target.name, resources=resources)
+    needs = binary.needs + notes[record.symbol]
+    return replace(record, needs=needs, target=target.name, resources=resources)
 
 
 def _configured(item: Emitted, chosen: Mapping[str, Candidate]) -> Emitted:

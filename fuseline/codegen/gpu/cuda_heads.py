@@ -359,10 +359,10 @@ def leads(kernel: CudaHeadsKernel, triton: QkNormRopeKernel) -> bool:
     """Whether a kernel is likelier to do well than Triton's, by what is known without a GPU.
 
     Both wait for memory, so Triton's stands where nothing sets them apart. What does: its tiles are
-    powers of two, and of heads of 80, 96 or 112 elements, of which the halves are 40, 48 and 56,
-    three to one of eight threads have nothing to read while they hold registers and take their
-    turn. Here a head has 5, 6 or 7 lanes, all with 16 bytes of each half. That takes rows of which
-    16 bytes can be read at once.
+    powers of two. Of heads of 80 or 96 elements, whose halves of 40 and 48 are in tiles of 64, and
+    of rows of 1536 in blocks of 2048, three or two of eight threads have nothing to read while they
+    hold registers and take their turn. Here a head has 5 or 6 lanes, all with 16 bytes of each
+    half, and a warp six or five such heads. That takes rows of which 16 bytes can be read at once.
     """
     tiles = [(s, stream_tiles(s, triton.rotation)[0]) for s in triton.streams]
     done = sum(s.heads * s.width for s in triton.streams)

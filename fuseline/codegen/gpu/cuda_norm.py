@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 from dataclasses import dataclass
+from typing import Any
 
 from fuseline.codegen.gpu.cuda import (
     CPP_TYPES,
@@ -147,19 +148,19 @@ class CudaRowNormKernel(Norm, CudaKernel, template="cuda/row_norm_cuda.cu.jinja"
         return tuple(step for step in found if step)
 
 
-def forms(triton: RowNormKernel, *, warps: int) -> list[CudaRowNormKernel]:
-    """The CUDA C++ kernels that do the same, the likelier first.
+def forms(norm: Norm, *, flat: bool, warps: int) -> list[CudaRowNormKernel]:
+    """The kernels of a norm, the likelier first.
 
     Args:
-        triton: the norm.
+        norm: what is done.
+        flat: as in `RowNormKernel`.
         warps: of a block that has several rows.
 
     Raises:
         ValueError: there is none: a row is too long for the threads of a block.
 
     """
-    norm = Norm(**{f.name: getattr(triton, f.name) for f in dataclasses.fields(Norm)})
-    fields = dataclasses.asdict(norm) | {"flat": triton.flat}
+    fields: dict[str, Any] = dataclasses.asdict(norm) | {"flat": flat}
     unit = vector(norm.dtype, norm.width)
     units = norm.width // unit
     if units <= NARROW:

@@ -11,7 +11,7 @@ from fuseline.codegen.gpu.cuda_norm import CudaRowNormKernel
 from fuseline.codegen.gpu.kernel import ceil_div, launch, with_hints
 from fuseline.codegen.gpu.norm import WIDEST, RowNormKernel
 from fuseline.codegen.lower import Launch, Lowered, Refusal, lowers, work
-from fuseline.codegen.norms import NormOperands, norm_operands
+from fuseline.codegen.norms import Norm, NormOperands, norm_operands
 from fuseline.ir.layout import LayoutMap
 from fuseline.ir.ops.fused import AddRmsNorm
 from fuseline.ir.ops.raised import LayerNorm, RmsNorm
@@ -78,7 +78,9 @@ def _launch(
     buffers = (*found.sources, *found.parameters, *found.results)
     warps = dict.fromkeys(min(32, max(1, elements // (32 * each))) for each in (8, 4, 16))
     in_triton = [dataclasses.replace(kernel, warps=n) for n in warps]
-    in_cuda = [with_hints(k, buffers, dims, layouts) for k in _in_cuda(kernel)]
+    several = 1 if kernel.block_rows == 1 else CUDA_WARPS
+    forms = _in_cuda(found.norm, flat=kernel.flat, warps=several)
+    in_cuda = [with_hints(k, buffers, dims, layouts) for k in forms]
     cuda_first = bool(in_cuda) and cuda_norm.leads(in_cuda[0], kernel)
     both = [*in_cuda, *in_triton] if cuda_first else [*in_triton, *in_cuda]
     made = [
@@ -88,10 +90,10 @@ def _launch(
     return dataclasses.replace(made[0], others=tuple(made[1:]))
 
 
-def _in_cuda(kernel: RowNormKernel) -> list[CudaRowNormKernel]:
+def _in_cuda(norm: Norm, *, flat: bool, warps: int) -> list[CudaRowNormKernel]:
     """The same in CUDA C++."""
     try:
-        return cuda_norm.forms(kernel, warps=1 if kernel.block_rows == 1 else CUDA_WARPS)
+        return cuda_norm.forms(norm, flat=flat, warps=warps)
     except ValueError as error:
-        log.debug("%s: no form in CUDA C++ for %s", kernel.symbol, error)
+        log.debug("no form in CUDA C++ for %s", error)
         return []

@@ -134,8 +134,9 @@ def _compile(source: CudaSource, capability: int, folder: Path) -> None:
         status = program.compile([f"--gpu-architecture=sm_{capability}", *OPTIONS])
         if status:
             log = program.answer("ProgramLog").decode(errors="replace").strip("\0\n ")
+            first = next((line for line in log.splitlines() if ": error" in line), log)
             diagnostic = errors.KERNEL_REFUSED.diagnostic(
-                source.symbol, where=f"sm_{capability}", found=last_words(log) or status.name
+                source.symbol, where=f"sm_{capability}", found=last_words(first) or status.name
             )
             raise CudaError(diagnostic, source=source, output=log)
         (folder / "kernel.cubin").write_bytes(program.answer("CUBIN"))

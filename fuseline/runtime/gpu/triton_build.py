@@ -123,7 +123,9 @@ def _compile(source: TritonSource, capability: int, folder: Path) -> None:
                 source.symbol,
                 where=f"sm_{capability}",
                 found=words,
-                hint="this Triton does not know the target: install a newer one" if unknown else None,
+                hint="this Triton does not know the target: install a newer one"
+                if unknown
+                else None,
             )
             output = said.getvalue() + str(error)
             raise TritonError(diagnostic, source=source, output=output) from error

@@ -70,12 +70,17 @@ def _as_elements(buffer: Tensor | None, kind: str) -> Tensor | None:
     return buffer.view(DType(kind).torch)
 
 
-def configured(launch: Launch) -> Launch:
-    """The first configuration of a launch in the language at hand; on a GPU the one that suits."""
+def in_language(launch: Launch) -> Launch:
+    """A launch with those of its configurations that are in the language at hand."""
     kind = CudaKernel if ROAD == "cuda" else TritonKernel
     found = [n for n in (launch, *launch.others) if isinstance(n.kernel, kind)]
     assert found, f"no configuration of {launch.kernel.family} in {ROAD}"
-    first = dataclasses.replace(found[0], others=tuple(found[1:]))
+    return dataclasses.replace(found[0], others=tuple(found[1:]))
+
+
+def configured(launch: Launch) -> Launch:
+    """The first configuration of a launch in the language at hand; on a GPU the one that suits."""
+    first = in_language(launch)
     if on_device():
         from tests.codegen.gpu.device import device
 
@@ -96,7 +101,9 @@ def check(text: str, arguments: Sequence[Tensor], *, ops: Sequence[str] | None =
 def binaries(
     text: str, cache: Cache, targets: Sequence[Target] = GPU_TARGETS
 ) -> list[tuple[Target, Candidate]]:
-    """The binaries of every launch for every target: each first configuration must do."""
+    """The binaries of every launch for every target, in Triton or, by the fixture of a module, in
+    CUDA C++: each first configuration must do.
+    """
     func = parse_func(text)
     emitted = emit(func, LayoutMap(func), "cuda")
     found: list[tuple[Target, Candidate]] = []
@@ -115,7 +122,7 @@ def binaries_of(
         if isinstance(launch.kernel, LibraryKernel):
             continue
         for target in targets:
-            made = candidate(cache, dataclasses.replace(launch, others=()), target)
+            made = candidate(cache, in_language(launch), target)
             assert isinstance(made, Candidate), made
             found.append((target, made))
     return found

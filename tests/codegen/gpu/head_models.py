@@ -73,5 +73,6 @@ RELEASED = {
     "DeepSeek-V3, pairs side by side": mla_write(512, 64, 1536, more=', style = "deinterleave"'),
     "DeepSeek-V3, queries": rope(128, 192, 128, 64),
     "DeepSeek-V3, queries by pairs": rope(128, 192, 128, 64, more=', style = "interleaved"'),
+    **{f"heads of {width}": qk_write((32, 8), width) for width in (64, 80, 96, 112)},
 }
 """A func for each; "DeepSeek-V3, queries" rotates the last 64 of 192 elements of 128 heads."""

@@ -2,6 +2,7 @@
 
     python -m tests.codegen.gpu.table            # minutes; what is in the cache is not built again
     python -m tests.codegen.gpu.table --list     # the cases
+    python -m tests.codegen.gpu.table --only norms heads        # these groups; the others stay
 
 The cases are those of the tests of binaries. No GPU is needed. The exit code is 1 where a case has
 a kernel for which no configuration does without spills.
@@ -10,20 +11,24 @@ a kernel for which no configuration does without spills.
 from __future__ import annotations
 
 import argparse
+import dataclasses
 import json
 import sys
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any, TypeAlias
 
 from fuseline.build_gpu import Candidate, choose, needs_building
 from fuseline.codegen.forms import When
+from fuseline.codegen.gpu.cuda import CudaKernel
 from fuseline.codegen.lower import Launch, emit
 from fuseline.codegen.targets import GPU_TARGETS
 from fuseline.config import Config
 from fuseline.ir.layout import LayoutMap
 from fuseline.ir.text import parse_func
 from fuseline.runtime.cache import Cache
+from fuseline.runtime.gpu import cuda_build
 from fuseline.runtime.gpu.triton_build import identity
 from tests.codegen.gpu import (
     head_models,
@@ -44,11 +49,12 @@ HEAD = """\
 What the generated kernels need at the sizes of released models, for each target: registers of a
 thread, kilobytes of shared memory of a block, warps of a block, and the widest load and store in
 bits. A kernel that spills is not in the table, as it is never run: the next configuration is taken.
-Sizes are the range of tokens (or rows) that the kernel runs for, where several share an op. Nothing
-of this was run on a GPU; it is read from the machine code.
+Sizes are the range of tokens (or rows) that the kernel runs for, where several share an op. Kernels
+whose names end in `_cuda` are in CUDA C++, the others in Triton; of two for the same sizes the
+likelier stands first. Nothing of this was run on a GPU; it is read from the machine code.
 
-Made by `python -m tests.codegen.gpu.table`; the figures, and the versions of Triton and of its
-assemblers, are in `benchmarks/results/gpu_binaries.json`.
+Made by `python -m tests.codegen.gpu.table`; the figures, and the versions of Triton, of its
+assemblers and of NVRTC, are in `benchmarks/results/gpu_binaries.json`.
 """
 
 NORMS = {
@@ -59,6 +65,11 @@ NORMS = {
     }""",
     "DeepSeek-V3, residual and norm": """func @f(%x: bf16[S, 7168], %r: bf16[S, 7168],
         %w: bf16[7168]) {
+      %s, %y = add_rms_norm %x, %r, %w
+      return %s, %y
+    }""",
+    "rows of 5120, residual and norm": """func @f(%x: bf16[S, 5120], %r: bf16[S, 5120],
+        %w: bf16[5120]) {
       %s, %y = add_rms_norm %x, %r, %w
       return %s, %y
     }""",
@@ -139,11 +150,26 @@ def rows(cache: Cache, chosen: dict[str, list[Launch]]) -> Iterator[Row]:
     for case, launches in chosen.items():
         print(case, file=sys.stderr, flush=True)
         for launch in filter(needs_building, launches):
-            found = {target.name: choose(cache, launch, target) for target in GPU_TARGETS}
-            yield Row(case, launch.kernel.family, launch.when, found)
+            for road in by_language(launch):
+                found = {target.name: choose(cache, road, target) for target in GPU_TARGETS}
+                yield Row(case, road.kernel.family, launch.when, found)
 
 
-def as_json(row: Row) -> dict[str, object]:
+def by_language(launch: Launch) -> Iterator[Launch]:
+    """The configurations of a launch in Triton, and those in CUDA C++, as a launch each; what is
+    first in the launch is first.
+    """
+    every = (launch, *launch.others)
+    for kind in dict.fromkeys(isinstance(each.kernel, CudaKernel) for each in every):
+        first, *others = (e for e in every if isinstance(e.kernel, CudaKernel) is kind)
+        yield dataclasses.replace(first, others=tuple(others))
+
+
+Entry: TypeAlias = "dict[str, Any]"
+"""A row in the file of results."""
+
+
+def as_json(row: Row) -> Entry:
     """A row for the file of results."""
     targets = {
         name: found
@@ -159,38 +185,42 @@ def as_json(row: Row) -> dict[str, object]:
     return {"case": row.case, "family": row.family, "sizes": sizes, "targets": targets}
 
 
-def page(found: Sequence[Row]) -> str:
+def group_of(case: str) -> str:
+    """The table that a case is in."""
+    return case.partition(": ")[0]
+
+
+def page(entries: Sequence[Entry]) -> str:
     """The page: a table for each group of cases."""
     parts = [HEAD]
     group = ""
     names = [target.name for target in GPU_TARGETS]
-    for row in found:
-        head, _, rest = row.case.partition(": ")
+    for entry in entries:
+        head, rest = group_of(entry["case"]), entry["case"].partition(": ")[2]
         if head != group:
             group = head
             columns = ["case", "kernel", "sizes", *names]
             parts.append(f"\n## {head[0].upper()}{head[1:]}\n\n| {' | '.join(columns)} |")
             parts.append(f"|{' --- |' * len(columns)}")
-        cells = [rest, row.family, _sizes(row.when), *(_cell(row.found[name]) for name in names)]
-        parts.append(f"| {' | '.join(cells)} |")
+        needs = (_cell(entry["targets"][name]) for name in names)
+        parts.append(f"| {' | '.join([rest, entry['family'], _sizes(entry['sizes']), *needs])} |")
     return "\n".join(parts) + "\n"
 
 
-def _sizes(when: When) -> str:
-    if when is None:
+def _sizes(sizes: tuple[int, int | None] | None) -> str:
+    if sizes is None:
         return "all"
-    _, low, high = when
+    low, high = sizes
     return f"{low} and up" if high is None else str(low) if low == high else f"{low} to {high}"
 
 
-def _cell(found: Candidate | str) -> str:
+def _cell(found: dict[str, int] | str) -> str:
     if isinstance(found, str):
         return "none fits"
-    binary, resources = found.binary, found.binary.resources
-    memory = (binary.shared_memory + resources["static_shared_memory"]) / 1024
-    widths = f"{resources['widest_load']}/{resources['widest_store']}"
+    memory = (found["dynamic_shared_memory"] + found["static_shared_memory"]) / 1024
+    widths = f"{found['widest_load']}/{found['widest_store']}"
     shared = f"{memory:.0f}" if memory >= 1 or not memory else f"{memory:.1f}"
-    return f"{resources['registers']} regs, {shared} KB, {binary.warps} warps, {widths}"
+    return f"{found['registers']} regs, {shared} KB, {found['warps']} warps, {widths}"
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -198,18 +228,27 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
+    every = cases()
+    groups = list(dict.fromkeys(map(group_of, every)))
     parser.add_argument("--list", action="store_true", help="print the names of the cases")
-    chosen, arguments = cases(), parser.parse_args(argv)
+    parser.add_argument("--only", nargs="+", choices=groups, default=groups, help="these groups")
+    arguments = parser.parse_args(argv)
     if arguments.list:
-        print("\n".join(chosen))
+        print("\n".join(every))
         return 0
-    found = list(rows(Cache.open(Config().cache_dir), chosen))
-    results = {"compiler": identity(), "kernels": [as_json(row) for row in found]}
-    RESULTS.write_text(json.dumps(results, indent=1) + "\n")
+    chosen = {case: made for case, made in every.items() if group_of(case) in arguments.only}
+    found = [as_json(row) for row in rows(Cache.open(Config().cache_dir), chosen)]
+    if len(arguments.only) < len(groups):
+        before = json.loads(RESULTS.read_text())["kernels"]
+        found += [entry for entry in before if group_of(entry["case"]) not in arguments.only]
+    found.sort(key=lambda entry: groups.index(group_of(entry["case"])))
+    compilers = f"{identity()}, {cuda_build.identity()}"
+    RESULTS.write_text(json.dumps({"compiler": compilers, "kernels": found}, indent=1) + "\n")
     PAGE.write_text(page(found))
-    bad = [(r.case, r.family, t) for r in found for t, f in r.found.items() if isinstance(f, str)]
-    for case, family, target in bad:
-        print(f"{case}: no configuration of {family} for {target}", file=sys.stderr)
+    bad = [(e, name) for e in found for name, n in e["targets"].items() if isinstance(n, str)]
+    for entry, target in bad:
+        what = f"no configuration of {entry['family']} for {target}"
+        print(f"{entry['case']}: {what}", file=sys.stderr)
     return 1 if bad else 0
 
 

@@ -13,6 +13,7 @@ from tests.codegen.gpu.test_heads import (
     test_rotations,
     test_tables_of_another_dtype,
 )
+from tests.codegen.gpu.test_mla_projection import test_all_rows_at_odd_sizes
 
 pytestmark = pytest.mark.slow
 
@@ -24,6 +25,7 @@ def cuda(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 __all__ = [
+    "test_all_rows_at_odd_sizes",
     "test_bf16_rounds_where_eager_rounds",
     "test_norm_across_heads_of_unequal_number",
     "test_norms",

@@ -7,6 +7,7 @@ import pytest
 from fuseline.codegen.gpu.cuda_norm import CudaRowNormKernel, forms
 from fuseline.codegen.gpu.norm import RowNormKernel
 from fuseline.codegen.lower import Launch, emit
+from fuseline.codegen.norms import Norm
 from fuseline.codegen.targets import GPU_TARGETS
 from fuseline.ir.layout import LayoutMap
 from fuseline.ir.text import parse_func
@@ -92,12 +93,14 @@ def test_first_where_blocks_of_triton_are_padded() -> None:
 
 def test_no_form_for_rows_that_the_threads_of_a_block_do_not_hold() -> None:
     """A thread would have to keep 60 elements of them; Triton's kernel remains."""
-    wide = RowNormKernel("f32", 61441)
     with pytest.raises(ValueError, match="rows of 61441 elements, 1 at once"):
-        forms(wide, warps=1)
+        forms(Norm("f32", 61441), flat=True, warps=1)
 
 
-@pytest.mark.parametrize("width", [4096, 5120, 7168])
+@pytest.mark.parametrize(
+    "width",
+    [pytest.param(4096, marks=pytest.mark.slow), 5120, pytest.param(7168, marks=pytest.mark.slow)],
+)
 def test_binaries_of_released_sizes_move_16_bytes_at_once(width: int, binary_cache: Cache) -> None:
     found = [n for n in launches(norm(width))[0] if isinstance(n.kernel, CudaRowNormKernel)]
     for target, made in binaries_of(found[:1], binary_cache, GPU_TARGETS):

@@ -6,13 +6,13 @@ from typing import cast
 
 import pytest
 
-from fuseline.codegen.gpu.qk_norm_rope import QkNormRopeKernel
+from fuseline.codegen.gpu.qk_norm_rope import Heads
 from fuseline.codegen.lower import emit
 from fuseline.ir.layout import LayoutMap
 from fuseline.ir.text import parse_func
 from fuseline.ir.types import substitute
 from fuseline.runtime.cache import Cache
-from tests.codegen.gpu.harness import binaries
+from tests.codegen.gpu.harness import binaries, in_language
 from tests.codegen.gpu.head_models import RELEASED
 
 FAST = ("Qwen3-8B", "OLMo2-7B", "DeepSeek-V3")
@@ -27,7 +27,7 @@ def test_binaries_move_16_bytes_at_once_and_do_not_spill(model: str, binary_cach
     assert found
     for target, made in found:
         resources = made.binary.resources
-        position = 64 if cast("QkNormRopeKernel", made.launch.kernel).cached else 128
+        position = 64 if cast("Heads", made.launch.kernel).cached else 128
         assert resources["widest_load"] == 128, target.name
         assert resources["narrowest_load"] == position, target.name
         assert resources["narrowest_store"] == 128, target.name
@@ -40,7 +40,8 @@ def blocks(model: str, batch: int, tokens: int) -> int:
     (step,) = emit(func, LayoutMap(func), "cuda")
     binding = {"B": batch, "S": tokens}
     found: list[int] = []
-    for launch in step.launches:
+    for each in step.launches:
+        launch = in_language(each)
         value, low, high = launch.when or (0, 0, None)
         if low <= substitute(value, binding) and (
             high is None or substitute(value, binding) <= high

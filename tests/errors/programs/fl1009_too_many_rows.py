@@ -13,5 +13,7 @@ FUNCTION = Function(1, 128, 0, ("*bf16", "i32", "*i8", "*i8"), None)
 
 
 def program(tmp: Path) -> None:
-    kernels = DeviceKernels({}, mock.Mock(), torch.device("cuda", 0), "sm_90", _loaded={"norm": FUNCTION})
+    kernels = DeviceKernels(
+        {}, mock.Mock(), torch.device("cuda", 0), "sm_90", _loaded={"norm": FUNCTION}
+    )
     kernels.call("norm", (ROWS,), (ROWS // 8, 1, 1))

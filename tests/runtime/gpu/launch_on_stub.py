@@ -1,6 +1,6 @@
 """Launches through the stub driver that the dynamic linker finds; a program for the tests.
 
-LD_LIBRARY_PATH=... python -m tests.runtime.gpu.launch_on_stub CACHE WIDTH [LANE ...]
+LD_LIBRARY_PATH=... python -m tests.runtime.gpu.launch_on_stub CACHE WIDTH [cuda | LANE ...]
 """
 
 from __future__ import annotations
@@ -24,11 +24,13 @@ from fuseline.runtime.lanes import Lane, turns
 from fuseline.runtime.native import Launch, Runner
 
 PARAMETERS = ("*bf16", "*fp32", "i32", "i64", "i32", "*i8", "*i8")
+"""Of a kernel in Triton; one in CUDA C++ has no scratch pointers behind its arguments."""
+
 STREAM = 0x77
 REPEATS, LAUNCHES = 200, 100
 
 
-def main(folder: str, width: int, lanes: list[Lane]) -> None:
+def main(folder: str, width: int, lanes: list[Lane], *, cuda: bool = False) -> None:
     """Launches of some blocks, of none and of the most; then one for each lane, or many, for their
     cost. ``width`` is shares.
     """
@@ -36,6 +38,8 @@ def main(folder: str, width: int, lanes: list[Lane]) -> None:
     cache, toolchain = tools.cache, tools.host
     assert toolchain is not None, tools.missing
     binary = Binary("norm_01", b"\x7fELF", PARAMETERS, 4, 65536, {})
+    if cuda:
+        binary = Binary("norm_01", b"\x7fELF", PARAMETERS[:-2], 5, 0, {}, scratch_pointers=0)
     answer: dict[str, object] = {}
     try:
         launcher = Launcher.open(cache, toolchain)
@@ -97,4 +101,7 @@ def cost(run: object) -> float:
 
 if __name__ == "__main__":
     with mock.patch.object(_torch, "current_stream", return_value=STREAM):
-        main(sys.argv[1], int(sys.argv[2]), cast("list[Lane]", sys.argv[3:]))
+        more = sys.argv[3:]
+        cuda = more == ["cuda"]
+        lanes = [] if cuda else cast("list[Lane]", more)
+        main(sys.argv[1], int(sys.argv[2]), lanes, cuda=cuda)

@@ -7,7 +7,6 @@ import os
 import shutil
 import subprocess
 import sys
-from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 from unittest import mock
@@ -24,6 +23,7 @@ from tests.runtime.gpu.launch_on_stub import STREAM
 pytest.importorskip("cuda.bindings", reason="cuda-bindings is not installed")
 
 HERE = Path(__file__).parent
+PROGRAM = "tests.runtime.gpu.launch_on_stub"
 
 
 @pytest.fixture(scope="module")
@@ -40,8 +40,7 @@ def run(
     stub: Path,
     tmp: Path,
     width: int = 1,
-    lanes: Sequence[str] = (),
-    *,
+    *more: str,
     cache: Path | None = None,
     **variables: str,
 ) -> tuple[dict[str, Any], list[str]]:
@@ -49,9 +48,9 @@ def run(
     folder = str(cache or stub / "cache")
     record = tmp / "record"
     settings = {"LD_LIBRARY_PATH": str(stub), "STUB_RECORD": str(record), **variables}
-    program = [sys.executable, "-m", "tests.runtime.gpu.launch_on_stub"]
+    program = [sys.executable, "-m", PROGRAM]
     done = subprocess.run(
-        [*program, folder, str(width), *lanes],
+        [*program, folder, str(width), *more],
         env={**os.environ, **settings},
         capture_output=True,
         text=True,
@@ -68,6 +67,16 @@ def test_a_launch_passes_every_argument_as_its_type(stub: Path, tmp_path: Path) 
     arguments = f"{x} {y} 7 {2**40 + 3} -5 (nil) (nil)"
     head = f"launch 0x2000 grid 3 2 1 block 128 1 1 shared 65536 stream {hex(STREAM)}"
     assert first == f"{head} {arguments}"
+
+
+def test_a_kernel_in_cuda_has_blocks_of_its_size_and_no_scratch(stub: Path, tmp_path: Path) -> None:
+    """Two null pointers that the driver does not look at lie behind its parameters."""
+    answer, record = run(stub, tmp_path, 1, "cuda", STUB_TYPES="ppilipp")
+    first = next(line for line in record if line.startswith("launch"))
+    x, y = hex(answer["x"] + 4), hex(answer["y"])
+    head = f"launch 0x2000 grid 3 2 1 block 160 1 1 shared 0 stream {hex(STREAM)}"
+    assert first == f"{head} {x} {y} 7 {2**40 + 3} -5 (nil) (nil)"
+    assert "attribute" not in " ".join(record)
 
 
 def test_a_kernel_is_loaded_once_and_asks_for_its_shared_memory(stub: Path, tmp_path: Path) -> None:
@@ -162,7 +171,7 @@ BRANCHES = ["main", "aside", "aside", "beside", "beside", "main", "aside", "besi
 
 
 def test_branches_run_on_two_streams_that_fork_and_join(stub: Path, tmp_path: Path) -> None:
-    _, record = run(stub, tmp_path, lanes=BRANCHES, STUB_TYPES="pp")
+    _, record = run(stub, tmp_path, 1, *BRANCHES, STUB_TYPES="pp")
     fork = ["record 0x90 on 0x77", "wait on 0x88 for 0x90"]
     join = ["record 0x91 on 0x88", "wait on 0x77 for 0x91"]
     recorded = [
@@ -175,13 +184,13 @@ def test_branches_run_on_two_streams_that_fork_and_join(stub: Path, tmp_path: Pa
 
 
 def test_without_branches_there_is_no_second_stream(stub: Path, tmp_path: Path) -> None:
-    _, record = run(stub, tmp_path, lanes=["main", "beside"], STUB_TYPES="pp")
+    _, record = run(stub, tmp_path, 1, "main", "beside", STUB_TYPES="pp")
     assert streams(record) == ["1 on 0x77", "2 on 0x77"] * 2
     assert not [line for line in record if line.startswith("stream")]
 
 
 @pytest.mark.parametrize("call", ["cuEventRecord", "cuStreamWaitEvent"])
 def test_a_fork_that_the_driver_refuses_is_said(stub: Path, tmp_path: Path, call: str) -> None:
-    answer, record = run(stub, tmp_path, lanes=BRANCHES, STUB_TYPES="pp", STUB_FAIL=f"{call}:1")
+    answer, record = run(stub, tmp_path, 1, *BRANCHES, STUB_TYPES="pp", STUB_FAIL=f"{call}:1")
     assert answer["error"].startswith("FL1003")
     assert [line for line in streams(record) if " on 0x88" in line and line[0].isdigit()] == []
