@@ -1,10 +1,11 @@
-"""From lowered launches to binaries for a GPU: the best configuration that the target can hold."""
+"""From lowered launches to binaries for a GPU, and which of them a target can hold."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
 
 from fuseline.codegen.gpu.kernel import TritonKernel
+from fuseline.codegen.kernel import KernelTemplate
 from fuseline.codegen.lower import Launch
 from fuseline.codegen.targets import Target
 from fuseline.runtime.cache import Cache
@@ -41,12 +42,21 @@ def triton_source(kernel: TritonKernel) -> TritonSource:
     )
 
 
-def choose(cache: Cache, launch: Launch, target: Target) -> Candidate | str:
-    """The configuration of a launch to run on a target, or why there is none: the first, in the
-    order of the lowering, that neither spills nor asks for more than the target has.
+def build_kernel(cache: Cache, kernel: KernelTemplate, target: Target) -> Binary:
+    """The binary of a kernel for a target, from the cache or built now.
 
-    How many warps are resident does not reorder them: a kernel that keeps its loads in flight by
-    pipelining is best with few.
+    Raises:
+        BuildError: FL0706, with `TritonError`, for a kernel that does not compile.
+        CacheError: where nothing can be stored.
+
+    """
+    assert isinstance(kernel, TritonKernel), f"{kernel.family} is no kernel for a GPU"
+    return Binary.of(build_triton(cache, triton_source(kernel), target.capability))
+
+
+def choose(cache: Cache, launch: Launch, target: Target) -> Candidate | str:
+    """The first configuration of a launch, in the order of the lowering, that a target can run: one
+    that neither spills nor asks for more than the target has; or why there is none.
     """
     refused: list[str] = []
     for each in (launch, *launch.others):
@@ -66,9 +76,8 @@ def candidates(cache: Cache, launch: Launch, target: Target) -> tuple[list[Candi
 def candidate(cache: Cache, launch: Launch, target: Target) -> Candidate | str:
     """One configuration for a target, or why the target does not run it."""
     kernel = launch.kernel
-    assert isinstance(kernel, TritonKernel), f"{kernel.family} is no kernel for a GPU"
     try:
-        binary = Binary.of(build_triton(cache, triton_source(kernel), target.capability))
+        binary = build_kernel(cache, kernel, target)
     except TritonError as error:
         return str(error.diagnostic)
     if reason := refusal(binary, target):
@@ -97,6 +106,7 @@ def _shared(binary: Binary) -> int:
 
 __all__ = [
     "Candidate",
+    "build_kernel",
     "candidate",
     "candidates",
     "choose",

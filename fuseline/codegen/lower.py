@@ -47,6 +47,7 @@ class Launch:
         form: what it does there, where other sizes have other launches.
         grid: blocks in three dims, for a GPU; any of them may be 0, and then nothing runs.
         others: the same with other configurations, the likelier first; every one will do.
+        instead: launches that do what all launches of the op do in this range, by libraries.
     """
 
     kernel: KernelTemplate
@@ -57,6 +58,7 @@ class Launch:
     form: Form | None = None
     grid: tuple[Dim, Dim, Dim] = (1, 1, 1)
     others: tuple[Launch, ...] = ()
+    instead: tuple[Launch, ...] = ()
 
 
 @dataclass(frozen=True)

@@ -332,6 +332,8 @@ class Graphed:
 
     def _between(self, entry: _Entry, host: BoundHost) -> Callable[[], None]:
         """A step that runs in every call, and puts its results where recordings read them."""
+        if host.step.placed:
+            return lambda: self.program.run_segment(host, entry.bound, entry.slots)
         for view in host.results:
             entry.slots[view.buffer] = torch.empty_strided(
                 view.shape, view.strides, dtype=view.dtype, device=self.program.device
