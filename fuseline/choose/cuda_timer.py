@@ -3,11 +3,18 @@
 from __future__ import annotations
 
 import time
+from typing import Any, cast
 
 import torch
 
 from fuseline.choose.timing import Run, Sampler
 from fuseline.runtime.graphs.recorder import CudaGraphs, NotRecordable
+
+
+def cache_bytes(device: torch.device) -> int:
+    """Bytes of a device's second-level cache."""
+    properties: Any = cast("Any", torch.cuda).get_device_properties(device)
+    return int(properties.L2_cache_size)
 
 
 class CudaTimer:
@@ -20,14 +27,14 @@ class CudaTimer:
 
     Args:
         device: with its number.
-        cache: bytes of its second-level cache.
 
     """
 
-    def __init__(self, device: torch.device, cache: int) -> None:
+    def __init__(self, device: torch.device) -> None:
         self.device = device
         self._graphs = CudaGraphs(device)
-        self._flush = torch.empty(2 * max(cache, 1 << 20), dtype=torch.uint8, device=device)
+        nbytes = 2 * max(cache_bytes(device), 1 << 20)
+        self._flush = torch.empty(nbytes, dtype=torch.uint8, device=device)
 
     def prepare(self, run: Run) -> Sampler:
         """As `Timer.prepare`."""
@@ -58,4 +65,4 @@ class CudaTimer:
         return time.perf_counter()
 
 
-__all__ = ["CudaTimer"]
+__all__ = ["CudaTimer", "cache_bytes"]

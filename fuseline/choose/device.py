@@ -52,7 +52,12 @@ class DeviceBench:
         runner: Runner | None,
         kernels: Callable[[Mapping[str, Binary]], Kernels],
     ) -> None:
-        self.device, self.timer, self._runner, self._kernels = device, timer, runner, kernels
+        self.device, self._timer, self._runner, self._kernels = device, timer, runner, kernels
+
+    @property
+    def timer(self) -> Timer:
+        """As `Bench.timer`."""
+        return self._timer
 
     def room(self) -> int:
         """As `Bench.room`."""
@@ -105,7 +110,7 @@ def open_tuner(
             return Tuner(table, None, Budget(0.0))
         bench = DeviceBench(
             device,
-            CudaTimer(device, target.rates.cache),
+            CudaTimer(device),
             runner,
             lambda binaries: DeviceKernels(binaries, launcher, device, target.name),
         )

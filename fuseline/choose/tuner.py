@@ -63,7 +63,10 @@ class Way:
 class Bench(Protocol):
     """Where ways are run: a device with its kernels."""
 
-    timer: Timer
+    @property
+    def timer(self) -> Timer:
+        """What times work there."""
+        ...
 
     def room(self) -> int:
         """Bytes of memory that operands may take."""

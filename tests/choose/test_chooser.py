@@ -15,16 +15,17 @@ import pytest
 from fuseline import build
 from fuseline.assemble import assemble
 from fuseline.build import How
+from fuseline.build_gpu import Candidate
 from fuseline.choose import chooser as chooser_module
 from fuseline.choose.cases import Case
-from fuseline.choose.chooser import Chooser, Chosen
+from fuseline.choose.chooser import FEW, Chooser, Chosen
 from fuseline.choose.decision import FILE, Decision, Table
 from fuseline.choose.timing import Budget, Run
 from fuseline.choose.tuner import Tuner, Way
 from fuseline.codegen import lowerings
 from fuseline.codegen.library import LibraryKernel, ReferenceKernel
-from fuseline.codegen.lower import Emitted, emit
-from fuseline.codegen.targets import TARGETS
+from fuseline.codegen.lower import Emitted, Launch, emit
+from fuseline.codegen.targets import TARGETS, Target
 from fuseline.config import Config
 from fuseline.ir.core import Func
 from fuseline.ir.layout import LayoutMap
@@ -108,11 +109,14 @@ class Chose:
         return [c for each in self.chosen.choices.values() for c in each]
 
 
-def choose(text: str, cache: Cache, tuner: Tuner | None = None, **options: int | None) -> Chose:
+def choose(
+    text: str, cache: Cache, tuner: Tuner | None = None, workers: int = 1, most: int | None = FEW
+) -> Chose:
     func = parse_func(text)
     layouts = LayoutMap(func)
     emitted = emit(func, layouts, "cuda")
-    return Chose(func, layouts, Chooser(cache, H100, tuner=tuner, **options)(emitted, layouts))
+    chooser = Chooser(cache, H100, tuner=tuner, workers=workers, most=most)
+    return Chose(func, layouts, chooser(emitted, layouts))
 
 
 def tuner(
@@ -120,10 +124,10 @@ def tuner(
     folder: Path,
     budget: float | None = None,
     device: str = "NVIDIA Fake",
-    **versions: str,
+    versions: Mapping[str, str] | None = None,
 ) -> Tuner:
     folder.mkdir(mode=0o700, exist_ok=True)
-    return Tuner(Table(Cache(folder), device, versions), bench, Budget(budget))
+    return Tuner(Table(Cache(folder), device, versions or {}), bench, Budget(budget))
 
 
 def by_warps(best: int) -> Seconds:
@@ -158,16 +162,20 @@ def test_layers_that_are_alike_are_one_job(cache: Cache, monkeypatch: pytest.Mon
     asked: list[str] = []
     real = chooser_module.candidate
 
-    def candidate(cache: Cache, launch: object, target: object) -> object:
+    def candidate(cache: Cache, launch: Launch, target: Target) -> Candidate | str:
         asked.append("built")
-        return real(cache, launch, target)  # type: ignore[arg-type]
+        return real(cache, launch, target)
 
     monkeypatch.setattr(chooser_module, "candidate", candidate)
     told: list[tuple[int, int, str]] = []
     func = parse_func(LAYERS)
     layouts = LayoutMap(func)
     emitted = emit(func, layouts, "cuda")
-    done = Chooser(cache, H100, built=lambda *said: told.append(said))(emitted, layouts)
+
+    def built(done: int, total: int, name: str) -> None:
+        told.append((done, total, name))
+
+    done = Chooser(cache, H100, built=built)(emitted, layouts)
     assert len(asked) == 1
     assert told == [(1, 1, "rms_norm")]
     assert len({n.kernel.symbol for item in done.emitted for n in item.launches}) == 1
@@ -250,15 +258,13 @@ def test_a_library_may_take_a_range_from_our_kernels(cache: Cache, tmp_path: Pat
         return 2e-6 if way.form == "kernels" and size == 1 else 8e-6
 
     found = choose(LINEAR, cache, tuner(FakeBench(seconds), tmp_path / "t"))
-    ranges = {
-        (isinstance(n.kernel, LibraryKernel), (n.when or ())[1:]) for n in found.item.launches
-    }
-    assert (False, (1, 1)) in ranges
-    ours = [n for n in found.item.launches if not isinstance(n.kernel, LibraryKernel)]
-    assert len(ours) == 1
-    covered = sorted(when for library, when in ranges if library)
-    assert covered[0][0] == 2
-    assert covered[-1][1] is None
+    sizes: dict[bool, list[tuple[int, int | None]]] = {True: [], False: []}
+    for launch in found.item.launches:
+        assert launch.when is not None
+        sizes[isinstance(launch.kernel, LibraryKernel)].append(launch.when[1:])
+    assert sizes[False] == [(1, 1)]
+    assert min(first for first, _ in sizes[True]) == 2
+    assert None in [last for _, last in sizes[True]]
 
 
 def test_a_later_process_measures_nothing(cache: Cache, tmp_path: Path) -> None:
@@ -279,13 +285,15 @@ def test_a_table_travels_with_its_cache(cache: Cache, tmp_path: Path) -> None:
     assert {(c.by, c.chosen) for c in found.choices} == {("table", "warps 8")}
 
 
-@pytest.mark.parametrize("other", [{"device": "NVIDIA Other"}, {"compiler": "triton 3.7"}])
+@pytest.mark.parametrize(
+    ("device", "versions"), [("NVIDIA Other", {}), ("NVIDIA Fake", {"compiler": "triton 3.7"})]
+)
 def test_another_device_or_version_measures_anew(
-    other: dict[str, str], cache: Cache, tmp_path: Path
+    device: str, versions: dict[str, str], cache: Cache, tmp_path: Path
 ) -> None:
     choose(NORM, cache, tuner(FakeBench(by_warps(8)), tmp_path / "t"))
     again = FakeBench(by_warps(32))
-    found = choose(NORM, cache, tuner(again, tmp_path / "t", **other))  # type: ignore[arg-type]
+    found = choose(NORM, cache, tuner(again, tmp_path / "t", device=device, versions=versions))
     assert again.asked
     assert {c.chosen for c in found.choices} == {"warps 32"}
 

@@ -81,4 +81,4 @@ def test_a_value_is_that_of_a_substitution(s: int, b: int) -> None:
 
 def test_the_middle_is_one_by_factors() -> None:
     assert (Span(1, 1).middle, Span(2, 16).middle, Span(0, 0).ends) == (1, 6, (0,))
-    assert Span(1025, None).middle == round((1025 * 8192) ** 0.5)
+    assert Span(1025, None).middle == round((1025 * 8 * 1025) ** 0.5)
