@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 
 import sympy
@@ -11,7 +11,7 @@ from torch import Tensor
 
 from fuseline.codegen.forms import described
 from fuseline.codegen.kernel import KernelTemplate
-from fuseline.codegen.library import LibraryKernel, ScratchTensor
+from fuseline.codegen.library import LibraryKernel, ReferenceKernel, ScratchTensor
 from fuseline.codegen.lower import Emitted, Launch, Operand, Scratch
 from fuseline.ir.core import Func, Loc, Op, Value
 from fuseline.ir.evaluate import as_results, bind_attribute
@@ -78,7 +78,7 @@ class _Assembler:
     def run(self) -> Assembled:
         args = self._arguments()
         self._place_results()
-        steps = [step for item in self.emitted for step in self._steps(item)]
+        steps = [step for item in self.emitted for step in self.steps(item)]
         plan = Plan(
             args=args,
             buffers=tuple(self.buffers),
@@ -93,7 +93,8 @@ class _Assembler:
         forms = {i.op: described((n.form, n.when) for n in i.launches) for i in self.emitted}
         return Assembled(plan, self.kernels, tuple(self._records()), symbols, refusals, forms)
 
-    def _buffer(self, buffer: Buffer) -> int:
+    def buffer(self, buffer: Buffer) -> int:
+        """The number of one more buffer."""
         self.buffers.append(buffer)
         return len(self.buffers) - 1
 
@@ -116,7 +117,7 @@ class _Assembler:
                     aligned=arg not in self.layouts.askew,
                 )
             )
-            self.of[arg] = self._buffer(
+            self.of[arg] = self.buffer(
                 Buffer("arg", arg=number, dtype=arg.dtype.torch, name=arg.hint)
             )
         return tuple(specs)
@@ -127,13 +128,13 @@ class _Assembler:
         host = {v for item in self.emitted if not item.launches for v in item.op.results}
         sizes = {v: v.tensor.nbytes for v in ranges}
         memory = share_memory(ranges.values(), sizes, returned | host)
-        temps = [self._buffer(Buffer("temp", nbytes=expr(size))) for size in memory.temps]
+        temps = [self.buffer(Buffer("temp", nbytes=expr(size))) for size in memory.temps]
         for value in ranges:
             if value in memory.place:
                 self.of[value] = temps[memory.place[value]]
             else:
                 kind = "host" if value in host else "output"
-                self.of[value] = self._buffer(
+                self.of[value] = self.buffer(
                     Buffer(kind, expr(sizes[value]), dtype=value.dtype.torch, name=value.hint)
                 )
 
@@ -147,22 +148,28 @@ class _Assembler:
             tuple(map(expr, placed.layout.strides)),
         )
 
-    def _steps(self, item: Emitted) -> list[Step]:
+    def steps(self, item: Emitted) -> list[Step]:
+        """What an op is done by."""
         if item.launches:
             return [self._launched(item, launch) for launch in item.launches]
-        op = item.op
-        return [
-            HostStep(
-                call=reference_call(op),
-                operands=tuple(self._view(v) for v in op.operands),
-                results=tuple(self._view(v) for v in op.results),
-                label=op.name,
-                reason=item.refusal,
-                waits=isinstance(op, AtenCall) and waits(op.target),
-            )
-        ]
+        return [self._host(item.op, item.refusal)]
+
+    def _host(self, op: Op, reason: str, launch: Launch | None = None) -> HostStep:
+        """The op's reference: in the place of all launches, or of those for some sizes."""
+        return HostStep(
+            call=reference_call(op),
+            operands=tuple(self._view(v) for v in op.operands),
+            results=tuple(self._view(v) for v in op.results),
+            label=op.name,
+            reason=reason,
+            waits=isinstance(op, AtenCall) and waits(op.target),
+            when=None if launch is None else _when(launch),
+            placed=launch is not None,
+        )
 
     def _launched(self, item: Emitted, launch: Launch) -> Step:
+        if isinstance(launch.kernel, ReferenceKernel):
+            return self._host(item.op, launch.kernel.reason, launch)
         if isinstance(launch.kernel, LibraryKernel):
             return self._library(item, launch, launch.kernel)
         return self._native(item, launch)
@@ -216,7 +223,7 @@ class _Assembler:
     def _scratch(self) -> int:
         """The one buffer of scratch."""
         if self.scratch < 0:
-            self.scratch = self._buffer(Buffer("scratch", name="scratch"))
+            self.scratch = self.buffer(Buffer("scratch", name="scratch"))
         return self.scratch
 
     def _records(self) -> list[KernelRecord]:
@@ -224,14 +231,20 @@ class _Assembler:
         counts: Counter[tuple[str, str]] = Counter()
         for item in self.emitted:
             where = str(item.op.loc or "")
-            if not item.launches:
+            plain = [] if item.launches else [item.refusal]
+            plain += [
+                n.kernel.reason for n in item.launches if isinstance(n.kernel, ReferenceKernel)
+            ]
+            for reason in plain:
                 name = getattr(item.op, "target", item.op.name)
-                key = (name, item.refusal)
+                key = (name, reason)
                 counts[key] += 1
                 found.setdefault(
-                    key, KernelRecord(name, "", item.op.name, 0, where, "reference", item.refusal)
+                    key, KernelRecord(name, "", item.op.name, 0, where, "reference", reason)
                 )
             for launch in item.launches:
+                if isinstance(launch.kernel, ReferenceKernel):
+                    continue
                 key = (launch.kernel.symbol, "")
                 counts[key] += 1
                 family = launch.kernel.family
@@ -249,6 +262,24 @@ class _Assembler:
 def assemble(func: Func, layouts: LayoutMap, emitted: Sequence[Emitted]) -> Assembled:
     """Plan the buffers of an emitted func and write down its steps."""
     return _Assembler(func, layouts, emitted).run()
+
+
+def assemble_op(
+    layouts: LayoutMap, item: Emitted, roots: Sequence[Value], symbols: Iterable[str]
+) -> Plan:
+    """A plan for one op, all of whose memory is given: its roots, then the symbols' values."""
+    made = _Assembler(layouts.func, layouts, [item])
+    args: list[ArgSpec] = []
+    written = {layouts.root(v) for v in (*item.op.results, *filter(_is_written, item.op.operands))}
+    for number, root in enumerate(roots):
+        made.of[root] = made.buffer(Buffer("arg", arg=number, dtype=root.dtype.torch))
+        strides = tuple(map(expr, layouts.layout(root).strides))
+        spec = ArgSpec(root.hint, "tensor", root.dtype.torch, tuple(map(expr, root.shape)), strides)
+        args.append(replace(spec, written=root in written, aligned=root not in layouts.askew))
+    places = {name: (len(roots) + i, -1) for i, name in enumerate(symbols)}
+    args += [ArgSpec(name, "int", value=name) for name in places]
+    steps = tuple(made.steps(item))  # which make a buffer for scratch
+    return Plan(tuple(args), tuple(made.buffers), steps, (), places, {})
 
 
 def _when(launch: Launch) -> tuple[Expr, int, int | None] | None:

@@ -5,14 +5,20 @@ from __future__ import annotations
 import logging
 import warnings
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import nullcontext
 from dataclasses import dataclass, field, replace
 from functools import lru_cache
 
+import torch
+
 from fuseline import errors
 from fuseline.assemble import Assembled, askew_arguments, assemble, with_padding
-from fuseline.build_gpu import Candidate, choose, needs_building, not_tried
+from fuseline.build_gpu import not_tried
+from fuseline.choose.chooser import FEW, Chooser, Chosen
+from fuseline.choose.device import Tune, open_tuner
+from fuseline.choose.pool import cores
 from fuseline.codegen import lowerings
-from fuseline.codegen.lower import Emitted, Launch, emit
+from fuseline.codegen.lower import Emitted, emit
 from fuseline.codegen.targets import TARGETS, Target
 from fuseline.config import Config, host_compiler
 from fuseline.ir.core import Func, Value
@@ -127,6 +133,23 @@ class Built:
     target: Target = TARGETS["cpu"]
 
 
+@dataclass(frozen=True)
+class How:
+    """How kernels for a GPU are chosen.
+
+    Attributes:
+        device: where the program's tensors are.
+        tune: whether configurations are measured there; see `Config`.
+        measure: whether that may be done now: not while somebody records a CUDA graph.
+        threads: most kernels to build at once; as there are cores, if not set.
+    """
+
+    device: torch.device = torch.device("cpu")
+    tune: Tune = "auto"
+    measure: bool = True
+    threads: int | None = None
+
+
 def build(
     func: Func,
     args: Mapping[Value, Layout],
@@ -135,17 +158,19 @@ def build(
     *,
     strict: bool = False,
     progress: OnProgress | None = None,
+    how: How | None = None,
 ) -> Built:
     """Emit, compile and assemble a func for a target.
 
-    A kernel that does not compile is replaced by the op's reference, unless ``strict``.
+    A kernel that does not compile is replaced by the op's reference, unless ``strict``. ``how`` is
+    for GPUs: without it nothing is measured.
 
     Raises:
         CompileError: a kernel does not compile, and ``strict`` is set.
 
     """
     if target.backend == "cuda":
-        return _build_for_gpu(func, args, tools, target, strict, progress)
+        return _build_for_gpu(func, args, tools, target, strict, progress, how or How())
     layouts = LayoutMap(func, args)
     emitted = emit(func, layouts, unavailable=tools.missing)
     kernels = {launch.kernel.symbol: launch.kernel for item in emitted for launch in item.launches}
@@ -174,6 +199,7 @@ def _build_for_gpu(
     target: Target,
     strict: bool,
     progress: OnProgress | None,
+    how: How,
 ) -> Built:
     """Each launch in the best configuration that the target holds; an op that has a launch without
     any runs its reference.
@@ -189,37 +215,49 @@ def _build_for_gpu(
     layouts = LayoutMap(func, args)
     layouts.askew = askew_arguments(func)
     emitted = emit(func, layouts, target.backend, unavailable=missing)
-    wanted = {n.kernel.symbol: n for item in emitted for n in item.launches if needs_building(n)}
-    chosen: dict[str, Candidate] = {}
-    failed: dict[str, str] = {}
-    for number, (symbol, launch) in enumerate(wanted.items(), 1):
-        made = choose(tools.cache, launch, target)
-        if isinstance(made, str):
-            if strict:
-                raise errors.KERNEL_REFUSED.error(symbol, where=target.name, found=made)
-            log.warning("%s does not suit %s; its reference runs instead", symbol, target.name)
-            failed[symbol] = made
-        else:
-            chosen[symbol] = made
+
+    def built(done: int, total: int, name: str) -> None:
         if progress is not None:
-            progress(Progress(number, len(wanted), symbol, built=True))
-    emitted = [_configured(_without(item, failed), chosen) for item in emitted]
-    binaries = {c.binary.symbol: c.binary for c in chosen.values()}
-    sources = {c.binary.symbol: c.launch.kernel.render() for c in chosen.values()}
-    done = assemble(func, layouts, emitted)
-    notes = {c.binary.symbol: not_tried(wanted[n]) for n, c in chosen.items()}
-    records = tuple(_measured(r, binaries, notes, target) for r in done.records)
+            progress(Progress(done, total, name, built=True))
+
+    with torch.cuda.device(how.device) if how.device.type == "cuda" else nullcontext():
+        tuner = None
+        if not missing:
+            tuner = open_tuner(
+                tools.cache, tools.host, target, how.device, how.tune, measure=how.measure
+            )
+        most = None if how.tune == "full" else FEW
+        workers = cores(how.threads)
+        choose = Chooser(tools.cache, target, workers=workers, tuner=tuner, built=built, most=most)
+        chosen = choose(emitted, layouts)
+    for symbol, reason in chosen.failed.items():
+        if strict:
+            raise errors.KERNEL_REFUSED.error(symbol, where=target.name, found=reason)
+        log.warning("%s does not suit %s; its reference runs instead", symbol, target.name)
+    made = chosen.candidates
+    binaries = {symbol: each.binary for symbol, each in made.items()}
+    sources = {symbol: each.launch.kernel.render() for symbol, each in made.items()}
+    done = assemble(func, layouts, chosen.emitted)
+    notes = {
+        each.kernel.symbol: not_tried(launch)
+        for item in emitted
+        for launch in item.launches
+        for each in (launch, *launch.others)
+    }
+    records = tuple(_described(r, binaries, chosen, notes, target) for r in done.records)
     done = replace(done, plan=with_padding(done.plan, func), records=records)
     return Built(done, sources, binaries=binaries, target=target)
 
 
-def _measured(
+def _described(
     record: KernelRecord,
     binaries: Mapping[str, Binary],
+    chosen: Chosen,
     notes: Mapping[str, str],
     target: Target,
 ) -> KernelRecord:
-    """The record of a kernel, with what its machine code needs."""
+    """A record with what its kernel needs, and what it was chosen from."""
+    record = replace(record, choices=chosen.choices.get(record.symbol, ()))
     binary = binaries.get(record.symbol)
     if binary is None or record.status != "native":
         return record
@@ -227,16 +265,6 @@ def _measured(
     resources = {**binary.resources, "shared_memory": shared, "warps": binary.warps}
     needs = binary.needs + notes[record.symbol]
     return replace(record, needs=needs, target=target.name, resources=resources)
-
-
-def _configured(item: Emitted, chosen: Mapping[str, Candidate]) -> Emitted:
-    """The launches of an op in the configurations that were chosen."""
-    found: list[Launch] = []
-    for launch in item.launches:
-        choice = chosen.get(launch.kernel.symbol)
-        options = {n.kernel.symbol: n for n in (launch, *launch.others)}
-        found.append(options[choice.binary.symbol] if choice else launch)
-    return replace(item, launches=tuple(found))
 
 
 def _compile(
@@ -264,4 +292,4 @@ def _without(item: Emitted, failed: Mapping[str, str]) -> Emitted:
     return Emitted(item.op, (), reasons[0]) if reasons else item
 
 
-__all__ = ["Built", "Tools", "build"]
+__all__ = ["Built", "How", "Tools", "build"]

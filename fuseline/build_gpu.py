@@ -1,4 +1,4 @@
-"""From lowered launches to binaries for a GPU: the best configuration that the target can hold."""
+"""From lowered launches to binaries for a GPU, and which of them a target can hold."""
 
 from __future__ import annotations
 
@@ -7,9 +7,10 @@ from dataclasses import dataclass
 from fuseline import errors
 from fuseline.codegen.gpu.cuda import CudaKernel
 from fuseline.codegen.gpu.kernel import GpuKernel, TritonKernel
+from fuseline.codegen.kernel import KernelTemplate
 from fuseline.codegen.lower import Launch
 from fuseline.codegen.targets import Target
-from fuseline.runtime.cache import Cache, Entry
+from fuseline.runtime.cache import Cache
 from fuseline.runtime.gpu.binary import Binary
 from fuseline.runtime.gpu.cuda_build import CudaError, CudaSource, build_cuda, has_nvrtc
 from fuseline.runtime.gpu.triton_build import TritonError, TritonSource, build_triton
@@ -49,26 +50,24 @@ def cuda_source(kernel: CudaKernel) -> CudaSource:
     return CudaSource(kernel.symbol, kernel.render(), kernel.signature, kernel.warps)
 
 
-def build_kernel(cache: Cache, kernel: GpuKernel, target: Target) -> Entry:
-    """The cache entry of a kernel's binary, whatever the kernel is written in.
+def build_kernel(cache: Cache, kernel: KernelTemplate, target: Target) -> Binary:
+    """The binary of a kernel for a target, from the cache or built now, whatever it is written in.
 
     Raises:
         TritonError: FL0706, if it does not compile.
         CudaError: FL0706, if it does not compile; FL0708, without NVRTC.
+        CacheError: where nothing can be stored.
 
     """
     if isinstance(kernel, CudaKernel):
-        return build_cuda(cache, cuda_source(kernel), target.capability)
+        return Binary.of(build_cuda(cache, cuda_source(kernel), target.capability))
     assert isinstance(kernel, TritonKernel), f"{kernel.family} is no kernel for a GPU"
-    return build_triton(cache, triton_source(kernel), target.capability)
+    return Binary.of(build_triton(cache, triton_source(kernel), target.capability))
 
 
 def choose(cache: Cache, launch: Launch, target: Target) -> Candidate | str:
-    """The configuration of a launch to run on a target, or why there is none: the first, in the
-    order of the lowering, that neither spills nor asks for more than the target has.
-
-    How many warps are resident does not reorder them: a kernel that keeps its loads in flight by
-    pipelining is best with few.
+    """The first configuration of a launch, in the order of the lowering, that a target can run: one
+    that neither spills nor asks for more than the target has; or why there is none.
     """
     refused: list[str] = []
     for each in (launch, *launch.others):
@@ -88,9 +87,8 @@ def candidates(cache: Cache, launch: Launch, target: Target) -> tuple[list[Candi
 def candidate(cache: Cache, launch: Launch, target: Target) -> Candidate | str:
     """One configuration for a target, or why the target does not run it."""
     kernel = launch.kernel
-    assert isinstance(kernel, GpuKernel), f"{kernel.family} is no kernel for a GPU"
     try:
-        binary = Binary.of(build_kernel(cache, kernel, target))
+        binary = build_kernel(cache, kernel, target)
     except (TritonError, CudaError) as error:
         return str(error.diagnostic)
     if reason := refusal(binary, target):

@@ -20,8 +20,7 @@ import torch
 from torch import Tensor, fx, nn
 
 from fuseline import errors
-from fuseline.build import Built, OnProgress, Tools, build
-from fuseline.codegen.targets import Target
+from fuseline.build import Built, How, OnProgress, Tools, build
 from fuseline.compilation import Compilation, Outcome
 from fuseline.config import Config
 from fuseline.debug.dump import Dump, check_folder
@@ -130,7 +129,7 @@ class Compiler:
             self.tools.require(ON_CPU.target, strict=self.config.strict)
             self.begin()
             ops = saved.func.ops
-            built = self._built(saved.func, saved.layouts, ON_CPU.target)
+            built = self._built(saved.func, saved.layouts, ON_CPU, measure=False)
         outcome = Outcome(saved.sites, places=saved.places).with_kernels(ops, built)
         compilation = Compilation(
             *(saved.name, outcome, built, clock.seconds, saved.func, saved.layouts), restored=True
@@ -219,7 +218,9 @@ class Compiler:
             outcome = _outcome(run)
             layouts = argument_layouts(func, captured.inputs)
             layouts |= own_results(func, layouts, _owed(captured))
-        return _Optimised(captured.name, func, layouts, outcome, clock, dump, placed)
+        on_gpu = placed.device.type == "cuda"
+        measure = on_gpu and not torch.cuda.is_current_stream_capturing()
+        return _Optimised(captured.name, func, layouts, outcome, clock, dump, placed, measure)
 
     def _build(self, optimised: _Optimised) -> Compilation:
         """Emit and build the kernels of a func, and plan its run."""
@@ -227,7 +228,7 @@ class Compiler:
         outcome, clock, dump = optimised.outcome, optimised.clock, optimised.dump
         with clock("build"):
             ops = func.ops  # copies are put between them
-            built = self._built(func, layouts, optimised.placed.target)
+            built = self._built(func, layouts, optimised.placed, measure=optimised.measure)
             outcome = outcome.with_kernels(ops, built)
         if dump:
             dump.kernels(built.sources)
@@ -237,9 +238,20 @@ class Compiler:
         compilation = Compilation(name, outcome, built, clock.seconds, func, layouts, device)
         return self._noted(compilation)
 
-    def _built(self, func: Func, layouts: Mapping[Value, Layout], target: Target) -> Built:
-        strict = self.config.strict
-        return build(func, layouts, self.tools, target, strict=strict, progress=self.progress)
+    def _built(
+        self, func: Func, layouts: Mapping[Value, Layout], placed: Placed, *, measure: bool
+    ) -> Built:
+        config = self.config
+        how = How(placed.device, config.tune, measure=measure, threads=config.threads)
+        return build(
+            func,
+            layouts,
+            self.tools,
+            placed.target,
+            strict=config.strict,
+            progress=self.progress,
+            how=how,
+        )
 
     def _noted(self, compilation: Compilation) -> Compilation:
         self.done.append(compilation)
@@ -294,7 +306,9 @@ class Compiler:
 
 @dataclass(frozen=True)
 class _Optimised:
-    """A func after all passes, with what is needed to build it."""
+    """A func after all passes, with what is needed to build it; ``measure`` tells whether a GPU may
+    be used for that now: not while whoever compiles records what it does.
+    """
 
     name: str
     func: Func
@@ -303,6 +317,7 @@ class _Optimised:
     clock: _Clock
     dump: Dump | None
     placed: Placed
+    measure: bool = False
 
     def saved(self) -> str:
         """What brings the program back in another process."""

@@ -21,6 +21,7 @@ PREFIX = "FUSELINE_"
 Graphs: TypeAlias = Literal["auto", "none", "piecewise", "full"]
 Target: TypeAlias = Literal["auto", "cpu", "sm_80", "sm_90", "sm_100", "sm_120"]
 Cache: TypeAlias = Literal["model", "latent"]
+Tune: TypeAlias = Literal["auto", "off", "full"]
 Origin: TypeAlias = Literal["argument", "environment", "default"]
 T = TypeVar("T")
 
@@ -189,6 +190,14 @@ class Config:
         "SIDE_STREAM",
         _BOOL,
         "in CUDA graphs, run a shared branch of experts at the same time as the routed ones",
+    )
+    tune: Tune = _option(
+        "auto",
+        "TUNE",
+        _choice(get_args(Tune)),
+        "on a GPU, measure what runs fastest, once for each kernel and range of sizes: auto, the "
+        "likeliest configurations, for at most ten seconds a program; full, all of them, however "
+        "long it takes. off: go by estimates",
     )
     cache: Cache = _option(
         "model",

@@ -14,6 +14,7 @@ from typing import Literal, TypeAlias
 
 SiteStatus: TypeAlias = Literal["fused", "missed"]
 KernelStatus: TypeAlias = Literal["native", "library", "reference"]
+ChosenBy: TypeAlias = Literal["model", "measurement", "table"]
 Stat: TypeAlias = int | float | str
 
 _NUMBER = re.compile(r"(?<=\.)\d+(?=\.| |$)")
@@ -77,6 +78,41 @@ class PassRecord:
 
 
 @dataclass(frozen=True)
+class Option:
+    """One way of doing an op that a choice was made from.
+
+    Attributes:
+        label: what sets it apart, as ``warps 8``.
+        microseconds: what it takes, as estimated or measured; None where nobody has looked.
+        note: why it cannot run, where that is so.
+    """
+
+    label: str
+    microseconds: float | None = None
+    note: str = ""
+
+
+@dataclass(frozen=True)
+class Choice:
+    """What runs for a range of sizes, and what it was chosen from.
+
+    Attributes:
+        sizes: the range, as ``2 to 16``, or ``all``.
+        chosen: the label of what runs.
+        by: ``"model"``, by estimates; ``"measurement"``; or ``"table"``, by an earlier one that the
+            cache has.
+        options: all of them, the likelier first.
+        note: what else there is to say: why nothing was measured, say.
+    """
+
+    sizes: str
+    chosen: str
+    by: ChosenBy
+    options: tuple[Option, ...]
+    note: str = ""
+
+
+@dataclass(frozen=True)
 class KernelRecord:
     """One kernel of the plan.
 
@@ -94,6 +130,7 @@ class KernelRecord:
         resources: what was read from its machine code, for a kernel of a GPU: ``registers`` of a
             thread, bytes of ``shared_memory``, ``spills``, ``widest_load`` and ``widest_store`` in
             bits, and more.
+        choices: what it was chosen from, by range of sizes, for a kernel of a GPU.
     """
 
     symbol: str
@@ -106,6 +143,7 @@ class KernelRecord:
     needs: str = ""
     target: str = ""
     resources: Mapping[str, int] = field(default_factory=dict[str, int])
+    choices: tuple[Choice, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -173,6 +211,7 @@ class Report:
             self.summary(),
             self.sites_table(),
             _section("kernels", _kernel_rows(self.kernels)),
+            _section("choices", _choice_rows(self.kernels)),
             _section("graphs", _graph_rows(self.graphs)),
             _section("passes", _pass_rows(self.passes)),
             self.cached_line(),
@@ -340,6 +379,40 @@ def _kernel_rows(kernels: Iterable[KernelRecord]) -> list[list[str]]:
         ]
         for k in kernels
     ]
+
+
+def _choice_rows(kernels: Iterable[KernelRecord]) -> list[list[str]]:
+    """A row for each outcome where there was something to choose, with all sizes that have it."""
+    alike: dict[tuple[str, ...], list[Choice]] = {}
+    for k in kernels:
+        for c in k.choices:
+            if len(c.options) > 1:
+                key = (k.symbol, c.chosen, c.by, c.note, *(o.label for o in c.options))
+                group = alike.setdefault(key, [])
+                group += [] if c in group else [c]
+    return [
+        [symbol, "; ".join(c.sizes for c in group), _chosen(group), note]
+        for (symbol, _, _, note, *_), group in alike.items()
+    ]
+
+
+def _chosen(group: Sequence[Choice]) -> str:
+    """What was chosen and what not, with the span of their times."""
+    options = list(zip(*(c.options for c in group), strict=True))
+    words = {same[0].label: _timed(same) for same in options}
+    chosen = words.pop(group[0].chosen, group[0].chosen)
+    return f"{chosen} by {group[0].by}, not {', '.join(words.values())}"
+
+
+def _timed(same: Sequence[Option]) -> str:
+    first = same[0]
+    if first.note:
+        return f"{first.label} ({first.note})"
+    times = sorted(o.microseconds for o in same if o.microseconds is not None)
+    if not times:
+        return first.label
+    ends = dict.fromkeys(f"{time:.3g}" for time in (times[0], times[-1]))
+    return f"{first.label} ({' to '.join(ends)} us)"
 
 
 def _pass_rows(passes: Iterable[PassRecord]) -> list[list[str]]:

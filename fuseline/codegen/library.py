@@ -53,3 +53,20 @@ class LibraryKernel(KernelTemplate):
     def title(self) -> str:
         """What it does."""
         return f"{self.name} of torch"
+
+
+@dataclass(frozen=True)
+class ReferenceKernel(KernelTemplate):
+    """An op's reference, where its kernels lose against it: plain torch, into the same memory.
+
+    Attributes:
+        reason: why it runs.
+
+    """
+
+    family = "reference"
+
+    reason: str
+
+
+__all__ = ["LibraryKernel", "ReferenceKernel", "ScratchTensor"]

@@ -50,6 +50,7 @@ class Launch:
         others: the same with other configurations, the likelier first; every one will do.
         lane: ``aside``, on a GPU: part of a branch that needs nothing of the launches ``beside``
             it, nor they of it, up to the next one of the lane ``main``.
+        instead: launches that do what all launches of the op do in this range, by libraries.
     """
 
     kernel: KernelTemplate
@@ -61,6 +62,7 @@ class Launch:
     grid: tuple[Dim, Dim, Dim] = (1, 1, 1)
     others: tuple[Launch, ...] = ()
     lane: Lane = "main"
+    instead: tuple[Launch, ...] = ()
 
     def on(self, lane: Lane) -> Launch:
         """The launch, whatever its configuration, in another lane."""

@@ -27,6 +27,7 @@ from fuseline.runtime.plan import (
     LibraryStep,
     NativeStep,
     Plan,
+    Step,
     View,
 )
 
@@ -286,18 +287,18 @@ class Program:
                 steps.clear()
 
         for step in self.plan.steps:
+            if not _applies(step, value):
+                continue
             if isinstance(step, NativeStep):
-                if _applies(step, value):
-                    steps.append(step)
+                steps.append(step)
                 if not self.pieces:
                     close()
                 continue
             close()
             if isinstance(step, LibraryStep):
-                if _applies(step, value):
-                    operands = (None if v is None else bind_view(v, value) for v in step.operands)
-                    results = (bind_view(v, value) for v in step.results)
-                    segments.append(BoundLibrary(step, tuple(operands), tuple(results)))
+                operands = (None if v is None else bind_view(v, value) for v in step.operands)
+                results = (bind_view(v, value) for v in step.results)
+                segments.append(BoundLibrary(step, tuple(operands), tuple(results)))
                 continue
             segments.append(
                 BoundHost(
@@ -430,6 +431,10 @@ class Program:
         operands = [self.view(v, bound, slots) for v in host.operands]
         with self.device if self.device.type != "cpu" else nullcontext():  # what a call creates
             results = host.step.call(bound.binding, operands)
+        if host.step.placed:
+            for view, made in zip(host.results, results, strict=True):
+                self.view(view, bound, slots).copy_(made)
+            return
         shared = {t.untyped_storage().data_ptr() for t in operands}
         for view, made in zip(host.results, results, strict=True):
             own = made.untyped_storage().data_ptr() not in shared
@@ -497,7 +502,7 @@ def _argument(spec: ArgSpec, known: set[str]) -> ArgumentSpec:
     )
 
 
-def _applies(step: NativeStep | LibraryStep, value: Callable[[Expr], int]) -> bool:
+def _applies(step: Step, value: Callable[[Expr], int]) -> bool:
     if step.when is None:
         return True
     size, lo, hi = value(step.when[0]), step.when[1], step.when[2]

@@ -103,8 +103,9 @@ HostCall: TypeAlias = Callable[[Mapping[str, int], Sequence[Tensor]], Sequence[T
 class HostStep:
     """A Python callable on tensors: an ATen call, or the reference of an op without a kernel.
 
-    The call gets the symbols' values and the operands. Its results go to new ``host`` buffers.
-    ``waits`` tells that it looks at data on the host, so that it cannot be part of a recording.
+    The call gets the symbols' values and the operands. Its results go to new ``host`` buffers; with
+    ``placed``, into memory that is planned. ``waits`` tells that it looks at data on the host, so
+    that it cannot be part of a recording. ``when`` is that of a `NativeStep`.
     """
 
     call: HostCall
@@ -113,6 +114,8 @@ class HostStep:
     label: str = ""
     reason: str = ""
     waits: bool = False
+    when: tuple[Expr, int, int | None] | None = None
+    placed: bool = False
 
 
 Step: TypeAlias = "NativeStep | LibraryStep | HostStep"
@@ -245,9 +248,9 @@ def _view_exprs(view: View) -> tuple[Expr, ...]:
 
 
 def _step_exprs(step: Step) -> list[Expr]:
-    if isinstance(step, HostStep):
-        return [e for view in (*step.operands, *step.results) for e in _view_exprs(view)]
     when: tuple[Expr, ...] = () if step.when is None else (step.when[0],)
+    if isinstance(step, HostStep):
+        return [*(e for view in (*step.operands, *step.results) for e in _view_exprs(view)), *when]
     if isinstance(step, LibraryStep):
         views = [v for v in (*step.operands, *step.results) if v is not None]
         return [*(e for view in views for e in _view_exprs(view)), *when, step.scratch]

@@ -94,7 +94,8 @@ class _Place:
         """Our own kernel, and one behind it where K was shared out."""
         made = [self._streamed(kernel) for kernel in kernels]
         first, kernel = made[0], kernels[0]
-        launches = [replace(first, others=tuple(made[1:]))]
+        instead = tuple(self.library()) if _shape(self.item).library else ()
+        launches = [replace(first, others=tuple(made[1:]), instead=instead)]
         if isinstance(kernel, LinearTileKernel) and kernel.splits > 1:
             width = len(kernel.halves) * kernel.n
             launches.append(self._finish(self._parts(kernel), width, kernel.splits))

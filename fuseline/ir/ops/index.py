@@ -1,4 +1,7 @@
-"""Gather and scatter ops. Indices are in bounds; negative ones count from the end as in torch."""
+"""Gather and scatter ops. Indices are in bounds; negative ones count from the end as in torch.
+
+What is read by indices costs the bytes that are read, and not those of all that could be.
+"""
 
 from __future__ import annotations
 
@@ -7,6 +10,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from fuseline.ir.core import (
+    Cost,
     Op,
     OpError,
     Trait,
@@ -16,7 +20,7 @@ from fuseline.ir.core import (
     result,
     variadic_operand,
 )
-from fuseline.ir.types import Dim, TensorType, broadcast
+from fuseline.ir.types import Dim, TensorType, broadcast, dim
 
 
 class Embedding(Op, name="embedding", traits={Trait.PURE}):
@@ -30,6 +34,9 @@ class Embedding(Op, name="embedding", traits={Trait.PURE}):
         if self.weight.tensor.rank != 2:
             raise OpError(self, f"weight is {self.weight.type}, expected two dims")
         return self.weight.tensor.with_shape((*self.indices.shape, self.weight.shape[1]))
+
+    def cost(self) -> Cost:
+        return Cost(dim(2 * self.y.tensor.nbytes + self.indices.tensor.nbytes), 0)
 
     @staticmethod
     def reference(weight: Tensor, indices: Tensor) -> Tensor:
@@ -62,6 +69,9 @@ class Index(Op, name="index", traits={Trait.PURE}):
         adjacent = self.axes == tuple(range(self.axes[0], self.axes[0] + len(self.axes)))
         return self.axes[0] if adjacent else 0
 
+    def cost(self) -> Cost:
+        return Cost(dim(2 * self.y.tensor.nbytes + sum(i.tensor.nbytes for i in self.indices)), 0)
+
     @staticmethod
     def reference(x: Tensor, indices: tuple[Tensor, ...], *, axes: tuple[int, ...]) -> Tensor:
         return x[_key(x.dim(), indices, axes)]
@@ -89,6 +99,9 @@ class IndexSelect(Op, name="index_select", traits={Trait.PURE}):
         shape[self.axis] = self.index.tensor.numel
         return self.x.tensor.with_shape(shape)
 
+    def cost(self) -> Cost:
+        return Cost(dim(2 * self.y.tensor.nbytes + self.index.tensor.nbytes), 0)
+
     @staticmethod
     def reference(x: Tensor, index: Tensor, *, axis: int) -> Tensor:
         return torch.index_select(x, axis, index)
@@ -104,6 +117,9 @@ class Gather(Op, name="gather", traits={Trait.PURE}):
 
     def infer(self) -> TensorType:
         return self.x.tensor.with_shape(self.index.shape)
+
+    def cost(self) -> Cost:
+        return Cost(dim(2 * self.y.tensor.nbytes + self.index.tensor.nbytes), 0)
 
     @staticmethod
     def reference(x: Tensor, index: Tensor, *, axis: int) -> Tensor:

@@ -158,6 +158,8 @@ def _record_run(
 
 def _between(program: Program, entry: Entry, host: BoundHost) -> Callable[[], None]:
     """A step that runs in every call, and puts its results where recordings read them."""
+    if host.step.placed:
+        return lambda: program.run_segment(host, entry.bound, entry.slots)
     kept: dict[int, Tensor] = {}
     for view in host.results:
         kept[view.buffer] = torch.empty_strided(
