@@ -11,7 +11,7 @@ from fuseline.ir.ops.index import Embedding, Index, IndexSelect
 from fuseline.ir.ops.matmul import Matmul
 from fuseline.ir.ops.pointwise import Cast, Mul
 from fuseline.ir.ops.reduce import Sum
-from fuseline.ir.ops.view import Permute, Reshape
+from fuseline.ir.ops.view import Permute, Reshape, Slice
 from fuseline.ir.types import Dim, dim, same
 from fuseline.passes.adapter_rows import PerRow, per_row
 
@@ -30,6 +30,7 @@ class Stack:
         swapped: whether they are used ``[Q, P]``.
         wraps: whether negative numbers count from the end.
         cast: the type that they are cast to afterwards, if they are.
+        active: how many of the stack, the first ones, are gathered of; None: all.
     """
 
     values: Value
@@ -38,6 +39,7 @@ class Stack:
     swapped: bool
     wraps: bool
     cast: str = ""
+    active: Dim | None = None
 
     @property
     def matrices(self) -> tuple[Value, bool]:
@@ -201,8 +203,14 @@ def _swaps_last(dims: tuple[int, ...]) -> bool:
 def _stack(x: Value, ids: Value, swapped: bool, *, wraps: bool, cast: str) -> Stack | None:
     if x.tensor.rank != 3:
         return None
+    active = None
+    match x.owner:
+        case Slice(whole, axis=0, start=0, step=1) if not isinstance(x.shape[0], int):
+            x, active = whole, x.shape[0]
+        case _:
+            pass
     n, p, q = x.shape
-    return Stack(x, (n, p, q), ids, swapped, wraps, cast)
+    return Stack(x, (n, p, q), ids, swapped, wraps, cast, active)
 
 
 def _embedded(op: Embedding, last: tuple[Dim, ...], swapped: bool, cast: str) -> Stack | None:
