@@ -52,6 +52,7 @@ def parts(*, quick: bool) -> list[Part]:
             Part("memory", "tiny", "float32", 1),
             Part("qk_norm", "qwen3", "float32", 1, ("--tokens", "1", "8", "--seconds", "0.1")),
             Part("mla", "latent", "float32", 1, ("--batches", "1", "--seconds", "0.1")),
+            Part("adapters", "linear", "float32", 1, ("--active", "2", "--seconds", "0.1")),
         ]
     found = [
         Part("speed", model, dtype, threads)
@@ -61,7 +62,7 @@ def parts(*, quick: bool) -> list[Part]:
     ]
     found += [
         Part(kind, model, dtype, threads)
-        for kind, model in (("qk_norm", "qwen3"), ("mla", "latent"))
+        for kind, model in (("qk_norm", "qwen3"), ("mla", "latent"), ("adapters", "linear"))
         for dtype in ("float32", "bfloat16")
         for threads in (1, 2)
     ]
@@ -100,7 +101,7 @@ def _speed(part: Part, caches: Path, on_line: OnLine) -> Json:
     return {"cases": _child("speed", arguments, part.threads, caches / part.kind, on_line)}
 
 
-_SIZES = {"qk_norm": "tokens", "moe": "tokens", "mla": "batches"}
+_SIZES = {"qk_norm": "tokens", "moe": "tokens", "mla": "batches", "adapters": "active"}
 """What the benchmarks of one block are measured at several of."""
 
 

@@ -53,7 +53,7 @@ class Table:
 
 def tables(results: Json) -> list[Table]:
     """All tables that there are results for."""
-    makers = (_speed, _bandwidth, _compile, _stages, _memory, _qk_norm, _moe, _mla)
+    makers = (_speed, _bandwidth, _compile, _stages, _memory, _qk_norm, _moe, _mla, _adapters)
     return [table for make in makers if (table := make(results)).rows]
 
 
@@ -273,6 +273,33 @@ def _mla(results: Json) -> Table:
         "Milliseconds of a decode step of multi-head latent attention over 2048 latents of 256, 16 "
         "heads of 64 + 32 and 64, spelled in the expanded form.",
         (*_COMPARED, "commit"),
+        tuple(rows),
+    )
+
+
+def _adapters(results: Json) -> Table:
+    rows: list[tuple[str, ...]] = []
+    for part in of_kind(results, "adapters"):
+        for active, found in part["active"].items():
+            middle, ratio = found["median_s"], found["speedup"]
+            names = ("fuseline", "torch.compile", "eager", "linear")
+            rows.append(
+                (
+                    f"{SHORT[part['dtype']]}, {active} in use",
+                    str(part["threads"]),
+                    *(_us(middle[name]) for name in names),
+                    *(_times(ratio[name]) for name in ("torch.compile", "eager")),
+                )
+            )
+    return Table(
+        "Adapters",
+        "Microseconds of a linear of 1024 to 1024 with low-rank adapters, for 32 requests of one "
+        "token for so many of 32 adapters of rank 16, spelled as gathered matrices. Linear: "
+        "torch's product alone.",
+        (
+            *("", "threads", "fuseline", "torch.compile", "eager", "linear"),
+            *("x torch.compile", "x eager"),
+        ),
         tuple(rows),
     )
 

@@ -106,7 +106,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     own, theirs = relative_error(found, exact), relative_error(eager, exact)
     report = cast("Any", compiled).report()
     missed = [site for site in report.sites if site.status == "missed"]
-    print(f"adapters {adapters.tolist()}: {report.count('multi_lora')} products fused")
+    print(f"adapters {[int(i) for i in adapters]}: {report.count('multi_lora')} products fused")
     print(f"distance from float64: {own:.2e}, eager {theirs:.2e}")
     for site in missed:
         print(f"missed: {site.pattern} {site.where}: {site.reason}")

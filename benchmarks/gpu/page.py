@@ -31,7 +31,7 @@ def section(results: Json) -> str:
 
 def tables(results: Json) -> list[Table]:
     """All tables that there are results for."""
-    makers = (_rows, _experts, _decode, _launches, _failures)
+    makers = (_rows, _experts, _adapters, _decode, _launches, _failures)
     return [table for make in makers if (table := make(results)).rows]
 
 
@@ -138,6 +138,18 @@ def _experts(results: Json) -> Table:
         f"others use grouped products. {_ABOUT_BLOCKS}"
     )
     return Table("Experts", about, ("", *_BLOCKS, "steps by torch", "commit"), tuple(rows))
+
+
+def _adapters(results: Json) -> Table:
+    rows: list[tuple[str, ...]] = []
+    for part in _of_kind(results, "adapters"):
+        cells = _compared(part, ("torch.compile", "eager"), 1e-6)
+        rows.append((f"{part['size']} in use", *cells, *_moved(results, part), _by_torch(part)))
+    about = (
+        "A linear of 4096 to 4096 with low-rank adapters, for 64 requests of one token for some of "
+        f"64 adapters of rank 16. The others gather the matrices of each request. {_ABOUT_BLOCKS}"
+    )
+    return Table("Adapters", about, ("", *_BLOCKS, "steps by torch"), tuple(rows))
 
 
 def _decode(results: Json) -> Table:

@@ -9,14 +9,15 @@ from dataclasses import dataclass
 import torch
 
 from benchmarks.common import Json
-from benchmarks.gpu import ceilings, decode, experts, launches, rows
+from benchmarks.gpu import adapters, ceilings, decode, experts, launches, rows
 from benchmarks.gpu.device import Device
 
 TOKENS = (1, 8, 64, 512, 4096, 8192)
 EXPERT_TOKENS = (1, 8, 64, 512)
 BATCHES = (1, 8, 32)
+ACTIVE = (1, 8, 64)
 
-SECONDS = {"ceilings": 5, "rows": 5, "experts": 12, "decode": 35, "launches": 20}
+SECONDS = {"ceilings": 5, "rows": 5, "experts": 12, "adapters": 4, "decode": 35, "launches": 20}
 """An estimate for an H100 with empty caches."""
 
 MODES = {"reduce-overhead": 0, "max-autotune": 110}
@@ -73,6 +74,8 @@ class Part:
                 return rows.measure(device, self.subject, self.size, options.without)
             case "experts":
                 return experts.measure(device, self.size, options.without)
+            case "adapters":
+                return adapters.measure(device, self.size, options.without)
             case "decode":
                 modes, without = options.modes, options.without
                 return decode.measure(device, self.subject, self.size, modes, without)
@@ -84,9 +87,9 @@ class Part:
 
 def parts(*, quick: bool) -> list[Part]:
     """All parts; quick ones are few and tiny."""
-    tokens, expert_tokens, batches = TOKENS, EXPERT_TOKENS, BATCHES
+    tokens, expert_tokens, batches, active = TOKENS, EXPERT_TOKENS, BATCHES, ACTIVE
     if quick:
-        tokens, expert_tokens, batches = (3,), (3,), (2,)
+        tokens, expert_tokens, batches, active = (3,), (3,), (2,), (2,)
     steps = {n: [Part("decode", name, n) for name in decode.SUBJECTS] for n in batches}
     first, *others = batches
     return [
@@ -94,6 +97,7 @@ def parts(*, quick: bool) -> list[Part]:
         *steps[first],
         *(Part("rows", name, n) for name in rows.ROWS for n in tokens),
         *(Part("experts", "qwen3_moe", n) for n in expert_tokens),
+        *(Part("adapters", "linear", n) for n in active),
         Part("launches"),
         *(part for n in others for part in steps[n]),
     ]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import cast
 
 from fuseline.ir.core import Op, Ref, Value
 from fuseline.ir.ops.call import AtenCall
@@ -10,14 +11,12 @@ from fuseline.ir.ops.index import Embedding, Index, IndexSelect
 from fuseline.ir.ops.matmul import Matmul
 from fuseline.ir.ops.pointwise import Cast, Mul
 from fuseline.ir.ops.reduce import Sum
-from fuseline.ir.ops.view import Permute, Reshape
+from fuseline.ir.ops.view import Permute, Reshape, Slice
 from fuseline.ir.types import Dim, dim, same
 from fuseline.passes.adapter_rows import PerRow, per_row
 
 SWAPPED = (0, 2, 1)
 """The dims of a stack of matrices, each turned."""
-
-BADDBMM = "aten.baddbmm.default"
 
 
 @dataclass(frozen=True)
@@ -31,6 +30,7 @@ class Stack:
         swapped: whether they are used ``[Q, P]``.
         wraps: whether negative numbers count from the end.
         cast: the type that they are cast to afterwards, if they are.
+        active: how many of the stack, the first ones, are gathered of; None: all.
     """
 
     values: Value
@@ -39,6 +39,7 @@ class Stack:
     swapped: bool
     wraps: bool
     cast: str = ""
+    active: Dim | None = None
 
     @property
     def matrices(self) -> tuple[Value, bool]:
@@ -92,18 +93,25 @@ def adapter_product(op: Op) -> AdapterProduct | None:
         case Sum(x, axes=(axis,)) if isinstance(x.owner, Mul):
             lhs, rhs = x.owner.lhs, x.owner.rhs
             return _summed(op, lhs, rhs, axis) or _summed(op, rhs, lhs, axis)
-        case AtenCall((base, rows, matrices), target="aten.baddbmm.default", args=args) if args == (
-            Ref(0),
-            Ref(1),
-            Ref(2),
-        ):
-            named = dict(op.kwargs)  # pyright: ignore[reportArgumentType]
-            scale, beta = named.get("alpha", 1), named.get("beta", 1)
-            if beta != 1 or not isinstance(scale, (int, float)) or base.shape != op.ys[0].shape:
+        case AtenCall((base, rows, matrices), target="aten.baddbmm.default") if _in_order(op):
+            scale = _alpha(op)
+            if scale is None or base.shape != op.ys[0].shape:
                 return None
-            return _right(op, op.ys[0], rows, matrices, base, float(scale))
+            return _right(op, op.ys[0], rows, matrices, base, scale)
         case _:
             return None
+
+
+def _in_order(op: AtenCall) -> bool:
+    """Whether the three tensors are what is added, and both factors."""
+    return op.args == (Ref(0), Ref(1), Ref(2))
+
+
+def _alpha(op: AtenCall) -> float | None:
+    """What the product is multiplied by; None where the other summand is multiplied too."""
+    named = {str(k): v for k, v in cast("tuple[tuple[str, object], ...]", op.kwargs)}
+    scale = named.get("alpha", 1)
+    return float(scale) if isinstance(scale, (int, float)) and named.get("beta", 1) == 1 else None
 
 
 def _right(
@@ -195,8 +203,14 @@ def _swaps_last(dims: tuple[int, ...]) -> bool:
 def _stack(x: Value, ids: Value, swapped: bool, *, wraps: bool, cast: str) -> Stack | None:
     if x.tensor.rank != 3:
         return None
+    active = None
+    match x.owner:
+        case Slice(whole, axis=0, start=0, step=1) if not isinstance(x.shape[0], int):
+            x, active = whole, x.shape[0]
+        case _:
+            pass
     n, p, q = x.shape
-    return Stack(x, (n, p, q), ids, swapped, wraps, cast)
+    return Stack(x, (n, p, q), ids, swapped, wraps, cast, active)
 
 
 def _embedded(op: Embedding, last: tuple[Dim, ...], swapped: bool, cast: str) -> Stack | None:
@@ -207,4 +221,4 @@ def _embedded(op: Embedding, last: tuple[Dim, ...], swapped: bool, cast: str) ->
     return Stack(op.weight, (n, last[0], last[1]), op.indices, swapped, wraps=False, cast=cast)
 
 
-__all__ = ["BADDBMM", "AdapterProduct", "Stack", "adapter_product", "gathered"]
+__all__ = ["AdapterProduct", "Stack", "adapter_product", "gathered"]

@@ -177,6 +177,11 @@ def _count(product: AdapterProduct) -> int:
     return count
 
 
+def _limit(product: AdapterProduct) -> Dim:
+    """How many adapters, the first ones, rows may have."""
+    return _count(product) if product.stack.active is None else product.stack.active
+
+
 def _check(down: AdapterProduct, up: AdapterProduct) -> None:
     """Both products must be of the same rows and the same adapters."""
     for product in (down, up):
@@ -192,6 +197,9 @@ def _check(down: AdapterProduct, up: AdapterProduct) -> None:
         )
     if _count(down) != _count(up):
         raise Refused(f"{_count(down)} adapters in one product, {_count(up)} in the other")
+    limits = down.stack.active, up.stack.active
+    if limits != (None, None) and (None in limits or not same(_limit(down), _limit(up))):
+        raise Refused(f"{_limit(down)} adapters in one product, {_limit(up)} in the other")
     if not same(down.width, up.depth):
         raise Refused(f"the first product is {down.width} wide, the second reads {up.depth}")
     if down.rows.dtype is not up.rows.dtype:
@@ -218,6 +226,7 @@ def _multi_lora(down: AdapterProduct, up: AdapterProduct, inner: End, end: End) 
         b_transposed=b_transposed,
         skips=end.keep is not None,
         rounds=up.base is None,
+        active=up.stack.active,
         delta_dtype=end.delta,
         dtype=end.y.dtype,
     )
@@ -225,20 +234,21 @@ def _multi_lora(down: AdapterProduct, up: AdapterProduct, inner: End, end: End) 
 
 def _numbers(down: AdapterProduct, up: AdapterProduct, end: End, lead: Sequence[Dim]) -> Value:
     """The adapter of each row, counted from 0; rows that are masked have the number behind all."""
-    count = _count(up)
+    count, limit = _count(up), scalar(_limit(up), DType.I64)
     found = up.numbers.spread(lead)
     found = found if found.dtype is DType.I64 else Cast(found, dtype=DType.I64).y
     wraps = down.stack.wraps and up.stack.wraps and not _is_natural(up.numbers.value)
     if wraps:
-        from_end = Add(found, scalar(count, DType.I64)).y
+        from_end = Add(found, limit).y
         found = Where(Lt(found, scalar(0, DType.I64)).y, from_end, found).y
+    if end.keep is None and up.stack.active is None:
+        return found
+    found = Where(Ge(found, limit).y, scalar(count + 1, DType.I64), found).y  # stays an error
     if end.keep is None:
         return found
     keep = end.keep.spread(lead)
     keep = LogicalNot(keep).y if end.negated else keep
-    limit = scalar(count, DType.I64)
-    outside = Where(Ge(found, limit).y, scalar(count + 1, DType.I64), found).y  # stays an error
-    return Where(keep, outside, Full(value=count, shape=tuple(lead), dtype=DType.I64).y).y
+    return Where(keep, found, Full(value=count, shape=tuple(lead), dtype=DType.I64).y).y
 
 
 def _is_natural(value: Value) -> bool:

@@ -91,4 +91,4 @@ def test_quick_run_is_complete(tmp_path: Path) -> None:
     found = read_json(output)
     assert found["complete"] is True
     kinds = [part["kind"] for part in found["parts"].values()]
-    assert kinds == ["speed", "compile", "memory", "qk_norm", "mla"]
+    assert kinds == ["speed", "compile", "memory", "qk_norm", "mla", "adapters"]

@@ -48,6 +48,10 @@ def results() -> Json:
         "median_s": {"fuseline": 1e-3, "torch.compile": 5e-3, "eager": 6e-3},
         "speedup": {"torch.compile": 5.0, "eager": 6.0},
     }
+    adapters = {
+        "median_s": {"fuseline": 1e-4, "torch.compile": 5e-4, "eager": 6e-4, "linear": 5e-5},
+        "speedup": {"torch.compile": 5.0, "eager": 6.0},
+    }
     facts = {"model": "smollm2", "dtype": "bfloat16", "threads": 2}
     kinds: dict[str, Json] = {
         "speed": {"cases": {"decode-1": decode}},
@@ -55,6 +59,7 @@ def results() -> Json:
         "memory": memory,
         "qk_norm": {"tokens": {"8": qk_norm}},
         "mla": {"batches": {"8": mla}},
+        "adapters": {"active": {"4": adapters}},
     }
     return {
         "command": "python -m benchmarks",
@@ -159,7 +164,7 @@ def test_part_without_results_has_no_table() -> None:
 
 def test_page_has_every_table_and_tells_an_incomplete_run() -> None:
     text = page.page(results())
-    assert text.count("\n## ") == len(tables(results())) == 7
+    assert text.count("\n## ") == len(tables(results())) == 8
     assert "not complete" not in text
     assert "not complete" in page.page(results() | {"complete": False})
 
@@ -171,7 +176,7 @@ def test_page_has_other_machines_behind_the_rest() -> None:
     assert text.startswith(page.page(results()))
     rest = text.removeprefix(page.page(results()))
     assert rest.startswith("\n## On another with avx512f, 2 cores\n")
-    assert rest.count("\n### ") == len(tables(other)) == 7
+    assert rest.count("\n### ") == len(tables(other)) == 8
 
 
 @pytest.mark.parametrize("differs", [{"cpu": "a CPU"}, {"instructions": ["mmx"]}, {"cores": 99}])

@@ -36,6 +36,12 @@ def generate(model: nn.Module, own: Any, ids: Tensor, steps: int) -> list[Tensor
     return [model(each, ids, past_key_values=cache) for each in inputs]
 
 
+def exactly(model: Adapted, ids: Tensor, steps: int) -> list[Tensor]:
+    """The same in float64."""
+    wide = copy.deepcopy(model).double()
+    return oracle(lambda: generate(wide, wide, ids, steps))
+
+
 def assert_all_fused(model: nn.Module, layers: int = 2) -> None:
     """Every linear's adapters are one op with a kernel, beside base linears that are merged."""
     report = report_of(model)
@@ -54,8 +60,7 @@ def test_prefill_and_decode(dtype: torch.dtype) -> None:
         for numbers in PROMPTS:
             ids = torch.tensor(numbers)
             eager = generate(model, model, ids, 2)
-            wide = copy.deepcopy(model).double()
-            exact = oracle(lambda w=wide, i=ids: generate(w, w, i, 2))
+            exact = exactly(model, ids, 2)
             found = generate(compiled, model, ids, 2)
             for ours, theirs, truth in zip(found, eager, exact, strict=True):
                 assert_numbers_rule(ours, theirs, truth)
@@ -72,8 +77,7 @@ def test_every_op_has_a_kernel_for_a_gpu(target: str) -> None:
     ids = torch.tensor([1, -1])
     with torch.no_grad():
         eager = generate(model, model, ids, 1)
-        wide = copy.deepcopy(model).double()
-        exact = oracle(lambda: generate(wide, wide, ids, 1))
+        exact = exactly(model, ids, 1)
         found = generate(compiled, model, ids, 1)
     for ours, theirs, truth in zip(found, eager, exact, strict=True):
         assert_numbers_rule(ours, theirs, truth)

@@ -11,8 +11,9 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 import fuseline
+from fuseline.codegen.adapters import active_counts
 from fuseline.ir.ops.adapters import MultiLora
-from fuseline.ir.text import parse_func
+from fuseline.ir.text import parse_func, print_func
 from fuseline.passes.raise_multi_lora import RaiseMultiLora
 from fuseline.testing import assert_no_rewrite, assert_rewrites, assert_same_values, run_passes
 
@@ -211,6 +212,38 @@ def test_matrices_turned_before_they_are_gathered() -> None:
     lines = ("%at = permute %a {dims = (0, 2, 1)}", turned, *PRODUCTS[1:], "%y = add %r, %delta")
     op = raised(func(arguments, *lines))
     assert (op.a_transposed, op.b_transposed) == (False, True)
+
+
+def test_adapters_of_the_first_part_of_a_stack() -> None:
+    """How many there are is a size of the call; numbers from there on are an error."""
+    text = func(
+        SEQUENCES.format("f32") + ", %n: int<A>",
+        "%as = slice %a {axis = 0, stop = A}",
+        "%bs = slice %b {axis = 0, stop = A}",
+        DOWN.replace("index_select %a, %ids {axis = 0}", "index %as, [%ids] {axes = (0,)}"),
+        UP.replace("index_select %b, %ids {axis = 0}", "index %bs, [%ids] {axes = (0,)}"),
+        *PRODUCTS[2:],
+        "%y = add %r, %delta",
+    ).replace(" {\n", " where A in 1..3 {\n", 1)
+    made = parse_func(text)
+    run_passes(RaiseMultiLora(), made)
+    (op,) = [op for op in made.ops if isinstance(op, MultiLora)]
+    assert str(op.active) == "A"
+    assert active_counts(made) == {"A": 3}
+    assert parse_func(print_func(made)).ops[-1].attributes["active"] == op.active
+    sizes = {"A": 2, "B": 3, "S": 2}
+    right = {"ids": torch.tensor([1, -2, 0])}
+    assert_same_values(parse_func(text), made, exact=False, given=right, sizes=sizes)
+    for number in (2, -3):
+        wrong = {"ids": torch.tensor([1, number, 0])}
+        for each in (parse_func(text), made):
+            with pytest.raises(IndexError):
+                assert_same_values(each, each, given=wrong, sizes=sizes)
+
+
+def test_numbers_of_32_bits() -> None:
+    arguments = SEQUENCES.format("f32").replace("%ids: i64", "%ids: i32")
+    assert raised(func(arguments, *PRODUCTS, "%y = add %r, %delta")).base is not None
 
 
 NEAR: dict[str, tuple[tuple[str, ...], str]] = {

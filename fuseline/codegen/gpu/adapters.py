@@ -112,6 +112,11 @@ class AdapterKernel(TritonKernel):
         return (("parts_at", "i64"), *([("list_at", "i64")] if self.find == "sorted" else []))
 
     @property
+    def title(self) -> str:
+        """What the kernel does, for the head of its source."""
+        raise NotImplementedError
+
+    @property
     def who(self) -> str:
         """The rows of a block, in words."""
         return "one row" if self.single else f"up to {self.block_m} rows of an adapter"

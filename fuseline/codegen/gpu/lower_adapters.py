@@ -180,7 +180,8 @@ class _Lowering:
         """Blocks of rows, in the worst case: each group may have one that is not full."""
         if r.find != "sorted":
             return self.rows
-        return dim(ceil_div(self.rows, r.block_m) + self.adapters.count + 1)
+        active = self.adapters.count if self.op.active is None else self.op.active
+        return dim(ceil_div(self.rows, r.block_m) + active + 1)
 
 
 def _further(a: Adapters, r: Range, rows: Dim) -> int:

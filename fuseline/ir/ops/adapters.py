@@ -40,10 +40,12 @@ def multi_lora_reference(
     b_transposed: bool,
     skips: bool,
     rounds: bool,
+    active: int | None,
     delta_dtype: DType,
     dtype: DType,
 ) -> Tensor:
     """Adapter by adapter: see `MultiLora`."""
+    del active  # what numbers there are is not for this to say
     down, up = a.mT if a_transposed else a, b.mT if b_transposed else b
     rows, number = x.reshape(-1, x.shape[-1]), ids.reshape(-1)
     count = a.shape[0]
@@ -78,6 +80,9 @@ class MultiLora(Op, name="multi_lora", traits={Trait.PURE}):
     promoted type; ``inner``: then to x's. The outcome is rounded to ``delta_dtype``, base
     ``[..., N]`` is added in the promoted type, and the sum is rounded to ``dtype``. Without
     ``rounds`` the second product stays float32 until base has been added.
+
+    ``active``: how many adapters, the first ones, may have rows; ids has no number between this and
+    n. It changes no result: a GPU has blocks for so many.
     """
 
     x: Value = operand()
@@ -92,6 +97,7 @@ class MultiLora(Op, name="multi_lora", traits={Trait.PURE}):
     b_transposed: bool = attribute(default=False)
     skips: bool = attribute(default=False)
     rounds: bool = attribute(default=True)
+    active: Dim | None = attribute(default=None)
     delta_dtype: DType = attribute()
     dtype: DType = attribute()
     y: Value = result()

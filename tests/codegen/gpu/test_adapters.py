@@ -18,7 +18,7 @@ from fuseline.codegen.gpu.experts_choice import MOST_ALIKE, Range
 from fuseline.codegen.lower import Launch, lower
 from fuseline.ir.layout import LayoutMap
 from fuseline.ir.text import parse_func
-from fuseline.ir.types import symbol
+from fuseline.ir.types import dim, symbol
 from fuseline.runtime.cache import Cache
 from tests.codegen.adapter_cases import FORMS, Case, check
 from tests.codegen.gpu.harness import binaries_of, run
@@ -145,6 +145,15 @@ def launches_of(case: Case, rows: int = 0) -> list[Launch]:
     made = lower(func.ops[-1], LayoutMap(func), "cuda")
     assert isinstance(made, list)
     return made
+
+
+def test_blocks_follow_the_adapters_that_may_have_rows() -> None:
+    func = parse_func(Case(count=8).text().replace("scale =", "active = A, scale ="))
+    made = lower(func.ops[-1], LayoutMap(func), "cuda")
+    assert isinstance(made, list)
+    rows, active = symbol("T"), symbol("A")
+    grids = {str(x.grid[1]) for x in made if isinstance(x.kernel, AdapterKernel)}
+    assert str(dim((rows + 63) // 64 + active + 1)) in grids
 
 
 def test_symbolic_rows_choose_when_they_are_known() -> None:
