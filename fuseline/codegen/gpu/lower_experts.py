@@ -44,7 +44,7 @@ for weights. With more tokens either branch fills the device by itself, and side
 only take the cache from one another. Counted, not measured."""
 
 WIDEST = 65535
-"""Rows of such a matrix: blocks of some of them lie along an axis of the grid that takes as many."""
+"""Rows of such a matrix: blocks of some of them lie along an axis of the grid of this length."""
 
 
 LARGEST = 1 << 31
