@@ -37,7 +37,7 @@ FEW_TOKENS = 64
 """Tokens that each have blocks of their own for the sums."""
 
 WIDEST = 65535
-"""Rows of such a matrix: blocks of some of them lie along an axis of the grid that takes as many."""
+"""Rows of such a matrix: blocks of some lie along an axis of the grid that takes as many."""
 
 LARGEST = 1 << 31
 """Elements of one expert's matrix, whose places are counted in 32 bits."""
