@@ -82,7 +82,7 @@ def _elements(
     along, threads = ceil_div(inner, width), (warps, 2 * warps, 4 * warps)
     if not outer:
         return Choice(Tile(1, width, "none", whole=False), threads, (along,), when)
-    tile = Tile(rows, width, "flat", whole=along == 1)
+    tile = Tile(rows, width, "flat", whole=isinstance(along, int) and along == 1)
     return Choice(tile, threads, (dim(ceil_div(product(outer), rows) * along),), when)
 
 

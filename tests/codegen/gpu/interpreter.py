@@ -197,9 +197,12 @@ def _mend_bounds() -> None:
     own: Any = importlib.import_module("triton.runtime.interpreter")
     patch = own._patch_lang_tensor
 
+    def index(tensor: Any) -> int:
+        return int(tensor.handle.data.item())
+
     def patched(tensor: Any, scope: Any) -> None:
         patch(tensor, scope)
-        scope.set_attr(tensor, "__index__", lambda self: int(self.handle.data.item()))
+        scope.set_attr(tensor, "__index__", index)
 
     own._patch_lang_tensor = patched
 
@@ -213,7 +216,8 @@ def _rough_functions() -> list[bool]:
 
     def off(handle: Any) -> Any:
         if handle.data.dtype == np.float32:
-            signs = np.where(np.arange(handle.data.size) % 2, 1, -1).reshape(handle.data.shape)
+            odd: Any = np.arange(handle.data.size) % 2
+            signs = (2 * odd - 1).reshape(handle.data.shape)
             handle.data = (handle.data * (1 + signs * np.float32(2**-22))).astype(np.float32)
         return handle
 
