@@ -11,11 +11,13 @@ from unittest import mock
 import pytest
 import torch
 
+from fuseline.build_gpu import Candidate, choose
 from fuseline.codegen.gpu import lower_adapters
 from fuseline.codegen.gpu.adapters import AdapterKernel, AdapterSortKernel
 from fuseline.codegen.gpu.adapters_choice import adapter_ranges, parts_of
 from fuseline.codegen.gpu.experts_choice import MOST_ALIKE, Range
 from fuseline.codegen.lower import Launch, lower
+from fuseline.codegen.targets import GPU_TARGETS
 from fuseline.ir.layout import LayoutMap
 from fuseline.ir.text import parse_func
 from fuseline.ir.types import dim, symbol
@@ -196,9 +198,13 @@ def test_binaries_of_released_sizes(dtype: str, rank: int, rows: int, binary_cac
 @pytest.mark.slow
 @pytest.mark.parametrize("dtype", ["f16", "bf16"])
 def test_binaries_of_other_forms(dtype: str, binary_cache: Cache) -> None:
+    """One configuration of each launch does, if not always the first."""
     for case in (
         Case(count=8, depth=4096, width=11008, rank=17, skips=True, factor="f32"),
         Case(count=64, depth=2880, width=2880, rank=256, a_transposed=True, b_transposed=True),
         Case(count=8, depth=4096, width=1024, rank=8, rounds=False, delta="f32"),
     ):
-        assert binaries_of(launches_of(dataclasses.replace(case, dtype=dtype)), binary_cache)
+        for launch in launches_of(dataclasses.replace(case, dtype=dtype)):
+            for target in GPU_TARGETS:
+                made = choose(binary_cache, launch, target)
+                assert isinstance(made, Candidate), (target.name, made)
