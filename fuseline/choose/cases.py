@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import hashlib
-from collections.abc import Hashable, Mapping
+from collections.abc import Hashable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import lru_cache
 
@@ -118,11 +118,20 @@ def bound(case: Case, size: int, symbols: Mapping[str, Range]) -> dict[str, int]
     return binding(case.count, size, symbols)
 
 
-def labels(kernels: list[KernelTemplate]) -> tuple[str, ...]:
-    """What sets kernels of one family apart: the fields in which they differ."""
+def labels(kernels: Sequence[KernelTemplate]) -> tuple[str, ...]:
+    """What sets kernels of one launch apart: the fields in which those of a family differ, behind
+    the family where there are several.
+    """
+    families = {k.family: [n for n in kernels if n.family == k.family] for k in kernels}
+    if len(families) < 2:
+        return _labels_of_family(kernels)
+    own = {name: iter(_labels_of_family(alike)) for name, alike in families.items()}
+    return tuple(f"{k.family} {next(own[k.family])}" for k in kernels)
+
+
+def _labels_of_family(kernels: Sequence[KernelTemplate]) -> tuple[str, ...]:
     names = [f.name for f in dataclasses.fields(kernels[0]) if f.name != "hints"]
-    alike = all(type(k) is type(kernels[0]) for k in kernels)
-    differing = [n for n in names if alike and len({str(getattr(k, n)) for k in kernels}) > 1]
+    differing = [n for n in names if len({str(getattr(k, n)) for k in kernels}) > 1]
     shown = differing or [n for n in ("warps",) if n in names]
     found = [", ".join(f"{n} {getattr(k, n)}" for n in shown) for k in kernels]
     if len(set(found)) < len(found):

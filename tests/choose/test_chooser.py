@@ -23,6 +23,7 @@ from fuseline.choose.decision import FILE, Decision, Table
 from fuseline.choose.timing import Budget, Run
 from fuseline.choose.tuner import Tuner, Way
 from fuseline.codegen import lowerings
+from fuseline.codegen.gpu import lower_rows
 from fuseline.codegen.library import LibraryKernel, ReferenceKernel
 from fuseline.codegen.lower import Emitted, Launch, emit
 from fuseline.codegen.targets import TARGETS, Target
@@ -60,6 +61,12 @@ LINEAR = """func @f(%x: bf16[T, 1024], %w: bf16[2048, 1024]) {
 def cache(tmp_path_factory: pytest.TempPathFactory) -> Cache:
     """One cache of binaries; decisions have their own."""
     return Cache(tmp_path_factory.mktemp("chooser"))
+
+
+@pytest.fixture(autouse=True)
+def triton_alone(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Norms have configurations in one language: those that the tests name."""
+    monkeypatch.setattr(lower_rows, "_in_cuda", lambda *_, **__: [])
 
 
 Seconds = Callable[[Case, Way, int], float]

@@ -21,6 +21,7 @@ Tool = Callable[..., str]
 
 _ACCESS = re.compile(r"\b(LDG|STG)(?:STS)?((?:\.[A-Z0-9]+)*)")
 _SPILL = re.compile(r"\b(LDL|STL)\b")
+_ARRAY = re.compile(r"^\s*\.local\s+\.align\s+\d+\s+\.b8\s+\S+\[(\d+)\];", re.MULTILINE)
 _WIDTHS = {"U8": 8, "S8": 8, "U16": 16, "S16": 16, "64": 64, "128": 128, "256": 256}
 
 
@@ -54,6 +55,14 @@ def inspect(cubin: Path, cuobjdump: Tool, nvdisasm: Tool) -> dict[str, int]:
     }
 
 
+def arrays(ptx: str) -> int:
+    """Bytes of a thread's stack that a kernel asks for itself, in units of 8: arrays with an index.
+
+    That of a sine is one, into which CUDA's reduction of large angles writes.
+    """
+    return sum(-(-int(size) // 8) * 8 for size in _ARRAY.findall(ptx))
+
+
 def describe(
     folder: Path,
     *,
@@ -65,8 +74,10 @@ def describe(
 ) -> None:
     """Write ``kernel.json`` beside a cubin: how to launch it, and what its machine code needs.
 
+    A stack that the PTX asks for itself holds no spills.
+
     Args:
-        folder: of ``kernel.cubin``.
+        folder: of ``kernel.cubin`` and ``kernel.ptx``.
         symbol: see `Binary`.
         parameters: see `Binary`.
         warps: see `Binary`.
@@ -76,6 +87,8 @@ def describe(
 
     """
     found = inspect(folder / "kernel.cubin", tool("cuobjdump"), tool("nvdisasm"))
+    if found["stack"] <= arrays((folder / "kernel.ptx").read_text()):
+        found["spills"] = 0
     described = {
         "symbol": symbol,
         "parameters": list(parameters),
@@ -161,5 +174,5 @@ class Binary:
 
     @property
     def spills(self) -> bool:
-        """Whether a thread keeps values in local memory."""
-        return bool(self.resources["spills"] or self.resources["stack"])
+        """Whether a thread keeps values in local memory for want of registers."""
+        return bool(self.resources["spills"])

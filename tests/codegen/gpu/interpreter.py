@@ -212,13 +212,13 @@ def _rough_functions() -> list[bool]:
     one element of the list that this gives is true: by 2 units in the last place, up and down.
     """
     own: Any = importlib.import_module("triton.runtime.interpreter")
+    numpy: Any = np  # whose arrays have no type of elements here
     builder, rough = own.InterpreterBuilder, [False]
 
     def off(handle: Any) -> Any:
         if handle.data.dtype == np.float32:
-            odd: Any = np.arange(handle.data.size) % 2
-            signs = (2 * odd - 1).reshape(handle.data.shape)
-            handle.data = (handle.data * (1 + signs * np.float32(2**-22))).astype(np.float32)
+            signs = (2 * (numpy.arange(handle.data.size) % 2) - 1).reshape(handle.data.shape)
+            handle.data = (handle.data * (1 + signs * numpy.float32(2**-22))).astype(np.float32)
         return handle
 
     def made_rough(name: str) -> None:

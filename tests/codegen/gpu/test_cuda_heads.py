@@ -23,17 +23,12 @@ from tests.codegen.gpu.test_heads import (
     test_norm_without_rotation_and_rotation_without_norm,
     test_one_sequence_has_no_stride_of_batch,
     test_positions_outside_the_cache_are_not_written,
-    test_rope_by_tables_of_fewer_dims,
     test_special_values,
     test_tables_that_differ_over_the_batch,
     test_token_counts,
     test_writes_keys_and_values_into_the_cache,
 )
-from tests.codegen.gpu.test_mla_projection import (
-    test_scale_and_offset,
-    test_some_rows_only,
-    test_written_into_caches,
-)
+from tests.codegen.gpu.test_mla_projection import test_cases
 from tests.codegen.oracle import DTYPES
 
 
@@ -132,15 +127,12 @@ def test_binaries_move_16_bytes_at_once_and_do_not_spill(name: str, binary_cache
 
 
 __all__ = [
+    "test_cases",
     "test_head_widths",
     "test_many_rows_share_larger_blocks",
     "test_norm_without_rotation_and_rotation_without_norm",
     "test_one_sequence_has_no_stride_of_batch",
     "test_positions_outside_the_cache_are_not_written",
-    "test_scale_and_offset",
-    "test_some_rows_only",
-    "test_written_into_caches",
-    "test_rope_by_tables_of_fewer_dims",
     "test_special_values",
     "test_tables_that_differ_over_the_batch",
     "test_token_counts",

@@ -9,7 +9,6 @@ from tests.codegen.gpu.test_heads import (
     test_bf16_rounds_where_eager_rounds,
     test_norm_across_heads_of_unequal_number,
     test_norms,
-    test_rope_before_and_after_the_transpose,
     test_rotations,
     test_tables_of_another_dtype,
 )
@@ -29,7 +28,6 @@ __all__ = [
     "test_bf16_rounds_where_eager_rounds",
     "test_norm_across_heads_of_unequal_number",
     "test_norms",
-    "test_rope_before_and_after_the_transpose",
     "test_rotations",
     "test_tables_of_another_dtype",
 ]

@@ -14,13 +14,7 @@ from fuseline.ir.text import parse_func
 from fuseline.runtime.cache import Cache
 from tests.codegen.gpu import harness
 from tests.codegen.gpu.harness import binaries_of, check
-from tests.codegen.gpu.test_norm import (
-    test_a_weight_of_another_dtype_promotes,
-    test_many_narrow_rows_share_a_block,
-    test_no_rows,
-    test_norms_of_slices,
-    test_widths,
-)
+from tests.codegen.gpu.test_norm import test_cases, test_many_narrow_rows_share_a_block
 from tests.codegen.oracle import DTYPES, seeded
 
 
@@ -111,9 +105,6 @@ def test_binaries_of_released_sizes_move_16_bytes_at_once(width: int, binary_cac
 
 
 __all__ = [
-    "test_a_weight_of_another_dtype_promotes",
+    "test_cases",
     "test_many_narrow_rows_share_a_block",
-    "test_no_rows",
-    "test_norms_of_slices",
-    "test_widths",
 ]

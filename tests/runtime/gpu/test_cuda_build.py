@@ -152,11 +152,10 @@ def test_without_nvrtc_it_is_triton_and_the_report_says_so(binary_cache: Cache) 
 def test_with_nvrtc_the_report_names_the_kernel(binary_cache: Cache) -> None:
     tools = build.Tools.find(Config(cache_dir=binary_cache.root))
     built = build.build(parse_func(TEXT), {}, tools, TARGETS["sm_90"])
-    (record,) = built.assembled.records
-    assert record.family == "row_norm_cuda"
-    assert "Triton only" not in record.needs
-    (text,) = built.sources.values()
-    assert "__global__" in text
+    records = built.assembled.records
+    assert "row_norm_cuda" in {record.family for record in records}, "at some sizes"
+    assert not any("Triton only" in record.needs for record in records)
+    assert any("__global__" in text for text in built.sources.values())
 
 
 def test_dumps_show_the_source(tmp_path: Path) -> None:

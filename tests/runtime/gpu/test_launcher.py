@@ -164,7 +164,7 @@ def streams(record: list[str]) -> list[str]:
             found.append(f"{words[3]} on {words[words.index('stream') + 1]}")
         elif words[0] in ("record", "wait"):
             found.append(line)
-    return found[1:]  # the first launch is that of another test
+    return found[2:]  # the first launches are those of another test
 
 
 BRANCHES = ["main", "aside", "aside", "beside", "beside", "main", "aside", "beside"]
