@@ -24,6 +24,7 @@ from fuseline.choose.timing import Budget, Run
 from fuseline.choose.tuner import Tuner, Way
 from fuseline.codegen import lowerings
 from fuseline.codegen.gpu import lower_rows
+from fuseline.codegen.gpu.kernel import GpuKernel
 from fuseline.codegen.library import LibraryKernel, ReferenceKernel
 from fuseline.codegen.lower import Emitted, Launch, emit
 from fuseline.codegen.targets import TARGETS, Target
@@ -66,7 +67,11 @@ def cache(tmp_path_factory: pytest.TempPathFactory) -> Cache:
 @pytest.fixture(autouse=True)
 def triton_alone(monkeypatch: pytest.MonkeyPatch) -> None:
     """Norms have configurations in one language: those that the tests name."""
-    monkeypatch.setattr(lower_rows, "_in_cuda", lambda *_, **__: [])
+
+    def none(*_: object, **__: object) -> list[GpuKernel]:
+        return []
+
+    monkeypatch.setattr(lower_rows, "_in_cuda", none)
 
 
 Seconds = Callable[[Case, Way, int], float]
