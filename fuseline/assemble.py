@@ -21,6 +21,7 @@ from fuseline.ir.ops.experts import Experts, Moe
 from fuseline.ir.ops.fused import GatedLinear, MergedLinear
 from fuseline.ir.ops.view import unreshaped
 from fuseline.ir.types import BufferType, Dim, IntType, dim, format_dim
+from fuseline.passes.active_counts import active_counts
 from fuseline.passes.pad_rows import PaddedRows, pad_rows
 from fuseline.passes.plan import live_ranges, share_memory
 from fuseline.report import KernelRecord
@@ -37,6 +38,7 @@ from fuseline.runtime.plan import (
     Plan,
     RowAxis,
     Step,
+    VariantSpec,
     View,
 )
 
@@ -314,6 +316,9 @@ def with_padding(plan: Plan, func: Func) -> Plan:
         plan,
         pads={n: _pad_rule(r) for n, r in padded.items() if isinstance(r, PaddedRows)},
         unpadded={n: r for n, r in padded.items() if isinstance(r, str)},
+        variants=tuple(
+            VariantSpec("adapters in use", name, most) for name, most in active_counts(func).items()
+        ),
     )
 
 

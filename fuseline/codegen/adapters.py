@@ -6,12 +6,11 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TypeAlias
 
-import sympy
 import torch
 
 from fuseline.codegen.lower import NeedDense, Refusal, dtype_name, not_dense, unsupported
 from fuseline.codegen.norms import promote
-from fuseline.ir.core import Func, Value
+from fuseline.ir.core import Value
 from fuseline.ir.layout import LayoutMap
 from fuseline.ir.ops.adapters import MultiLora
 from fuseline.ir.types import Dim, product
@@ -104,21 +103,6 @@ def _needed(steps: Sequence[Step]) -> tuple[Step, ...]:
     return tuple(found)
 
 
-def active_counts(func: Func) -> dict[str, int]:
-    """The symbols of a func that say how many adapters may have rows, and what each is at most.
-
-    A greater value of such a symbol changes no result: launches have more blocks, and those end at
-    once.
-    """
-    found: dict[str, int] = {}
-    for op in func.ops:
-        if isinstance(op, MultiLora) and isinstance(op.active, sympy.Symbol):
-            most = op.a.shape[0]
-            if isinstance(most, int):
-                found[str(op.active)] = min(most, found.get(str(op.active), most))
-    return found
-
-
 def rows_of(op: MultiLora) -> Dim:
     """Rows of x."""
     return product(op.x.shape[:-1])
@@ -176,4 +160,4 @@ def row_stride(value: Value, layouts: LayoutMap) -> Dim:
     return stride
 
 
-__all__ = ["Adapters", "active_counts", "adapters_of", "row_stride", "rows_of"]
+__all__ = ["Adapters", "adapters_of", "row_stride", "rows_of"]

@@ -13,6 +13,7 @@ from typing import Any, Literal, TypeAlias, cast
 import sympy
 
 from fuseline.ir.core import Func, Op, Trait, Value
+from fuseline.ir.ops.adapters import MultiLora
 from fuseline.ir.ops.buffer import IndexWrite
 from fuseline.ir.ops.create import Full, Iota
 from fuseline.ir.ops.experts import Experts, Moe, Route
@@ -142,6 +143,8 @@ def apply_rule(op: Op, walk: Walk, follow: Follow) -> list[Rows]:
             return _index_write(op, walk)
         case Embedding() | Index() | IndexSelect():
             return [_gathered(op, walk)]
+        case MultiLora():
+            return [_adapted(op, walk)]
         case _:
             raise Refused(f"{op.name} is not known to do each row by itself")
 
@@ -436,6 +439,15 @@ def _gathered(op: Embedding | Index | IndexSelect, walk: Walk) -> Rows:
         if axis in kept:
             found[number if number < place else number + rank] = kept[axis]
     return found
+
+
+def _adapted(op: MultiLora, walk: Walk) -> Rows:
+    """Each row has its own adapter: that of an added one is that of the row it repeats."""
+    values = (op.x, op.ids, op.base, op.factor)
+    _others(op, walk, values)
+    if any(row.kind != "copies" for row in walk.of(op.ids).values()):
+        raise Refused(f"{op.name} would read the adapter of a row that is not there")
+    return _closed(op, _merged(op, [walk.of(v) for v in values]), len(op.x.shape) - 1)
 
 
 __all__ = ["Axis", "Kind", "Refused", "Rows", "Walk", "apply_rule", "reads"]

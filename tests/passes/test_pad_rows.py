@@ -66,6 +66,11 @@ LEGAL = {
             {width = 8}
           return %y
         }""",
+    "adapters": """func @f(%x: f32[S, 8], %ids: i64[S], %r: f32[S, 6],
+                           %a: f32[3, 2, 8] = param "a", %b: f32[3, 6, 2] = param "b") {
+          %y = multi_lora %x, %ids, %a, %b, %r {delta_dtype = f32, dtype = f32}
+          return %y
+        }""",
     "experts": """func @f(%x: f32[S, 8], %r: f32[4, 8] = param "r", %u: f32[4, 12, 8] = param "u",
                           %d: f32[4, 8, 6] = param "d") {
           %l = linear %x, %r
