@@ -18,6 +18,9 @@ from collections.abc import Mapping
 TOOL = "compute-sanitizer"
 HERE = "tests/codegen/gpu/"
 CASES: Mapping[str, str] = {
+    "adapter_high": "test_adapters.py::test_any_number_of_rows[bf16]",
+    "adapter_low": "test_adapters.py::test_any_number_of_rows[f16]",
+    "adapter_sort": "test_adapters.py::test_any_number_of_rows[f32]",
     "argmax": "test_index.py::test_argmax[f32-63]",
     "argmax_join": "test_index.py::test_argmax[bf16-5003]",
     "attention": "test_attention.py::test_head_widths[80]",
@@ -26,7 +29,7 @@ CASES: Mapping[str, str] = {
     "experts_product": "test_experts.py::test_any_number_of_tokens[bf16]",
     "experts_sort": "test_experts.py::test_any_number_of_tokens[f16]",
     "experts_sum": "test_experts.py::test_indices_outside_add_nothing[5]",
-    "gather": "test_index.py::test_tables_by_position[bf16-i64]",
+    "gather": "test_index.py::test_cases[tables_by_position[bf16-i64]]",
     "head_product": "test_latent.py::test_both_forms_by_the_number_of_queries[bf16]",
     "index_last": "test_index.py::test_the_last_of_equal_places_counts_among_many",
     "index_write": "test_index.py::test_an_index_outside_is_not_written",
@@ -36,10 +39,10 @@ CASES: Mapping[str, str] = {
     "mla_projection": "test_mla_projection.py::test_all_rows_at_odd_sizes[bf16]",
     "pointwise": "test_lower_pointwise.py::test_a_transposed_copy_goes_by_squares[shape0-bf16]",
     "qk_norm_rope": "test_heads.py::test_head_widths[bf16-112]",
-    "rope": "test_heads.py::test_rope_before_and_after_the_transpose[half]",
+    "rope": "test_norm.py::test_cases[rope_before_and_after_the_transpose[bf16-half]]",
     "route": "test_route.py::test_lowering[sizes0]",
-    "row_norm": "test_norm.py::test_norms_of_slices[bf16]",
-    "shift_write": "test_index.py::test_a_window_moves_on[bf16-9]",
+    "row_norm": "test_norm.py::test_cases[norms_of_slices[bf16]]",
+    "shift_write": "test_index.py::test_cases[a_window_moves_on[bf16-9]]",
     "topk": "test_select.py::test_topk_takes_the_first_of_equal_elements",
 }
 """A test for each template of Triton, by the template's name."""

@@ -84,13 +84,16 @@ class MaskBuilder:
             start = to_dim(rest)
         except Unknown as error:
             raise Unbuildable(f"no value holds {row}") from error
-        first: Value
         if steps:
-            first = create.Iota(length=self.queries, start=start, step=steps).y
-        else:
-            first = create.Full(value=start, shape=shape[-1:], dtype=DType.I64).y
-        result = functools.reduce(lambda a, b: pointwise.Add(a, b).y, parts, first)
-        return result if result.shape == shape else view.Expand(result, shape=shape).y
+            parts.insert(0, create.Iota(length=self.queries, start=start, step=steps).y)
+        elif start != 0 or not parts:
+            parts.insert(0, create.Full(value=start, shape=shape[-1:], dtype=DType.I64).y)
+        result = functools.reduce(lambda a, b: pointwise.Add(a, b).y, parts)
+        if result.shape == shape:
+            return result
+        if same_dim(result.tensor.numel, product(shape)):
+            return view.Reshape(result, shape=shape).y
+        return view.Expand(result, shape=shape).y
 
     def _line_up(self, atom: Element) -> Value:
         """The tensor of an element, lined up with ``[B, Sq]`` at the last dim."""
