@@ -75,7 +75,7 @@ has-gpu:
 	@$(GPU_PYTHON) -c "import importlib.util as u; t = u.find_spec('torch') and __import__('torch'); \
 	  said = 'torch ' + t.__version__ if t else 'which has no torch'; \
 	  (t and t.cuda.is_available()) or exit('There is no GPU for $(GPU_PYTHON) (' + said + '). Run this on ' \
-	  'a machine that has one, or name another Python: make GPU_PYTHON=python3 $(MAKECMDGOALS)')"
+	  'a machine that has one, or name another Python: make GPU_PYTHON=/path/to/python $(MAKECMDGOALS)')"
 
 test-gpu: has-gpu | build/gpu-cache ## the tests on a GPU: kernels, graphs, models, memory checker
 	$(ON_GPU) $(GPU_PYTHON) -m pytest --device cuda tests/codegen/gpu tests/gpu -m "not slow or gpu"

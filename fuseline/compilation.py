@@ -11,7 +11,7 @@ import torch
 from fuseline.build import Built
 from fuseline.ir.core import Func, Op, Value
 from fuseline.ir.layout import Layout
-from fuseline.report import FROM_CACHE, GraphRecord, PassRecord, Report, Site, Stat
+from fuseline.report import FROM_CACHE, OP_BY_OP, GraphRecord, PassRecord, Report, Site, Stat
 from fuseline.runtime.executor import Program
 from fuseline.runtime.graphs import Graphed
 from fuseline.runtime.plan import LibraryStep, NativeStep
@@ -61,6 +61,8 @@ class Compilation:
     restored: bool = False
     program: weakref.ref[Program] | None = None
     graphed: weakref.ref[Graphed] | None = None
+    op_by_op: str = ""
+    """Why it runs op by op, by torch, where it does."""
 
     @property
     def waits(self) -> bool:
@@ -84,6 +86,7 @@ class Compilation:
         if program is not None:  # it may run op by op, or be done with
             stats["bytes of planned buffers"] = program.arena_bytes
         stats |= {"library steps": libraries} if libraries else {}
+        stats |= {f"{OP_BY_OP}{self.op_by_op}": 1} if self.op_by_op else {}
         stats |= self._recorded()
         if self.built.target.backend == "cuda":
             padded = self.built.assembled.plan.unpadded

@@ -189,20 +189,22 @@ class Compiler:
                 Launcher.build(tools.cache, tools.host)
         except errors.BuildError as error:
             why = why or str(error)
-        if tools.host is None or why:
-            errors.BUILT_FOR_ANOTHER.warn(compilation.name, found=why or tools.missing)
-            return None
-        try:
-            launcher = Launcher.open(tools.cache, tools.host)
-        except (errors.DeviceError, errors.BuildError) as error:
-            if self.config.strict:
-                raise
-            found, hint = error.diagnostic.found, error.diagnostic.hint
-            said = f"{error.diagnostic.title} ({found})" if found else error.diagnostic.title
-            errors.BUILT_FOR_ANOTHER.warn(compilation.name, found=said, hint=hint)
-            return None
-        name, branches = built.target.name, self.config.side_stream
-        return DeviceKernels(built.binaries, launcher, device, name, branches)
+        hint: str | None = None
+        if tools.host is None:
+            why = why or tools.missing
+        elif not why:
+            try:
+                launcher = Launcher.open(tools.cache, tools.host)
+                name, branches = built.target.name, self.config.side_stream
+                return DeviceKernels(built.binaries, launcher, device, name, branches)
+            except (errors.DeviceError, errors.BuildError) as error:
+                if self.config.strict:
+                    raise
+                found, hint = error.diagnostic.found, error.diagnostic.hint
+                why = f"{error.diagnostic.title} ({found})" if found else error.diagnostic.title
+        compilation.op_by_op = f"built for {built.target.name}, {why}"
+        errors.BUILT_FOR_ANOTHER.warn(compilation.name, found=why, hint=hint)
+        return None
 
     def _optimise(self, captured: Captured, placed: Placed) -> _Optimised:
         """Import a captured program and run the pipeline on it."""

@@ -29,6 +29,9 @@ BREAK = "graph break: "
 PLAIN = "plain ATen: "
 """Begins the names of stats that say why a graph is run by torch as a whole."""
 
+OP_BY_OP = "not run by its kernels: "
+"""Begins the name of a statistic: why a program that was built for a GPU runs op by op."""
+
 FROM_CACHE = "programs from the cache"
 """The number of programs that an earlier process compiled."""
 
@@ -223,6 +226,7 @@ class Report:
         """What runs natively and what torch runs: steps of plans, whole graphs, and around them."""
         whole = {n.removeprefix(PLAIN): r for n, r in self.stats.items() if n.startswith(PLAIN)}
         lines = [f"not compiled, run by torch as a whole: {n} ({r})" for n, r in whole.items()]
+        lines += [n for n in self.stats if n.startswith(OP_BY_OP)]
         breaks = [n.removeprefix(BREAK) for n in self.stats if n.startswith(BREAK)]
         if breaks:
             eager = "what is between graphs" if self.kernels or whole else "everything"

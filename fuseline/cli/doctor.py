@@ -184,7 +184,7 @@ def _directory(use: str, path: Path) -> Directory:
 
 def _problems(compiler: Mapping[str, str], gpus: Gpus, folders: list[Directory]) -> list[str]:
     problems = [f"{f.use} directory {f.path}: {f.state}" for f in folders if not f.good]
-    if "problem" in compiler:
+    if "problem" in compiler and not gpus.launches:
         problems.append(compiler["problem"])
     problems += gpus.problems
     problems += [f"{name} is no option of fuseline" for name in unknown_variables()]

@@ -28,6 +28,7 @@ class Gpus:
         targets: each target of the option, and whether it can be built and run here.
         auto: what the option ``target="auto"`` takes, by the device of a model's tensors.
         problems: what keeps a GPU that is here from being used.
+        launches: whether there is a GPU, and what launches kernels on it.
     """
 
     devices: Mapping[str, str]
@@ -35,6 +36,7 @@ class Gpus:
     targets: Mapping[str, str]
     auto: Mapping[str, str]
     problems: tuple[str, ...]
+    launches: bool
 
 
 def look(cache: Cache, compiler: str) -> Gpus:
@@ -64,7 +66,7 @@ def look(cache: Cache, compiler: str) -> Gpus:
     if devices and about["cuda-bindings"] == ABSENT:
         problems.append(str(errors.NO_DRIVER.diagnostic(found="no package cuda-bindings")))
     targets = _targets(compiler, set(auto.values()) if devices else {"cpu"})
-    return Gpus(devices, about, targets, auto, tuple(problems))
+    return Gpus(devices, about, targets, auto, tuple(problems), bool(devices) and launches)
 
 
 def _none_here() -> str:

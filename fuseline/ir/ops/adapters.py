@@ -50,7 +50,7 @@ def multi_lora_reference(
     rows, number = x.reshape(-1, x.shape[-1]), ids.reshape(-1)
     count = a.shape[0]
     if bool(((number < 0) | (number >= count + skips)).any()):
-        raise IndexError(f"the number of an adapter is outside of 0 .. {count - 1}")
+        raise IndexError("the number of an adapter is outside of those in use")
     factors = None if factor is None else factor.reshape(-1)
     found = torch.zeros(rows.shape[0], up.shape[1], dtype=delta_dtype.torch, device=x.device)
     for e in range(count):

@@ -60,4 +60,5 @@ def test_what_the_tool_answers_is_the_result(
     assert words in capsys.readouterr().out
     asked = (tmp_path / "asked").read_text()
     assert asked.startswith("1 --tool memcheck --error-exitcode 1")
-    assert "--device cuda tests/codegen/gpu/test_index.py::test_argmax[f32-63]" in asked
+    assert "--device cuda tests/codegen/gpu/" in asked
+    assert " tests/codegen/gpu/test_index.py::test_argmax[f32-63]" in asked
