@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -311,7 +312,7 @@ def _symbol_sources(func: Func) -> dict[str, tuple[int, int]]:
 
 def with_padding(plan: Plan, func: Func) -> Plan:
     """The plan of a func, with what its graphs may do: run calls as ones of larger sizes."""
-    padded = pad_rows(func)
+    padded = {name: _held_by_strides(name, r, plan) for name, r in pad_rows(func).items()}
     return replace(
         plan,
         pads={n: _pad_rule(r) for n, r in padded.items() if isinstance(r, PaddedRows)},
@@ -320,6 +321,22 @@ def with_padding(plan: Plan, func: Func) -> Plan:
             VariantSpec("adapters in use", name, most) for name, most in active_counts(func).items()
         ),
     )
+
+
+def _held_by_strides(name: str, rows: PaddedRows | str, plan: Plan) -> PaddedRows | str:
+    """What `pad_rows` found of a size, but for one that tells how far apart the rows of an argument
+    lie: that stays as it was given, unless it is copied into larger memory.
+    """
+    if isinstance(rows, str):
+        return rows
+    if not rows.args:
+        return "no argument has so many rows"
+    copied = {number for number, _ in rows.args}
+    for number, spec in enumerate(plan.args):
+        spaced = any(re.search(rf"\b{re.escape(name)}\b", str(s)) for s in spec.strides)
+        if spaced and number not in copied:
+            return f"{spec.name} has this size between its rows"
+    return rows
 
 
 def _pad_rule(rows: PaddedRows) -> PadRule:

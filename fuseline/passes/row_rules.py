@@ -34,14 +34,31 @@ from fuseline.ir.ops.index import Embedding, Index, IndexSelect
 from fuseline.ir.ops.latent import LatentAttention
 from fuseline.ir.ops.matmul import Linear, Matmul, Sdpa
 from fuseline.ir.ops.mla_projection import MlaProjection, MlaProjectionWrite
-from fuseline.ir.ops.pointwise import Cast
+from fuseline.ir.ops.pointwise import (
+    Cast,
+    Div,
+    Exp,
+    FloorDivide,
+    Log,
+    Log1p,
+    Pow,
+    Reciprocal,
+    Remainder,
+    Rsqrt,
+    Sqrt,
+)
 from fuseline.ir.ops.raised import Attention, GatedMlp, LayerNorm, RmsNorm, Rope
 from fuseline.ir.ops.reduce import Argmax, Cumsum, Reduce, Softmax, Sort, TopK
 from fuseline.ir.ops.view import Concat, Expand, Pad, Permute, Reshape, Slice
 from fuseline.ir.types import Dim, DType, dim, free_symbols, product, same, symbol
 
-Kind: TypeAlias = Literal["copies", "count", "loose"]
-"""What added rows hold: what the last real row holds, their own number, or anything."""
+Kind: TypeAlias = Literal["copies", "count", "like", "loose"]
+"""What added rows hold: what the last real row holds, their own number, numbers that are as finite
+as those of real rows, or anything.
+"""
+
+_SINGULAR = (Div, Exp, FloorDivide, Log, Log1p, Pow, Reciprocal, Remainder, Rsqrt, Sqrt)
+"""Ops that may be infinite or NaN in an added row alone, as 1 / (13 - position) is at 13."""
 
 
 @dataclass(frozen=True)
@@ -120,7 +137,8 @@ def apply_rule(op: Op, walk: Walk, follow: Follow) -> list[Rows]:
         case Copy(x):
             return [walk.of(x)]
         case _ if op.has(Trait.POINTWISE):
-            return _each(op, _together(op, walk, op.operands))
+            rows = _together(op, walk, op.operands)
+            return _each(op, _loose(rows) if _is_singular(op, walk) else rows)
         case _ if type(op) in _ROWWISE:
             return _rowwise(op, walk, _ROWWISE[type(op)])
         case Reduce(x):
@@ -160,15 +178,23 @@ def _together(op: Op, walk: Walk, values: Iterable[Value | None]) -> Rows:
 
 
 def _merged(op: Op, each: Sequence[Rows]) -> Rows:
-    """The same rows where several have them; added ones are copies only if all are."""
+    """The same rows where several have them; added ones are the worst of what all are."""
     found: Rows = {}
     for axis in sorted({axis for rows in each for axis in rows}):
         mine = [rows[axis] for rows in each if axis in rows]
         if len({(r.outer, r.inner) for r in mine}) > 1:
             raise Refused(f"{op.name} meets rows in two orders")
-        kind: Kind = "copies" if all(r.kind == "copies" for r in mine) else "loose"
+        kinds = {r.kind for r in mine}
+        kind: Kind = "loose" if "loose" in kinds else "copies" if kinds == {"copies"} else "like"
         found[axis] = Axis(mine[0].outer, mine[0].inner, kind)
     return found
+
+
+def _is_singular(op: Op, walk: Walk) -> bool:
+    """Whether an op divides by rows, or has a pole or an overflow of its own."""
+    if isinstance(op, Div):
+        return bool(walk.of(op.rhs))
+    return isinstance(op, _SINGULAR)
 
 
 def _each(op: Op, rows: Rows) -> list[Rows]:
@@ -236,14 +262,14 @@ def _matmul(op: Matmul, walk: Walk) -> Rows:
 
 
 def reads(value: object, name: str) -> bool:
-    """Whether an attribute reads a symbol; the ops of a body are looked at by themselves."""
+    """Whether an attribute reads a symbol, or an op of a body does."""
     if isinstance(value, sympy.Expr):
         return name in free_symbols(value)
     if isinstance(value, Mapping):
         return any(reads(v, name) for v in cast("Mapping[str, object]", value).values())
     if isinstance(value, tuple):
         return any(reads(v, name) for v in cast("tuple[object, ...]", value))
-    return False
+    return isinstance(value, Func) and any(reads(op.attributes, name) for op in value.ops)
 
 
 def _sized(op: Full | Iota | Reshape | Expand | Slice, walk: Walk) -> Rows:
@@ -347,8 +373,9 @@ def _attention(op: Attention | LatentAttention | Sdpa, walk: Walk) -> Rows:
         counted = positions is None or (1 in at and at[1].kind == "count" and at[1].plain)
         if not causal or not counted or 2 not in q or not added.plain:
             raise Refused(f"{op.name} sees keys of this size, and no causal mask excludes them")
-        if op.q.dtype is DType.F16:
-            raise Refused(f"{op.name}: an added key in f16 may be infinite, and 0 times that NaN")
+        values = walk.of(op.latent if isinstance(op, LatentAttention) else op.v)
+        if op.q.dtype is DType.F16 or (2 in values and values[2].kind == "loose"):
+            raise Refused(f"{op.name}: an added value may be infinite, and 0 times that NaN")
     found = _merged(
         op,
         [
@@ -359,7 +386,7 @@ def _attention(op: Attention | LatentAttention | Sdpa, walk: Walk) -> Rows:
         ],
     )
     moves = (causal or window is not None) and positions is None
-    return _loosened(found, 2) if moves or added is not None else found
+    return _moved(found, 2) if moves or added is not None else found
 
 
 def _from_right(value: Value | None, walk: Walk, rank: int) -> Rows:
@@ -369,9 +396,10 @@ def _from_right(value: Value | None, walk: Walk, rank: int) -> Rows:
     return {axis + rank - len(value.shape): row for axis, row in walk.of(value).items()}
 
 
-def _loosened(rows: Rows, axis: int) -> Rows:
-    if axis in rows:
-        rows[axis] = Axis(rows[axis].outer, rows[axis].inner, "loose")
+def _moved(rows: Rows, axis: int) -> Rows:
+    """Rows that see other keys than those which they repeat."""
+    if axis in rows and rows[axis].kind == "copies":
+        rows[axis] = Axis(rows[axis].outer, rows[axis].inner, "like")
     return rows
 
 
@@ -429,7 +457,7 @@ def _gathered(op: Embedding | Index | IndexSelect, walk: Walk) -> Rows:
         for row in walk.of(value).values():
             if row.kind == "count":
                 walk.limits.append(x.shape[axis])
-            elif row.kind == "loose":
+            elif row.kind != "copies":
                 raise Refused(f"{op.name} would read where an added row points")
     picked = _together(op, walk, indices)
     rank = max(1 if isinstance(op, IndexSelect) else len(v.shape) for v in indices)

@@ -149,7 +149,7 @@ REFUSED = {
           %y = attention %q, %k, %k, _, %at {scale = 0.3, causal = true}
           return %y
         }""",
-    "an added key in f16 may be infinite": """func @f(%q: f16[1, 2, S, 8]) {
+    "an added value may be infinite": """func @f(%q: f16[1, 2, S, 8]) {
           %y = attention %q, %q, %q {scale = 0.3, causal = true}
           return %y
         }""",

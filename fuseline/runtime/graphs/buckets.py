@@ -121,7 +121,8 @@ class Buckets:
             wide = known | counts
         if wide == known or not self._fits(wide, known):
             return None
-        return self._wider(known, wide)
+        wider = self._wider(known, wide)
+        return None if any(_overlaps(*form) for form in wider.forms.values()) else wider
 
     def _named(self, key: Key) -> dict[str, int]:
         return dict(zip(self.program.plan.symbols, key, strict=True))
@@ -203,6 +204,18 @@ def tokens(program: Program, key: Key) -> int:
 
 def _all(value: Callable[[Expr], int], exprs: Sequence[Expr]) -> tuple[int, ...]:
     return tuple(map(value, exprs))
+
+
+def _overlaps(shape: Sequence[int], strides: Sequence[int]) -> bool:
+    """Whether elements share memory, but for those along a dim whose stride is 0."""
+    end = 0
+    for stride, extent in sorted(
+        (s, e) for s, e in zip(strides, shape, strict=True) if s and e > 1
+    ):
+        if stride < end:
+            return True
+        end = stride * extent
+    return False
 
 
 def fill(memory: Tensor, given: Tensor, dims: Sequence[PadArg]) -> None:
