@@ -30,6 +30,7 @@ CASES: Mapping[str, str] = {
     "experts_sort": "test_experts.py::test_any_number_of_tokens[f16]",
     "experts_sum": "test_experts.py::test_indices_outside_add_nothing[5]",
     "gather": "test_index.py::test_cases[tables_by_position[bf16-i64]]",
+    "heads_cuda": "test_cuda_heads.py::test_head_widths[bf16-112]",
     "head_product": "test_latent.py::test_both_forms_by_the_number_of_queries[bf16]",
     "index_last": "test_index.py::test_the_last_of_equal_places_counts_among_many",
     "index_write": "test_index.py::test_an_index_outside_is_not_written",
@@ -42,10 +43,11 @@ CASES: Mapping[str, str] = {
     "rope": "test_norm.py::test_cases[rope_before_and_after_the_transpose[bf16-half]]",
     "route": "test_route.py::test_lowering[sizes0]",
     "row_norm": "test_norm.py::test_cases[norms_of_slices[bf16]]",
+    "row_norm_cuda": "test_cuda_norm.py::test_cases[norms_of_slices[bf16]]",
     "shift_write": "test_index.py::test_cases[a_window_moves_on[bf16-9]]",
     "topk": "test_select.py::test_topk_takes_the_first_of_equal_elements",
 }
-"""A test for each template of Triton, by the template's name."""
+"""A test for each template of Triton and of CUDA C++, by the template's name."""
 
 
 def command(tool: str) -> list[str]:

@@ -310,7 +310,11 @@ class Graphed:
     def _record(self, key: Key, state: _State, given: Sequence[Any], wider: Wider | None) -> None:
         """Record the program for these sizes, or note why not; the call itself is not run."""
         start = time.perf_counter()
-        bound = self.program.bind(key)
+        try:
+            bound = self.program.bind(key)
+        except errors.DeviceError as error:  # of larger sizes: those of the call may do
+            state.reason = error.diagnostic.title
+            return
         self.program.kernels.follow()
         try:
             state.entry = self._recorded_if_it_fits(bound, state, given, wider)

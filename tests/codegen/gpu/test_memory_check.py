@@ -12,17 +12,18 @@ import pytest
 from fuseline.codegen import kernel
 from tests.gpu import memory_check
 
-TEMPLATES = Path(kernel.__file__).parents[1] / "templates" / "triton"
+TEMPLATES = Path(kernel.__file__).parents[1] / "templates"
 ROOT = Path(__file__).parents[3]
 
 
 def test_every_template_has_a_test() -> None:
-    names = {path.name.split(".")[0] for path in TEMPLATES.iterdir()}
+    folders = (TEMPLATES / "triton", TEMPLATES / "cuda")
+    names = {path.name.split(".")[0] for folder in folders for path in folder.iterdir()}
     assert set(memory_check.CASES) == {name for name in names if not name.startswith("_")}
     for case in memory_check.CASES.values():
         file, _, name = case.partition("::")
         text = (Path(__file__).parent / file).read_text()
-        assert f"def {name.partition('[')[0]}(" in text, case
+        assert name.partition("[")[0] in text, case
 
 
 @pytest.mark.slow
