@@ -191,7 +191,7 @@ class Chooser:
             if not case.whole:
                 _note(settled, "not measured: its launches count different things")
                 continue
-            found = self.tuner.decide(case, self._ways(case, settled), layouts)
+            found = self.tuner.decide(case, partial(self._ways, case, settled), layouts)
             if isinstance(found, str):
                 _note(settled, f"not measured: {found}")
                 continue
@@ -206,12 +206,12 @@ class Chooser:
         """
         first = Way.of_kernels(case, settled.kernels)
         ways = [first]
-        for place in case.choosable:
-            for launch in self._others(settled, place, case):
-                made = candidate(self.cache, launch, self.target)
-                if isinstance(made, Candidate):
-                    kernels = settled.kernels | {place: made}
-                    ways.append(Way.of_kernels(case, kernels, (place,)))
+        others = [(p, n) for p in case.choosable for n in self._others(settled, p, case)]
+        jobs = [partial(candidate, self.cache, launch, self.target) for _, launch in others]
+        for (place, _), made in zip(others, together(jobs, self.workers), strict=True):
+            if isinstance(made, Candidate):
+                kernels = settled.kernels | {place: made}
+                ways.append(Way.of_kernels(case, kernels, (place,)))
         instead = Settled()
         if case.instead and self._library(
             case, instead, lambda n: candidate(self.cache, n, self.target)

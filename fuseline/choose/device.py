@@ -64,17 +64,17 @@ class DeviceBench:
         free, _ = torch.cuda.mem_get_info(self.device)
         return int(ROOM * free)
 
-    def ways(
+    def nbytes(self, case: Case, layouts: LayoutMap, values: Mapping[str, int]) -> int:
+        """As `Bench.nbytes`."""
+        return Trial(case.item.op, layouts, values, self.device).nbytes
+
+    def runs(
         self, case: Case, layouts: LayoutMap, values: Mapping[str, int], ways: Sequence[Way]
-    ) -> tuple[int, Callable[[], dict[str, Run]]]:
-        """As `Bench.ways`."""
+    ) -> dict[str, Run]:
+        """As `Bench.runs`."""
         trial = Trial(case.item.op, layouts, values, self.device)
-
-        def make() -> dict[str, Run]:
-            trial.allocate()
-            return {way.label: self._run(trial, way) for way in ways}
-
-        return trial.nbytes, make
+        trial.allocate()
+        return {way.label: self._run(trial, way) for way in ways}
 
     def _run(self, trial: Trial, way: Way) -> Run:
         binaries = {made.binary.symbol: made.binary for made in way.kernels.values()}

@@ -11,7 +11,8 @@ from __future__ import annotations
 import logging
 import random
 import statistics
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Generator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Protocol, TypeAlias
 
@@ -62,6 +63,15 @@ class Budget:
         """Seconds that are left."""
         return float("inf") if self.seconds is None else self.seconds - self.spent
 
+    @contextmanager
+    def clocked(self, timer: Timer) -> Generator[None]:
+        """What is done within takes of it."""
+        started = timer.now()
+        try:
+            yield
+        finally:
+            self.spent += timer.now() - started
+
 
 @dataclass
 class Samples:
@@ -93,12 +103,9 @@ def measure(
     What fails is left out of the comparison, with the reason; what is hopelessly slow is timed
     twice and no more.
     """
-    started = timer.now()
-    limit = started + budget.left
-    try:
+    limit = timer.now() + budget.left
+    with budget.clocked(timer):
         return _measured(timer, ways, limit, random.Random(seed))
-    finally:
-        budget.spent += timer.now() - started
 
 
 def _measured(

@@ -20,6 +20,8 @@ from fuseline.report import Option
 JOINED = " | "
 """Between the labels of the launches of one way."""
 
+SPENT = "the time for measuring is spent"
+
 
 @dataclass(frozen=True)
 class Way:
@@ -72,16 +74,14 @@ class Bench(Protocol):
         """Bytes of memory that operands may take."""
         ...
 
-    def ways(
-        self,
-        case: Case,
-        layouts: LayoutMap,
-        values: Mapping[str, int],
-        ways: Sequence[Way],
-    ) -> tuple[int, Callable[[], dict[str, Run]]]:
-        """The bytes that an op's operands take; and what makes these, and gives a callable for each
-        way by its label.
-        """
+    def nbytes(self, case: Case, layouts: LayoutMap, values: Mapping[str, int]) -> int:
+        """Bytes that an op's operands and results take."""
+        ...
+
+    def runs(
+        self, case: Case, layouts: LayoutMap, values: Mapping[str, int], ways: Sequence[Way]
+    ) -> dict[str, Run]:
+        """A callable for each way by its label, on operands that are made here."""
         ...
 
 
@@ -113,25 +113,32 @@ class Tuner:
         return self.table.get(about(case, layouts, layouts.func.symbols), fits)
 
     def decide(
-        self, case: Case, ways: Sequence[Way], layouts: LayoutMap
+        self, case: Case, build: Callable[[], Sequence[Way]], layouts: LayoutMap
     ) -> tuple[Decision, Way] | str:
-        """The fastest way, which is noted in the table; or why none was measured."""
+        """The fastest way, which is noted in the table; or why none was measured.
+
+        ``build`` makes the ways. That takes of the budget too, and is not begun for nothing.
+        """
         if self.bench is None:
             return "a graph is being captured"
         if self.budget.left <= 0:
-            return "the time for measuring is spent"
+            return SPENT
         size = case.span.middle
         values = bound(case, size, layouts.func.symbols)
-        nbytes, make = self.bench.ways(case, layouts, values, ways)
+        nbytes = self.bench.nbytes(case, layouts, values)
         if nbytes > self.bench.room():
             return f"its operands take {nbytes / 2**30:.1f} GiB"
+        with self.budget.clocked(self.bench.timer):
+            ways = build()
+        if self.budget.left <= 0:
+            return SPENT
         try:
-            runs = make()
+            runs = self.bench.runs(case, layouts, values, ways)
             found = measure(self.bench.timer, runs, self.budget)
         except (torch.OutOfMemoryError, errors.FuselineError) as error:
             return str(error).splitlines()[0]
         if found is None:
-            return "the time for measuring is spent"
+            return SPENT
         if all(s.failed for s in found.values()):
             return next(iter(found.values())).failed
         way = _best(case, ways, found)

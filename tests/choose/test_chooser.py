@@ -89,19 +89,18 @@ class FakeBench:
     def room(self) -> int:
         return self.memory
 
-    def ways(
+    def nbytes(self, case: Case, layouts: LayoutMap, values: Mapping[str, int]) -> int:
+        return 1 << 20
+
+    def runs(
         self, case: Case, layouts: LayoutMap, values: Mapping[str, int], ways: Sequence[Way]
-    ) -> tuple[int, Callable[[], dict[str, Run]]]:
+    ) -> dict[str, Run]:
+        self.asked += [(case.sizes, way.label) for way in ways]
         size = case.span.middle
-
-        def make() -> dict[str, Run]:
-            self.asked += [(case.sizes, way.label) for way in ways]
-            return {
-                way.label: self.timer.work(way.label, steady(self.seconds(case, way, size)))
-                for way in ways
-            }
-
-        return 1 << 20, make
+        return {
+            way.label: self.timer.work(way.label, steady(self.seconds(case, way, size)))
+            for way in ways
+        }
 
 
 @dataclass
@@ -142,6 +141,23 @@ def tuner(
     return Tuner(Table(Cache(folder), device, versions or {}), bench, Budget(budget))
 
 
+def counted_builds(
+    monkeypatch: pytest.MonkeyPatch, after: Callable[[], None] = lambda: None
+) -> list[str]:
+    """The symbols of kernels that are asked for from here on; ``after`` is called behind each."""
+    asked: list[str] = []
+    real = chooser_module.candidate
+
+    def candidate(cache: Cache, launch: Launch, target: Target) -> Candidate | str:
+        asked.append(launch.kernel.symbol)
+        made = real(cache, launch, target)
+        after()
+        return made
+
+    monkeypatch.setattr(chooser_module, "candidate", candidate)
+    return asked
+
+
 def by_warps(best: int) -> Seconds:
     """One number of warps takes 2 us, the others 3, without kernels it takes 9."""
 
@@ -171,14 +187,7 @@ def test_only_what_the_ranking_needs_is_built(cache: Cache, tmp_path: Path) -> N
 
 
 def test_layers_that_are_alike_are_one_job(cache: Cache, monkeypatch: pytest.MonkeyPatch) -> None:
-    asked: list[str] = []
-    real = chooser_module.candidate
-
-    def candidate(cache: Cache, launch: Launch, target: Target) -> Candidate | str:
-        asked.append("built")
-        return real(cache, launch, target)
-
-    monkeypatch.setattr(chooser_module, "candidate", candidate)
+    asked = counted_builds(monkeypatch)
     told: list[tuple[int, int, str]] = []
     func = parse_func(LAYERS)
     layouts = LayoutMap(func)
@@ -367,6 +376,40 @@ def test_operands_beyond_the_memory_are_not_measured(cache: Cache, tmp_path: Pat
     found = choose(NORM, cache, tuner(bench, tmp_path / "t"))
     assert not bench.asked
     assert {c.by for c in found.choices} == {"model"}
+
+
+@pytest.mark.parametrize("why", ["a spent budget", "no bench", "no room"])
+def test_what_is_not_measured_is_not_built(
+    why: str, cache: Cache, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked = counted_builds(monkeypatch)
+    choose(NORM, cache)
+    model = sorted(asked)
+    asked.clear()
+    memory = 1 << 10 if why == "no room" else 1 << 40
+    bench = None if why == "no bench" else FakeBench(by_warps(8), memory=memory)
+    budget = 0.0 if why == "a spent budget" else None
+    found = choose(NORM, cache, tuner(bench, tmp_path / "t", budget=budget))
+    assert {c.by for c in found.choices} == {"model"}
+    assert sorted(asked) == model
+
+
+def test_building_what_is_to_be_measured_takes_of_the_budget(
+    cache: Cache, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    bench = FakeBench(by_warps(8))
+
+    def second() -> None:
+        bench.timer.clock += 1.0
+
+    choose(NORM, cache)
+    asked = counted_builds(monkeypatch, second)
+    measuring = tuner(bench, tmp_path / "t", budget=FEW - 1.5)
+    found = choose(NORM, cache, measuring)
+    assert not bench.asked, "the first range's configurations took all of it"
+    assert len(set(asked)) == FEW
+    assert {c.note for c in found.choices} == {"not measured: the time for measuring is spent"}
+    assert measuring.budget.spent == FEW - 1
 
 
 def test_only_the_best_few_are_timed_unless_all_are_wanted(cache: Cache, tmp_path: Path) -> None:
