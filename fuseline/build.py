@@ -14,7 +14,7 @@ import torch
 from fuseline import errors
 from fuseline.assemble import Assembled, askew_arguments, assemble, with_padding
 from fuseline.build_gpu import not_tried
-from fuseline.choose.chooser import FEW, Chooser, Chosen
+from fuseline.choose.chooser import Chooser, Chosen
 from fuseline.choose.device import Tune, open_tuner
 from fuseline.choose.pool import cores
 from fuseline.codegen import lowerings
@@ -226,9 +226,8 @@ def _build_for_gpu(
             tuner = open_tuner(
                 tools.cache, tools.host, target, how.device, how.tune, measure=how.measure
             )
-        most = None if how.tune == "full" else FEW
         workers = cores(how.threads)
-        choose = Chooser(tools.cache, target, workers=workers, tuner=tuner, built=built, most=most)
+        choose = Chooser(tools.cache, target, workers=workers, tuner=tuner, built=built)
         chosen = choose(emitted, layouts)
     for symbol, reason in chosen.failed.items():
         if strict:

@@ -114,7 +114,9 @@ def open_tuner(
             runner,
             lambda binaries: DeviceKernels(binaries, launcher, device, target.name),
         )
-    return Tuner(table, bench, Budget(AUTO_SECONDS if tune == "auto" else None))
+    if tune == "full":
+        return Tuner(table, bench, Budget(), most=None)
+    return Tuner(table, bench, Budget(AUTO_SECONDS))
 
 
 __all__ = ["AUTO_SECONDS", "DeviceBench", "Tune", "open_tuner"]

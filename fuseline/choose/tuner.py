@@ -20,6 +20,12 @@ from fuseline.report import Option
 JOINED = " | "
 """Between the labels of the launches of one way."""
 
+FEW = 3
+"""Configurations of a launch that are timed, with ``tune="auto"``."""
+
+EVERY = "all"
+"""In the key of a decision: all configurations were timed."""
+
 SPENT = "the time for measuring is spent"
 
 
@@ -92,11 +98,14 @@ class Tuner:
         table: where decisions are kept.
         bench: where to measure; None where the table alone is asked.
         budget: seconds that it may take.
+        most: configurations of a launch that are timed; all, where that is None.
 
     """
 
-    def __init__(self, table: Table, bench: Bench | None, budget: Budget) -> None:
-        self.table, self.bench, self.budget = table, bench, budget
+    def __init__(
+        self, table: Table, bench: Bench | None, budget: Budget, most: int | None = FEW
+    ) -> None:
+        self.table, self.bench, self.budget, self.most = table, bench, budget, most
 
     def known(self, case: Case, layouts: LayoutMap) -> Decision | None:
         """An earlier decision on a case."""
@@ -110,7 +119,17 @@ class Tuner:
             pairs = zip(decision.kernels, symbols, strict=False)
             return len(decision.kernels) == len(symbols) and all(k in s for k, s in pairs)
 
-        return self.table.get(about(case, layouts, layouts.func.symbols), fits)
+        factors = about(case, layouts, layouts.func.symbols)
+        timed = dict.fromkeys([EVERY, self._timed(case)])
+        found = (self.table.get({**factors, "timed": each}, fits) for each in timed)
+        return next(filter(None, found), None)
+
+    def _timed(self, case: Case) -> int | str:
+        """How many configurations of a launch a decision is made from, for its key: one among a few
+        does not stand for one among all.
+        """
+        options = max(len(case.options(place)) for place in case.choosable)
+        return EVERY if self.most is None or options <= self.most else self.most
 
     def decide(
         self, case: Case, build: Callable[[], Sequence[Way]], layouts: LayoutMap
@@ -152,7 +171,8 @@ class Tuner:
             way.kernels[p].binary.symbol for p in case.choosable if way.form == "kernels"
         )
         decision = Decision(way.form, kernels, options, size, rounds)
-        self.table.put(about(case, layouts, layouts.func.symbols), decision)
+        factors = about(case, layouts, layouts.func.symbols)
+        self.table.put({**factors, "timed": self._timed(case)}, decision)
         return decision, way
 
 
@@ -169,4 +189,4 @@ def _best(case: Case, ways: Sequence[Way], found: Mapping[str, Samples]) -> Way:
     return Way.of_kernels(case, kernels)
 
 
-__all__ = ["JOINED", "Bench", "Tuner", "Way"]
+__all__ = ["EVERY", "FEW", "JOINED", "Bench", "Tuner", "Way"]

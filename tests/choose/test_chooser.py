@@ -18,10 +18,10 @@ from fuseline.build import How
 from fuseline.build_gpu import Candidate
 from fuseline.choose import chooser as chooser_module
 from fuseline.choose.cases import Case
-from fuseline.choose.chooser import FEW, Chooser, Chosen
+from fuseline.choose.chooser import Chooser, Chosen
 from fuseline.choose.decision import FILE, Decision, Table
 from fuseline.choose.timing import Budget, Run
-from fuseline.choose.tuner import Tuner, Way
+from fuseline.choose.tuner import FEW, Tuner, Way
 from fuseline.codegen import lowerings
 from fuseline.codegen.gpu import lower_rows
 from fuseline.codegen.gpu.kernel import GpuKernel
@@ -120,13 +120,11 @@ class Chose:
         return [c for each in self.chosen.choices.values() for c in each]
 
 
-def choose(
-    text: str, cache: Cache, tuner: Tuner | None = None, workers: int = 1, most: int | None = FEW
-) -> Chose:
+def choose(text: str, cache: Cache, tuner: Tuner | None = None, workers: int = 1) -> Chose:
     func = parse_func(text)
     layouts = LayoutMap(func)
     emitted = emit(func, layouts, "cuda")
-    chooser = Chooser(cache, H100, tuner=tuner, workers=workers, most=most)
+    chooser = Chooser(cache, H100, tuner=tuner, workers=workers)
     return Chose(func, layouts, chooser(emitted, layouts))
 
 
@@ -136,9 +134,10 @@ def tuner(
     budget: float | None = None,
     device: str = "NVIDIA Fake",
     versions: Mapping[str, str] | None = None,
+    most: int | None = FEW,
 ) -> Tuner:
     folder.mkdir(mode=0o700, exist_ok=True)
-    return Tuner(Table(Cache(folder), device, versions or {}), bench, Budget(budget))
+    return Tuner(Table(Cache(folder), device, versions or {}), bench, Budget(budget), most)
 
 
 def counted_builds(
@@ -414,12 +413,29 @@ def test_building_what_is_to_be_measured_takes_of_the_budget(
 
 def test_only_the_best_few_are_timed_unless_all_are_wanted(cache: Cache, tmp_path: Path) -> None:
     few, every = FakeBench(by_warps(8)), FakeBench(by_warps(8))
-    choose(NORM, cache, tuner(few, tmp_path / "few"), most=2)
-    choose(NORM, cache, tuner(every, tmp_path / "all"), most=None)
+    choose(NORM, cache, tuner(few, tmp_path / "few", most=2))
+    choose(NORM, cache, tuner(every, tmp_path / "all", most=None))
     for bench, most in ((few, 2), (every, 3)):
         ranges = {sizes for sizes, _ in bench.asked}
         ours = [sizes for sizes, label in bench.asked if label != "plain torch"]
         assert {ours.count(sizes) for sizes in ranges} == {most}
+
+
+def test_all_are_timed_though_a_few_were(cache: Cache, tmp_path: Path) -> None:
+    few, every, after = (FakeBench(by_warps(8)) for _ in range(3))
+    choose(NORM, cache, tuner(few, tmp_path / "t", most=2))
+    choose(NORM, cache, tuner(every, tmp_path / "t", most=None))
+    assert len(every.asked) > len(few.asked) > 0
+    found = choose(NORM, cache, tuner(after, tmp_path / "t", most=2))
+    assert not after.asked, "a few were timed among all"
+    assert {len(c.options) for c in found.choices} == {4}
+
+
+def test_a_few_that_are_all_need_no_second_time(cache: Cache, tmp_path: Path) -> None:
+    again = FakeBench(by_warps(8))
+    choose(NORM, cache, tuner(FakeBench(by_warps(8)), tmp_path / "t", most=3))
+    choose(NORM, cache, tuner(again, tmp_path / "t", most=None))
+    assert not again.asked
 
 
 def test_the_report_tells_what_was_chosen_from_what(cache: Cache, tmp_path: Path) -> None:
