@@ -142,12 +142,14 @@ class How:
         tune: whether configurations are measured there; see `Config`.
         measure: whether that may be done now: not while somebody records a CUDA graph.
         threads: most kernels to build at once; as there are cores, if not set.
+        side_stream: whether the program will record branches on a stream of their own.
     """
 
     device: torch.device = torch.device("cpu")
     tune: Tune = "auto"
     measure: bool = True
     threads: int | None = None
+    side_stream: bool = True
 
 
 def build(
@@ -224,7 +226,13 @@ def _build_for_gpu(
         tuner = None
         if not missing:
             tuner = open_tuner(
-                tools.cache, tools.host, target, how.device, how.tune, measure=how.measure
+                tools.cache,
+                tools.host,
+                target,
+                how.device,
+                how.tune,
+                measure=how.measure,
+                side_stream=how.side_stream,
             )
         workers = cores(how.threads)
         choose = Chooser(tools.cache, target, workers=workers, tuner=tuner, built=built)
