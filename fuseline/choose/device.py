@@ -21,6 +21,7 @@ from fuseline.runtime.cache import Cache
 from fuseline.runtime.gpu import cuda_build, triton_build
 from fuseline.runtime.gpu.binary import Binary
 from fuseline.runtime.gpu.kernels import DeviceKernels, Launcher
+from fuseline.runtime.graphs.recorder import first_line
 from fuseline.runtime.kernels import Kernels
 from fuseline.runtime.native import Runner
 from fuseline.runtime.toolchain import Toolchain
@@ -113,19 +114,21 @@ def open_tuner(
     major, minor = torch.cuda.get_device_capability(device)
     name = torch.cuda.get_device_name(device)
     table = Table(cache, name, versions_of(f"{major}.{minor}", side_stream=side_stream))
-    bench: DeviceBench | None = None
-    if measure and toolchain is not None:
-        try:
-            launcher, runner = Launcher.open(cache, toolchain), Runner.open(cache, toolchain)
-        except errors.FuselineError as error:
-            log.warning("nothing can be measured: %s", error)
-            return Tuner(table, None, Budget(0.0))
-        bench = DeviceBench(
-            device,
-            CudaTimer(device),
-            runner,
-            lambda binaries: DeviceKernels(binaries, launcher, device, target.name, side_stream),
-        )
+    if not measure:
+        return Tuner(table, None, Budget())
+    if toolchain is None:
+        return Tuner(table, None, Budget(), idle="there is no compiler for what launches kernels")
+    try:
+        launcher, runner = Launcher.open(cache, toolchain), Runner.open(cache, toolchain)
+    except errors.FuselineError as error:
+        log.warning("nothing can be measured: %s", error)
+        return Tuner(table, None, Budget(), idle=first_line(error))
+    bench = DeviceBench(
+        device,
+        CudaTimer(device),
+        runner,
+        lambda binaries: DeviceKernels(binaries, launcher, device, target.name, side_stream),
+    )
     if tune == "full":
         return Tuner(table, bench, Budget(), most=None)
     return Tuner(table, bench, Budget(AUTO_SECONDS))

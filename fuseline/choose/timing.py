@@ -17,6 +17,7 @@ from dataclasses import dataclass, field
 from typing import Protocol, TypeAlias
 
 from fuseline import errors
+from fuseline.runtime.graphs.recorder import first_line
 
 log = logging.getLogger(__name__)
 
@@ -41,7 +42,8 @@ class Timer(Protocol):
         The work is done here, too, so that nothing is done for the first time when it is timed.
 
         Raises:
-            RuntimeError, FuselineError: the work fails.
+            RuntimeError, FuselineError: the work fails, or is none that programs are made of: on a
+                GPU, what no CUDA graph can hold.
 
         """
         ...
@@ -119,7 +121,7 @@ def _measured(
         try:
             samplers[name] = timer.prepare(run)
         except (RuntimeError, errors.FuselineError) as error:
-            found[name].failed = (str(error).splitlines() or [type(error).__name__])[0]
+            found[name].failed = first_line(error)
             log.debug("%s cannot be timed: %s", name, found[name].failed)
     for number in range(MOST_ROUNDS):
         names = list(samplers)
@@ -127,7 +129,11 @@ def _measured(
         for name in names:
             if timer.now() >= limit:
                 return found if number >= LEAST_ROUNDS else None
-            found[name].seconds.append(samplers[name]())
+            try:
+                found[name].seconds.append(samplers[name]())
+            except (RuntimeError, errors.FuselineError) as error:
+                found[name].failed = first_line(error)
+                del samplers[name]
         if number:
             _drop_hopeless(samplers, found)
         if number + 1 >= LEAST_ROUNDS and _is_settled([found[name] for name in samplers]):

@@ -6,8 +6,6 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
-import torch
-
 from fuseline import errors
 from fuseline.build_gpu import Candidate, needs_building
 from fuseline.choose.cases import Case, about, bound
@@ -16,6 +14,7 @@ from fuseline.choose.timing import Budget, Run, Samples, Timer, fastest, measure
 from fuseline.codegen.lower import Launch
 from fuseline.ir.layout import LayoutMap
 from fuseline.report import Option
+from fuseline.runtime.graphs.recorder import first_line
 
 JOINED = " | "
 """Between the labels of the launches of one way."""
@@ -99,13 +98,20 @@ class Tuner:
         bench: where to measure; None where the table alone is asked.
         budget: seconds that it may take.
         most: configurations of a launch that are timed; all, where that is None.
+        idle: why there is no bench, where there is none.
 
     """
 
     def __init__(
-        self, table: Table, bench: Bench | None, budget: Budget, most: int | None = FEW
+        self,
+        table: Table,
+        bench: Bench | None,
+        budget: Budget,
+        most: int | None = FEW,
+        idle: str = "a graph is being captured",
     ) -> None:
         self.table, self.bench, self.budget, self.most = table, bench, budget, most
+        self.idle = idle
 
     def known(self, case: Case, layouts: LayoutMap) -> Decision | None:
         """An earlier decision on a case."""
@@ -139,7 +145,7 @@ class Tuner:
         ``build`` makes the ways. That takes of the budget too, and is not begun for nothing.
         """
         if self.bench is None:
-            return "a graph is being captured"
+            return self.idle
         if self.budget.left <= 0:
             return SPENT
         size = case.span.middle
@@ -154,8 +160,8 @@ class Tuner:
         try:
             runs = self.bench.runs(case, layouts, values, ways)
             found = measure(self.bench.timer, runs, self.budget)
-        except (torch.OutOfMemoryError, errors.FuselineError) as error:
-            return str(error).splitlines()[0]
+        except (RuntimeError, errors.FuselineError) as error:  # out of memory, say
+            return first_line(error)
         if found is None:
             return SPENT
         if all(s.failed for s in found.values()):

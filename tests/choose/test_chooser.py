@@ -8,9 +8,11 @@ from __future__ import annotations
 import json
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 
 import pytest
+import torch
 
 from fuseline import build
 from fuseline.assemble import assemble
@@ -35,7 +37,7 @@ from fuseline.ir.text import parse_func
 from fuseline.report import Choice, Option, Report
 from fuseline.runtime.cache import Cache
 from fuseline.runtime.plan import HostStep
-from tests.choose.test_timing import FakeDevice, steady
+from tests.choose.test_timing import FakeDevice
 
 pytest.importorskip("triton", reason="Triton is not installed")
 
@@ -85,6 +87,7 @@ class FakeBench:
     timer: FakeDevice = field(default_factory=FakeDevice)
     asked: list[tuple[str, str]] = field(default_factory=list[tuple[str, str]])
     memory: int = 1 << 40
+    error: Exception | None = None
 
     def room(self) -> int:
         return self.memory
@@ -95,10 +98,12 @@ class FakeBench:
     def runs(
         self, case: Case, layouts: LayoutMap, values: Mapping[str, int], ways: Sequence[Way]
     ) -> dict[str, Run]:
+        if self.error is not None:
+            raise self.error
         self.asked += [(case.sizes, way.label) for way in ways]
         size = case.span.middle
         return {
-            way.label: self.timer.work(way.label, steady(self.seconds(case, way, size)))
+            way.label: self.timer.work(way.label, partial(self.seconds, case, way, size))
             for way in ways
         }
 
@@ -375,6 +380,29 @@ def test_operands_beyond_the_memory_are_not_measured(cache: Cache, tmp_path: Pat
     found = choose(NORM, cache, tuner(bench, tmp_path / "t"))
     assert not bench.asked
     assert {c.by for c in found.choices} == {"model"}
+
+
+@pytest.mark.parametrize("kind", [RuntimeError, torch.OutOfMemoryError])
+def test_a_trial_that_fails_leaves_the_model(
+    kind: type[Exception], cache: Cache, tmp_path: Path
+) -> None:
+    bench = FakeBench(by_warps(8), error=kind("no memory is left\nfor this"))
+    found = choose(NORM, cache, tuner(bench, tmp_path / "t"))
+    assert {(c.by, c.note) for c in found.choices} == {("model", "not measured: no memory is left")}
+
+
+def test_a_way_that_no_graph_holds_is_not_taken(cache: Cache, tmp_path: Path) -> None:
+    """However fast it would be by itself; the report says why."""
+
+    def seconds(case: Case, way: Way, size: int) -> float:
+        if way.form == "reference":
+            raise RuntimeError("not recordable: it waits for the device")
+        return by_warps(16)(case, way, size)
+
+    found = choose(NORM, cache, tuner(FakeBench(seconds), tmp_path / "t"))
+    assert {c.chosen for c in found.choices} == {"warps 16"}
+    notes = {o.label: o.note for c in found.choices for o in c.options}
+    assert notes["plain torch"] == "not recordable: it waits for the device"
 
 
 @pytest.mark.parametrize("why", ["a spent budget", "no bench", "no room"])

@@ -9,6 +9,7 @@ from typing import Any, cast
 import pytest
 import torch
 
+from fuseline import errors
 from fuseline.choose import device as device_module
 from fuseline.choose.device import DeviceBench, open_tuner, versions_of
 from fuseline.choose.tuner import Tuner
@@ -93,3 +94,17 @@ def test_full_measures_all_without_an_end(opened: Opened, tmp_path: Path) -> Non
     assert (full.most, full.budget.seconds) == (None, None)
     assert auto.most is not None
     assert auto.budget.seconds is not None
+
+
+def test_without_a_launcher_the_choice_says_why(
+    opened: Opened, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    del opened
+
+    def fail(*_: object) -> None:
+        raise errors.NO_NVRTC.error("a kernel")
+
+    monkeypatch.setattr(device_module.Launcher, "open", fail)
+    tuner = tuner_of(tmp_path)
+    assert tuner.bench is None
+    assert errors.NO_NVRTC.title in tuner.idle
