@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
 
@@ -34,7 +34,7 @@ from fuseline.config import Config
 from fuseline.ir.core import Func
 from fuseline.ir.layout import LayoutMap
 from fuseline.ir.text import parse_func
-from fuseline.report import Choice, Option, Report
+from fuseline.report import Choice, KernelRecord, Option, Report
 from fuseline.runtime.cache import Cache
 from fuseline.runtime.plan import HostStep
 from tests.choose.test_timing import FakeDevice
@@ -473,6 +473,17 @@ def test_the_report_tells_what_was_chosen_from_what(cache: Cache, tmp_path: Path
     assert "by model, not" in str(report)
     (kernel,) = json.loads(report.to_json())["kernels"]
     assert kernel["choices"][0]["options"][0]["label"].startswith("warps")
+
+
+def test_a_kernel_of_two_programs_keeps_the_choices_of_both() -> None:
+    few, many = (
+        Choice(sizes, "warps 4", "model", (Option("warps 4", 2.0),)) for sizes in ("1", "2 to 16")
+    )
+    kernel = KernelRecord("rms_norm_01", "rms_norm", "rms_norm", 2, "norm (m.py:40)")
+    one = Report(kernels=(replace(kernel, choices=(few,)),))
+    other = Report(kernels=(replace(kernel, choices=(few, many)),))
+    (both,) = (one + other).kernels
+    assert (both.launches, both.choices) == (4, (few, many))
 
 
 def test_the_option_is_one() -> None:
