@@ -14,7 +14,7 @@ import torch
 from fuseline import errors
 from fuseline.assemble import Assembled, askew_arguments, assemble, with_padding
 from fuseline.build_gpu import not_tried
-from fuseline.choose.chooser import FEW, Chooser, Chosen
+from fuseline.choose.chooser import Chooser, Chosen
 from fuseline.choose.device import Tune, open_tuner
 from fuseline.choose.pool import cores
 from fuseline.codegen import lowerings
@@ -142,12 +142,14 @@ class How:
         tune: whether configurations are measured there; see `Config`.
         measure: whether that may be done now: not while somebody records a CUDA graph.
         threads: most kernels to build at once; as there are cores, if not set.
+        side_stream: whether the program will record branches on a stream of their own.
     """
 
     device: torch.device = torch.device("cpu")
     tune: Tune = "auto"
     measure: bool = True
     threads: int | None = None
+    side_stream: bool = True
 
 
 def build(
@@ -224,11 +226,16 @@ def _build_for_gpu(
         tuner = None
         if not missing:
             tuner = open_tuner(
-                tools.cache, tools.host, target, how.device, how.tune, measure=how.measure
+                tools.cache,
+                tools.host,
+                target,
+                how.device,
+                how.tune,
+                measure=how.measure,
+                side_stream=how.side_stream,
             )
-        most = None if how.tune == "full" else FEW
         workers = cores(how.threads)
-        choose = Chooser(tools.cache, target, workers=workers, tuner=tuner, built=built, most=most)
+        choose = Chooser(tools.cache, target, workers=workers, tuner=tuner, built=built)
         chosen = choose(emitted, layouts)
     for symbol, reason in chosen.failed.items():
         if strict:

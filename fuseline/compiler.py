@@ -244,7 +244,7 @@ class Compiler:
         self, func: Func, layouts: Mapping[Value, Layout], placed: Placed, *, measure: bool
     ) -> Built:
         config = self.config
-        how = How(placed.device, config.tune, measure=measure, threads=config.threads)
+        how = How(placed.device, config.tune, measure, config.threads, config.side_stream)
         return build(
             func,
             layouts,

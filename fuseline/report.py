@@ -285,8 +285,12 @@ def _merge_kernels(records: Iterable[KernelRecord]) -> tuple[KernelRecord, ...]:
     for record in records:
         key = (record.symbol, record.status, record.target)
         seen = merged.get(key)
-        launches = record.launches + (seen.launches if seen else 0)
-        merged[key] = replace(seen or record, launches=launches)
+        if seen is None:
+            merged[key] = record
+            continue
+        launches = seen.launches + record.launches
+        choices = tuple(dict.fromkeys((*seen.choices, *record.choices)))
+        merged[key] = replace(seen, launches=launches, choices=choices)
     return tuple(merged.values())
 
 

@@ -22,9 +22,6 @@ from fuseline.runtime.cache import Cache
 Built = Callable[[int, int, str], None]
 """Told how many jobs of how many are done, and the name of the latest."""
 
-FEW = 3
-"""Configurations of a launch that are timed, with ``tune="auto"``."""
-
 
 @dataclass(frozen=True)
 class Chosen:
@@ -52,7 +49,6 @@ class Chooser:
         workers: how many kernels are built at once.
         tuner: measures, where a device is at hand.
         built: told of each op that is done.
-        most: configurations of a launch that are timed; all, where that is None.
 
     """
 
@@ -64,10 +60,9 @@ class Chooser:
         workers: int = 1,
         tuner: Tuner | None = None,
         built: Built | None = None,
-        most: int | None = FEW,
     ) -> None:
         self.cache, self.target, self.workers = cache, target, workers
-        self.tuner, self.built, self.most = tuner, built, most
+        self.tuner, self.built = tuner, built
 
     def __call__(self, emitted: Sequence[Emitted], layouts: LayoutMap) -> Chosen:
         """Choose for all ops; ops that are alike, as those of repeated layers, are one job."""
@@ -191,7 +186,7 @@ class Chooser:
             if not case.whole:
                 _note(settled, "not measured: its launches count different things")
                 continue
-            found = self.tuner.decide(case, self._ways(case, settled), layouts)
+            found = self.tuner.decide(case, partial(self._ways, case, settled), layouts)
             if isinstance(found, str):
                 _note(settled, f"not measured: {found}")
                 continue
@@ -206,12 +201,12 @@ class Chooser:
         """
         first = Way.of_kernels(case, settled.kernels)
         ways = [first]
-        for place in case.choosable:
-            for launch in self._others(settled, place, case):
-                made = candidate(self.cache, launch, self.target)
-                if isinstance(made, Candidate):
-                    kernels = settled.kernels | {place: made}
-                    ways.append(Way.of_kernels(case, kernels, (place,)))
+        others = [(p, n) for p in case.choosable for n in self._others(settled, p, case)]
+        jobs = [partial(candidate, self.cache, launch, self.target) for _, launch in others]
+        for (place, _), made in zip(others, together(jobs, self.workers), strict=True):
+            if isinstance(made, Candidate):
+                kernels = settled.kernels | {place: made}
+                ways.append(Way.of_kernels(case, kernels, (place,)))
         instead = Settled()
         if case.instead and self._library(
             case, instead, lambda n: candidate(self.cache, n, self.target)
@@ -227,7 +222,8 @@ class Chooser:
         rest = [(label, n) for label, n in found if label != settled.choices[place].chosen]
         able = [(label, n) for label, n in rest if not options[label].note]
         able.sort(key=lambda each: options[each[0]].microseconds or 0.0)
-        return [n for _, n in able][: None if self.most is None else self.most - 1]
+        most = self.tuner.most if self.tuner is not None else 1
+        return [n for _, n in able][: None if most is None else most - 1]
 
     # -- the outcome ------------------------------------------------------------------------------
 
@@ -302,4 +298,4 @@ def _note(settled: Settled, words: str) -> None:
     settled.choices = {p: replace(c, note=words) for p, c in settled.choices.items()}
 
 
-__all__ = ["FEW", "Chooser", "Chosen"]
+__all__ = ["Chooser", "Chosen"]

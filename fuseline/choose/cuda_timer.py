@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import time
+from functools import cached_property
 from typing import Any, cast
 
 import torch
+from torch import Tensor
 
 from fuseline.choose.timing import Run, Sampler
 from fuseline.runtime.graphs.recorder import CudaGraphs, NotRecordable
@@ -22,8 +24,10 @@ class CudaTimer:
 
     Before each sample more memory is written than its cache holds; that also gives the host the
     time to hand over the work, so that the device does not wait between the two events. The work is
-    replayed from a CUDA graph, as in a program that runs from graphs, unless it cannot be
-    recorded: then its time has the host's share in it, as it will when it runs between graphs.
+    replayed from a CUDA graph, as in a program that runs from graphs. What cannot be recorded is
+    refused: it would end the graph that it stands in, and the time of that is not to be seen here.
+
+    Memory is taken when the first work is prepared: mostly all that is asked for is known already.
 
     Args:
         device: with its number.
@@ -32,27 +36,32 @@ class CudaTimer:
 
     def __init__(self, device: torch.device) -> None:
         self.device = device
-        self._graphs = CudaGraphs(device)
-        nbytes = 2 * max(cache_bytes(device), 1 << 20)
-        self._flush = torch.empty(nbytes, dtype=torch.uint8, device=device)
+
+    @cached_property
+    def _graphs(self) -> CudaGraphs:
+        return CudaGraphs(self.device)
+
+    @cached_property
+    def _flush(self) -> Tensor:
+        nbytes = 2 * max(cache_bytes(self.device), 1 << 20)
+        return torch.empty(nbytes, dtype=torch.uint8, device=self.device)
 
     def prepare(self, run: Run) -> Sampler:
         """As `Timer.prepare`."""
+        flush = self._flush
         run()
         torch.cuda.synchronize(self.device)
-        work: Run = run
         try:
             with self._graphs.record() as recording:
                 run()
-            work = recording.replay
-        except NotRecordable:
-            pass
+        except NotRecordable as error:
+            raise RuntimeError(f"not recordable: {error}") from error
 
         def sample() -> float:
             begin, end = (torch.cuda.Event(enable_timing=True) for _ in range(2))
-            self._flush.zero_()
+            flush.zero_()
             begin.record()
-            work()
+            recording.replay()
             end.record()
             end.synchronize()
             return begin.elapsed_time(end) * 1e-3

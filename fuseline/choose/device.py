@@ -18,9 +18,10 @@ from fuseline.codegen.targets import Target
 from fuseline.config import Tune
 from fuseline.ir.layout import LayoutMap
 from fuseline.runtime.cache import Cache
+from fuseline.runtime.gpu import cuda_build, triton_build
 from fuseline.runtime.gpu.binary import Binary
 from fuseline.runtime.gpu.kernels import DeviceKernels, Launcher
-from fuseline.runtime.gpu.triton_build import identity
+from fuseline.runtime.graphs.recorder import first_line
 from fuseline.runtime.kernels import Kernels
 from fuseline.runtime.native import Runner
 from fuseline.runtime.toolchain import Toolchain
@@ -52,7 +53,7 @@ class DeviceBench:
         runner: Runner | None,
         kernels: Callable[[Mapping[str, Binary]], Kernels],
     ) -> None:
-        self.device, self._timer, self._runner, self._kernels = device, timer, runner, kernels
+        self.device, self._timer, self._runner, self.kernels = device, timer, runner, kernels
 
     @property
     def timer(self) -> Timer:
@@ -64,21 +65,33 @@ class DeviceBench:
         free, _ = torch.cuda.mem_get_info(self.device)
         return int(ROOM * free)
 
-    def ways(
+    def nbytes(self, case: Case, layouts: LayoutMap, values: Mapping[str, int]) -> int:
+        """As `Bench.nbytes`."""
+        return Trial(case.item.op, layouts, values, self.device).nbytes
+
+    def runs(
         self, case: Case, layouts: LayoutMap, values: Mapping[str, int], ways: Sequence[Way]
-    ) -> tuple[int, Callable[[], dict[str, Run]]]:
-        """As `Bench.ways`."""
+    ) -> dict[str, Run]:
+        """As `Bench.runs`."""
         trial = Trial(case.item.op, layouts, values, self.device)
-
-        def make() -> dict[str, Run]:
-            trial.allocate()
-            return {way.label: self._run(trial, way) for way in ways}
-
-        return trial.nbytes, make
+        trial.allocate()
+        return {way.label: self._run(trial, way) for way in ways}
 
     def _run(self, trial: Trial, way: Way) -> Run:
         binaries = {made.binary.symbol: made.binary for made in way.kernels.values()}
-        return trial.runnable(way.launches, self._kernels(binaries), self._runner)
+        return trial.runnable(way.launches, self.kernels(binaries), self._runner)
+
+
+def versions_of(capability: str, *, side_stream: bool) -> dict[str, str]:
+    """What times depend on beside the device's name, for the key of a decision."""
+    return {
+        "fuseline": _version.__version__,
+        "torch": torch.__version__,
+        "compiler": triton_build.identity(),
+        "nvrtc": cuda_build.identity() if cuda_build.has_nvrtc() else "none",
+        "capability": capability,
+        "side stream": "yes" if side_stream else "no",
+    }
 
 
 def open_tuner(
@@ -89,32 +102,36 @@ def open_tuner(
     tune: Tune,
     *,
     measure: bool,
+    side_stream: bool,
 ) -> Tuner | None:
     """What measures on a device; None where nothing is to be measured, or can be.
 
-    Without ``measure``, what was measured earlier is used, and nothing else.
+    Without ``measure``, what was measured earlier is used, and nothing else. ``side_stream`` says
+    whether the program will record branches on a stream of their own.
     """
     if device.type != "cuda" or tune == "off":
         return None
     major, minor = torch.cuda.get_device_capability(device)
     name = torch.cuda.get_device_name(device)
-    versions = {"fuseline": _version.__version__, "torch": torch.__version__}
-    versions |= {"compiler": identity(), "capability": f"{major}.{minor}"}
-    table = Table(cache, name, versions)
-    bench: DeviceBench | None = None
-    if measure and toolchain is not None:
-        try:
-            launcher, runner = Launcher.open(cache, toolchain), Runner.open(cache, toolchain)
-        except errors.FuselineError as error:
-            log.warning("nothing can be measured: %s", error)
-            return Tuner(table, None, Budget(0.0))
-        bench = DeviceBench(
-            device,
-            CudaTimer(device),
-            runner,
-            lambda binaries: DeviceKernels(binaries, launcher, device, target.name),
-        )
-    return Tuner(table, bench, Budget(AUTO_SECONDS if tune == "auto" else None))
+    table = Table(cache, name, versions_of(f"{major}.{minor}", side_stream=side_stream))
+    if not measure:
+        return Tuner(table, None, Budget())
+    if toolchain is None:
+        return Tuner(table, None, Budget(), idle="there is no compiler for what launches kernels")
+    try:
+        launcher, runner = Launcher.open(cache, toolchain), Runner.open(cache, toolchain)
+    except errors.FuselineError as error:
+        log.warning("nothing can be measured: %s", error)
+        return Tuner(table, None, Budget(), idle=first_line(error))
+    bench = DeviceBench(
+        device,
+        CudaTimer(device),
+        runner,
+        lambda binaries: DeviceKernels(binaries, launcher, device, target.name, side_stream),
+    )
+    if tune == "full":
+        return Tuner(table, bench, Budget(), most=None)
+    return Tuner(table, bench, Budget(AUTO_SECONDS))
 
 
-__all__ = ["AUTO_SECONDS", "DeviceBench", "Tune", "open_tuner"]
+__all__ = ["AUTO_SECONDS", "DeviceBench", "Tune", "open_tuner", "versions_of"]

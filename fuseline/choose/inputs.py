@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 from fuseline.ir.core import Op, Value
+from fuseline.ir.ops.adapters import MultiLora
 from fuseline.ir.ops.buffer import IndexWrite
 from fuseline.ir.ops.experts import Experts
 from fuseline.ir.ops.fused import QkNormRopeWrite
@@ -24,9 +25,15 @@ from fuseline.ir.ops.latent import LatentAttention
 from fuseline.ir.ops.matmul import GroupedMatmul
 from fuseline.ir.ops.mla_projection import MlaProjectionWrite
 from fuseline.ir.ops.raised import Attention
+from fuseline.ir.types import Dim
 
 
-def fill(op: Op, tensor_of: Callable[[Value], Tensor], seed: int = 0) -> None:
+def fill(
+    op: Op,
+    tensor_of: Callable[[Value], Tensor],
+    number_of: Callable[[Dim], int],
+    seed: int = 0,
+) -> None:
     """Fill those operands of an op that are no floating numbers; each may be a part of a larger
     tensor, which holds zeros.
 
@@ -61,6 +68,10 @@ def fill(op: Op, tensor_of: Callable[[Value], Tensor], seed: int = 0) -> None:
             size.last(op.positions, size.of(op.k, -2))
         case LatentAttention() if op.positions is not None:
             size.last(op.positions, size.of(op.latent, -2))
+        case MultiLora():
+            count = size.of(op.a, 0)
+            active = count if op.active is None else min(count, number_of(op.active))
+            size.random(op.ids, active, numbers)
         case Experts():
             _choose(tensor_of(op.indices), op.experts + op.identities, numbers)
         case GroupedMatmul():

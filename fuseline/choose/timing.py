@@ -11,11 +11,13 @@ from __future__ import annotations
 import logging
 import random
 import statistics
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Generator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Protocol, TypeAlias
 
 from fuseline import errors
+from fuseline.runtime.graphs.recorder import first_line
 
 log = logging.getLogger(__name__)
 
@@ -40,7 +42,8 @@ class Timer(Protocol):
         The work is done here, too, so that nothing is done for the first time when it is timed.
 
         Raises:
-            RuntimeError, FuselineError: the work fails.
+            RuntimeError, FuselineError: the work fails, or is none that programs are made of: on a
+                GPU, what no CUDA graph can hold.
 
         """
         ...
@@ -61,6 +64,15 @@ class Budget:
     def left(self) -> float:
         """Seconds that are left."""
         return float("inf") if self.seconds is None else self.seconds - self.spent
+
+    @contextmanager
+    def clocked(self, timer: Timer) -> Generator[None]:
+        """What is done within takes of it."""
+        started = timer.now()
+        try:
+            yield
+        finally:
+            self.spent += timer.now() - started
 
 
 @dataclass
@@ -93,12 +105,9 @@ def measure(
     What fails is left out of the comparison, with the reason; what is hopelessly slow is timed
     twice and no more.
     """
-    started = timer.now()
-    limit = started + budget.left
-    try:
+    limit = timer.now() + budget.left
+    with budget.clocked(timer):
         return _measured(timer, ways, limit, random.Random(seed))
-    finally:
-        budget.spent += timer.now() - started
 
 
 def _measured(
@@ -112,7 +121,7 @@ def _measured(
         try:
             samplers[name] = timer.prepare(run)
         except (RuntimeError, errors.FuselineError) as error:
-            found[name].failed = (str(error).splitlines() or [type(error).__name__])[0]
+            found[name].failed = first_line(error)
             log.debug("%s cannot be timed: %s", name, found[name].failed)
     for number in range(MOST_ROUNDS):
         names = list(samplers)
@@ -120,7 +129,11 @@ def _measured(
         for name in names:
             if timer.now() >= limit:
                 return found if number >= LEAST_ROUNDS else None
-            found[name].seconds.append(samplers[name]())
+            try:
+                found[name].seconds.append(samplers[name]())
+            except (RuntimeError, errors.FuselineError) as error:
+                found[name].failed = first_line(error)
+                del samplers[name]
         if number:
             _drop_hopeless(samplers, found)
         if number + 1 >= LEAST_ROUNDS and _is_settled([found[name] for name in samplers]):

@@ -67,7 +67,7 @@ class Trial:
                 memory.normal_(0.0, SPREAD, generator=numbers)
             else:
                 memory.zero_()
-        fill(self.op, self.tensor, SEED)
+        fill(self.op, self.tensor, self._number, SEED)
 
     def _empty(self, elements: int, root: Value) -> Tensor:
         return torch.empty(elements, dtype=root.dtype.torch, device=self.device)

@@ -6,8 +6,6 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
-import torch
-
 from fuseline import errors
 from fuseline.build_gpu import Candidate, needs_building
 from fuseline.choose.cases import Case, about, bound
@@ -16,9 +14,18 @@ from fuseline.choose.timing import Budget, Run, Samples, Timer, fastest, measure
 from fuseline.codegen.lower import Launch
 from fuseline.ir.layout import LayoutMap
 from fuseline.report import Option
+from fuseline.runtime.graphs.recorder import first_line
 
 JOINED = " | "
 """Between the labels of the launches of one way."""
+
+FEW = 3
+"""Configurations of a launch that are timed, with ``tune="auto"``."""
+
+EVERY = "all"
+"""In the key of a decision: all configurations were timed."""
+
+SPENT = "the time for measuring is spent"
 
 
 @dataclass(frozen=True)
@@ -72,16 +79,14 @@ class Bench(Protocol):
         """Bytes of memory that operands may take."""
         ...
 
-    def ways(
-        self,
-        case: Case,
-        layouts: LayoutMap,
-        values: Mapping[str, int],
-        ways: Sequence[Way],
-    ) -> tuple[int, Callable[[], dict[str, Run]]]:
-        """The bytes that an op's operands take; and what makes these, and gives a callable for each
-        way by its label.
-        """
+    def nbytes(self, case: Case, layouts: LayoutMap, values: Mapping[str, int]) -> int:
+        """Bytes that an op's operands and results take."""
+        ...
+
+    def runs(
+        self, case: Case, layouts: LayoutMap, values: Mapping[str, int], ways: Sequence[Way]
+    ) -> dict[str, Run]:
+        """A callable for each way by its label, on operands that are made here."""
         ...
 
 
@@ -92,11 +97,21 @@ class Tuner:
         table: where decisions are kept.
         bench: where to measure; None where the table alone is asked.
         budget: seconds that it may take.
+        most: configurations of a launch that are timed; all, where that is None.
+        idle: why there is no bench, where there is none.
 
     """
 
-    def __init__(self, table: Table, bench: Bench | None, budget: Budget) -> None:
-        self.table, self.bench, self.budget = table, bench, budget
+    def __init__(
+        self,
+        table: Table,
+        bench: Bench | None,
+        budget: Budget,
+        most: int | None = FEW,
+        idle: str = "a graph is being captured",
+    ) -> None:
+        self.table, self.bench, self.budget, self.most = table, bench, budget, most
+        self.idle = idle
 
     def known(self, case: Case, layouts: LayoutMap) -> Decision | None:
         """An earlier decision on a case."""
@@ -110,28 +125,45 @@ class Tuner:
             pairs = zip(decision.kernels, symbols, strict=False)
             return len(decision.kernels) == len(symbols) and all(k in s for k, s in pairs)
 
-        return self.table.get(about(case, layouts, layouts.func.symbols), fits)
+        factors = about(case, layouts, layouts.func.symbols)
+        timed = dict.fromkeys([EVERY, self._timed(case)])
+        found = (self.table.get({**factors, "timed": each}, fits) for each in timed)
+        return next(filter(None, found), None)
+
+    def _timed(self, case: Case) -> int | str:
+        """How many configurations of a launch a decision is made from, for its key: one among a few
+        does not stand for one among all.
+        """
+        options = max(len(case.options(place)) for place in case.choosable)
+        return EVERY if self.most is None or options <= self.most else self.most
 
     def decide(
-        self, case: Case, ways: Sequence[Way], layouts: LayoutMap
+        self, case: Case, build: Callable[[], Sequence[Way]], layouts: LayoutMap
     ) -> tuple[Decision, Way] | str:
-        """The fastest way, which is noted in the table; or why none was measured."""
+        """The fastest way, which is noted in the table; or why none was measured.
+
+        ``build`` makes the ways. That takes of the budget too, and is not begun for nothing.
+        """
         if self.bench is None:
-            return "a graph is being captured"
+            return self.idle
         if self.budget.left <= 0:
-            return "the time for measuring is spent"
+            return SPENT
         size = case.span.middle
         values = bound(case, size, layouts.func.symbols)
-        nbytes, make = self.bench.ways(case, layouts, values, ways)
+        nbytes = self.bench.nbytes(case, layouts, values)
         if nbytes > self.bench.room():
             return f"its operands take {nbytes / 2**30:.1f} GiB"
+        with self.budget.clocked(self.bench.timer):
+            ways = build()
+        if self.budget.left <= 0:
+            return SPENT
         try:
-            runs = make()
+            runs = self.bench.runs(case, layouts, values, ways)
             found = measure(self.bench.timer, runs, self.budget)
-        except (torch.OutOfMemoryError, errors.FuselineError) as error:
-            return str(error).splitlines()[0]
+        except (RuntimeError, errors.FuselineError) as error:  # out of memory, say
+            return first_line(error)
         if found is None:
-            return "the time for measuring is spent"
+            return SPENT
         if all(s.failed for s in found.values()):
             return next(iter(found.values())).failed
         way = _best(case, ways, found)
@@ -145,7 +177,8 @@ class Tuner:
             way.kernels[p].binary.symbol for p in case.choosable if way.form == "kernels"
         )
         decision = Decision(way.form, kernels, options, size, rounds)
-        self.table.put(about(case, layouts, layouts.func.symbols), decision)
+        factors = about(case, layouts, layouts.func.symbols)
+        self.table.put({**factors, "timed": self._timed(case)}, decision)
         return decision, way
 
 
@@ -162,4 +195,4 @@ def _best(case: Case, ways: Sequence[Way], found: Mapping[str, Samples]) -> Way:
     return Way.of_kernels(case, kernels)
 
 
-__all__ = ["JOINED", "Bench", "Tuner", "Way"]
+__all__ = ["EVERY", "FEW", "JOINED", "Bench", "Tuner", "Way"]

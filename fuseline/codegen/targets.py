@@ -21,14 +21,12 @@ class Rates:
     Attributes:
         multiprocessors: on the card.
         bandwidth: bytes a second of its memory.
-        cache: bytes of its second-level cache.
         latency: seconds from a load to its data, where memory is busy.
         launch: seconds from one kernel of a CUDA graph to the next.
     """
 
     multiprocessors: int = 0
     bandwidth: float = 0.0
-    cache: int = 0
     latency: float = 0.8e-6
     launch: float = 1.5e-6
 
@@ -78,10 +76,10 @@ class Target:
 
 
 _K = 1024
-_A100 = Rates(108, 2.04e12, 40 * _K * _K)
-_H100 = Rates(132, 3.35e12, 50 * _K * _K)
-_B200 = Rates(148, 8.0e12, 126 * _K * _K)
-_RTX_5090 = Rates(170, 1.79e12, 96 * _K * _K)
+_A100 = Rates(108, 2.04e12)
+_H100 = Rates(132, 3.35e12)
+_B200 = Rates(148, 8.0e12)
+_RTX_5090 = Rates(170, 1.79e12)
 
 TARGETS: dict[str, Target] = {
     target.name: target

@@ -7,10 +7,12 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
+from functools import partial
 from pathlib import Path
 
 import pytest
+import torch
 
 from fuseline import build
 from fuseline.assemble import assemble
@@ -18,10 +20,10 @@ from fuseline.build import How
 from fuseline.build_gpu import Candidate
 from fuseline.choose import chooser as chooser_module
 from fuseline.choose.cases import Case
-from fuseline.choose.chooser import FEW, Chooser, Chosen
+from fuseline.choose.chooser import Chooser, Chosen
 from fuseline.choose.decision import FILE, Decision, Table
 from fuseline.choose.timing import Budget, Run
-from fuseline.choose.tuner import Tuner, Way
+from fuseline.choose.tuner import FEW, Tuner, Way
 from fuseline.codegen import lowerings
 from fuseline.codegen.gpu import lower_rows
 from fuseline.codegen.gpu.kernel import GpuKernel
@@ -32,10 +34,10 @@ from fuseline.config import Config
 from fuseline.ir.core import Func
 from fuseline.ir.layout import LayoutMap
 from fuseline.ir.text import parse_func
-from fuseline.report import Choice, Option, Report
+from fuseline.report import Choice, KernelRecord, Option, Report
 from fuseline.runtime.cache import Cache
 from fuseline.runtime.plan import HostStep
-from tests.choose.test_timing import FakeDevice, steady
+from tests.choose.test_timing import FakeDevice
 
 pytest.importorskip("triton", reason="Triton is not installed")
 
@@ -85,23 +87,25 @@ class FakeBench:
     timer: FakeDevice = field(default_factory=FakeDevice)
     asked: list[tuple[str, str]] = field(default_factory=list[tuple[str, str]])
     memory: int = 1 << 40
+    error: Exception | None = None
 
     def room(self) -> int:
         return self.memory
 
-    def ways(
+    def nbytes(self, case: Case, layouts: LayoutMap, values: Mapping[str, int]) -> int:
+        return 1 << 20
+
+    def runs(
         self, case: Case, layouts: LayoutMap, values: Mapping[str, int], ways: Sequence[Way]
-    ) -> tuple[int, Callable[[], dict[str, Run]]]:
+    ) -> dict[str, Run]:
+        if self.error is not None:
+            raise self.error
+        self.asked += [(case.sizes, way.label) for way in ways]
         size = case.span.middle
-
-        def make() -> dict[str, Run]:
-            self.asked += [(case.sizes, way.label) for way in ways]
-            return {
-                way.label: self.timer.work(way.label, steady(self.seconds(case, way, size)))
-                for way in ways
-            }
-
-        return 1 << 20, make
+        return {
+            way.label: self.timer.work(way.label, partial(self.seconds, case, way, size))
+            for way in ways
+        }
 
 
 @dataclass
@@ -121,13 +125,11 @@ class Chose:
         return [c for each in self.chosen.choices.values() for c in each]
 
 
-def choose(
-    text: str, cache: Cache, tuner: Tuner | None = None, workers: int = 1, most: int | None = FEW
-) -> Chose:
+def choose(text: str, cache: Cache, tuner: Tuner | None = None, workers: int = 1) -> Chose:
     func = parse_func(text)
     layouts = LayoutMap(func)
     emitted = emit(func, layouts, "cuda")
-    chooser = Chooser(cache, H100, tuner=tuner, workers=workers, most=most)
+    chooser = Chooser(cache, H100, tuner=tuner, workers=workers)
     return Chose(func, layouts, chooser(emitted, layouts))
 
 
@@ -137,9 +139,27 @@ def tuner(
     budget: float | None = None,
     device: str = "NVIDIA Fake",
     versions: Mapping[str, str] | None = None,
+    most: int | None = FEW,
 ) -> Tuner:
     folder.mkdir(mode=0o700, exist_ok=True)
-    return Tuner(Table(Cache(folder), device, versions or {}), bench, Budget(budget))
+    return Tuner(Table(Cache(folder), device, versions or {}), bench, Budget(budget), most)
+
+
+def counted_builds(
+    monkeypatch: pytest.MonkeyPatch, after: Callable[[], None] = lambda: None
+) -> list[str]:
+    """The symbols of kernels that are asked for from here on; ``after`` is called behind each."""
+    asked: list[str] = []
+    real = chooser_module.candidate
+
+    def candidate(cache: Cache, launch: Launch, target: Target) -> Candidate | str:
+        asked.append(launch.kernel.symbol)
+        made = real(cache, launch, target)
+        after()
+        return made
+
+    monkeypatch.setattr(chooser_module, "candidate", candidate)
+    return asked
 
 
 def by_warps(best: int) -> Seconds:
@@ -171,14 +191,7 @@ def test_only_what_the_ranking_needs_is_built(cache: Cache, tmp_path: Path) -> N
 
 
 def test_layers_that_are_alike_are_one_job(cache: Cache, monkeypatch: pytest.MonkeyPatch) -> None:
-    asked: list[str] = []
-    real = chooser_module.candidate
-
-    def candidate(cache: Cache, launch: Launch, target: Target) -> Candidate | str:
-        asked.append("built")
-        return real(cache, launch, target)
-
-    monkeypatch.setattr(chooser_module, "candidate", candidate)
+    asked = counted_builds(monkeypatch)
     told: list[tuple[int, int, str]] = []
     func = parse_func(LAYERS)
     layouts = LayoutMap(func)
@@ -369,14 +382,88 @@ def test_operands_beyond_the_memory_are_not_measured(cache: Cache, tmp_path: Pat
     assert {c.by for c in found.choices} == {"model"}
 
 
+@pytest.mark.parametrize("kind", [RuntimeError, torch.OutOfMemoryError])
+def test_a_trial_that_fails_leaves_the_model(
+    kind: type[Exception], cache: Cache, tmp_path: Path
+) -> None:
+    bench = FakeBench(by_warps(8), error=kind("no memory is left\nfor this"))
+    found = choose(NORM, cache, tuner(bench, tmp_path / "t"))
+    assert {(c.by, c.note) for c in found.choices} == {("model", "not measured: no memory is left")}
+
+
+def test_a_way_that_no_graph_holds_is_not_taken(cache: Cache, tmp_path: Path) -> None:
+    """However fast it would be by itself; the report says why."""
+
+    def seconds(case: Case, way: Way, size: int) -> float:
+        if way.form == "reference":
+            raise RuntimeError("not recordable: it waits for the device")
+        return by_warps(16)(case, way, size)
+
+    found = choose(NORM, cache, tuner(FakeBench(seconds), tmp_path / "t"))
+    assert {c.chosen for c in found.choices} == {"warps 16"}
+    notes = {o.label: o.note for c in found.choices for o in c.options}
+    assert notes["plain torch"] == "not recordable: it waits for the device"
+
+
+@pytest.mark.parametrize("why", ["a spent budget", "no bench", "no room"])
+def test_what_is_not_measured_is_not_built(
+    why: str, cache: Cache, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked = counted_builds(monkeypatch)
+    choose(NORM, cache)
+    model = sorted(asked)
+    asked.clear()
+    memory = 1 << 10 if why == "no room" else 1 << 40
+    bench = None if why == "no bench" else FakeBench(by_warps(8), memory=memory)
+    budget = 0.0 if why == "a spent budget" else None
+    found = choose(NORM, cache, tuner(bench, tmp_path / "t", budget=budget))
+    assert {c.by for c in found.choices} == {"model"}
+    assert sorted(asked) == model
+
+
+def test_building_what_is_to_be_measured_takes_of_the_budget(
+    cache: Cache, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    bench = FakeBench(by_warps(8))
+
+    def second() -> None:
+        bench.timer.clock += 1.0
+
+    choose(NORM, cache)
+    asked = counted_builds(monkeypatch, second)
+    measuring = tuner(bench, tmp_path / "t", budget=FEW - 1.5)
+    found = choose(NORM, cache, measuring)
+    assert not bench.asked, "the first range's configurations took all of it"
+    assert len(set(asked)) == FEW
+    assert {c.note for c in found.choices} == {"not measured: the time for measuring is spent"}
+    assert measuring.budget.spent == FEW - 1
+
+
 def test_only_the_best_few_are_timed_unless_all_are_wanted(cache: Cache, tmp_path: Path) -> None:
     few, every = FakeBench(by_warps(8)), FakeBench(by_warps(8))
-    choose(NORM, cache, tuner(few, tmp_path / "few"), most=2)
-    choose(NORM, cache, tuner(every, tmp_path / "all"), most=None)
+    choose(NORM, cache, tuner(few, tmp_path / "few", most=2))
+    choose(NORM, cache, tuner(every, tmp_path / "all", most=None))
     for bench, most in ((few, 2), (every, 3)):
         ranges = {sizes for sizes, _ in bench.asked}
         ours = [sizes for sizes, label in bench.asked if label != "plain torch"]
         assert {ours.count(sizes) for sizes in ranges} == {most}
+
+
+def test_all_are_timed_though_a_few_were(cache: Cache, tmp_path: Path) -> None:
+    few, every, after = (FakeBench(by_warps(8)) for _ in range(3))
+    choose(NORM, cache, tuner(few, tmp_path / "t", most=2))
+    choose(NORM, cache, tuner(every, tmp_path / "t", most=None))
+    assert len(every.asked) > len(few.asked) > 0
+    found = choose(NORM, cache, tuner(after, tmp_path / "t", most=2))
+    assert not after.asked, "a few were timed among all"
+    assert {len(c.options) for c in found.choices} == {4}
+
+
+def test_a_few_that_are_all_need_no_second_time(cache: Cache, tmp_path: Path) -> None:
+    again = FakeBench(by_warps(8))
+    choose(NORM, cache, tuner(FakeBench(by_warps(8)), tmp_path / "t", most=3))
+    choose(NORM, cache, tuner(again, tmp_path / "t", most=None))
+    assert not again.asked
 
 
 def test_the_report_tells_what_was_chosen_from_what(cache: Cache, tmp_path: Path) -> None:
@@ -386,6 +473,17 @@ def test_the_report_tells_what_was_chosen_from_what(cache: Cache, tmp_path: Path
     assert "by model, not" in str(report)
     (kernel,) = json.loads(report.to_json())["kernels"]
     assert kernel["choices"][0]["options"][0]["label"].startswith("warps")
+
+
+def test_a_kernel_of_two_programs_keeps_the_choices_of_both() -> None:
+    few, many = (
+        Choice(sizes, "warps 4", "model", (Option("warps 4", 2.0),)) for sizes in ("1", "2 to 16")
+    )
+    kernel = KernelRecord("rms_norm_01", "rms_norm", "rms_norm", 2, "norm (m.py:40)")
+    one = Report(kernels=(replace(kernel, choices=(few,)),))
+    other = Report(kernels=(replace(kernel, choices=(few, many)),))
+    (both,) = (one + other).kernels
+    assert (both.launches, both.choices) == (4, (few, many))
 
 
 def test_the_option_is_one() -> None:

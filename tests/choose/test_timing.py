@@ -144,6 +144,21 @@ def test_what_fails_is_left_out_with_its_reason() -> None:
     assert fastest(found) == "b"
 
 
+def test_what_fails_in_a_later_round_is_left_out_too() -> None:
+    left = iter([1.0] * 3)
+
+    def fail() -> float:
+        try:
+            return next(left)
+        except StopIteration:
+            raise RuntimeError("out of memory") from None
+
+    found = timed(FakeDevice(), a=fail, b=steady(2.0))
+    assert found is not None
+    assert found["a"].failed == "out of memory"
+    assert fastest(found) == "b"
+
+
 def test_without_time_nothing_is_decided() -> None:
     device = FakeDevice()
     budget = Budget(8.0)

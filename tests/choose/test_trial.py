@@ -159,3 +159,15 @@ def test_experts_are_chosen_once_for_a_token() -> None:
     chosen = trial.tensor(func.ops[0].operands[1])
     assert all(len(set(numbers(row))) == 4 for row in chosen)
     assert set(numbers(chosen.reshape(-1))) == set(range(8))
+
+
+@pytest.mark.parametrize(("active", "used"), [("", 6), (", active = 4", 4), (", active = A", 3)])
+def test_rows_have_adapters_among_those_in_use(active: str, used: int) -> None:
+    text = """func @f(%x: f32[S, 16], %i: i64[S], %a: f32[6, 4, 16], %b: f32[6, 8, 4]) {
+      %y = multi_lora %x, %i, %a, %b {dtype = f32, delta_dtype = f32, skips = trueACTIVE}
+      return %y
+    }"""
+    func = parse_func(text.replace("ACTIVE", active))
+    trial = Trial(func.ops[0], LayoutMap(func), {"S": 80, "A": 3}, torch.device("cpu"))
+    trial.allocate()
+    assert set(numbers(trial.tensor(func.ops[0].operands[1]))) == set(range(used))

@@ -60,9 +60,11 @@ def test_every_sample_finds_a_cold_cache() -> None:
     assert cold > begin.elapsed_time(end) * 1e-3 / 50
 
 
-def test_what_cannot_be_recorded_is_timed_too() -> None:
-    x = torch.ones(1 << 20, device="cuda")
-    assert timer().prepare(lambda: x.sum().item())() > 0
+def test_what_cannot_be_recorded_is_not_offered() -> None:
+    x, shared = torch.ones(1 << 20, device="cuda"), timer()
+    with pytest.raises(RuntimeError, match="not recordable"):
+        shared.prepare(lambda: x.sum().item())
+    assert shared.prepare(copy_of(MB))() > 0
 
 
 def test_timing_leaves_no_capture_behind() -> None:
