@@ -199,6 +199,7 @@ def _tile_kernels(shape: Shape, rows: int | None) -> Iterator[LinearTileKernel]:
     )
     yield made
     yield replace(made, stages=stages + 1)
+    yield replace(made, warps=2 * warps)  # each thread holds half as much
     if not shape.narrow:
         yield replace(made, block_k=32)
 
