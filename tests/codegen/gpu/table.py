@@ -30,6 +30,7 @@ from fuseline.ir.text import parse_func
 from fuseline.runtime.cache import Cache
 from fuseline.runtime.gpu import cuda_build
 from fuseline.runtime.gpu.triton_build import identity
+from tests.codegen import adapter_cases
 from tests.codegen.gpu import (
     head_models,
     test_attention,
@@ -130,6 +131,12 @@ def cases() -> dict[str, list[Launch]]:
     texts |= {
         f"router: {name}": test_route.released(name, experts, dtype)
         for name, (experts, dtype) in test_route.SIZES.items()
+    }
+    texts |= {
+        f"adapters: 8 of rank {rank}, 4096 by 4096": adapter_cases.Case(
+            count=8, depth=4096, width=4096, rank=rank, dtype="bf16", scale=0.5
+        ).text()
+        for rank in (16, 64)
     }
     found = {case: lowered(text) for case, text in texts.items()}
     for name in test_experts.RELEASED:
