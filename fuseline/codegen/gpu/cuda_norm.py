@@ -18,7 +18,7 @@ from fuseline.codegen.gpu.cuda import (
     rounding,
     vector,
 )
-from fuseline.codegen.gpu.norm import RowNormKernel
+from fuseline.codegen.gpu.norm import NormOfRows, RowNormKernel
 from fuseline.codegen.norms import Norm, promote
 
 HELD = 32
@@ -26,7 +26,7 @@ HELD = 32
 
 
 @dataclass(frozen=True)
-class CudaRowNormKernel(Norm, CudaKernel, template="cuda/row_norm_cuda.cu.jinja"):
+class CudaRowNormKernel(NormOfRows, CudaKernel, template="cuda/row_norm_cuda.cu.jinja"):
     """The norm of `RowNormKernel`, with its arguments, by ``lanes`` threads a row.
 
     Up to 32 lanes lie within a warp, which then has as many rows as fit; more are all threads of a
@@ -34,32 +34,11 @@ class CudaRowNormKernel(Norm, CudaKernel, template="cuda/row_norm_cuda.cu.jinja"
     """
 
     lanes: int = WARP
-    flat: bool = False
 
     def __post_init__(self) -> None:
         """Reject blocks that a row does not fit."""
         if not 1 <= self.lanes <= WARP and not self.lanes == self.threads <= MOST_THREADS:
             raise ValueError(f"{self.lanes} lanes of a block of {self.threads} threads")
-
-    @property
-    def rows(self) -> tuple[str, ...]:
-        """The buffers that are walked row by row."""
-        return ("x", *["residual", "sum"] * self.residual, "y")
-
-    @property
-    def buffers(self) -> tuple[tuple[str, str], ...]:
-        """Name and element type of each pointer argument."""
-        found = [("x", self.dtype), *[("residual", self.dtype)] * self.residual]
-        found += [("weight", self.weight)] if self.weight else []
-        found += [("bias", self.bias)] if self.bias else []
-        return (*found, *[("sum", self.dtype)] * self.residual, ("y", self.out))
-
-    @property
-    def dims(self) -> tuple[tuple[str, str], ...]:
-        """Name and type of each integer argument."""
-        levels = ["inner"] if self.flat else ["outer", "inner"]
-        counts = [("rows", "i32"), *[("inner", "i32")] * (not self.flat)]
-        return (*counts, *((f"{row}_{level}", "i64") for row in self.rows for level in levels))
 
     @property
     def written(self) -> tuple[str, ...]:

@@ -12,14 +12,13 @@ WIDEST = 32768
 
 
 @dataclass(frozen=True)
-class RowNormKernel(Norm, TritonKernel, template="triton/row_norm.py.jinja"):
-    """A norm of rows; a block takes ``block_rows`` of them, one after another in memory order.
+class NormOfRows(Norm):
+    """The arguments of a norm of rows, in whatever language its kernel is.
 
     Rows are numbered ``o * inner + i``, and row (o, i) of an operand begins at ``o * outer stride +
     i * inner stride`` (in elements); with ``flat`` there is one level, and only the inner stride.
     """
 
-    block_rows: int = 1
     flat: bool = False
 
     @property
@@ -41,6 +40,13 @@ class RowNormKernel(Norm, TritonKernel, template="triton/row_norm.py.jinja"):
         levels = ["inner"] if self.flat else ["outer", "inner"]
         counts = [("rows", "i32"), *[("inner", "i32")] * (not self.flat)]
         return (*counts, *((f"{row}_{level}", "i64") for row in self.rows for level in levels))
+
+
+@dataclass(frozen=True)
+class RowNormKernel(NormOfRows, TritonKernel, template="triton/row_norm.py.jinja"):
+    """A norm of rows; a block takes ``block_rows`` of them, one after another in memory order."""
+
+    block_rows: int = 1
 
     @property
     def block(self) -> int:
