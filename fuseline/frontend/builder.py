@@ -76,11 +76,13 @@ class Builder:
         func: the func.
         loc: the place given to ops.
         expected: the types that tracing found for the results of the present call.
+        moves: whether the result of the present call lies on another device than an operand.
     """
 
     func: Func
     loc: Loc = field(default_factory=Loc)
     expected: tuple[TensorType, ...] = ()
+    moves: bool = False
 
     def add(self, op: OpT) -> OpT:
         """Append an op."""

@@ -126,10 +126,8 @@ def _conj(b: Builder, x: Pair) -> Pair:
 
 
 @_pairs("aten._to_copy.default")
-def _to_copy(b: Builder, x: Pair, dtype: torch.dtype | None = None, **place: Any) -> Pair:
-    device = place.get("device")
-    same = dtype is None or _PARTS.get(dtype) is x.re.dtype
-    if not same or (device is not None and torch.device(device).type != "cpu"):
+def _to_copy(b: Builder, x: Pair, dtype: torch.dtype | None = None, **_: Any) -> Pair:
+    if b.moves or (dtype is not None and _PARTS.get(dtype) is not x.re.dtype):
         raise UnsupportedError(f"a cast to {dtype} of complex numbers")
     return x
 

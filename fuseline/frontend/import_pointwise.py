@@ -191,11 +191,8 @@ def _masked_fill(b: Builder, x: Value, mask: Value, value: Any) -> Value:
 
 
 @imports("aten._to_copy.default")
-def _to_copy(b: Builder, x: Value, dtype: torch.dtype | None = None, **place: Any) -> Any:
-    device = place.get("device")
-    if device is not None and torch.device(device).type != "cpu":
-        return NotImplemented
-    return b.cast(x, dtype_of(dtype, x.dtype))
+def _to_copy(b: Builder, x: Value, dtype: torch.dtype | None = None, **_: Any) -> Any:
+    return NotImplemented if b.moves else b.cast(x, dtype_of(dtype, x.dtype))
 
 
 @imports("aten.copy.default")

@@ -133,7 +133,7 @@ class _Import:
         value = node.meta["val"]
         if value is None or isinstance(value, (int, sympy.Expr)):
             return  # arithmetic on sizes: dims say it
-        self.builder.loc = node.meta["loc"]
+        self.builder.loc, self.builder.moves = node.meta["loc"], _moves(node)
         if node.target is operator.getitem:
             source, index = cast("tuple[fx.Node, int]", node.args)
             self.values[node] = self.values[source][index]
@@ -208,6 +208,14 @@ class _Import:
         pairs = tuple(kwargs.items())
         op = AtenCall(tuple(operands), target=name, args=args, kwargs=pairs, types=types)
         return self.builder.add(op).ys
+
+
+def _moves(node: fx.Node) -> bool:
+    """Whether a call's result lies on another device than one of its operands."""
+    made, given = node.meta["val"], [n.meta["val"] for n in node.all_input_nodes]
+    return isinstance(made, Tensor) and any(
+        isinstance(value, Tensor) and value.device != made.device for value in given
+    )
 
 
 def _carried(value: Any) -> Any:

@@ -261,3 +261,11 @@ def test_no_importer_is_registered_for_an_overload_that_torch_lacks() -> None:
         if found is None or (overload not in found.overloads() and overload not in families):
             missing.append(name)
     assert not missing
+
+
+def test_a_copy_to_another_device_is_kept_whole() -> None:
+    """Where the program names the device that its operand is on, only the type changes."""
+    cast = capture(lambda x: x.to(device="meta", dtype=torch.float64), randn(3, 4).to("meta"))
+    assert ops(import_captured(cast)) == ["cast"]
+    away = capture(lambda x: x.to(device="meta", dtype=torch.float64) * 2, randn(3, 4))
+    assert calls(import_captured(away)) == ["aten._to_copy.default"]
