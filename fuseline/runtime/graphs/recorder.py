@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import gc
+import weakref
 from collections.abc import Generator
 from dataclasses import dataclass
 from typing import Any, Protocol, cast
@@ -54,14 +55,17 @@ class Recorder(Protocol):
         ...
 
 
-@dataclass
+@dataclass(eq=False)
 class _CudaRecording:
     graph: Any
+    alive: weakref.WeakSet[_CudaRecording]
+    """Those that have the same pool."""
 
     def replay(self) -> None:
         self.graph.replay()
 
     def release(self) -> None:
+        self.alive.discard(self)
         self.graph.reset()
 
 
@@ -76,20 +80,32 @@ class CudaGraphs:
     def _renew(self) -> None:
         """A new pool and stream: those of a capture that went wrong are not to be used again."""
         self._pools.append(cast("Any", torch.cuda).graph_pool_handle())
+        self._alive: weakref.WeakSet[_CudaRecording] = weakref.WeakSet()
+        self._used = False
         self._stream = torch.cuda.Stream(self.device)
+
+    def _pool(self) -> Any:
+        """The pool for the next recording. The allocator gives one up with the last recording that
+        used it, and refuses it then.
+        """
+        if self._used and not self._alive:
+            self._pools[-1] = cast("Any", torch.cuda).graph_pool_handle()
+        self._used = True
+        return self._pools[-1]
 
     @contextlib.contextmanager
     def record(self) -> Generator[Recording]:
         """Capture what is done within, on a stream of its own."""
         graph: Any = torch.cuda.CUDAGraph()
-        gc.collect()  # a tensor that dies during a capture may wait for the device
+        recording = _CudaRecording(graph, self._alive)
         self._stream.wait_stream(torch.cuda.current_stream(self.device))
         done = False
         try:
-            with torch.cuda.stream(self._stream):
-                graph.capture_begin(pool=self._pools[-1], capture_error_mode="thread_local")
-                yield _CudaRecording(graph)
+            with torch.cuda.stream(self._stream), _no_collection():
+                graph.capture_begin(pool=self._pool(), capture_error_mode="thread_local")
+                yield recording
                 graph.capture_end()
+            self._alive.add(recording)
             done = True
         except torch.OutOfMemoryError:
             raise
@@ -123,6 +139,20 @@ class CudaGraphs:
         snapshot: Any = cast("Any", torch.cuda).memory_snapshot
         segments = [segment for pool in self._pools for segment in snapshot(pool)]
         return sum(int(segment["allocated_size"]) for segment in segments)
+
+
+@contextlib.contextmanager
+def _no_collection() -> Generator[None]:
+    """Within it no cycle of garbage is looked for: a tensor in one may wait for the device when it
+    dies, which ends a capture.
+    """
+    enabled = gc.isenabled()
+    gc.disable()
+    try:
+        yield
+    finally:
+        if enabled:
+            gc.enable()
 
 
 def first_line(error: BaseException) -> str:
