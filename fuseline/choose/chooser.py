@@ -7,11 +7,12 @@ from dataclasses import dataclass, field, replace
 from functools import partial
 
 from fuseline.build_gpu import Candidate, candidate
-from fuseline.choose.cases import Case, cases_of, estimate, likeness
+from fuseline.choose.cases import Case, bound, cases_of, estimate, likeness
 from fuseline.choose.compose import Settled, configured
 from fuseline.choose.decision import Decision
 from fuseline.choose.pick import Picked, pick
 from fuseline.choose.pool import together
+from fuseline.choose.sizes import value_of
 from fuseline.choose.tuner import JOINED, Tuner, Way
 from fuseline.codegen.lower import Emitted, Launch
 from fuseline.codegen.targets import Target
@@ -76,14 +77,14 @@ class Chooser:
                     cases = cases_of(item, layouts.func.symbols)
                     kinds[key] = _Group(cases, [None] * len(cases))
                 group = kinds[key]
+                group.ops += 1
             of.append(group)
         groups = list(kinds.values())
         for group in groups:
             self._look_up(group, layouts)
         self._build(groups, layouts)
         if self.tuner is not None:
-            for group in groups:
-                self._tune(group, layouts)
+            self._tune(self.tuner, groups, layouts)
         return self._gathered(emitted, of)
 
     # -- by the table -----------------------------------------------------------------------------
@@ -178,42 +179,68 @@ class Chooser:
 
     # -- by measurement ---------------------------------------------------------------------------
 
-    def _tune(self, group: _Group, layouts: LayoutMap) -> None:
-        assert self.tuner is not None, "there is a tuner"
-        for number, (case, settled) in enumerate(zip(group.cases, group.settled, strict=True)):
-            if settled.failed or not case.choosable or group.decisions[number]:
-                continue
-            if not case.whole:
-                _note(settled, "not measured: its launches count different things")
-                continue
-            found = self.tuner.decide(case, partial(self._ways, case, settled), layouts)
+    def _tune(self, tuner: Tuner, groups: Sequence[_Group], layouts: LayoutMap) -> None:
+        """Measure all that nothing is known of; what moves most memory in all comes first, since
+        the time for measuring may end before all is measured.
+        """
+        waiting: list[_Open] = []
+        for group in groups:
+            for number, (case, settled) in enumerate(zip(group.cases, group.settled, strict=True)):
+                if settled.failed or not case.choosable or group.decisions[number]:
+                    continue
+                if case.whole:
+                    waiting.append(_Open(group, number))
+                else:
+                    _note(settled, "not measured: its launches count different things")
+        waiting.sort(key=lambda each: each.bytes(layouts), reverse=True)
+        for begin in range(0, len(waiting), self.workers):
+            self._measure(tuner, waiting[begin : begin + self.workers], layouts)
+
+    def _measure(self, tuner: Tuner, batch: Sequence[_Open], layouts: LayoutMap) -> None:
+        """Build the ways of several cases at once, and measure one case after the other."""
+        ready: list[_Open] = []
+        for each in batch:
+            if hindrance := tuner.hindrance(each.case, layouts):
+                _note(each.settled, f"not measured: {hindrance}")
+            else:
+                ready.append(each)
+        with tuner.clocked():
+            every = self._ways(ready)
+        for each, ways in zip(ready, every, strict=True):
+            found = tuner.decide(each.case, ways, layouts)
             if isinstance(found, str):
-                _note(settled, f"not measured: {found}")
+                _note(each.settled, f"not measured: {found}")
                 continue
             decision, way = found
             chosen = Settled(decision.form, dict(way.kernels))
-            chosen.choices = _choices(case, chosen, decision.options, "measurement")
-            group.settled[number] = chosen
+            chosen.choices = _choices(each.case, chosen, decision.options, "measurement")
+            each.group.settled[each.number] = chosen
 
-    def _ways(self, case: Case, settled: Settled) -> list[Way]:
-        """What is worth measuring: the model's choice, then with one launch in another of its best
-        configurations, then without kernels of ours.
+    def _ways(self, batch: Sequence[_Open]) -> list[list[Way]]:
+        """What is worth measuring of each: the model's choice, then with one launch in another of
+        its best configurations, then without kernels of ours.
         """
-        first = Way.of_kernels(case, settled.kernels)
-        ways = [first]
-        others = [(p, n) for p in case.choosable for n in self._others(settled, p, case)]
-        jobs = [partial(candidate, self.cache, launch, self.target) for _, launch in others]
-        for (place, _), made in zip(others, together(jobs, self.workers), strict=True):
+        every = [[Way.of_kernels(each.case, each.settled.kernels)] for each in batch]
+        others = [
+            (ways, each, place, launch)
+            for ways, each in zip(every, batch, strict=True)
+            for place in each.case.choosable
+            for launch in self._others(each.settled, place, each.case)
+        ]
+        jobs = [partial(candidate, self.cache, each[-1], self.target) for each in others]
+        built = together(jobs, self.workers)
+        for (ways, each, place, _), made in zip(others, built, strict=True):
             if isinstance(made, Candidate):
-                kernels = settled.kernels | {place: made}
-                ways.append(Way.of_kernels(case, kernels, (place,)))
-        instead = Settled()
-        if case.instead and self._library(
-            case, instead, lambda n: candidate(self.cache, n, self.target)
-        ):
-            ways.append(Way("library", "torch's library", case.instead, instead.kernels))
-        ways.append(Way("reference", "plain torch", (), {}))
-        return ways
+                kernels = each.settled.kernels | {place: made}
+                ways.append(Way.of_kernels(each.case, kernels, (place,)))
+        for ways, each in zip(every, batch, strict=True):
+            case, instead = each.case, Settled()
+            if case.instead and self._library(
+                case, instead, lambda n: candidate(self.cache, n, self.target)
+            ):
+                ways.append(Way("library", "torch's library", case.instead, instead.kernels))
+            ways.append(Way("reference", "plain torch", (), {}))
+        return every
 
     def _others(self, settled: Settled, place: int, case: Case) -> list[Launch]:
         """The best configurations of a launch but the chosen one."""
@@ -253,11 +280,33 @@ class Chooser:
 
 @dataclass(eq=False)
 class _Group:
-    """Ops that are alike: their cases, and what is known of each."""
+    """Ops that are alike: their cases, what is known of each, and how many ops they are."""
 
     cases: list[Case]
     decisions: list[Decision | None]
     settled: list[Settled] = field(default_factory=list[Settled])
+    ops: int = 0
+
+
+@dataclass(frozen=True, eq=False)
+class _Open:
+    """A case of a group that may be measured."""
+
+    group: _Group
+    number: int
+
+    @property
+    def case(self) -> Case:
+        return self.group.cases[self.number]
+
+    @property
+    def settled(self) -> Settled:
+        return self.group.settled[self.number]
+
+    def bytes(self, layouts: LayoutMap) -> int:
+        """What all of the ops move."""
+        values = bound(self.case, self.case.span.middle, layouts.func.symbols)
+        return self.group.ops * value_of(self.case.item.op.cost().bytes, values)
 
 
 def _by_model(case: Case, place: int, picked: Picked[Candidate]) -> Choice:

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -137,26 +138,30 @@ class Tuner:
         options = max(len(case.options(place)) for place in case.choosable)
         return EVERY if self.most is None or options <= self.most else self.most
 
-    def decide(
-        self, case: Case, build: Callable[[], Sequence[Way]], layouts: LayoutMap
-    ) -> tuple[Decision, Way] | str:
-        """The fastest way, which is noted in the table; or why none was measured.
-
-        ``build`` makes the ways. That takes of the budget too, and is not begun for nothing.
-        """
+    def hindrance(self, case: Case, layouts: LayoutMap) -> str:
+        """Why a case cannot be measured; empty where it can."""
         if self.bench is None:
             return self.idle
         if self.budget.left <= 0:
             return SPENT
-        size = case.span.middle
-        values = bound(case, size, layouts.func.symbols)
+        values = bound(case, case.span.middle, layouts.func.symbols)
         nbytes = self.bench.nbytes(case, layouts, values)
         if nbytes > self.bench.room():
             return f"its operands take {nbytes / 2**30:.1f} GiB"
-        with self.budget.clocked(self.bench.timer):
-            ways = build()
-        if self.budget.left <= 0:
-            return SPENT
+        return ""
+
+    def clocked(self) -> AbstractContextManager[None]:
+        """What is done within takes of the budget."""
+        return nullcontext() if self.bench is None else self.budget.clocked(self.bench.timer)
+
+    def decide(
+        self, case: Case, ways: Sequence[Way], layouts: LayoutMap
+    ) -> tuple[Decision, Way] | str:
+        """The fastest way, which is noted in the table; or why none was measured."""
+        if self.bench is None or self.budget.left <= 0:
+            return self.idle if self.bench is None else SPENT
+        size = case.span.middle
+        values = bound(case, size, layouts.func.symbols)
         try:
             runs = self.bench.runs(case, layouts, values, ways)
             found = measure(self.bench.timer, runs, self.budget)
