@@ -257,12 +257,12 @@ def _combine(cut: Cut, form: Form, when: When) -> Launch:
         value_width=scene.width,
         exp=scene.kernel(Blocks(cut.rows, 16, 1, 1), split=True).exp,
         viewed=viewed,
-        block_rows=max(1, cut.rows // 8) if cut.rows > FEW_ROWS else 1,
+        block_rows=max(1, cut.rows // 32) if cut.rows > FEW_ROWS else 1,
     )
     dims: dict[str, Dim] = {"rows": scene.rows, "Sq": op.q.shape[2], **cut.dims}
     dims |= _result_strides(scene) | ({"y_at": scene.views["y"]} if viewed else {})
     buffers: tuple[Operand, ...] = (cut.scratch,) if viewed else (cut.scratch, op.y)
-    grid = (ceil_div(scene.rows, kernel.block_rows),)
+    grid = (ceil_div(scene.rows, kernel.block_rows), kernel.column_blocks)
     return launch(kernel, buffers, dims, grid, layouts, work(op), when=when, form=form)
 
 

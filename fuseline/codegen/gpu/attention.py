@@ -20,6 +20,9 @@ NARROWEST = 16
 LEAST_KEYS = 64
 """Fewer keys than this are not worth a block of their own."""
 
+COMBINED = 128
+"""Most columns of a row that one block joins: wide rows, those of a latent, are shared out."""
+
 
 @dataclass(frozen=True)
 class Part:
@@ -222,7 +225,7 @@ class AttentionKernel(TritonKernel, template="triton/attention.py.jinja"):
 class CombineKernel(TritonKernel, template="triton/attention_combine.py.jinja"):
     """Joins what the splits of an attention left of a row, and writes it to y, or into scratch.
 
-    ``exp`` is that of the attention; rows are numbered as there.
+    ``exp`` is that of the attention; rows are numbered as there. A block has some columns only.
     """
 
     dtype: str
@@ -252,13 +255,18 @@ class CombineKernel(TritonKernel, template="triton/attention_combine.py.jinja"):
 
     @property
     def block(self) -> int:
-        """The power of two that holds a row."""
-        return next_power_of_two(self.value_width)
+        """Columns of a block."""
+        return min(COMBINED, next_power_of_two(self.value_width))
+
+    @property
+    def column_blocks(self) -> int:
+        """Blocks that share a row."""
+        return -(-self.value_width // self.block)
 
     @property
     def masked(self) -> bool:
-        """Whether a block is wider than a row."""
-        return self.block != self.value_width
+        """Whether a row ends within a block."""
+        return self.value_width % self.block != 0
 
     @property
     def block_splits(self) -> int:
