@@ -16,6 +16,9 @@ from tests.e2e.harness import QUIET, assert_numbers_rule, logits, report_of
 
 pytestmark = QUIET
 
+OPTIONS: dict[str, Any] = {"tune": "off"}
+"""What is measured is another test's matter, and takes most of the time."""
+
 STEPS = 12
 """Single tokens: the first is plain, the second recorded, the others replayed."""
 
@@ -42,7 +45,7 @@ def assert_native(model: nn.Module) -> None:
 @DTYPES
 def test_prefill_of_any_batch_and_length(family: Family, dtype: torch.dtype) -> None:
     model = family.build(dtype).cuda()
-    compiled = fuseline.compile(model, dynamic=True)
+    compiled = fuseline.compile(model, dynamic=True, **OPTIONS)
     with torch.no_grad():
         for shape in ((2, 7), (3, 13), (1, 1), (1, 29)):
             for _ in range(3):  # plain, recorded, replayed
@@ -58,7 +61,7 @@ def test_prefill_of_any_batch_and_length(family: Family, dtype: torch.dtype) -> 
 @pytest.mark.parametrize("graphs", ["none", "piecewise"])
 def test_static_cache_decode(family: Family, dtype: torch.dtype, graphs: str) -> None:
     model = family.build(dtype).cuda()
-    compiled = fuseline.compile(model, graphs=graphs)
+    compiled = fuseline.compile(model, graphs=graphs, **OPTIONS)
     with torch.no_grad():
         eager = generate(model, static_cache(model))
         wide = copy.deepcopy(model).double()
@@ -69,3 +72,23 @@ def test_static_cache_decode(family: Family, dtype: torch.dtype, graphs: str) ->
     assert_native(compiled)
     recorded = cast("int", report_of(compiled).stats.get("graphs recorded", 0))
     assert (recorded > 0) == (graphs == "piecewise")
+
+
+@pytest.mark.parametrize("model_type", ["qwen3", "qwen3_moe"])
+def test_a_tuned_model(model_type: str) -> None:
+    """Whatever is measured fastest gives the same numbers."""
+    family = next(f for f in FAMILIES if f.model_type == model_type)
+    model = family.build(torch.bfloat16).cuda()
+    compiled = fuseline.compile(model)
+    with torch.no_grad():
+        eager = generate(model, static_cache(model))
+        wide = copy.deepcopy(model).double()
+        exact = oracle(lambda: generate(wide, static_cache(wide)))
+        found = generate(compiled, static_cache(model))
+    for ours, theirs, truth in zip(found, eager, exact, strict=True):
+        assert_numbers_rule(ours, theirs, truth)
+    measured = [c for k in report_of(compiled).kernels for c in k.choices if c.by == "measurement"]
+    assert measured
+    options = [o for c in measured for o in c.options if o.label != "plain torch"]
+    failed = [o for o in options if o.microseconds is None]
+    assert not failed

@@ -2,18 +2,18 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
-from tempfile import mkdtemp
 from typing import cast
 
 import torch
 from torch import Tensor
 
-from fuseline.build_gpu import choose
-from fuseline.codegen.gpu.kernel import TritonKernel
+from fuseline.build_gpu import candidate, choose
+from fuseline.codegen.gpu.kernel import GpuKernel
 from fuseline.codegen.lower import Launch
 from fuseline.codegen.targets import Target
 from fuseline.placing import target_of
@@ -42,9 +42,7 @@ class Device:
         device = torch.device("cuda", torch.cuda.current_device())
         target = target_of(device)
         assert isinstance(target, Target), target
-        folder = Path(mkdtemp())
-        folder.chmod(0o700)
-        cache = Cache(folder)
+        cache = Cache(Path(os.environ["FUSELINE_CACHE_DIR"]))  # that of all tests
         toolchain = find_toolchain(cache)
         launcher = Launcher.open(cache, toolchain)
         binaries: dict[str, Binary] = {}
@@ -68,15 +66,20 @@ class Device:
     ) -> None:
         """Run a launch on CPU tensors, in place: their memory goes there and back.
 
-        Buffers keep the alignment that they have, up to 256 bytes.
+        Buffers keep the alignment that they have, up to 256 bytes. A kernel that was not chosen by
+        `configure` is built as it is.
         """
-        kernel = cast("TritonKernel", launch.kernel)
+        kernel = cast("GpuKernel", launch.kernel)
+        if kernel.symbol not in self.binaries:
+            made = candidate(self.cache, launch, self.target)
+            assert not isinstance(made, str), made
+            self.binaries[kernel.symbol] = made.binary
         assert len(kernel.buffers) == len(buffers)
         slots: list[Tensor] = []
         places: list[tuple[int, int]] = []
         known: dict[int, int] = {}
         for buffer in buffers:
-            assert buffer is not None, "Triton kernels have no absent operands"
+            assert buffer is not None, "these kernels have no absent operands"
             storage = buffer.untyped_storage()
             if storage.data_ptr() not in known:
                 known[storage.data_ptr()] = len(slots)

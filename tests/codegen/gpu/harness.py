@@ -88,14 +88,14 @@ def configured(launch: Launch) -> Launch:
     return first
 
 
-def run(func: Func, arguments: Sequence[Tensor]) -> Machine:
+def run_func(func: Func, arguments: Sequence[Tensor]) -> Machine:
     """What a func was lowered to, after a run."""
     return Machine(func, arguments, interpreted, backend="cuda", configure=configured)
 
 
 def check(text: str, arguments: Sequence[Tensor], *, ops: Sequence[str] | None = None) -> None:
     """The launches give what the references give, within the numbers rule."""
-    check_machines(text, arguments, lambda func: run(func, arguments), ops=ops)
+    check_machines(text, arguments, lambda func: run_func(func, arguments), ops=ops)
 
 
 def binaries(

@@ -15,8 +15,8 @@ from fuseline.ir.evaluate import bind, evaluate
 from fuseline.ir.layout import Layout, LayoutMap, dense
 from fuseline.ir.text import parse_func
 from fuseline.ir.types import Dim, substitute
-from tests.codegen.gpu.harness import interpreted
-from tests.codegen.machine import Machine, check_results
+from tests.codegen.gpu.harness import interpreted, run_func
+from tests.codegen.machine import check_results
 from tests.codegen.samples import assert_close
 
 
@@ -111,5 +111,5 @@ def check_func(
     """
     own = [a.clone() for a in arguments]
     want = evaluate(parse_func(text), own)
-    machine = Machine(parse_func(text), arguments, interpreted, backend="cuda")
+    machine = run_func(parse_func(text), arguments)
     check_results(machine, want, own, exact=exact or not atol, ulps=ulps, atol=atol, ops=ops)

@@ -23,7 +23,7 @@ from fuseline.ir.text import parse_func
 from fuseline.ir.types import dim, symbol
 from fuseline.runtime.cache import Cache
 from tests.codegen.adapter_cases import FORMS, Case, check
-from tests.codegen.gpu.harness import binaries_of, run
+from tests.codegen.gpu.harness import binaries_of, run_func
 
 DTYPES = ["f32", "bf16", pytest.param("f16", marks=pytest.mark.slow)]
 MOST_SLOW = pytest.mark.parametrize(
@@ -53,7 +53,7 @@ def few(case: Case) -> Case:
 def test_any_number_of_rows(dtype: str) -> None:
     case = Case(dtype=dtype, skips=True, scale=0.5)
     for rows in (0, 1, 2, 15, 140):  # 140: sorted
-        check(case, rows, run)
+        check(case, rows, run_func)
 
 
 QUICK = ("odd", "turned, odd", "skips", "factor, inner", "one rounding")
@@ -65,10 +65,10 @@ QUICK = ("odd", "turned, odd", "skips", "factor, inner", "one rounding")
 )
 def test_every_form(name: str, dtype: str) -> None:
     case = few(dataclasses.replace(FORMS[name], dtype=dtype))
-    check(case, 1, run)
+    check(case, 1, run_func)
     for chosen in (ALIKE, SORTED):
         with found(chosen):
-            check(case, 5, run)
+            check(case, 5, run_func)
 
 
 @pytest.mark.parametrize("dtype", DTYPES)
@@ -76,8 +76,8 @@ def test_k_in_parts(dtype: str) -> None:
     """An odd number of steps, and more parts than would be equal."""
     case = Case(dtype=dtype, depth=2100, rank=5, factor="f32", inner=True)
     assert parts_of(case.depth, 1) == 4
-    check(case, 1, run)
-    check(case, 6, run)
+    check(case, 1, run_func)
+    check(case, 6, run_func)
 
 
 @pytest.mark.parametrize("dtype", DTYPES)
@@ -86,7 +86,7 @@ def test_large_blocks(dtype: str) -> None:
     case = Case(dtype=dtype, count=4, depth=72, rank=24, skips=True)
     ids = [2 if i == 1 else i for i in case.numbers(150)]
     with found(LARGE):
-        check(case, ids, run)
+        check(case, ids, run_func)
 
 
 @pytest.mark.parametrize("chosen", [ALIKE, SORTED])
@@ -94,14 +94,14 @@ def test_no_row_has_an_adapter(chosen: Range) -> None:
     case = Case(dtype="bf16", skips=True)
     arguments = case.arguments([3] * 7)
     with found(chosen):
-        got = check(case, [], run, arguments=arguments)
+        got = check(case, [], run_func, arguments=arguments)
     assert torch.equal(got, arguments[4])
 
 
 @pytest.mark.parametrize("chosen", [ALIKE, SORTED])
 def test_all_rows_have_one_adapter(chosen: Range) -> None:
     with found(chosen):
-        check(Case(count=9), [8] * 40, run)
+        check(Case(count=9), [8] * 40, run_func)
 
 
 def test_a_number_outside_is_no_adapter() -> None:
@@ -112,9 +112,9 @@ def test_a_number_outside_is_no_adapter() -> None:
         inside = dataclasses.replace(case, skips=True)
         want = arguments.copy()
         want[1] = torch.tensor([i if 0 <= i < 3 else 3 for i in ids])
-        right = check(inside, [], run, arguments=want)
+        right = check(inside, [], run_func, arguments=want)
         func = parse_func(case.text())
-        assert torch.equal(run(func, arguments).tensor(func.returns[0]), right)
+        assert torch.equal(run_func(func, arguments).tensor(func.returns[0]), right)
 
 
 def test_matrices_that_no_row_uses_are_not_read() -> None:
@@ -122,12 +122,12 @@ def test_matrices_that_no_row_uses_are_not_read() -> None:
     for chosen in (ALIKE, SORTED):
         arguments = case.arguments([1, 3, 4, 1])
         with found(chosen):
-            want = check(case, [], run, arguments=arguments)
+            want = check(case, [], run_func, arguments=arguments)
             for unused in (0, 2):
                 arguments[2][unused] = float("nan")
                 arguments[3][unused] = float("nan")
             func = parse_func(case.text())
-            assert torch.equal(run(func, arguments).tensor(func.returns[0]), want)
+            assert torch.equal(run_func(func, arguments).tensor(func.returns[0]), want)
 
 
 @pytest.mark.parametrize("count", [1, 2, 8, 300])

@@ -13,8 +13,7 @@ from fuseline.ir.text import parse_func
 from fuseline.ir.types import substitute
 from fuseline.runtime.cache import Cache
 from tests.codegen.gpu.attention_binaries import built, copied, families
-from tests.codegen.gpu.harness import check, interpreted
-from tests.codegen.machine import Machine
+from tests.codegen.gpu.harness import check, run_func
 from tests.codegen.oracle import DTYPES, broadcast_masks, seeded
 
 slow = pytest.mark.slow
@@ -244,7 +243,7 @@ def test_nothing_to_do() -> None:
 def outputs(text: str, given: list[Tensor]) -> Tensor:
     """What the launches give."""
     func = parse_func(text)
-    return Machine(func, given, interpreted, backend="cuda").tensor(func.returns[0]).contiguous()
+    return run_func(func, given).tensor(func.returns[0]).contiguous()
 
 
 def test_choice_by_queries() -> None:

@@ -16,7 +16,7 @@ from fuseline.ir.core import Func
 from fuseline.ir.evaluate import evaluate
 from fuseline.ir.layout import LayoutMap
 from fuseline.ir.text import parse_func
-from tests.codegen.gpu.harness import check, interpreted
+from tests.codegen.gpu.harness import check, run_func
 from tests.codegen.machine import Machine
 from tests.codegen.oracle import DTYPES, seeded
 
@@ -213,7 +213,7 @@ def test_writes_keys_and_values_into_the_cache(dtype: str) -> None:
 def run(text: str, arguments: Sequence[Tensor]) -> tuple[Func, Machine]:
     """A func, and its launches after a run."""
     func = parse_func(text)
-    return func, Machine(func, arguments, interpreted, backend="cuda")
+    return func, run_func(func, arguments)
 
 
 def test_positions_outside_the_cache_are_not_written() -> None:

@@ -13,10 +13,9 @@ from fuseline.ir.text import parse_func
 from fuseline.runtime.cache import Cache
 from tests.codegen import oracle
 from tests.codegen.cases import Make, check_cases
-from tests.codegen.gpu.harness import binaries, interpreted
+from tests.codegen.gpu.harness import binaries, run_func
 from tests.codegen.gpu.region_harness import check_func
 from tests.codegen.index_cases import INDEX, ROWS, elements, integers
-from tests.codegen.machine import Machine
 from tests.codegen.oracle import seeded
 
 
@@ -53,7 +52,7 @@ def test_an_index_outside_gives_zeros(line: str, bad: tuple[int, ...]) -> None:
     for index in bad:
         func, at = parse_func(text), torch.tensor([3, index, 0])
         x = elements(11, 6)
-        made = Machine(func, [x, at], interpreted, backend="cuda").tensor(func.returns[0])
+        made = run_func(func, [x, at]).tensor(func.returns[0])
         axis = 1 if "axes = (1,)" in line else 0
         want = x.index_select(axis, torch.tensor([3, 0, 0]))
         want.select(axis, 1).zero_()
@@ -94,7 +93,7 @@ def test_an_index_outside_is_not_written() -> None:
     for places in ([9], [-1], [3, 9, -1, 2**40]):
         k, x = elements(4, 9, 5), elements(4, len(places), 5)
         func = parse_func(text)
-        machine = Machine(func, [k, torch.tensor(places), x], interpreted, backend="cuda")
+        machine = run_func(func, [k, torch.tensor(places), x])
         want = k.clone()
         if len(places) > 1:
             want[:, 3] = x[:, 0]
@@ -112,7 +111,7 @@ def test_the_last_of_equal_places_counts_among_many() -> None:
     for i in range(len(at)):
         want[int(at[i])] = x[i]
     func = parse_func(text)
-    machine = Machine(func, [k, at, x], interpreted, backend="cuda")
+    machine = run_func(func, [k, at, x])
     assert torch.equal(machine.memory[func.args[0]], want)
 
 

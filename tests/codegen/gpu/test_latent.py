@@ -16,8 +16,7 @@ from fuseline.ir.layout import LayoutMap
 from fuseline.ir.text import parse_func
 from fuseline.runtime.cache import Cache
 from tests.codegen.gpu.attention_binaries import built, copied, families
-from tests.codegen.gpu.harness import interpreted
-from tests.codegen.machine import Machine
+from tests.codegen.gpu.harness import run_func
 from tests.codegen.oracle import DTYPES, assert_numbers, broadcast_masks, seeded
 
 slow = pytest.mark.slow
@@ -83,7 +82,7 @@ def run(
       return %y
     }}"""
     func = parse_func(text)
-    machine = Machine(func, given, interpreted, backend="cuda")
+    machine = run_func(func, given)
     assert [s.op.name for s in machine.steps] == ["latent_attention"]
     got = machine.tensor(func.returns[0]).contiguous()
     (want,) = evaluate(parse_func(text), given)
@@ -95,7 +94,7 @@ def run(
         for keys_hidden in hidden:
             cache[:, :, keys_hidden] = torch.nan
         func = parse_func(text)
-        again = Machine(func, given, interpreted, backend="cuda")
+        again = run_func(func, given)
         assert torch.equal(again.tensor(func.returns[0]).contiguous(), got)
     return got
 

@@ -23,8 +23,7 @@ from fuseline.ir.layout import LayoutMap
 from fuseline.ir.text import parse_func
 from fuseline.runtime.cache import Cache
 from fuseline.runtime.gpu.binary import Binary
-from tests.codegen.gpu.harness import binaries, check, interpreted
-from tests.codegen.machine import Machine
+from tests.codegen.gpu.harness import binaries, check, run_func
 from tests.codegen.oracle import DTYPES, seeded
 
 TOKENS = (1, 2, 3, 7, 17)
@@ -121,7 +120,7 @@ def test_products_in_float32(tokens: int, x_dtype: str, w_dtype: str) -> None:
 def check_wide(text: str, x: Tensor, *parameters: Tensor) -> None:
     """The result is float32's: its error is far below the rounding of the operands."""
     func, arguments = parse_func(text), [x, *parameters]
-    got = Machine(func, arguments, interpreted, backend="cuda").tensor(func.returns[0])
+    got = run_func(func, arguments).tensor(func.returns[0])
     weight, *bias = (p.double() for p in parameters)
     assert got.dtype == torch.float32
     want = F.linear(x.double(), weight, *bias)

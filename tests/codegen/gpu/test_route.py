@@ -16,9 +16,8 @@ from fuseline.ir.evaluate import evaluate
 from fuseline.ir.layout import LayoutMap
 from fuseline.ir.text import parse_func
 from fuseline.runtime.cache import Cache
-from tests.codegen.gpu.harness import binaries, interpreted
+from tests.codegen.gpu.harness import binaries, run_func
 from tests.codegen.gpu.interpreter import interpreter
-from tests.codegen.machine import Machine
 from tests.codegen.oracle import DTYPES, assert_numbers, seeded
 from tests.codegen.router_cases import (
     REFUSED,
@@ -114,7 +113,7 @@ def test_lowering(sizes: tuple[int, int]) -> None:
     with stable_topk():
         want = evaluate(parse_func(TEXT), [*given])
     func = parse_func(TEXT)
-    machine = Machine(func, given, interpreted, backend="cuda")
+    machine = run_func(func, given)
     assert [s.op.name for s in machine.steps] == ["route", "route"]
     for value, expected in zip(func.returns, want, strict=True):
         got = machine.tensor(value)

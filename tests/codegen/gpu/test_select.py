@@ -13,7 +13,7 @@ from fuseline.ir.core import Func
 from fuseline.ir.layout import LayoutMap
 from fuseline.ir.text import parse_func
 from fuseline.runtime.cache import Cache
-from tests.codegen.gpu.harness import binaries, interpreted
+from tests.codegen.gpu.harness import binaries, run_func
 from tests.codegen.gpu.region_harness import check_func
 from tests.codegen.machine import Machine
 from tests.codegen.oracle import DTYPES, seeded
@@ -68,7 +68,7 @@ def test_topk_takes_the_first_of_equal_elements() -> None:
 
 
 def machine_of(func: Func, x: Tensor) -> Machine:
-    return Machine(func, [x], interpreted, backend="cuda")
+    return run_func(func, [x])
 
 
 @pytest.mark.parametrize(("kind", "k"), [("f32[T, 5000]", 8), ("f32[T, 64]", 50), ("f32[T, V]", 2)])
