@@ -10,6 +10,7 @@ import functools
 import logging
 import time
 import weakref
+from array import array
 from collections.abc import Callable, Generator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
@@ -360,22 +361,23 @@ class _Packed:
         self.plain = plain
         self.seconds = seconds
         self.groups = program.plan.packed
-        self.indices = [i for group in self.groups for i in group]
-        self.pointers: list[int] = []
-        self.refused: list[int] = []
+        self.numbers = array("i", (i for group in self.groups for i in group)).tobytes()
+        self.places = b""
+        self.refused = b""
 
     def __call__(self, arguments: Sequence[Argument]) -> Sequence[Tensor]:
-        found = self._pointers(arguments)
-        if found != self.pointers and (found == self.refused or not self._pack(arguments)):
+        given = arguments if isinstance(arguments, list | tuple) else list(arguments)
+        found = self._places(given)
+        if found != self.places and (found == self.refused or not self._pack(given)):
             self.refused = found
-            self.program.check(arguments)
-            return self.plain(arguments)
-        return self.run(arguments)
+            self.program.check(given)
+            return self.plain(given)
+        return self.run(given)
 
-    def _pointers(self, arguments: Sequence[Argument]) -> list[int]:
-        return [cast("Tensor", arguments[i]).data_ptr() for i in self.indices]
+    def _places(self, arguments: list[Argument] | tuple[Argument, ...]) -> bytes:
+        return self.program.addresses(arguments, self.numbers)
 
-    def _pack(self, arguments: Sequence[Argument]) -> bool:
+    def _pack(self, arguments: list[Argument] | tuple[Argument, ...]) -> bool:
         """Bring the parameters to where the program reads them; whether that could be done."""
         clock = _Clock(self.seconds)
         with clock("pack weights"):
@@ -386,7 +388,7 @@ class _Packed:
                 shapes = ", ".join(str(list(p.shape)) for p in group)
                 errors.CANNOT_PACK.warn(f"parameters {shapes}", found=reason, stacklevel=3)
                 return False
-        self.pointers = self._pointers(arguments)
+        self.places = self._places(arguments)
         return True
 
 

@@ -18,6 +18,7 @@ from fuseline.runtime.kernels import HostKernels, Kernels
 from fuseline.runtime.lanes import turns
 from fuseline.runtime.library import LIBRARY
 from fuseline.runtime.native import MOST_SHARES, ArgumentSpec, Launch, Piece, Runner, Signature
+from fuseline.runtime.native.fallback import addresses_of
 from fuseline.runtime.plan import (
     WORKERS,
     ArgSpec,
@@ -145,6 +146,7 @@ class Program:
         self.kernels = kernels or HostKernels()
         self.device = self.kernels.device
         self.signature = _signature(plan, runner, self.device)
+        self.addresses = runner.addresses if runner else addresses_of
         self._runner = runner
         self._evaluate = Evaluator(plan)
         self._bound: OrderedDict[tuple[int, ...], Bound] = OrderedDict()

@@ -8,9 +8,11 @@ import random
 import threading
 import time
 import warnings
+from array import array
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
+from typing import Any, cast
 
 import pytest
 import torch
@@ -388,6 +390,20 @@ def test_a_second_call_at_once_is_refused(runner: Runner, launch: Make) -> None:
     finally:
         thread.join()
     piece([])
+
+
+def test_addresses_are_of_the_first_elements(runner: Runner) -> None:
+    base = normal(3, 8)
+    given = [base, 7, base[1, 2:], base.t(), None]
+    numbers = array("i", [2, 0, 3, 2])
+    found = array("Q", runner.addresses(given, numbers.tobytes()))
+    assert [a - base.data_ptr() for a in found] == [40, 0, 0, 40]
+    assert runner.addresses(tuple(given), b"") == b""
+    for wrong in (1, 4, 5, -1):
+        with pytest.raises(TypeError, match=f"argument {wrong}: expected a tensor"):
+            runner.addresses(given, array("i", [0, wrong]).tobytes())
+    with pytest.raises(TypeError, match="expected a list or a tuple"):
+        runner.addresses(cast("Any", iter(given)), numbers.tobytes())
 
 
 def test_times_are_of_each_launch(runner: Runner, launch: Make) -> None:

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import time
+from array import array
 from collections import OrderedDict
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from typing import Any, Literal, TypeAlias
+from typing import Any, Literal, TypeAlias, cast
 
 import torch
 from torch import Tensor
@@ -278,11 +279,12 @@ class Graphed:
 
     def _moved(self, entry: Entry, given: Sequence[Any]) -> str | None:
         """The name of an argument that is no longer where the recordings expect it."""
-        for slot, address in entry.fixed:
-            number = self.program.plan.buffers[slot].arg
-            if given[number].data_ptr() != address:
-                return self.program.plan.args[number].name
-        return None
+        found = self.program.addresses(cast("list[object]", given), entry.numbers)
+        if found == entry.places:
+            return None
+        places = zip(array("Q", found), array("Q", entry.places), strict=True)
+        moved = next(i for i, (here, there) in enumerate(places) if here != there)
+        return self.program.plan.args[array("i", entry.numbers)[moved]].name
 
     def _has_room(self, like: Entry) -> bool:
         """Whether one more set of sizes costs no other its recordings."""

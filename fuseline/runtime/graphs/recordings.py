@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from array import array
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, TypeAlias, cast
@@ -23,18 +24,22 @@ class Entry:
     """Recordings for one set of sizes.
 
     ``copied`` are the slots of inputs with the memory that the recordings read, ``fixed`` those
-    that must be where they were, ``parts`` what a call does: recordings, and steps between them.
-    ``slots`` keeps the memory that is recorded, but what is the caller's: that is there only while
-    a call runs.
+    that must be where they were: the arguments ``numbers`` at ``places``; ``parts`` is what a call
+    does: recordings, and steps between them. ``slots`` keeps the memory that is recorded, but what
+    is the caller's: of that ``lent`` is there while a call runs, by slot and argument, which is
+    what steps between recordings and results need.
     """
 
     bound: Bound
     slots: Slots
     arena: Tensor
     copied: list[tuple[int, Tensor]]
-    fixed: list[tuple[int, int]]
+    fixed: list[int]
+    numbers: bytes
+    places: bytes
     parts: list[Callable[[], None]] = field(default_factory=list[Callable[[], None]])
     recordings: list[Recording] = field(default_factory=list[Recording])
+    lent: list[tuple[int, int]] = field(default_factory=list[tuple[int, int]])
     nbytes: int = 0
 
     def release(self) -> None:
@@ -44,7 +49,7 @@ class Entry:
 
     def let_go(self) -> None:
         """Keep nothing alive that the caller gave."""
-        for slot, _ in self.fixed:
+        for slot in self.fixed:
             self.slots[slot] = None
 
 
@@ -84,6 +89,7 @@ def make(
         entry.release()
         raise
     entry.let_go()
+    entry.lent = _lent(program, entry)
     return entry
 
 
@@ -95,7 +101,7 @@ def _frame(
     """
     plan, own = program.plan, list(given)
     copied: list[tuple[int, Tensor]] = []
-    fixed: list[tuple[int, int]] = []
+    fixed: list[int] = []
     nbytes = 0
     for slot, buffer in enumerate(plan.buffers):
         if buffer.kind != "arg":
@@ -104,7 +110,7 @@ def _frame(
         size = tensor.numel() * tensor.element_size()
         grown = forms.get(buffer.arg)
         if grown is None and (spec.fixed or spec.written or size > COPIED):
-            fixed.append((slot, tensor.data_ptr()))
+            fixed.append(slot)
             continue
         own[buffer.arg] = like(tensor) if grown is None else _larger(program, spec.dtype, grown)
         copied.append((slot, own[buffer.arg]))
@@ -112,7 +118,17 @@ def _frame(
     slots = program.slots(bound, own, arena)
     outputs = (slots[out.slot] for out in bound.outputs)
     nbytes += sum(t.untyped_storage().nbytes() for t in outputs if t is not None)
-    return Entry(bound, slots, arena, copied, fixed, nbytes=nbytes)
+    numbers = array("i", (plan.buffers[slot].arg for slot in fixed)).tobytes()
+    places = program.addresses(own, numbers)
+    return Entry(bound, slots, arena, copied, fixed, numbers, places, nbytes=nbytes)
+
+
+def _lent(program: Program, entry: Entry) -> list[tuple[int, int]]:
+    """What a replay needs of the caller's memory by its tensors, not only where it lies."""
+    returned = {r if isinstance(r, int) else r.buffer for r in entry.bound.returns}
+    alone = len(entry.parts) == len(entry.recordings)
+    slots = [slot for slot in entry.fixed if not alone or slot in returned]
+    return [(slot, program.plan.buffers[slot].arg) for slot in slots]
 
 
 def _larger(
@@ -189,8 +205,8 @@ def replay(
             copy_into(memory, given[number])
         else:
             fill(memory, given[number], dims)
-    for slot, _ in entry.fixed:
-        entry.slots[slot] = given[plan.buffers[slot].arg]
+    for slot, number in entry.lent:
+        entry.slots[slot] = given[number]
     try:
         for part in entry.parts:
             part()
@@ -198,7 +214,8 @@ def replay(
             return own_rows(program, wider, program.results(entry.bound, entry.slots), given)
         return _results(program, entry, given)
     finally:
-        entry.let_go()
+        for slot, _ in entry.lent:
+            entry.slots[slot] = None
 
 
 def _results(program: Program, entry: Entry, given: Sequence[Any]) -> list[Tensor]:

@@ -15,7 +15,10 @@ kept: that is what a `Signature` is for, and the caller.
     signature.match([x])           # the symbols' values as a tuple, or the number of a bad argument
     signature.mismatch([x], 0)     # then: what is wrong with it
 
-Both exist twice: in C++ (`binding.cpp`, which reads tensors through DLPack), and in Python, where
+`Runner.addresses` tells where some of the arguments of a call lie, to be compared with where they
+lay before.
+
+All of it exists twice: in C++ (`binding.cpp`, which reads tensors through DLPack), and in Python, where
 ``Python.h`` or torch's exchange table is missing. They behave alike; `Runner.binding` tells.
 """
 

@@ -101,6 +101,37 @@ PyObject *run(PyObject *, PyObject *const *args, Py_ssize_t n_args) {
   Py_RETURN_TRUE;
 }
 
+// -- addresses(arguments, numbers) ----------------------------------------------------------------
+
+// Where the tensors with these numbers (int32, as bytes) lie: as bytes, to be compared.
+PyObject *addresses(PyObject *, PyObject *const *args, Py_ssize_t n_args) {
+  if (n_args != 2 || !PyBytes_Check(args[1])) {
+    PyErr_SetString(PyExc_TypeError, "addresses takes arguments and numbers as bytes");
+    return nullptr;
+  }
+  if (!is_list_or_tuple(args[0])) return nullptr;
+  const Py_ssize_t count = PySequence_Fast_GET_SIZE(args[0]);
+  PyObject *const *items = PySequence_Fast_ITEMS(args[0]);
+  const Py_ssize_t wanted = PyBytes_GET_SIZE(args[1]) / static_cast<Py_ssize_t>(sizeof(int32_t));
+  const char *numbers = PyBytes_AS_STRING(args[1]);
+  PyObject *found = PyBytes_FromStringAndSize(nullptr, wanted * sizeof(uintptr_t));
+  if (!found) return nullptr;
+  char *out = PyBytes_AS_STRING(found);
+  for (Py_ssize_t i = 0; i < wanted; ++i) {
+    int32_t number;
+    memcpy(&number, numbers + i * sizeof(number), sizeof(number));
+    DLTensor tensor;
+    if (number < 0 || number >= count || !read_tensor(items[number], &tensor)) {
+      Py_DECREF(found);
+      PyErr_Format(PyExc_TypeError, "argument %d: expected a tensor on the CPU or a GPU", number);
+      return nullptr;
+    }
+    const uintptr_t address = reinterpret_cast<uintptr_t>(tensor.data) + tensor.byte_offset;
+    memcpy(out + i * sizeof(address), &address, sizeof(address));
+  }
+  return found;
+}
+
 // -- match(signature, arguments) ------------------------------------------------------------------
 
 // What is expected of one argument; `dims` and `strides` are runs of int64 in the signature.
@@ -344,6 +375,8 @@ PyMethodDef functions[] = {
     {"connect", connect, METH_VARARGS, "Say where torch's tensors and the runner are."},
     {"run", reinterpret_cast<PyCFunction>(reinterpret_cast<void (*)()>(run)), METH_FASTCALL,
      "Run a piece on the tensors of its slots."},
+    {"addresses", reinterpret_cast<PyCFunction>(reinterpret_cast<void (*)()>(addresses)),
+     METH_FASTCALL, "Where some of the arguments lie."},
     {nullptr, nullptr, 0, nullptr}};
 
 PyModuleDef module = {PyModuleDef_HEAD_INIT, "fuseline_binding", "Reads tensors, runs pieces.", -1,

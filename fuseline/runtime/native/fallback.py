@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from array import array
+from collections.abc import Callable, Sequence
+from typing import Any, TypeAlias
 
 from torch import Tensor
 
@@ -27,6 +29,22 @@ def run_by_ctypes(functions: Functions) -> Run:
             functions.piece_end(address)
 
     return run
+
+
+Addresses: TypeAlias = Callable[["list[Any] | tuple[Any, ...]", bytes], bytes]
+"""``addresses(arguments, numbers)``: where the tensors with these numbers (int32, as bytes) lie."""
+
+
+def addresses_of(arguments: Sequence[object], numbers: bytes) -> bytes:
+    """The `Addresses` that reads tensors with ``data_ptr``."""
+    _refuse_other_sequences(arguments)
+    found = array("Q")
+    for number in array("i", numbers):
+        tensor = arguments[number] if 0 <= number < len(arguments) else None
+        if not isinstance(tensor, Tensor) or tensor.device.type not in ("cpu", "cuda"):
+            raise TypeError(f"argument {number}: expected a tensor on the CPU or a GPU")
+        found.append(tensor.data_ptr())
+    return found.tobytes()
 
 
 def _refuse_other_sequences(tensors: object) -> None:

@@ -18,7 +18,7 @@ from fuseline import _torch
 from fuseline.errors import BuildError
 from fuseline.runtime.build import KernelSource, build_piece, find_piece
 from fuseline.runtime.cache import Cache
-from fuseline.runtime.native.fallback import run_by_ctypes
+from fuseline.runtime.native.fallback import Addresses, addresses_of, run_by_ctypes
 from fuseline.runtime.native.piece import Launch, Piece, Run
 from fuseline.runtime.native.signature import CPU, ArgumentSpec, NativeSignature, Signature
 from fuseline.runtime.native.structures import Functions, LimitsStructure
@@ -37,6 +37,7 @@ class _Binding(Protocol):
 
     Signature: NativeSignature
     run: Run
+    addresses: Addresses
 
     def connect(self, tensor_type: type, exchange: object, *functions: int) -> bool: ...
 
@@ -49,6 +50,7 @@ class Runner:
     functions: Functions
     run: Run
     matcher: NativeSignature | None
+    addresses: Addresses
 
     @classmethod
     def open(cls, cache: Cache, toolchain: Toolchain, *, extension: bool = True) -> Runner:
@@ -62,8 +64,8 @@ class Runner:
         functions = _functions(cache, portable)
         binding = _binding(cache, portable, functions) if extension else None
         if binding is None:
-            return cls("ctypes", functions, run_by_ctypes(functions), None)
-        return cls("extension", functions, binding.run, binding.Signature)
+            return cls("ctypes", functions, run_by_ctypes(functions), None, addresses_of)
+        return cls("extension", functions, binding.run, binding.Signature, binding.addresses)
 
     @staticmethod
     def is_in(cache: Cache, toolchain: Toolchain) -> bool:

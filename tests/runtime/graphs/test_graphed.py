@@ -236,7 +236,7 @@ def test_nothing_of_the_callers_is_kept_alive(tools: Tools) -> None:
     assert run.recorded == 1
     (state,) = run._states.values()  # pyright: ignore[reportPrivateUsage]
     assert state.entry is not None
-    assert all(state.entry.slots[slot] is None for slot, _ in state.entry.fixed)
+    assert all(state.entry.slots[slot] is None for slot in state.entry.fixed)
     del cache
     recorder.made.clear()
     run._forget(state)  # pyright: ignore[reportPrivateUsage]
