@@ -231,5 +231,10 @@ def deinterleaved(value: Value) -> Value | None:
     rank = permute.y.tensor.rank
     if permute.dims != (*range(rank - 2), rank - 1, rank - 2) or not isinstance(split, Reshape):
         return None
-    same = split.x.shape == value.shape and split.shape[:-2] == value.shape[:-1]
-    return split.x if same and split.shape[-1] == 2 else None
+    x, kept = split.x, split.shape[-1] == 2 and split.shape[:-2] == value.shape[:-1]
+    if not kept or x.shape[-1:] != value.shape[-1:]:
+        return None
+    if x.shape == value.shape:
+        return x
+    alike = [e for e in x.shape if e != 1] == [e for e in value.shape if e != 1]
+    return Reshape(x, shape=value.shape).y if alike else None

@@ -280,6 +280,23 @@ def test_deinterleaved_by_views(dtype: str) -> None:
     )
 
 
+def test_deinterleaved_by_views_of_one_head() -> None:
+    """The views pass over the dim of heads, which is 1 in the shared key of MLA."""
+    views = [
+        "%r1 = reshape %x {shape = (B, 1, S, 8, 2)}",
+        "%r2 = permute %r1 {dims = (0, 1, 2, 4, 3)}",
+        "%r = reshape %r2 {shape = (B, 1, S, 16)}",
+    ]
+    total = ["%a = mul %r, %cos", "%b = mul %t, %sin", "%y = add %a, %b"]
+    rope(
+        "bf16",
+        [*views, *halves("%r"), *total],
+        '%h, %cos, %sin {style = "deinterleave", width = 16}',
+        x="%x: {0}[B, S, 16]",
+        keep="%h = reshape %x {shape = (B, 1, S, 16)}",
+    )
+
+
 @pytest.mark.parametrize("dtype", ["bf16", "f32"])
 def test_complex_product(dtype: str) -> None:
     """llama4, deepseek_v2: the parts of complex numbers, as the importer spells them."""
