@@ -30,6 +30,12 @@ def rotate_half(x: Tensor) -> Tensor:
     return torch.cat((-x[..., half:], x[..., :half]), -1)
 
 
+def rotate_first(x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
+    """The first elements of each head rotated, the others as they are."""
+    turned, rest = x[..., : cos.shape[-1]], x[..., cos.shape[-1] :]
+    return torch.cat((turned * cos + rotate_half(turned) * sin, rest), -1)
+
+
 def add_rms_norm(x: Tensor, residual: Tensor, weight: Tensor) -> tuple[Tensor, Tensor]:
     """The residual sum and the norm of it, [T, 4096]."""
     total = x + residual
@@ -49,12 +55,18 @@ def qk_norm_rope(
     return q * cos + rotate_half(q) * sin, k * cos + rotate_half(k) * sin
 
 
-def qk_norm_across(x: Tensor, q_weight: Tensor, k_weight: Tensor) -> tuple[Tensor, Tensor]:
+def qk_norm_across(
+    x: Tensor, q_weight: Tensor, k_weight: Tensor, cos: Tensor, sin: Tensor
+) -> tuple[Tensor, Tensor]:
     """As in MiniMax-M2: one norm over 48 query heads of 128 and one over 8 key heads, out of a
-    projection [1, T, 64 * 128] that has values as well.
+    projection [1, T, 64 * 128] that has values as well; then the first 64 elements of each head are
+    rotated: cos and sin are [1, T, 64].
     """
     q, k, _ = cast("Any", x).split((6144, 1024, 1024), -1)
-    return rms_norm(q, q_weight), rms_norm(k, k_weight)
+    q = rms_norm(q, q_weight).view(1, -1, 48, 128).transpose(1, 2)
+    k = rms_norm(k, k_weight).view(1, -1, 8, 128).transpose(1, 2)
+    cos, sin = cos.unsqueeze(1), sin.unsqueeze(1)
+    return rotate_first(q, cos, sin), rotate_first(k, cos, sin)
 
 
 def mla_prologue(
@@ -136,12 +148,12 @@ ROWS = {
         elements=2 * 5120 + 2 * 128,
     ),
     "qk_norm_across": Row(
-        "QK norm across heads, 6144 and 1024",
+        "QK norm across heads, partial RoPE, 48/8 heads of 128",
         qk_norm_across,
         rows=(8192,),
         weights=(6144, 1024),
-        tables=0,
-        elements=2 * 7168,
+        tables=64,
+        elements=2 * 7168 + 2 * 64,
     ),
     "mla_prologue": Row(
         "MLA prologue, 1536 and 512 + 64",
