@@ -231,8 +231,8 @@ def deinterleaved(value: Value) -> Value | None:
     rank = permute.y.tensor.rank
     if permute.dims != (*range(rank - 2), rank - 1, rank - 2) or not isinstance(split, Reshape):
         return None
-    x, kept = split.x, split.shape[-1] == 2 and split.shape[:-2] == value.shape[:-1]
-    if not kept or x.shape[-1:] != value.shape[-1:]:
+    x, lead = split.x, value.shape[:-1]
+    if split.shape[:-2] != lead or split.shape[-1] != 2 or x.shape[-1:] != value.shape[-1:]:
         return None
     if x.shape == value.shape:
         return x

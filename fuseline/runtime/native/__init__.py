@@ -18,8 +18,8 @@ kept: that is what a `Signature` is for, and the caller.
 `Runner.addresses` tells where some of the arguments of a call lie, to be compared with where they
 lay before.
 
-All of it exists twice: in C++ (`binding.cpp`, which reads tensors through DLPack), and in Python, where
-``Python.h`` or torch's exchange table is missing. They behave alike; `Runner.binding` tells.
+All of it exists twice: in C++ (`binding.cpp`, which reads tensors through DLPack), and in Python,
+where ``Python.h`` or torch's exchange table is missing. They behave alike; `Runner.binding` tells.
 """
 
 from fuseline.runtime.native.piece import Launch, Piece, StepTime
