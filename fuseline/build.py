@@ -142,14 +142,14 @@ class How:
         tune: whether configurations are measured there; see `Config`.
         measure: whether that may be done now: not while somebody records a CUDA graph.
         threads: most kernels to build at once; as there are cores, if not set.
-        side_stream: whether the program will record branches on a stream of their own.
+        launching: the options by which kernels are launched; times depend on them.
     """
 
     device: torch.device = torch.device("cpu")
     tune: Tune = "auto"
     measure: bool = True
     threads: int | None = None
-    side_stream: bool = True
+    launching: Mapping[str, bool] = field(default_factory=dict[str, bool])
 
 
 def build(
@@ -232,7 +232,7 @@ def _build_for_gpu(
                 how.device,
                 how.tune,
                 measure=how.measure,
-                side_stream=how.side_stream,
+                launching=how.launching,
             )
         workers = cores(how.threads)
         choose = Chooser(tools.cache, target, workers=workers, tuner=tuner, built=built)

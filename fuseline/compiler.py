@@ -196,8 +196,11 @@ class Compiler:
         elif not why:
             try:
                 launcher = Launcher.open(tools.cache, tools.host)
-                name, branches = built.target.name, self.config.side_stream
-                return DeviceKernels(built.binaries, launcher, device, name, branches)
+                return DeviceKernels(
+                    *(built.binaries, launcher, device, built.target.name),
+                    branches=self.config.side_stream,
+                    early=self.config.early_launch,
+                )
             except (errors.DeviceError, errors.BuildError) as error:
                 if self.config.strict:
                     raise
@@ -245,7 +248,8 @@ class Compiler:
         self, func: Func, layouts: Mapping[Value, Layout], placed: Placed, *, measure: bool
     ) -> Built:
         config = self.config
-        how = How(placed.device, config.tune, measure, config.threads, config.side_stream)
+        launching = {"side_stream": config.side_stream, "early_launch": config.early_launch}
+        how = How(placed.device, config.tune, measure, config.threads, launching)
         return build(
             func,
             layouts,

@@ -191,6 +191,13 @@ class Config:
         _BOOL,
         "in CUDA graphs, run a shared branch of experts at the same time as the routed ones",
     )
+    early_launch: bool = _option(
+        True,
+        "EARLY_LAUNCH",
+        _BOOL,
+        "on GPUs from sm_90 on, launch a kernel before the one ahead of it has ended, for which it "
+        "waits itself (programmatic dependent launch)",
+    )
     tune: Tune = _option(
         "auto",
         "TUNE",

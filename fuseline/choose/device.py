@@ -82,15 +82,16 @@ class DeviceBench:
         return trial.runnable(way.launches, self.kernels(binaries), self._runner)
 
 
-def versions_of(capability: str, *, side_stream: bool) -> dict[str, str]:
+def versions_of(capability: str, launching: Mapping[str, bool]) -> dict[str, str]:
     """What times depend on beside the device's name, for the key of a decision."""
+    options = {name: "yes" if value else "no" for name, value in launching.items()}
     return {
         "fuseline": _version.__version__,
         "torch": torch.__version__,
         "compiler": triton_build.identity(),
         "nvrtc": cuda_build.identity() if cuda_build.has_nvrtc() else "none",
         "capability": capability,
-        "side stream": "yes" if side_stream else "no",
+        **options,
     }
 
 
@@ -102,18 +103,18 @@ def open_tuner(
     tune: Tune,
     *,
     measure: bool,
-    side_stream: bool,
+    launching: Mapping[str, bool],
 ) -> Tuner | None:
     """What measures on a device; None where nothing is to be measured, or can be.
 
-    Without ``measure``, what was measured earlier is used, and nothing else. ``side_stream`` says
-    whether the program will record branches on a stream of their own.
+    Without ``measure``, what was measured earlier is used, and nothing else. ``launching`` has the
+    options by which the program's kernels will be launched.
     """
     if device.type != "cuda" or tune == "off":
         return None
     major, minor = torch.cuda.get_device_capability(device)
     name = torch.cuda.get_device_name(device)
-    table = Table(cache, name, versions_of(f"{major}.{minor}", side_stream=side_stream))
+    table = Table(cache, name, versions_of(f"{major}.{minor}", launching))
     if not measure:
         return Tuner(table, None, Budget())
     if toolchain is None:
@@ -127,7 +128,11 @@ def open_tuner(
         device,
         CudaTimer(device),
         runner,
-        lambda binaries: DeviceKernels(binaries, launcher, device, target.name, side_stream),
+        lambda binaries: DeviceKernels(
+            *(binaries, launcher, device, target.name),
+            branches=launching.get("side_stream", True),
+            early=launching.get("early_launch", True),
+        ),
     )
     if tune == "full":
         return Tuner(table, bench, Budget(), most=None)

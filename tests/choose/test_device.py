@@ -26,11 +26,12 @@ class Opened:
     """What a bench was made with."""
 
     branches: list[bool] = field(default_factory=list[bool])
+    early: list[bool] = field(default_factory=list[bool])
 
-    def kernels(self, binaries: object, launcher: object, device: object, *rest: Any) -> object:
-        target, branches = rest
-        assert target == "sm_90"
+    def kernels(self, *given: Any, branches: bool, early: bool) -> object:
+        assert given[-1] == "sm_90"
         self.branches.append(branches)
+        self.early.append(early)
         return object()
 
 
@@ -60,7 +61,8 @@ def opened(monkeypatch: pytest.MonkeyPatch) -> Opened:
 def tuner_of(folder: Path, tune: Tune = "auto", *, side_stream: bool = True) -> Tuner:
     toolchain, device = cast("Any", object()), torch.device("cuda", 0)
     cache = Cache(folder)
-    found = open_tuner(cache, toolchain, H100, device, tune, measure=True, side_stream=side_stream)
+    launching = {"side_stream": side_stream, "early_launch": not side_stream}
+    found = open_tuner(cache, toolchain, H100, device, tune, measure=True, launching=launching)
     assert found is not None
     return found
 
@@ -73,6 +75,7 @@ def test_branches_are_timed_as_the_program_runs_them(
     assert isinstance(bench, DeviceBench)
     bench.kernels({})
     assert opened.branches == [side_stream]
+    assert opened.early == [not side_stream]
 
 
 def test_the_key_tells_both_compilers_and_the_side_stream(
@@ -84,7 +87,7 @@ def test_the_key_tells_both_compilers_and_the_side_stream(
     keys: list[str] = []
     for state in ((object(), "12.8"), (object(), "13.0"), (None, "no package cuda-bindings")):
         monkeypatch.setattr(cuda_build, "_nvrtc", lambda state=state: state)
-        keys.append(versions_of("9.0", side_stream=True)["nvrtc"])
+        keys.append(versions_of("9.0", {"side_stream": True})["nvrtc"])
     assert keys == ["nvrtc 12.8", "nvrtc 13.0", "none"]
 
 

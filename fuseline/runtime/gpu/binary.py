@@ -71,6 +71,7 @@ def describe(
     warps: int,
     shared_memory: int = 0,
     scratch: Sequence[int] = (),
+    waits: bool = False,
 ) -> None:
     """Write ``kernel.json`` beside a cubin: how to launch it, and what its machine code needs.
 
@@ -84,6 +85,7 @@ def describe(
         shared_memory: see `Binary`.
         scratch: for each pointer at the end of the parameters that is not ours, the bytes of memory
             that are wanted there.
+        waits: see `Binary`.
 
     """
     found = inspect(folder / "kernel.cubin", tool("cuobjdump"), tool("nvdisasm"))
@@ -95,9 +97,14 @@ def describe(
         "warps": warps,
         "dynamic_shared_memory": shared_memory,
         "scratch": list(scratch),
+        "waits": waits,
         "resources": found,
     }
     (folder / "kernel.json").write_text(json.dumps(described, indent=1, sort_keys=True))
+
+
+EARLY = 90
+"""The first target whose kernels can be launched before the one ahead of them has ended."""
 
 
 def tool(name: str) -> Tool:
@@ -139,6 +146,8 @@ class Binary:
         resources: see `inspect`.
         scratch: bytes of memory that Triton wants beside the arguments.
         scratch_pointers: how many of the parameters are Triton's own.
+        waits: whether it waits for the kernel ahead of it, before it touches memory, and so may be
+            launched while that one still runs.
     """
 
     symbol: str
@@ -149,6 +158,7 @@ class Binary:
     resources: dict[str, int]
     scratch: int = 0
     scratch_pointers: int = 2
+    waits: bool = False
 
     @classmethod
     def of(cls, entry: Entry) -> Binary:
@@ -163,6 +173,7 @@ class Binary:
             resources=found["resources"],
             scratch=sum(found["scratch"]),
             scratch_pointers=len(found["scratch"]),
+            waits=found["waits"],
         )
 
     @property

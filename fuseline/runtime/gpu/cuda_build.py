@@ -20,7 +20,7 @@ from typing import Any
 
 from fuseline import errors
 from fuseline.runtime.cache import Cache, Entry, Json
-from fuseline.runtime.gpu.binary import describe, last_words
+from fuseline.runtime.gpu.binary import EARLY, describe, last_words
 
 NUMERICS = (
     "--fmad=false",  # a product that is rounded is not what an fma adds
@@ -144,7 +144,13 @@ def _compile(source: CudaSource, capability: int, folder: Path) -> None:
     finally:
         program.destroy()
     parameters = tuple(source.signature.values())
-    describe(folder, symbol=source.symbol, parameters=parameters, warps=source.warps)
+    describe(
+        folder,
+        symbol=source.symbol,
+        parameters=parameters,
+        warps=source.warps,
+        waits=capability >= EARLY,
+    )
 
 
 class _Program:

@@ -26,6 +26,7 @@ class Function:
         shared_memory: bytes of dynamic shared memory.
         parameters: the types of its arguments, without scratch pointers.
         module: what it was loaded with.
+        waits: see `Binary`.
     """
 
     handle: int
@@ -33,6 +34,7 @@ class Function:
     shared_memory: int
     parameters: tuple[str, ...]
     module: Any
+    waits: bool = False
 
 
 @lru_cache(maxsize=1)
@@ -76,14 +78,15 @@ def has_bindings() -> bool:
 
 @lru_cache(maxsize=1)
 def launcher_addresses() -> tuple[int, ...]:
-    """The addresses of what the launcher calls: to launch, to enter a context and to leave it, and
-    to have one stream wait for another.
+    """The addresses of what the launcher calls: to launch, in two ways, of which older drivers lack
+    the second; to enter a context and to leave it, and to have one stream wait for another.
     """
     driver()
     library = ctypes.CDLL(LIBRARY)
     contexts = ("cuCtxPushCurrent_v2", "cuCtxPopCurrent_v2")
-    names = ("cuLaunchKernel", *contexts, "cuEventRecord", "cuStreamWaitEvent")
-    return tuple(ctypes.cast(getattr(library, n), ctypes.c_void_p).value or 0 for n in names)
+    names = ("cuLaunchKernel", "cuLaunchKernelEx", *contexts, "cuEventRecord", "cuStreamWaitEvent")
+    found = [getattr(library, name, None) for name in names]
+    return tuple(ctypes.cast(f, ctypes.c_void_p).value or 0 if f else 0 for f in found)
 
 
 @lru_cache
@@ -124,7 +127,8 @@ def _loaded(cuda: Any, binary: Binary, target: str) -> Function:
         done = cuda.cuFuncSetAttribute(function, attribute, binary.shared_memory)
         _checked(cuda, done, binary.symbol, target)
     own = binary.parameters[: len(binary.parameters) - binary.scratch_pointers]
-    return Function(int(function), 32 * binary.warps, binary.shared_memory, own, module)
+    threads = 32 * binary.warps
+    return Function(int(function), threads, binary.shared_memory, own, module, binary.waits)
 
 
 @dataclass(frozen=True, eq=False)

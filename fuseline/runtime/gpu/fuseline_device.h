@@ -1,5 +1,5 @@
 // What generated CUDA C++ takes from the device and not from the language: the conversions of 16-bit
-// floats, to nearest even, and stores of 16 bytes. NVRTC knows the rest by itself. (A test on a CPU
+// floats, to nearest even, stores of 16 bytes, and how kernels follow one another. NVRTC knows the rest by itself. (A test on a CPU
 // has a file of this name with these, threads and shuffles for the host.)
 #pragma once
 
@@ -34,4 +34,13 @@ FL_DEVICE void fl_store16(void *to, unsigned a, unsigned b, unsigned c, unsigned
   asm volatile("st.global.v4.u32 [%0], {%1, %2, %3, %4};"
                :
                : "l"(__cvta_generic_to_global(to)), "r"(a), "r"(b), "r"(c), "r"(d));
+}
+
+// The first thing in a kernel, which may be launched before the one ahead of it has ended: waits for
+// that, and has what is behind launched as soon as there is room for it.
+FL_DEVICE void fl_begin() {
+#if __CUDA_ARCH__ >= 900
+  asm volatile("griddepcontrol.wait;" ::: "memory");
+  asm volatile("griddepcontrol.launch_dependents;");
+#endif
 }

@@ -55,8 +55,8 @@ class Launcher:
         """
         library = cls.build(cache, toolchain)
         pointer = ctypes.c_void_p
-        five = ctypes.PYFUNCTYPE(None, *[pointer] * 5)
-        five(library.address("fl_gpu_connect"))(*driver.launcher_addresses())
+        five, six = (ctypes.PYFUNCTYPE(None, *[pointer] * n) for n in (5, 6))
+        six(library.address("fl_gpu_connect"))(*driver.launcher_addresses())
         return cls(
             library.address("fl_gpu_launch"),
             five(library.address("fl_gpu_enter")),
@@ -108,6 +108,7 @@ class DeviceKernels:
         branches: record independent branches on a stream of their own. Outside of a recording all
             launches go to one stream: there it is the host that they wait for, and events are more
             to wait for.
+        early: launch what waits itself for the kernel ahead of it before that has ended.
     """
 
     binaries: Mapping[str, Binary]
@@ -115,6 +116,7 @@ class DeviceKernels:
     device: torch.device
     target: str
     branches: bool = True
+    early: bool = True
     _side: SideStream | None = None
     _loaded: dict[str, Function] = field(default_factory=dict[str, Function])
     _last: torch.cuda.Stream | None = None
@@ -136,7 +138,8 @@ class DeviceKernels:
             raise errors.TOO_LARGE.error(symbol, found=found)
         if turn and self.branches and self._side is None:
             self._side = SideStream.on(self.device.index)
-        return self.launcher.address, packed(function, dims, grid, turn)
+        early = self.early and function.waits
+        return self.launcher.address, packed(function, dims, grid, turn, early=early)
 
     def follow(self) -> None:
         """Make torch's current stream wait for the one that the last call went to: both use the
@@ -184,11 +187,13 @@ def _beyond(function: Function, dims: tuple[int, ...], grid: Grid) -> str:
     return ""
 
 
-def packed(function: Function, dims: tuple[int, ...], grid: Grid, turn: int = 0) -> tuple[int, ...]:
+def packed(
+    function: Function, dims: tuple[int, ...], grid: Grid, turn: int = 0, *, early: bool = False
+) -> tuple[int, ...]:
     """The integers that ``fl_gpu_launch`` takes."""
     integers = _integers(function)
     buffers = len(function.parameters) - len(integers)
     assert len(integers) == len(dims), "a launch gives every integer"
     wide = sum(1 << i for i, kind in enumerate(integers) if kind == "i64")
     head = (function.handle, *grid, function.threads, function.shared_memory)
-    return (*head, buffers, len(dims), wide, turn, *dims)
+    return (*head, buffers, len(dims), wide, turn, int(early), *dims)

@@ -21,7 +21,7 @@ from typing import Any
 
 from fuseline import errors
 from fuseline.runtime.cache import Cache, Entry, Json
-from fuseline.runtime.gpu.binary import describe, last_words
+from fuseline.runtime.gpu.binary import EARLY, describe, last_words
 from fuseline.runtime.gpu.triton_process import compiling, has_triton, module, problem, settings
 
 NUMERICS: dict[str, Any] = {
@@ -30,6 +30,13 @@ NUMERICS: dict[str, Any] = {
     "default_dot_input_precision": "ieee",  # float32 products are float32 products
 }
 """Options that change results; those that this Triton does not have are left out."""
+
+WAIT = """\
+    tl.extra.cuda.gdc_wait()
+    tl.extra.cuda.gdc_launch_dependents()
+"""
+"""What kernels begin with that are launched early: they wait for what is ahead of them, and then
+have what is behind them launched, as soon as there is room for it."""
 
 _SIGNAL = re.compile(r"failed with error code -(\d+)")
 
@@ -54,11 +61,18 @@ class TritonSource:
     warps: int = 4
     stages: int = 2
 
+    def text_for(self, capability: int) -> str:
+        """The module for a target: with `WAIT` as the kernel's first lines, from `EARLY` on."""
+        head = re.search(rf"^def {self.symbol}\(.*\):\n", self.text, re.MULTILINE)
+        assert head, f"no kernel {self.symbol}"
+        wait = WAIT if capability >= EARLY else ""
+        return f"{self.text[: head.end()]}{wait}{self.text[head.end() :]}"
+
     def factors(self, capability: int) -> dict[str, Json]:
         """The key of the binary: all that can change its bytes."""
         return {
             "name": self.symbol,
-            "source": hashlib.sha256(self.text.encode()).hexdigest(),
+            "source": hashlib.sha256(self.text_for(capability).encode()).hexdigest(),
             "signature": dict(self.signature),
             "hints": dict(self.hints),
             "warps": self.warps,
@@ -139,6 +153,7 @@ def _compile(source: TritonSource, capability: int, folder: Path) -> None:
         warps=metadata.num_warps,
         shared_memory=metadata.shared,
         scratch=[metadata.global_scratch_size, getattr(metadata, "profile_scratch_size", 0)],
+        waits=capability >= EARLY,
     )
 
 
@@ -148,20 +163,19 @@ def _made(source: TritonSource, capability: int) -> Any:
     signature, attributes = dict(source.signature), _attributes(source)
     return compiler.compile(
         compiler.ASTSource(
-            fn=_function(source), signature=signature, constexprs={}, attrs=attributes
+            fn=_function(source, capability), signature=signature, constexprs={}, attrs=attributes
         ),
         target=module("triton.backends.compiler").GPUTarget("cuda", capability, 32),
         options={"num_warps": source.warps, "num_stages": source.stages, **_numerics()},
     )
 
 
-def _function(source: TritonSource) -> Any:
+def _function(source: TritonSource, capability: int) -> Any:
     """The kernel as Triton's front end takes it; the text needs no file."""
-    file = f"{source.symbol}.py"
-    lines = source.text.splitlines(keepends=True)
-    linecache.cache[file] = (len(source.text), None, lines, file)
+    file, text = f"{source.symbol}.py", source.text_for(capability)
+    linecache.cache[file] = (len(text), None, text.splitlines(keepends=True), file)
     names: dict[str, Any] = {"__name__": source.symbol, "__file__": file}
-    exec(compile(source.text, file, "exec"), names)
+    exec(compile(text, file, "exec"), names)
     return names[source.symbol]
 
 

@@ -1,6 +1,6 @@
 """Launches through the stub driver that the dynamic linker finds; a program for the tests.
 
-LD_LIBRARY_PATH=... python -m tests.runtime.gpu.launch_on_stub CACHE WIDTH [cuda | LANE ...]
+LD_LIBRARY_PATH=... python -m tests.runtime.gpu.launch_on_stub CACHE WIDTH [cuda | [waits] LANE ...]
 """
 
 from __future__ import annotations
@@ -30,14 +30,16 @@ STREAM = 0x77
 REPEATS, LAUNCHES = 200, 100
 
 
-def main(folder: str, width: int, lanes: list[Lane], *, cuda: bool = False) -> None:
+def main(
+    folder: str, width: int, lanes: list[Lane], *, cuda: bool = False, waits: bool = False
+) -> None:
     """Launches of some blocks, of none and of the most; then one for each lane, or many, for their
     cost. ``width`` is shares.
     """
     tools = Tools.find(Config(cache_dir=Path(folder)))
     cache, toolchain = tools.cache, tools.host
     assert toolchain is not None, tools.missing
-    binary = Binary("norm_01", b"\x7fELF", PARAMETERS, 4, 65536, {})
+    binary = Binary("norm_01", b"\x7fELF", PARAMETERS, 4, 65536, {}, waits=waits)
     if cuda:
         binary = Binary("norm_01", b"\x7fELF", PARAMETERS[:-2], 5, 0, {}, scratch_pointers=0)
     answer: dict[str, object] = {}
@@ -102,6 +104,6 @@ def cost(run: object) -> float:
 if __name__ == "__main__":
     with mock.patch.object(_torch, "current_stream", return_value=STREAM):
         more = sys.argv[3:]
-        cuda = more == ["cuda"]
-        lanes = [] if cuda else cast("list[Lane]", more)
-        main(sys.argv[1], int(sys.argv[2]), lanes, cuda=cuda)
+        cuda, waits = more == ["cuda"], more[:1] == ["waits"]
+        lanes = [] if cuda else cast("list[Lane]", more[waits:])
+        main(sys.argv[1], int(sys.argv[2]), lanes, cuda=cuda, waits=waits)

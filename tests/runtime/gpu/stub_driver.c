@@ -103,6 +103,24 @@ int cuLaunchKernel(void *function, unsigned gx, unsigned gy, unsigned gz, unsign
   return wanted("cuLaunchKernel");
 }
 
+// The head of CUlaunchConfig, and its one attribute.
+struct config {
+  unsigned grid[3], block[3], shared;
+  void *stream;
+  struct {
+    int id, pad, value[16];
+  } *attributes;
+  unsigned count;
+};
+int cuLaunchKernelEx(const struct config *c, void *function, void **params, void **extra) {
+  char text[64];
+  snprintf(text, sizeof text, "attribute of launch %d = %d", c->attributes->id, c->attributes->value[0]);
+  if (c->count == 1) note(text);
+  int status = cuLaunchKernel(function, c->grid[0], c->grid[1], c->grid[2], c->block[0], c->block[1],
+                              c->block[2], c->shared, c->stream, params, extra);
+  return status ? status : wanted("cuLaunchKernelEx");
+}
+
 int cuGetProcAddress_v2(const char *symbol, void **function, int version, unsigned long long flags,
                         int *status) {
   char name[256];

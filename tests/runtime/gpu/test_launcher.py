@@ -167,6 +167,25 @@ def streams(record: list[str]) -> list[str]:
     return found[2:]  # the first launches are those of another test
 
 
+def early(record: list[str]) -> list[str]:
+    """The launches that begin before the kernel ahead of them has ended, by their blocks."""
+    marks = [i for i, line in enumerate(record) if line == "attribute of launch 6 = 1"]
+    return [record[i + 1].split()[3] for i in marks]
+
+
+def test_what_waits_itself_begins_behind_our_own_kernels(stub: Path, tmp_path: Path) -> None:
+    """Not behind what torch has started, nor behind an event: both are there before ours."""
+    lanes = ["main", "main", "aside", "beside", "beside", "main", "main"]
+    _, record = run(stub, tmp_path, 1, "waits", *lanes, STUB_TYPES="pp")
+    first, recorded, plain = ["2147483647"], ["2", "4", "5", "7"], ["2", "3", "4", "5", "6", "7"]
+    assert early(record) == [*first, *recorded, *plain]
+
+
+def test_what_does_not_wait_begins_when_all_is_done(stub: Path, tmp_path: Path) -> None:
+    _, record = run(stub, tmp_path, 1, "main", "main", STUB_TYPES="pp")
+    assert not early(record)
+
+
 BRANCHES = ["main", "aside", "aside", "beside", "beside", "main", "aside", "beside"]
 
 

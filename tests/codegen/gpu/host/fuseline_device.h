@@ -68,3 +68,5 @@ inline unsigned fl_f32_to_f16(float low, float high) {
 inline void fl_store16(void *to, unsigned a, unsigned b, unsigned c, unsigned d) {
   *static_cast<uint4 *>(to) = uint4{a, b, c, d};
 }
+
+inline void fl_begin() {}
