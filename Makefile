@@ -65,6 +65,8 @@ test-versions: $(OLDEST)/.stamp-setup ## what depends on torch and Triton most, 
 # On a machine with a GPU: any Python that has torch with CUDA, Triton and pytest; nothing is installed.
 GPU_PYTHON ?= $(if $(wildcard $(BIN)/python),$(BIN)/python,$(PYTHON))
 GPU_CACHE  ?= $(CURDIR)/build/gpu-cache
+# Most of the time goes to building kernels: with pytest-xdist, so many tests run at once.
+GPU_JOBS   ?=
 ON_GPU     := PYTHONPATH=$(CURDIR) FUSELINE_CACHE_DIR=$(GPU_CACHE) TOKENIZERS_PARALLELISM=false
 
 build/gpu-cache:
@@ -78,7 +80,8 @@ has-gpu:
 	  'a machine that has one, or name another Python: make GPU_PYTHON=/path/to/python $(MAKECMDGOALS)')"
 
 test-gpu: has-gpu | build/gpu-cache ## the tests on a GPU: kernels, graphs, models, memory checker
-	$(ON_GPU) $(GPU_PYTHON) -m pytest --device cuda tests/codegen/gpu tests/gpu -m "not slow or gpu"
+	$(ON_GPU) $(GPU_PYTHON) -m pytest $(if $(GPU_JOBS),-n $(GPU_JOBS)) --device cuda \
+	  tests/gpu tests/codegen/gpu -m "not slow or gpu"
 	$(ON_GPU) $(GPU_PYTHON) -m tests.gpu.memory_check
 
 bench-gpu: has-gpu | build/gpu-cache ## time kernels and decode steps against torch.compile on a GPU

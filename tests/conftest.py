@@ -39,13 +39,12 @@ def pytest_configure(config: pytest.Config) -> None:
 @pytest.fixture(scope="session")
 def session_cache(tmp_path_factory: pytest.TempPathFactory, pytestconfig: pytest.Config) -> Path:
     """One cache for a whole test run, so that each kernel is built once in it; on a GPU, where
-    building takes most of the time, the workers share it.
+    building takes most of the time, one that is given: workers, and later runs, share it.
     """
-    if pytestconfig.getoption("--device") == "cuda" and "PYTEST_XDIST_WORKER" in os.environ:
-        path = tmp_path_factory.getbasetemp().parent / "fuseline-cache"
-        path.mkdir(exist_ok=True)
-    else:
-        path = tmp_path_factory.mktemp("fuseline-cache")
+    given = os.environ.get("FUSELINE_CACHE_DIR")
+    if given and pytestconfig.getoption("--device") == "cuda":
+        return Path(given)
+    path = tmp_path_factory.mktemp("fuseline-cache")
     path.chmod(0o700)
     return path
 
