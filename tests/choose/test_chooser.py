@@ -236,6 +236,23 @@ def test_the_fastest_configuration_is_taken(best: int, cache: Cache, tmp_path: P
     }
 
 
+@pytest.mark.parametrize("workers", [1, 2])
+def test_what_moves_most_is_measured_first(workers: int, cache: Cache, tmp_path: Path) -> None:
+    """A norm of few rows stands before the product, and twice: the weight of the product is more."""
+    text = """func @f(%x: bf16[2, 1024], %w: bf16[1024], %m: bf16[4096, 1024]) {
+      %a = rms_norm %x, %w
+      %b = rms_norm %a, %w
+      %y = linear %b, %m
+      return %y
+    }"""
+    bench = FakeBench(lambda case, way, size: 1e-3)
+    chosen = choose(text, cache, tuner(bench, tmp_path / "t", budget=1e9), workers)
+    order = [label for _, label in bench.asked]
+    assert order.index("torch's library") < max(i for i, n in enumerate(order) if "warps" in n)
+    assert order.index("torch's library") < len(order) / 2
+    assert {c.by for c in chosen.choices} == {"measurement"}
+
+
 def test_each_range_has_its_own(cache: Cache, tmp_path: Path) -> None:
     def seconds(case: Case, way: Way, size: int) -> float:
         return by_warps(8 if size > 100 else 32)(case, way, size)
