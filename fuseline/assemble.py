@@ -107,7 +107,7 @@ class _Assembler:
             if isinstance(arg.type, IntType):
                 specs.append(ArgSpec(arg.hint, "int", value=expr(arg.type.value)))
                 continue
-            layout = self.layouts.layout(arg)
+            layout, kind = self.layouts.layout(arg), arg.origin.kind if arg.origin else ""
             specs.append(
                 ArgSpec(
                     (arg.origin.name if arg.origin else "") or arg.hint,
@@ -116,7 +116,8 @@ class _Assembler:
                     tuple(map(expr, arg.shape)),
                     tuple(map(expr, layout.strides)),
                     written=_is_written(arg),
-                    fixed=arg.origin is not None and arg.origin.kind in ("param", "const"),
+                    fixed=kind in ("param", "const"),
+                    stays=kind in ("param", "const", "buffer"),
                     aligned=arg not in self.layouts.askew,
                 )
             )

@@ -125,8 +125,9 @@ Step: TypeAlias = "NativeStep | LibraryStep | HostStep"
 class ArgSpec:
     """What a plan expects of one argument; ints carry an expression, tensors dims and strides.
 
-    A ``fixed`` one is a weight, which shares its memory with no other argument. On a GPU, one that
-    is ``aligned`` begins at a multiple of 16 bytes.
+    A ``fixed`` one is a weight, which shares its memory with no other argument; one that ``stays``,
+    a parameter or a buffer of the model, is likely to lie where it did in the last call. On a GPU,
+    one that is ``aligned`` begins at a multiple of 16 bytes.
     """
 
     name: str
@@ -137,6 +138,7 @@ class ArgSpec:
     value: Expr = 0
     written: bool = False
     fixed: bool = False
+    stays: bool = False
     aligned: bool = True
 
 

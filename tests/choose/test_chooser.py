@@ -238,7 +238,7 @@ def test_the_fastest_configuration_is_taken(best: int, cache: Cache, tmp_path: P
 
 @pytest.mark.parametrize("workers", [1, 2])
 def test_what_moves_most_is_measured_first(workers: int, cache: Cache, tmp_path: Path) -> None:
-    """A norm of few rows stands before the product, and twice: the weight of the product is more."""
+    """Norms of few rows stand before the product, whose weight is more than all of theirs."""
     text = """func @f(%x: bf16[2, 1024], %w: bf16[1024], %m: bf16[4096, 1024]) {
       %a = rms_norm %x, %w
       %b = rms_norm %a, %w

@@ -125,6 +125,7 @@ class Graphed:
         self.buckets = Buckets(program, largest)
         self._states: OrderedDict[Key, _State] = OrderedDict()
         self._arena = program.memory(0)
+        self._moving: set[int] = set()
         renew_in_children(self)
 
     def renew(self) -> None:
@@ -271,20 +272,24 @@ class Graphed:
         if moved is None:
             return True
         self._forget(state)
+        spec = self.program.plan.args[moved]
+        if spec.stays and not (spec.fixed or spec.written or moved in self._moving):
+            self._moving.add(moved)  # copied from now on, unless it is large
+            return False
         state.moves += 1
         if state.moves >= MOVES:
-            state.reason = f"{moved} moves from call to call"
-            errors.ARGUMENT_MOVED.warn(moved, found=f"{MOVES} places", stacklevel=5)
+            state.reason = f"{spec.name} moves from call to call"
+            errors.ARGUMENT_MOVED.warn(spec.name, found=f"{MOVES} places", stacklevel=5)
         return False  # what moved once may be in use by now: the next call records anew
 
-    def _moved(self, entry: Entry, given: Sequence[Any]) -> str | None:
-        """The name of an argument that is no longer where the recordings expect it."""
+    def _moved(self, entry: Entry, given: Sequence[Any]) -> int | None:
+        """The number of an argument that is no longer where the recordings expect it."""
         found = self.program.addresses(cast("list[object]", given), entry.numbers)
         if found == entry.places:
             return None
         places = zip(array("Q", found), array("Q", entry.places), strict=True)
         moved = next(i for i, (here, there) in enumerate(places) if here != there)
-        return self.program.plan.args[array("i", entry.numbers)[moved]].name
+        return array("i", entry.numbers)[moved]
 
     def _has_room(self, like: Entry) -> bool:
         """Whether one more set of sizes costs no other its recordings."""
@@ -358,6 +363,7 @@ class Graphed:
                 return make(
                     *(self.program, self.recorder, bound, given, self._arena, state.breaks),
                     forms=wider.forms if wider else {},
+                    moving=self._moving,
                     whole=self.mode == "full",
                 )
             except Refused as refused:

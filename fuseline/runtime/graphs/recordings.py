@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from array import array
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, TypeAlias, cast
 
@@ -72,17 +72,19 @@ def make(
     breaks: set[int],
     *,
     forms: Forms,
+    moving: Collection[int],
     whole: bool,
 ) -> Entry:
     """Record a program once; nothing of it is kept where that is refused.
 
     ``breaks`` are the numbers of segments that run between two recordings; ``whole`` allows none.
+    ``moving`` are arguments that were expected to stay where they are, and did not.
 
     Raises:
         Refused: a segment cannot be recorded, or waits for the device and ``whole`` is set.
 
     """
-    entry = _frame(program, bound, given, arena, forms)
+    entry = _frame(program, bound, given, arena, forms, moving)
     try:
         _record_parts(program, recorder, entry, breaks, whole=whole)
     except BaseException:
@@ -94,10 +96,15 @@ def make(
 
 
 def _frame(
-    program: Program, bound: Bound, given: Sequence[Any], arena: Tensor, forms: Forms
+    program: Program,
+    bound: Bound,
+    given: Sequence[Any],
+    arena: Tensor,
+    forms: Forms,
+    moving: Collection[int],
 ) -> Entry:
-    """The memory that is recorded: the caller's for weights, state and what is large, own memory
-    for other inputs and for results.
+    """The memory that is recorded: the caller's for what the model has, state and what is large,
+    own memory for other inputs and for results.
     """
     plan, own = program.plan, list(given)
     copied: list[tuple[int, Tensor]] = []
@@ -109,7 +116,8 @@ def _frame(
         spec, tensor = plan.args[buffer.arg], given[buffer.arg]
         size = tensor.numel() * tensor.element_size()
         grown = forms.get(buffer.arg)
-        if grown is None and (spec.fixed or spec.written or size > COPIED):
+        stays = spec.stays and buffer.arg not in moving
+        if grown is None and (stays or spec.written or size > COPIED):
             fixed.append(slot)
             continue
         own[buffer.arg] = like(tensor) if grown is None else _larger(program, spec.dtype, grown)

@@ -243,6 +243,33 @@ def test_nothing_of_the_callers_is_kept_alive(tools: Tools) -> None:
     assert alive() is None
 
 
+def test_a_buffer_of_the_model_is_read_where_it_is_until_it_moves(tools: Tools) -> None:
+    """What is written into it is seen; one that moves is copied like any input from then on."""
+    text = STEP.replace('param "w"', 'buffer "w"')
+    program, _, run = graphed(tools, text)
+    weight, cache, plain = torch.ones(8), torch.zeros(16, 8), torch.zeros(16, 8)
+
+    def call(number: int) -> None:
+        x, at = step_arguments(2, number)
+        for got, want in zip(
+            run([x, weight, cache, at]), program([x, weight, plain, at]), strict=True
+        ):
+            assert torch.equal(got, want)
+
+    for number in range(3):
+        weight.mul_(2)
+        call(number)
+    (state,) = run._states.values()  # pyright: ignore[reportPrivateUsage]
+    assert state.entry is not None
+    assert len(state.entry.copied) == 2
+    for number in range(8):
+        weight = weight * 2
+        call(number)
+    assert state.entry is not None
+    assert len(state.entry.copied) == 3
+    assert (state.moves, state.reason, state.replays) == (0, "", 9)
+
+
 def test_several_threads_take_turns(tools: Tools) -> None:
     program, _, run = graphed(tools, SORTED)
     inputs = [torch.randn(size) for size in (3, 4, 5)]
