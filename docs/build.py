@@ -114,7 +114,9 @@ print(model.report().count("rms_norm"), model.report().stats["programs"])
 * Wrong shapes, dtypes and devices of a call are met by torch first, as it traces: its error says
   what eager's would.
 * A step of a model also takes the time in which torch checks its guards, some thousands for a
-  large model.
+  large model. In a loop in which nothing of the model is changed, once all of it is compiled,
+  `with torch.compiler.set_stance(skip_guard_eval_unsafe=True):` leaves out most of them: it is
+  torch's, and does not look at what would need another compilation.
 * Whatever cannot be done natively is done by torch, and the report says why. With `strict=True`
   a kernel that cannot be built raises instead; ops that fuseline has no kernel for, gradients,
   graph breaks and torch's limit on recompilations do not.
