@@ -153,3 +153,16 @@ def test_parameters_that_cannot_be_packed_run_op_by_op(tmp_path: Path) -> None:
         run((x, a, b, x.flatten()[:6].view(2, 3)))
     with pytest.raises(InputError, match="FL0902"):
         run((x[:1], a, b, z))
+
+
+def test_a_loop_may_be_rid_of_guards(tmp_path: Path) -> None:
+    """As the documentation says: by torch's stance, once all of the loop is compiled."""
+    folder = tmp_path / "cache"
+    folder.mkdir(mode=0o700)
+    compiled = fuseline.compile(torch.nn.Linear(8, 8), cache_dir=folder)
+    x = torch.randn(3, 8)
+    with torch.no_grad():
+        want = compiled(x)
+        with cast("Any", torch.compiler).set_stance(skip_guard_eval_unsafe=True):
+            assert torch.equal(compiled(x), want)
+    assert compiled.report().stats["programs"] == 1
