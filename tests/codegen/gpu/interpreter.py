@@ -31,7 +31,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-MOST_BLOCKS = 128
+MOST_BLOCKS = 256
 """A block takes milliseconds and more; a test that needs many is a test that takes minutes."""
 
 SECONDS = 300
