@@ -237,6 +237,8 @@ def _build_for_gpu(
         workers = cores(how.threads)
         choose = Chooser(tools.cache, target, workers=workers, tuner=tuner, built=built)
         chosen = choose(emitted, layouts)
+        if tuner is not None and tuner.bench is not None:
+            torch.cuda.empty_cache()  # of operands, and of graphs that were timed
     for symbol, reason in chosen.failed.items():
         if strict:
             raise errors.KERNEL_REFUSED.error(symbol, where=target.name, found=reason)
