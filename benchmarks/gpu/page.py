@@ -31,7 +31,7 @@ def section(results: Json) -> str:
 
 def tables(results: Json) -> list[Table]:
     """All tables that there are results for."""
-    makers = (_rows, _experts, _adapters, _decode, _launches, _failures)
+    makers = (_rows, _experts, _adapters, _decode, _prefill, _launches, _failures)
     return [table for make in makers if (table := make(results)).rows]
 
 
@@ -176,6 +176,27 @@ def _decode(results: Json) -> Table:
     ratios = [f"x {name}" for name in others]
     header = ("", "fuseline", *others, *ratios, "weights", "floor", "steps by torch", "commit")
     return Table("Decode steps", about, header, rows)
+
+
+def _prefill(results: Json) -> Table:
+    others = ("torch.compile", "eager")
+    rows = tuple(
+        (
+            f"{SUBJECTS[part['subject']].title}, {part['size']} tokens",
+            *_compared(part, others, 1e-3),
+            _by_torch(part),
+            _commit(results, part),
+        )
+        for part in _of_kind(results, "prefill")
+    )
+    about = (
+        "Milliseconds of a prompt, the median, until its logits are there, without a cache; and "
+        "how many times as long the others take. Most of it is large products, by one library for "
+        "all."
+    )
+    ratios = [f"x {name}" for name in others]
+    header = ("", "fuseline", *others, *ratios, "steps by torch", "commit")
+    return Table("Prompts", about, header, rows)
 
 
 def _launches(results: Json) -> Table:

@@ -9,15 +9,24 @@ from dataclasses import dataclass
 import torch
 
 from benchmarks.common import Json
-from benchmarks.gpu import adapters, ceilings, decode, experts, launches, rows
+from benchmarks.gpu import adapters, ceilings, decode, experts, launches, prefill, rows
 from benchmarks.gpu.device import Device
 
 TOKENS = (1, 8, 64, 512, 4096, 8192)
 EXPERT_TOKENS = (1, 8, 64, 512)
 BATCHES = (1, 8, 32)
 ACTIVE = (1, 8, 64)
+PROMPTS = (512, 4096)
 
-SECONDS = {"ceilings": 5, "rows": 5, "experts": 12, "adapters": 4, "decode": 35, "launches": 20}
+SECONDS = {
+    "ceilings": 5,
+    "rows": 5,
+    "experts": 12,
+    "adapters": 4,
+    "decode": 35,
+    "prefill": 30,
+    "launches": 20,
+}
 """An estimate for an H100 with empty caches."""
 
 MODES = {"reduce-overhead": 0, "max-autotune": 110}
@@ -79,6 +88,8 @@ class Part:
             case "decode":
                 modes, without = options.modes, options.without
                 return decode.measure(device, self.subject, self.size, modes, without)
+            case "prefill":
+                return prefill.measure(device, self.subject, self.size, options.without)
             case "launches":
                 return launches.measure(device)
             case _:
@@ -88,8 +99,9 @@ class Part:
 def parts(*, quick: bool) -> list[Part]:
     """All parts; quick ones are few and tiny."""
     tokens, expert_tokens, batches, active = TOKENS, EXPERT_TOKENS, BATCHES, ACTIVE
+    prompts = PROMPTS
     if quick:
-        tokens, expert_tokens, batches, active = (3,), (3,), (2,), (2,)
+        tokens, expert_tokens, batches, active, prompts = (3,), (3,), (2,), (2,), (7,)
     steps = {n: [Part("decode", name, n) for name in decode.SUBJECTS] for n in batches}
     first, *others = batches
     return [
@@ -99,6 +111,7 @@ def parts(*, quick: bool) -> list[Part]:
         *(Part("experts", "qwen3_moe", n) for n in expert_tokens),
         *(Part("adapters", "linear", n) for n in active),
         Part("launches"),
+        *(Part("prefill", name, n) for n in prompts for name in decode.SUBJECTS),
         *(part for n in others for part in steps[n]),
     ]
 
