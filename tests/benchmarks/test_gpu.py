@@ -62,7 +62,7 @@ def test_one_part_of_each_kind_runs_and_has_a_table(
     for part in found["parts"].values():
         assert set(part["median_s"]) == set(part["samples_s"])
         assert all(len(samples) >= 3 for samples in part["samples_s"].values())
-    titles = ["Rows", "Experts", "Adapters", "Decode steps", "Launching"]
+    titles = ["Rows", "Experts", "Adapters", "Decode steps", "Prompts", "Launching"]
     assert [table.title for table in gpu_page.tables(found)] == titles
     section = gpu_page.section(found)
     assert section.startswith("## On no GPU\n")
