@@ -168,9 +168,12 @@ class LinearRowsKernel(LinearKernel, template="triton/linear_rows.py.jinja"):
 
     Attributes:
         least: rows that there are at least, up to ``block_m``.
+        ready: whether the weights are parameters, which nothing writes: the first of them are asked
+            for while the kernel ahead still runs.
     """
 
     least: int = 1
+    ready: bool = False
 
     @property
     def vector(self) -> int:

@@ -38,6 +38,10 @@ WAIT = """\
 """What kernels begin with that are launched early: they wait for what is ahead of them, and then
 have what is behind them launched, as soon as there is room for it."""
 
+MARK = "    # The kernel ahead may run until here.\n"
+"""Where a kernel has this line, it waits there instead: what it does before that touches nothing
+that is written while programs run."""
+
 _SIGNAL = re.compile(r"failed with error code -(\d+)")
 
 
@@ -62,11 +66,16 @@ class TritonSource:
     stages: int = 2
 
     def text_for(self, capability: int) -> str:
-        """The module for a target: with `WAIT` as the kernel's first lines, from `EARLY` on."""
-        head = re.search(rf"^def {self.symbol}\(.*\):\n", self.text, re.MULTILINE)
-        assert head, f"no kernel {self.symbol}"
-        wait = WAIT if capability >= EARLY else ""
-        return f"{self.text[: head.end()]}{wait}{self.text[head.end() :]}"
+        """The module for a target: with `WAIT` as the kernel's first lines, or behind its `MARK`,
+        from `EARLY` on.
+        """
+        if capability < EARLY:
+            return self.text
+        place = re.search(MARK, self.text) or re.search(
+            rf"^def {self.symbol}\(.*\):\n", self.text, re.MULTILINE
+        )
+        assert place, f"no kernel {self.symbol}"
+        return f"{self.text[: place.end()]}{WAIT}{self.text[place.end() :]}"
 
     def factors(self, capability: int) -> dict[str, Json]:
         """The key of the binary: all that can change its bytes."""

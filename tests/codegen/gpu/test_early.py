@@ -58,3 +58,27 @@ def test_a_waiting_kernel_is_another_entry(binary_cache: Cache) -> None:
     digests = {str(source.factors(t.capability)["source"]) for t in GPU_TARGETS}
     assert len(digests) == 2
     assert Binary.of(build_triton(binary_cache, source, 90)).waits
+
+
+@pytest.mark.parametrize(
+    ("weight", "first"), [('%w: bf16[64, 512] = param "w"', "w"), ("%w: bf16[64, 512]", "x")]
+)
+def test_only_weights_of_the_model_are_read_before_the_wait(
+    weight: str, first: str, binary_cache: Cache
+) -> None:
+    """What is no parameter may be what the kernel ahead writes."""
+    func = parse_func(f"""func @f(%x: bf16[1, 512], {weight}) {{
+      %y = linear %x, %w
+      return %y
+    }}""")
+    (step,) = emit(func, LayoutMap(func), "cuda")
+    kernel = step.launches[0].kernel
+    assert isinstance(kernel, TritonKernel)
+    text = triton_source(kernel).text_for(90)
+    loads = [line.split("=")[0].strip() for line in text.splitlines() if "tl.load(" in line]
+    before = text[: text.index("gdc_wait")].count("tl.load(")
+    assert before == (first == "w")
+    assert loads[0] == "next_value"
+    ptx = build_triton(binary_cache, triton_source(kernel), 90).file("kernel.ptx").read_text()
+    begin = ptx[: ptx.index("griddepcontrol.wait")]
+    assert ("ld.global" in begin) == (first == "w")
