@@ -8,8 +8,11 @@ from collections.abc import Hashable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import lru_cache
 
+import sympy
+
 from fuseline.build_gpu import Candidate, needs_building
 from fuseline.choose.decision import as_json
+from fuseline.choose.inputs import ties
 from fuseline.choose.model import Facts, mean, seconds
 from fuseline.choose.sizes import Span, binding, counted, spans, value_of
 from fuseline.codegen.kernel import KernelTemplate
@@ -17,7 +20,7 @@ from fuseline.codegen.lower import Emitted, Launch, Scratch
 from fuseline.codegen.targets import Target
 from fuseline.ir.core import Op, Value
 from fuseline.ir.layout import Layout, LayoutMap
-from fuseline.ir.types import Dim, Range, dim
+from fuseline.ir.types import Dim, Range, dim, free_symbols
 from fuseline.runtime.cache import Json
 
 
@@ -115,7 +118,14 @@ def estimate(
 
 def bound(case: Case, size: int, symbols: Mapping[str, Range]) -> dict[str, int]:
     """Values of all symbols for a count of a case."""
-    return binding(case.count, size, symbols)
+    values = binding(case.count, size, symbols)
+    inside = free_symbols(case.count)
+    for pair in ties(case.item.op):
+        for one, other in (pair, pair[::-1]):
+            if isinstance(other, sympy.Symbol) and other.name not in inside:
+                values[other.name] = value_of(one, values)
+                break
+    return values
 
 
 def labels(kernels: Sequence[KernelTemplate]) -> tuple[str, ...]:

@@ -25,7 +25,22 @@ from fuseline.ir.ops.latent import LatentAttention
 from fuseline.ir.ops.matmul import GroupedMatmul
 from fuseline.ir.ops.mla_projection import MlaProjectionWrite
 from fuseline.ir.ops.raised import Attention
-from fuseline.ir.types import Dim
+from fuseline.ir.types import Dim, product
+
+
+def ties(op: Op) -> tuple[tuple[Dim, Dim], ...]:
+    """Sizes of an op that are equal in every call, but may be other symbols: tracing does not
+    compare the number of indices with what is written at them.
+    """
+    match op:
+        case IndexWrite() | IndexCopy():
+            return ((op.src.shape[op.axis], product(op.index.shape)),)
+        case QkNormRopeWrite():
+            return ((op.q.shape[1], product(op.index.shape)),)
+        case MlaProjectionWrite() if op.index is not None and op.latent is not None:
+            return ((op.latent.shape[-2], product(op.index.shape)),)
+        case _:
+            return ()
 
 
 def fill(
@@ -130,4 +145,4 @@ def _share(ends: Tensor, rows: int) -> None:
     ends.copy_((parts * rows // ends.numel()).reshape(ends.shape))
 
 
-__all__ = ["fill"]
+__all__ = ["fill", "ties"]

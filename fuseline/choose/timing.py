@@ -33,6 +33,10 @@ TIE = 0.02
 """A difference below this share of the time is none, however little the samples scatter."""
 
 
+FAILURES = (RuntimeError, LookupError, TypeError, ValueError, errors.FuselineError)
+"""What work that is timed may raise: torch says by many classes what it does not do."""
+
+
 class Timer(Protocol):
     """Times work on one device."""
 
@@ -42,7 +46,7 @@ class Timer(Protocol):
         The work is done here, too, so that nothing is done for the first time when it is timed.
 
         Raises:
-            RuntimeError, FuselineError: the work fails, or is none that programs are made of: on a
+            FAILURES: the work fails, or is none that programs are made of: on a
                 GPU, what no CUDA graph can hold.
 
         """
@@ -120,7 +124,7 @@ def _measured(
             return None
         try:
             samplers[name] = timer.prepare(run)
-        except (RuntimeError, errors.FuselineError) as error:
+        except FAILURES as error:
             found[name].failed = first_line(error)
             log.debug("%s cannot be timed: %s", name, found[name].failed)
     for number in range(MOST_ROUNDS):
@@ -131,7 +135,7 @@ def _measured(
                 return found if number >= LEAST_ROUNDS else None
             try:
                 found[name].seconds.append(samplers[name]())
-            except (RuntimeError, errors.FuselineError) as error:
+            except FAILURES as error:
                 found[name].failed = first_line(error)
                 del samplers[name]
         if number:
@@ -182,4 +186,4 @@ def _doubt(one: Samples, other: Samples) -> float:
     return 2.0 * (one.scatter + other.scatter)
 
 
-__all__ = ["Budget", "Samples", "Timer", "fastest", "measure"]
+__all__ = ["FAILURES", "Budget", "Samples", "Timer", "fastest", "measure"]

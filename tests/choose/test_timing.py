@@ -134,9 +134,10 @@ def test_the_hopeless_are_timed_twice() -> None:
     assert fastest(found) == "a"
 
 
-def test_what_fails_is_left_out_with_its_reason() -> None:
+@pytest.mark.parametrize("kind", [RuntimeError, IndexError, TypeError, ValueError])
+def test_what_fails_is_left_out_with_its_reason(kind: type[Exception]) -> None:
     def fail() -> float:
-        raise RuntimeError("out of resources\nand more")
+        raise kind("out of resources\nand more")
 
     found = timed(FakeDevice(), a=fail, b=steady(1.0))
     assert found is not None
