@@ -6,6 +6,7 @@ what `describe` writes and `Binary.of` reads. The tools that read machine code c
 
 from __future__ import annotations
 
+import errno
 import importlib
 import json
 import re
@@ -103,6 +104,10 @@ def describe(
     (folder / "kernel.json").write_text(json.dumps(described, indent=1, sort_keys=True))
 
 
+TRIES = 5
+"""How often a tool is started: beside threads that map memory of a GPU, a system may not find the
+memory with its name, now and then."""
+
 EARLY = 90
 """The first target whose kernels can be launched before the one ahead of them has ended."""
 
@@ -113,10 +118,17 @@ def tool(name: str) -> Tool:
     path: str = getattr(nvidia, name).path
 
     def run(*arguments: str) -> str:
-        done = subprocess.run(
-            [path, *arguments], capture_output=True, text=True, check=True, timeout=120
-        )
-        return done.stdout
+        for tries in range(TRIES):
+            try:
+                done = subprocess.run(
+                    [path, *arguments], capture_output=True, text=True, check=True, timeout=120
+                )
+            except OSError as error:
+                if error.errno != errno.EFAULT or tries + 1 == TRIES:
+                    raise
+            else:
+                return done.stdout
+        raise AssertionError("the last try returns or raises")
 
     return run
 
