@@ -116,6 +116,7 @@ def tiles(
     step = max(16, _step(depth, (256 if wide else 64 if narrow else 128) // size))
     if block_m == 16:
         shapes = [(32, 4, 4 if wide else 6), (64, 4, 3), (32, 4, 3)]
+        shapes += [(32, 8, 3)] * (size == 4)  # operands of a step lie in registers: half as many
     elif plain:
         shapes = [(32 if sides == 2 else 64, 4 * block_m // 64, s) for s in (3, 2)]
     elif block_m == 64:

@@ -305,10 +305,11 @@ def absorbed_blocks(scene: Scene, rows: int) -> list[Blocks]:
     """Configurations of attention in the latent space.
 
     All heads read the same latents, so a block has up to 64 of them; with 512 columns of sums that
-    is what the registers of 8 warps hold, on some targets only with few keys at a time.
+    is what the registers of 8 warps hold, on some targets only with few keys at a time, or of more
+    warps, with rows in float32.
     """
     if scene.op.q.dtype.itemsize == 4:
-        return [Blocks(16, 32, 8, 1), Blocks(16, 16, 8, 1)]
+        return [Blocks(16, 32, 8, 1), Blocks(16, 16, 8, 1), Blocks(16, 32, 16, 1)]
     if rows == 16:
         return [Blocks(16, 32, 4, 2), Blocks(16, 16, 4, 2)]
     return [Blocks(64, 32, 8, 2), Blocks(64, 16, 8, 2), Blocks(32, 32, 8, 2)]
