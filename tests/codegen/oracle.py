@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterator
 
 import torch
@@ -47,6 +48,8 @@ def assert_numbers(got: Tensor, eager: Tensor, oracle: Tensor, *, like_eager: bo
     if got.numel() == 0:
         return
     ulp = torch.finfo(got.dtype).eps
+    if os.environ.get("FL_TEST_DEVICE") == "cuda":
+        ulp *= 4  # eager is the CPU's here, whose sums are of blocks: a thread of a GPU has one
     error, eager_error = distance(got, oracle), distance(eager, oracle)
     assert error <= 1.5 * eager_error + ulp, f"{error} from the oracle, eager {eager_error}"
     if not like_eager:

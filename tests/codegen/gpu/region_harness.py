@@ -15,7 +15,7 @@ from fuseline.ir.evaluate import bind, evaluate
 from fuseline.ir.layout import Layout, LayoutMap, dense
 from fuseline.ir.text import parse_func
 from fuseline.ir.types import Dim, substitute
-from tests.codegen.gpu.harness import interpreted, run_func
+from tests.codegen.gpu.harness import configured, interpreted, run_func
 from tests.codegen.machine import check_results
 from tests.codegen.samples import assert_close
 
@@ -74,7 +74,8 @@ def run_launches(
                 continue
         buffers = [memory[b] if isinstance(b, Value) else None for b in each.buffers]
         dims = [substitute(d, binding) for d in each.dims]
-        interpreted(each, buffers, dims, [substitute(d, binding) for d in each.grid])
+        launch = configured(each)
+        interpreted(launch, buffers, dims, [substitute(d, binding) for d in launch.grid])
 
 
 def check(

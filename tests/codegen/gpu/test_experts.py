@@ -27,7 +27,7 @@ from fuseline.ir.layout import Layout, LayoutMap
 from fuseline.ir.types import DType, substitute, symbol
 from fuseline.runtime.cache import Cache
 from fuseline.runtime.gpu.binary import Binary
-from tests.codegen.gpu.harness import binaries_of, interpreted
+from tests.codegen.gpu.harness import binaries_of, configured, interpreted
 from tests.codegen.mixture_cases import (
     FORMS,
     TRANSPOSED,
@@ -67,7 +67,7 @@ def run(
     assert len(set(scratches)) == 1
     size = substitute(scratches[0].nbytes, {})
     scratch = torch.full((size + GUARD,), 0xFF, dtype=torch.uint8)
-    for launch in launches:
+    for launch in map(configured, launches):
         buffers = [
             scratch if isinstance(b, Scratch) else memory[b]
             for b in launch.buffers
