@@ -138,6 +138,11 @@ class Compiler:
         return self._runnable(self._noted(compilation))
 
     def _runnable(self, compilation: Compilation) -> Any:
+        run, func = self._by_plan(compilation), compilation.func
+        numbers = [i for i, a in enumerate(func.args) if a.origin and a.origin.kind == "number"]
+        return _Numbered(run, numbers, compilation.device) if numbers else run
+
+    def _by_plan(self, compilation: Compilation) -> Any:
         plan = compilation.built.assembled.plan
         threads = self.config.threads or torch.get_num_threads()
         runner = self._runner.get() if self._runner else None
@@ -347,6 +352,20 @@ class _Building:
         self._run = self.build.get()
         resident.give_back()
         return self._run(arguments)
+
+
+class _Numbered:
+    """A program that reads some integers of a call from memory: see `LiftNumbers`."""
+
+    def __init__(self, run: Compiled, places: Sequence[int], device: torch.device) -> None:
+        self.run, self.places, self.device = run, places, device
+
+    def __call__(self, arguments: Sequence[Argument]) -> Sequence[Tensor]:
+        given = list(arguments)
+        for i in self.places:
+            number = cast("int", given[i])
+            given[i] = torch.full((), number, dtype=torch.int64, device=self.device)
+        return self.run(given)
 
 
 class _Packed:

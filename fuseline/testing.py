@@ -204,7 +204,14 @@ def assert_same_values(
 
 def _run(func: Func, arguments: Sequence[Argument]) -> dict[str, Tensor]:
     """The results, and what the buffers hold then, by what they are called in messages."""
-    own = [a.clone() if isinstance(a, Tensor) else a for a in arguments]
+    own = [
+        a.clone()
+        if isinstance(a, Tensor)
+        else a
+        if isinstance(arg.type, IntType)
+        else torch.tensor(a)
+        for a, arg in zip(arguments, func.args, strict=True)
+    ]  # a number that a pass has lifted is a tensor
     found = {f"result {i}": t for i, t in enumerate(evaluate(func, own))}
     for arg, value in zip(func.args, own, strict=True):
         if isinstance(value, Tensor) and _is_buffer(arg):

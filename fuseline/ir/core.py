@@ -74,13 +74,14 @@ class Loc:
 @dataclass(frozen=True)
 class Origin:
     """Where a func's argument comes from: ``kind`` input, param, buffer or const, and its name; or
-    state, which the program keeps itself in the place of the argument of that hint.
+    state, which the program keeps itself in the place of the argument of that hint; or number, an
+    integer of the call that the program reads from memory.
 
     ``pinned`` says why its memory must stay where it is (tied, hooked, sharded ...); a parameter
     where that is empty may be packed beside others.
     """
 
-    kind: Literal["input", "param", "buffer", "const", "state"]
+    kind: Literal["input", "param", "buffer", "const", "state", "number"]
     name: str = ""
     digest: str = ""
     pinned: str = ""

@@ -33,7 +33,7 @@ _WORDS: dict[str, Any] = {
     "inf": math.inf,
     "nan": math.nan,
 }
-_ORIGINS = ("input", "param", "buffer", "const", "state")
+_ORIGINS = ("input", "param", "buffer", "const", "state", "number")
 
 
 # -- printing -------------------------------------------------------------------------------
@@ -283,9 +283,9 @@ class _Parser:
     def origin(self, name: str) -> Origin:
         if not self.accept("="):
             return Origin("input", name)
-        kind = self.take("word", "param, buffer, const or state")
+        kind = self.take("word", "param, buffer, const, state or number")
         if kind not in _ORIGINS:
-            self.fail("param, buffer, const or state", self.at - len(kind))
+            self.fail("param, buffer, const, state or number", self.at - len(kind))
         label = self.string()
         digest = self.take("digest", "a digest")[1:] if self.peek()[0] == "digest" else ""
         pinned = self.string() if self.accept("pinned") else ""

@@ -21,6 +21,7 @@ from fuseline.passes.fuse_sandwich_norm import FuseSandwichNorm
 from fuseline.passes.fuse_wide_linear import FuseWideLinear
 from fuseline.passes.fuse_writes import FuseWrites
 from fuseline.passes.known_sizes import KnownSizes
+from fuseline.passes.lift_numbers import LiftNumbers
 from fuseline.passes.lower_gated_mlp import LowerGatedMlp
 from fuseline.passes.lower_index_put import LowerIndexPut
 from fuseline.passes.lower_matmul import LowerMatmul
@@ -86,6 +87,7 @@ def default_pipeline(*, cache_latents: bool = False) -> list[Pass]:
         FuseQkRope(),
         FuseCacheWrite(),
         SplitCacheWrite(),
+        LiftNumbers(),  # no pass behind this one looks into constants
         FusePointwise(),
         FuseWrites(),
         # plan: nothing is overwritten before its last reader

@@ -1,0 +1,118 @@
+"""Integers of a call that are only data become data."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from functools import reduce
+from typing import Any, cast
+
+import sympy
+
+from fuseline.ir.core import Func, Op, Origin, Value
+from fuseline.ir.ops.create import Full
+from fuseline.ir.ops.pointwise import Add, Maximum, Minimum, Mul
+from fuseline.ir.ops.view import Expand
+from fuseline.ir.types import DType, IntType, TensorType, free_symbols
+from fuseline.passes.rewrite import FuncPass
+from fuseline.passes.row_rules import reads
+
+_OPS: dict[Any, Any] = {sympy.Add: Add, sympy.Mul: Mul, sympy.Max: Maximum, sympy.Min: Minimum}
+"""The arithmetic of sizes that tensors have as well."""
+
+
+@dataclass(frozen=True)
+class LiftNumbers(FuncPass):
+    """Take integers that are only data from memory.
+
+    An integer of a call is one of the sizes that a program is planned and recorded for. One that
+    only counts, as the caches of sliding windows count their tokens, is another in every step: then
+    it is an argument of one element, and all steps are of the same sizes. Integers that a shape or
+    an attribute of an op depends on stay what they are.
+
+    Before:
+        func @f(%x: i64[4], %n: int<n>) {
+          %m = full {value = <Max(0, n - 7)>, shape = (4,), dtype = i64}
+          %y = add %x, %m
+          return %y
+        }
+    After:
+        func @f(%x: i64[4], %n: i64[] = number "n") {
+          %a = full {value = 0, shape = (), dtype = i64}
+          %b = full {value = -7, shape = (), dtype = i64}
+          %c = add %b, %n
+          %d = maximum %a, %c
+          %m = expand %d {shape = (4,)}
+          %y = add %x, %m
+          return %y
+        }
+    """
+
+    def run(self, func: Func) -> None:
+        for arg in func.args:
+            if isinstance(arg.type, IntType) and isinstance(arg.type.value, sympy.Symbol):
+                name = str(arg.type.value)
+                readers = _readers(func, arg, name)
+                if readers is not None:
+                    _lift(func, arg, name, readers)
+
+
+def _readers(func: Func, number: Value, name: str) -> list[Full] | None:
+    """The constants that are computed from a number; None where something else is."""
+    for arg in func.args:
+        given = (arg.type.value,) if isinstance(arg.type, IntType) else arg.shape
+        if arg is not number and any(name in free_symbols(extent) for extent in given):
+            return None
+    found: list[Full] = []
+    for op in func.ops:
+        if any(name in free_symbols(extent) for v in op.results for extent in v.shape):
+            return None
+        if not any(reads(attribute, name) for attribute in op.attributes.values()):
+            continue
+        if not isinstance(op, Full) or op.dtype is not DType.I64 or not _is_known(op.value, name):
+            return None
+        found.append(op)
+    return found
+
+
+def _is_known(value: object, name: str) -> bool:
+    """Whether a value is computed from one number by what tensors do as well."""
+    if isinstance(value, sympy.Symbol):
+        return value.name == name
+    if isinstance(value, sympy.Expr) and not value.is_Integer:
+        return type(value) in _OPS and all(_is_known(part, name) for part in value.args)
+    return True
+
+
+def _lift(func: Func, number: Value, name: str, readers: list[Full]) -> None:
+    """Make an argument a tensor, and compute constants from it."""
+    number.type = TensorType(DType.I64, ())
+    number.origin = Origin("number", (number.origin and number.origin.name) or name)
+    for full in readers:
+        ops: list[Op] = []
+        made = _computed(cast("Any", full.value), number, ops)
+        if full.shape:
+            ops.append(Expand(made, shape=full.shape))
+            made = ops[-1].results[0]
+        for op in ops:
+            op.loc = full.loc
+        func.edit(before=full, insert=ops, replace_values={full.y: made}, erase=[full])
+    func.symbols.pop(name, None)
+
+
+def _computed(value: Any, number: Value, ops: list[Op]) -> Value:
+    """A value by ops on tensors of one element, which are added to ``ops``."""
+    if isinstance(value, sympy.Symbol):
+        return number
+    if isinstance(value, int) or value.is_Integer:
+        ops.append(Full(value=int(value), shape=(), dtype=DType.I64))
+        return ops[-1].results[0]
+    parts = [_computed(part, number, ops) for part in value.args]
+
+    def join(lhs: Value, rhs: Value) -> Value:
+        ops.append(_OPS[type(value)](lhs, rhs))
+        return ops[-1].results[0]
+
+    return reduce(join, parts)
+
+
+__all__ = ["LiftNumbers"]
