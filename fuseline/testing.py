@@ -204,19 +204,19 @@ def assert_same_values(
 
 def _run(func: Func, arguments: Sequence[Argument]) -> dict[str, Tensor]:
     """The results, and what the buffers hold then, by what they are called in messages."""
-    own = [
-        a.clone()
-        if isinstance(a, Tensor)
-        else a
-        if isinstance(arg.type, IntType)
-        else torch.tensor(a)
-        for a, arg in zip(arguments, func.args, strict=True)
-    ]  # a number that a pass has lifted is a tensor
+    own = [_own(a, arg) for a, arg in zip(arguments, func.args, strict=True)]
     found = {f"result {i}": t for i, t in enumerate(evaluate(func, own))}
     for arg, value in zip(func.args, own, strict=True):
         if isinstance(value, Tensor) and _is_buffer(arg):
             found[f"buffer %{arg.hint}"] = value
     return found
+
+
+def _own(given: Argument, arg: Value) -> Argument:
+    """A copy of an argument; of a number that a pass has lifted, the tensor."""
+    if isinstance(given, Tensor):
+        return given.clone()
+    return given if isinstance(arg.type, IntType) else torch.tensor(given)
 
 
 def _is_buffer(value: Value) -> bool:
