@@ -51,7 +51,7 @@ class TritonSource:
 
     Attributes:
         symbol: the name of the function, and of the kernel in the cubin.
-        text: a Python module that defines it.
+        text: a Python module that defines it, and has `triton.language` as ``tl``.
         signature: the type of each argument by name: ``*bf16``, ``i32``, ...
         hints: divisors of arguments that are known: bytes of pointers, values of integers.
         warps: of a block.

@@ -7,6 +7,7 @@ from fuseline.runtime.gpu.triton_build import TritonSource, build_triton
 
 TEXT = """
 import triton
+import triton.language as tl
 
 
 @triton.jit
