@@ -50,6 +50,10 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser = _parser()
     args = parser.parse_args(given)
     wanted = [p for p in parts(quick=args.quick) if _matches(p, args.only)]
+    if unknown := [p for p in args.only if not any(_matches(part, [p]) for part in wanted)]:
+        parser.error(
+            f"--only {' '.join(unknown)} names no part: see --list{' --quick' * args.quick}"
+        )
     options = Options(tuple(args.modes), tuple(args.without))
     if args.list:
         for part in wanted:
@@ -99,10 +103,22 @@ def _parser() -> argparse.ArgumentParser:
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     add = parser.add_argument
-    add("--only", nargs="+", default=["*"], metavar="PATTERN", help="of part names")
+    add(
+        *("--only",),
+        nargs="+",
+        default=["*"],
+        metavar="PATTERN",
+        help="of the names that --list prints, as 'rows/*/64'; default: all",
+    )
     add("--without", nargs="+", default=[], choices=["fuseline", "torch.compile"])
     add("--modes", nargs="+", default=["reduce-overhead"], choices=list(MODES), help="for decode")
-    add("--budget", type=float, default=BUDGET, metavar="SECONDS")
+    add(
+        *("--budget",),
+        type=float,
+        default=BUDGET,
+        metavar="SECONDS",
+        help="no part is begun that would end later, by its estimate; default: %(default)s",
+    )
     add("--proceed", action="store_true", help="run only the parts that the output lacks")
     add("--device", choices=["cuda", "cpu"], default="cuda")
     add("--quick", action="store_true", help="tiny sizes: does it work at all?")

@@ -12,8 +12,10 @@ from benchmarks.tables import Table, of_kind, paragraphs
 
 HEAD = """\
 `make bench-gpu` measures what stands here, and writes it with every sample to
-`benchmarks/results/<GPU>/results.json`. All is bfloat16, on random weights, and compiled for static
-shapes; contenders run by turns in one process. Device time is that of calls in one CUDA graph."""
+`benchmarks/results/<GPU>/results.json`; parts that were measured in several runs name their commits,
+and versions and command are those of the last run. All is bfloat16, on random weights, and compiled
+for static shapes; contenders run by turns in one process. Device time is that of calls in one CUDA
+graph. A share below 1 beside another contender's name says that fuseline was slower there."""
 
 
 def found() -> list[Json]:
@@ -44,7 +46,7 @@ def _run(results: Json) -> str:
         text += f", {about['memory_bytes'] / 2**30:.0f} GiB, driver {about['driver']}"
     text += f". Versions: {packages}. Command: `{results['command']}`."
     left_out: Sequence[str] = results.get("left out", ())
-    return f"{text} Left out: {', '.join(left_out)}." if left_out else text
+    return f"{text} Left out for want of time: {', '.join(left_out)}." if left_out else text
 
 
 def _ceilings(results: Json) -> list[str]:

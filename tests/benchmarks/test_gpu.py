@@ -95,6 +95,12 @@ def test_cpu_is_for_trying_out_only(tmp_path: Path) -> None:
             command.main(["--device", "cpu", *arguments])
 
 
+def test_a_pattern_of_no_part_is_refused(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit):
+        command.main(["--list", "--only", "rows/*", "nonsense"])
+    assert "--only nonsense names no part" in capsys.readouterr().err
+
+
 def test_failing_part_is_in_the_results_and_the_others_run(
     nothing: None,
     tmp_path: Path,
@@ -289,4 +295,4 @@ def test_page_has_a_section_for_each_gpu_and_is_the_same_without() -> None:
     assert text.startswith(plain)
     assert text.removeprefix(plain).startswith("\n## On A GPU\n")
     assert "reads 3000 GB/s" in text
-    assert "Left out: decode/qwen3/32." in text
+    assert "Left out for want of time: decode/qwen3/32." in text
