@@ -269,27 +269,30 @@ class Graphed:
         """Whether every argument is where the recordings expect it; else they are forgotten."""
         assert state.entry is not None, "there are recordings"
         moved = self._moved(state.entry, given)
-        if moved is None:
+        if not moved:
             return True
         self._forget(state)
-        spec = self.program.plan.args[moved]
-        if spec.stays and not (spec.fixed or spec.written or moved in self._moving):
-            self._moving.add(moved)  # copied from now on, unless it is large
+        args = self.program.plan.args
+        copied = {i for i in moved if args[i].stays and not (args[i].fixed or args[i].written)}
+        rest = [i for i in moved if i not in copied or i in self._moving]
+        self._moving |= copied  # copied from now on, but those that are large
+        if not rest:
             return False
         state.moves += 1
         if state.moves >= MOVES:
-            state.reason = f"{spec.name} moves from call to call"
-            errors.ARGUMENT_MOVED.warn(spec.name, found=f"{MOVES} places", stacklevel=5)
+            name = args[rest[0]].name
+            state.reason = f"{name} moves from call to call"
+            errors.ARGUMENT_MOVED.warn(name, found=f"{MOVES} places", stacklevel=5)
         return False  # what moved once may be in use by now: the next call records anew
 
-    def _moved(self, entry: Entry, given: Sequence[Any]) -> int | None:
-        """The number of an argument that is no longer where the recordings expect it."""
+    def _moved(self, entry: Entry, given: Sequence[Any]) -> list[int]:
+        """The arguments that are no longer where the recordings expect them."""
         found = self.program.addresses(cast("list[object]", given), entry.numbers)
         if found == entry.places:
-            return None
-        places = zip(array("Q", found), array("Q", entry.places), strict=True)
-        moved = next(i for i, (here, there) in enumerate(places) if here != there)
-        return array("i", entry.numbers)[moved]
+            return []
+        pairs = zip(array("Q", found), array("Q", entry.places), strict=True)
+        numbers = array("i", entry.numbers)
+        return [numbers[i] for i, (here, there) in enumerate(pairs) if here != there]
 
     def _has_room(self, like: Entry) -> bool:
         """Whether one more set of sizes costs no other its recordings."""

@@ -270,6 +270,20 @@ def test_a_buffer_of_the_model_is_read_where_it_is_until_it_moves(tools: Tools) 
     assert (state.moves, state.reason, state.replays) == (0, "", 9)
 
 
+def test_buffers_that_move_together_are_copied_after_one_call(tools: Tools) -> None:
+    count = 5
+    args = ", ".join(f'%b{i}: f32[8] = buffer "b{i}"' for i in range(count))
+    ops = [f"%y{i + 1} = add %y{i}, %b{i}" for i in range(count)]
+    text = "\n".join([f"func @f(%y0: f32[8], {args}) {{", *ops, f"return %y{count} }}"])
+    _, recorder, run = graphed(tools, text)
+    for call in range(10):
+        buffers = [torch.full((8,), float(call + i)) for i in range(count)]
+        (got,) = run([torch.zeros(8), *buffers])
+        assert torch.equal(got, torch.stack(buffers).sum(0))
+    assert len(recorder.made) == 2
+    assert [(r.calls, r.replays) for r in run.sizes] == [(10, 8)]
+
+
 def test_several_threads_take_turns(tools: Tools) -> None:
     program, _, run = graphed(tools, SORTED)
     inputs = [torch.randn(size) for size in (3, 4, 5)]
