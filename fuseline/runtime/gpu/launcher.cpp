@@ -26,7 +26,7 @@ enum Turn { kFork = 1, kAside = 2, kJoin = 4, kClose = 8 };
 struct Attribute {
   int id;
   char pad[4];
-  union {
+  union alignas(8) {
     int allowed;
     char room[64];
   };
@@ -48,14 +48,14 @@ constexpr int kHead = 11, kMost = 128;  // a mask has 64 bits, and kernels have 
 constexpr int kShared = 1;              // CUDA_ERROR_INVALID_VALUE: a launch cannot be cut into shares
 
 launch_kernel launch = nullptr;
-launch_extended extended = nullptr;  // null in drivers before CUDA 12
+launch_extended extended = nullptr;  // null in a driver without it
 push_context push = nullptr;
 pop_context pop = nullptr;
 record_event record = nullptr;
 wait_event wait = nullptr;
 thread_local void *stream = nullptr;
 thread_local Aside aside = {nullptr, nullptr, nullptr};
-thread_local bool behind_ours = false;  // the kernel ahead is ours, not what torch has just started
+thread_local bool behind_ours = false;  // the latest in `stream` is a kernel of ours, and no event
 thread_local int status = 0;  // of the first call that the driver refused, since `fl_gpu_leave`
 
 // Have one stream wait for what the other has been given so far.
@@ -129,12 +129,14 @@ void fl_gpu_launch(const fl_call *call) {
   const int64_t turn = aside.stream ? head[9] : 0;
   if (call->nth != 1) status = kShared;
   if (turn & kFork) follow(aside.stream, stream, aside.forked);
-  if (turn & kJoin) follow(stream, aside.stream, aside.joined);
+  if (turn & kJoin) {
+    follow(stream, aside.stream, aside.joined);
+    behind_ours = false;
+  }
   if (!status && head[1] && head[2] && head[3]) {  // a grid without blocks is an error
     // Behind an event it waits for more than the kernel ahead.
-    start(call, turn & kAside ? aside.stream : stream,
-          head[10] && extended && behind_ours && !turn);
-    behind_ours = true;
+    start(call, turn & kAside ? aside.stream : stream, head[10] && extended && behind_ours && !turn);
+    if (!(turn & kAside)) behind_ours = true;
   }
   if (turn & kClose) {
     follow(stream, aside.stream, aside.joined);

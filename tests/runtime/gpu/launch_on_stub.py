@@ -1,6 +1,8 @@
 """Launches through the stub driver that the dynamic linker finds; a program for the tests.
 
 LD_LIBRARY_PATH=... python -m tests.runtime.gpu.launch_on_stub CACHE WIDTH [cuda | [waits] LANE ...]
+
+A lane is as in `fuseline.runtime.lanes`, with `empty-` before it for a launch of no blocks.
 """
 
 from __future__ import annotations
@@ -31,7 +33,7 @@ REPEATS, LAUNCHES = 200, 100
 
 
 def main(
-    folder: str, width: int, lanes: list[Lane], *, cuda: bool = False, waits: bool = False
+    folder: str, width: int, lanes: list[str], *, cuda: bool = False, waits: bool = False
 ) -> None:
     """Launches of some blocks, of none and of the most; then one for each lane, or many, for their
     cost. ``width`` is shares.
@@ -75,12 +77,16 @@ def main(
 
 
 def branch(
-    kernels: DeviceKernels, runner: Runner, lanes: list[Lane], tensors: list[torch.Tensor]
+    kernels: DeviceKernels, runner: Runner, lanes: list[str], tensors: list[torch.Tensor]
 ) -> None:
-    """A launch in each lane, the first of one block, the next of two: while recording, and not."""
+    """A launch in each lane, the first of one block, the next of two, and of none in one that is
+    ``empty``: while recording, and not.
+    """
     launches: list[Launch] = []
-    for number, turn in enumerate(turns(lanes), 1):
-        function, packed = kernels.call("norm_01", (7, 1, 1), (number, 1, 1), turn)
+    names = cast("list[Lane]", [lane.removeprefix("empty-") for lane in lanes])
+    for number, turn in enumerate(turns(names), 1):
+        blocks = 0 if lanes[number - 1].startswith("empty-") else number
+        function, packed = kernels.call("norm_01", (7, 1, 1), (blocks, 1, 1), turn)
         launches.append(Launch(function, ((0, 0), (1, 0)), packed))
     piece = runner.piece(launches, slots=2)
     for recording in (True, False):
@@ -105,5 +111,5 @@ if __name__ == "__main__":
     with mock.patch.object(_torch, "current_stream", return_value=STREAM):
         more = sys.argv[3:]
         cuda, waits = more == ["cuda"], more[:1] == ["waits"]
-        lanes = [] if cuda else cast("list[Lane]", more[waits:])
+        lanes = [] if cuda else more[waits:]
         main(sys.argv[1], int(sys.argv[2]), lanes, cuda=cuda, waits=waits)
