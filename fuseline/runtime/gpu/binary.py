@@ -118,19 +118,19 @@ def tool(name: str) -> Tool:
     path: str = getattr(nvidia, name).path
 
     def run(*arguments: str) -> str:
-        for tries in range(TRIES):
+        for _ in range(TRIES - 1):
             try:
-                done = subprocess.run(
-                    [path, *arguments], capture_output=True, text=True, check=True, timeout=120
-                )
+                return _output([path, *arguments])
             except OSError as error:
-                if error.errno != errno.EFAULT or tries + 1 == TRIES:
+                if error.errno != errno.EFAULT:
                     raise
-            else:
-                return done.stdout
-        raise AssertionError("the last try returns or raises")
+        return _output([path, *arguments])
 
     return run
+
+
+def _output(command: Sequence[str]) -> str:
+    return subprocess.run(command, capture_output=True, text=True, check=True, timeout=120).stdout
 
 
 _SAID = 400
@@ -158,8 +158,8 @@ class Binary:
         resources: see `inspect`.
         scratch: bytes of memory that Triton wants beside the arguments.
         scratch_pointers: how many of the parameters are Triton's own.
-        waits: whether it waits for the kernel ahead of it, before it touches memory, and so may be
-            launched while that one still runs.
+        waits: whether it waits for the kernel ahead of it, before it touches memory that programs
+            write, and so may be launched while that one still runs.
     """
 
     symbol: str
@@ -185,7 +185,7 @@ class Binary:
             resources=found["resources"],
             scratch=sum(found["scratch"]),
             scratch_pointers=len(found["scratch"]),
-            waits=found["waits"],
+            waits=found.get("waits", False),  # entries of sm_80 are as old as they like
         )
 
     @property

@@ -149,8 +149,12 @@ def _compile(source: CudaSource, capability: int, folder: Path) -> None:
         symbol=source.symbol,
         parameters=parameters,
         warps=source.warps,
-        waits=capability >= EARLY,
+        waits=capability >= EARLY and BEGIN in source.text,
     )
+
+
+BEGIN = "fl_begin();"
+"""What a kernel begins with that waits for the one ahead of it."""
 
 
 class _Program:

@@ -1,6 +1,7 @@
 // What generated CUDA C++ takes from the device and not from the language: the conversions of 16-bit
-// floats, to nearest even, stores of 16 bytes, and how kernels follow one another. NVRTC knows the rest by itself. (A test on a CPU
-// has a file of this name with these, threads and shuffles for the host.)
+// floats, to nearest even, stores of 16 bytes, and how kernels follow one another. NVRTC knows the
+// rest by itself. (A test on a CPU has a file of this name with these, threads and shuffles for the
+// host.)
 #pragma once
 
 #define FL_DEVICE __device__ __forceinline__

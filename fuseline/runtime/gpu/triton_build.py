@@ -71,11 +71,12 @@ class TritonSource:
         """
         if capability < EARLY:
             return self.text
-        place = re.search(MARK, self.text) or re.search(
-            rf"^def {self.symbol}\(.*\):\n", self.text, re.MULTILINE
-        )
-        assert place, f"no kernel {self.symbol}"
-        return f"{self.text[: place.end()]}{WAIT}{self.text[place.end() :]}"
+        before, mark, behind = self.text.partition(MARK)
+        if mark:
+            return before + mark + WAIT + behind
+        head = re.search(rf"^def {self.symbol}\(.*\):\n", self.text, re.MULTILINE)
+        assert head, f"no kernel {self.symbol}"
+        return self.text[: head.end()] + WAIT + self.text[head.end() :]
 
     def factors(self, capability: int) -> dict[str, Json]:
         """The key of the binary: all that can change its bytes."""

@@ -75,10 +75,8 @@ def test_only_weights_of_the_model_are_read_before_the_wait(
     kernel = step.launches[0].kernel
     assert isinstance(kernel, TritonKernel)
     text = triton_source(kernel).text_for(90)
-    loads = [line.split("=")[0].strip() for line in text.splitlines() if "tl.load(" in line]
     before = text[: text.index("gdc_wait")].count("tl.load(")
     assert before == (first == "w")
-    assert loads[0] == "next_value"
     ptx = build_triton(binary_cache, triton_source(kernel), 90).file("kernel.ptx").read_text()
     begin = ptx[: ptx.index("griddepcontrol.wait")]
     assert ("ld.global" in begin) == (first == "w")

@@ -1,8 +1,17 @@
-"""What is read from machine code: a stack that a kernel asks for is no spill."""
+"""What is read from machine code, and by which tools; and what the cache has of it."""
 
 from __future__ import annotations
 
-from fuseline.runtime.gpu.binary import arrays
+import errno
+import json
+import subprocess
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from fuseline.runtime.cache import Cache
+from fuseline.runtime.gpu.binary import TRIES, Binary, arrays, tool
 
 PTX = """
 .visible .entry pointwise(
@@ -16,3 +25,40 @@ PTX = """
 def test_arrays_of_a_kernel_are_counted_in_units_of_the_stack() -> None:
     assert arrays(PTX) == 40
     assert arrays(PTX.replace(".local", ".shared")) == 0
+
+
+def test_an_entry_that_says_nothing_of_waiting_does_not_wait(tmp_path: Path) -> None:
+    """The key of a kernel for sm_80 is what it was before kernels could wait."""
+    said: dict[str, Any] = {"symbol": "k", "parameters": [], "warps": 1, "dynamic_shared_memory": 0}
+
+    def write(folder: Path) -> None:
+        (folder / "kernel.cubin").write_bytes(b"ELF")
+        (folder / "kernel.json").write_text(json.dumps({**said, "scratch": [], "resources": {}}))
+
+    tmp_path.chmod(0o700)
+    entry = Cache(tmp_path).get_or_build("cubin", {"name": "k"}, write)
+    assert not Binary.of(entry).waits
+
+
+@pytest.mark.parametrize(
+    ("number", "failures", "fails"),
+    [(errno.EFAULT, TRIES - 1, False), (errno.EFAULT, TRIES, True), (errno.ENOENT, 1, True)],
+)
+def test_a_tool_is_started_again_where_its_name_was_lost(
+    number: int, failures: int, fails: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    pytest.importorskip("triton", reason="Triton is not installed")
+    run = tool("cuobjdump")
+    left = [OSError(number, "no such thing")] * failures
+
+    def start(command: list[str], **_: Any) -> Any:
+        if left:
+            raise left.pop()
+        return subprocess.CompletedProcess(command, 0, "said", "")
+
+    monkeypatch.setattr(subprocess, "run", start)
+    if fails:
+        with pytest.raises(OSError, match="no such thing"):
+            run("x")
+    else:
+        assert run("x") == "said"
