@@ -36,7 +36,7 @@ from fuseline.frontend.importer import (
     import_dim,
 )
 from fuseline.frontend.wrap import wrap
-from fuseline.ir.core import Func, Value
+from fuseline.ir.core import Func, Origin, Value
 from fuseline.ir.layout import Layout, dense
 from fuseline.ir.text import print_func
 from fuseline.latent_caches import LatentCaches
@@ -139,7 +139,8 @@ class Compiler:
 
     def _runnable(self, compilation: Compilation) -> Any:
         run, func = self._by_plan(compilation), compilation.func
-        numbers = [i for i, a in enumerate(func.args) if a.origin and a.origin.kind == "number"]
+        origins = ((i, arg.origin) for i, arg in enumerate(func.args))
+        numbers = {i: origin for i, origin in origins if origin and origin.kind == "number"}
         return _Numbered(run, numbers, compilation.device) if numbers else run
 
     def _by_plan(self, compilation: Compilation) -> Any:
@@ -354,18 +355,29 @@ class _Building:
         return self._run(arguments)
 
 
+_GREATEST = 2**63 - 1
+
+
 class _Numbered:
     """A program that reads some integers of a call from memory: see `LiftNumbers`."""
 
-    def __init__(self, run: Compiled, places: Sequence[int], device: torch.device) -> None:
-        self.run, self.places, self.device = run, places, device
+    def __init__(self, run: Compiled, numbers: Mapping[int, Origin], device: torch.device) -> None:
+        self.run, self.numbers, self.device = run, numbers, device
 
     def __call__(self, arguments: Sequence[Argument]) -> Sequence[Tensor]:
         given = list(arguments)
-        for i in self.places:
-            number = cast("int", given[i])
-            given[i] = torch.full((), number, dtype=torch.int64, device=self.device)
+        for i, origin in self.numbers.items():
+            if i < len(given):
+                given[i] = self._in_memory(given[i], origin)
         return self.run(given)
+
+    def _in_memory(self, number: object, origin: Origin) -> Tensor:
+        low, high = origin.limits.lo, origin.limits.hi
+        high = _GREATEST if high is None else high
+        if not isinstance(number, int) or not low <= number <= high:
+            expected = f"an integer in {origin.limits}"
+            raise errors.ARGUMENT_MISMATCH.error(origin.name, found=str(number), expected=expected)
+        return torch.full((), number, dtype=torch.int64, device=self.device)
 
 
 class _Packed:

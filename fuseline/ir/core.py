@@ -78,13 +78,14 @@ class Origin:
     integer of the call that the program reads from memory.
 
     ``pinned`` says why its memory must stay where it is (tied, hooked, sharded ...); a parameter
-    where that is empty may be packed beside others.
+    where that is empty may be packed beside others. ``limits`` are those of a number.
     """
 
     kind: Literal["input", "param", "buffer", "const", "state", "number"]
     name: str = ""
     digest: str = ""
     pinned: str = ""
+    limits: Range = Range()
 
 
 @dataclass(eq=False)

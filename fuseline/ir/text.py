@@ -119,7 +119,8 @@ def _origin(arg: Value) -> str:
         return ""
     digest = f" #{origin.digest}" if origin.digest else ""
     pinned = f" pinned {json.dumps(origin.pinned)}" if origin.pinned else ""
-    return f" = {origin.kind} {json.dumps(origin.name)}{digest}{pinned}"
+    limits = f" in {origin.limits}" if origin.kind == "number" else ""
+    return f" = {origin.kind} {json.dumps(origin.name)}{digest}{pinned}{limits}"
 
 
 def format_attribute(value: Any) -> str:
@@ -289,18 +290,22 @@ class _Parser:
         label = self.string()
         digest = self.take("digest", "a digest")[1:] if self.peek()[0] == "digest" else ""
         pinned = self.string() if self.accept("pinned") else ""
-        return Origin(cast("Any", kind), label, digest, pinned)
+        limits = self.range() if self.accept("in") else Range()
+        return Origin(cast("Any", kind), label, digest, pinned, limits)
 
     def ranges(self, func: Func) -> None:
         while True:
             name = self.take("word", "the name of a symbol")
             self.expect("in")
-            lo = int(self.take("number", "the lower end of the range"))
-            self.expect("..")
-            hi = int(self.take("number", "an integer")) if self.peek()[0] == "number" else None
-            func.symbols[name] = Range(lo, hi)
+            func.symbols[name] = self.range()
             if not self.accept(","):
                 return
+
+    def range(self) -> Range:
+        lo = int(self.take("number", "the lower end of the range"))
+        self.expect("..")
+        hi = int(self.take("number", "an integer")) if self.peek()[0] == "number" else None
+        return Range(lo, hi)
 
     def type(self) -> ValueType:
         start = self.at

@@ -12,7 +12,7 @@ from fuseline.ir.core import Func, Op, Origin, Value
 from fuseline.ir.ops.create import Full
 from fuseline.ir.ops.pointwise import Add, Maximum, Minimum, Mul
 from fuseline.ir.ops.view import Expand
-from fuseline.ir.types import DType, IntType, TensorType, free_symbols
+from fuseline.ir.types import DType, IntType, Range, TensorType, free_symbols
 from fuseline.passes.rewrite import FuncPass
 from fuseline.passes.row_rules import reads
 
@@ -36,7 +36,7 @@ class LiftNumbers(FuncPass):
           return %y
         }
     After:
-        func @f(%x: i64[4], %n: i64[] = number "n") {
+        func @f(%x: i64[4], %n: i64[] = number "n" in 0..) {
           %a = full {value = 0, shape = (), dtype = i64}
           %b = full {value = -7, shape = (), dtype = i64}
           %c = add %b, %n
@@ -86,7 +86,8 @@ def _is_known(value: object, name: str) -> bool:
 def _lift(func: Func, number: Value, name: str, readers: list[Full]) -> None:
     """Make an argument a tensor, and compute constants from it."""
     number.type = TensorType(DType.I64, ())
-    number.origin = Origin("number", (number.origin and number.origin.name) or name)
+    label = (number.origin and number.origin.name) or name
+    number.origin = Origin("number", label, limits=func.symbols.pop(name, Range()))
     for full in readers:
         ops: list[Op] = []
         made = _computed(cast("Any", full.value), number, ops)
@@ -96,7 +97,6 @@ def _lift(func: Func, number: Value, name: str, readers: list[Full]) -> None:
         for op in ops:
             op.loc = full.loc
         func.edit(before=full, insert=ops, replace_values={full.y: made}, erase=[full])
-    func.symbols.pop(name, None)
 
 
 def _computed(value: Any, number: Value, ops: list[Op]) -> Value:

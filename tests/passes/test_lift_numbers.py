@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, cast
 
 import pytest
 import torch
@@ -10,10 +10,11 @@ from torch import Tensor
 
 import fuseline
 from fuseline.compilation import Compilation
-from fuseline.compiler import Compiler
+from fuseline.compiler import Compiler, _Numbered  # pyright: ignore[reportPrivateUsage]
+from fuseline.errors import InputError
 from fuseline.ir.core import Func
 from fuseline.ir.evaluate import evaluate
-from fuseline.ir.text import parse_func
+from fuseline.ir.text import parse_func, print_func
 from fuseline.ir.types import IntType
 from fuseline.passes.lift_numbers import LiftNumbers
 from fuseline.runtime.executor import Program
@@ -79,6 +80,46 @@ def test_what_else_is_read_stays_a_size(text: str) -> None:
     func = lifted(text)
     assert [a for a in func.args if a.hint == "n" and isinstance(a.type, IntType)]
     assert "n" in func.symbols
+
+
+def test_limits_are_kept_and_said() -> None:
+    text = """func @f(%n: int<n>) where n in 2..7 {
+      %m = full {value = n, shape = (), dtype = i64}
+      return %m
+    }"""
+    func = lifted(text)
+    assert '%n: i64[] = number "n" in 2..7)' in print_func(func)
+    assert print_func(parse_func(print_func(func))) == print_func(func)
+
+
+def add_number(x: Tensor, n: int) -> Tensor:
+    return x + n
+
+
+@pytest.mark.parametrize("wrong", [2.7, -4, 2**63, "s", None, torch.tensor(3)])
+def test_what_is_no_such_number_is_refused(wrong: object, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A program is called behind guards of torch; others may call it, too."""
+    made: list[_Numbered] = []
+    real = _Numbered.__init__
+
+    def init(self: _Numbered, *given: Any) -> None:
+        made.append(self)
+        real(self, *given)
+
+    monkeypatch.setattr(_Numbered, "__init__", init)
+    torch.compiler.reset()
+    compiled = fuseline.compile(add_number, dynamic=True, reuse=False)
+    x = torch.arange(6)
+    for n in (5, 6):
+        assert torch.equal(compiled(x, n), x + n)
+    (numbered,) = made
+    ((place, origin),) = numbered.numbers.items()
+    given = [len(x), x]
+    given.insert(place, cast("Any", wrong))
+    with pytest.raises(InputError, match=f"FL0902.*expected an integer in {origin.limits}"):
+        numbered(given)
+    with pytest.raises(InputError, match="FL0901"):
+        numbered(given[:place])
 
 
 @QUIET
