@@ -186,4 +186,4 @@ def _doubt(one: Samples, other: Samples) -> float:
     return 2.0 * (one.scatter + other.scatter)
 
 
-__all__ = ["FAILURES", "Budget", "Samples", "Timer", "fastest", "measure"]
+__all__ = ["Budget", "Samples", "Timer", "fastest", "measure"]

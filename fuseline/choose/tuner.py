@@ -7,10 +7,11 @@ from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from typing import Protocol
 
+from fuseline import errors
 from fuseline.build_gpu import Candidate, needs_building
 from fuseline.choose.cases import Case, about, bound
 from fuseline.choose.decision import Decision, Form, Table
-from fuseline.choose.timing import FAILURES, Budget, Run, Samples, Timer, fastest, measure
+from fuseline.choose.timing import Budget, Run, Samples, Timer, fastest, measure
 from fuseline.codegen.lower import Launch
 from fuseline.ir.layout import LayoutMap
 from fuseline.report import Option
@@ -164,7 +165,7 @@ class Tuner:
         try:
             runs = self.bench.runs(case, layouts, values, ways)
             found = measure(self.bench.timer, runs, self.budget)
-        except FAILURES as error:  # out of memory, say
+        except (RuntimeError, errors.FuselineError) as error:  # out of memory, say
             return first_line(error)
         if found is None:
             return SPENT
