@@ -39,6 +39,7 @@ from fuseline.frontend.wrap import wrap
 from fuseline.ir.core import Func, Origin, Value
 from fuseline.ir.layout import Layout, dense
 from fuseline.ir.text import print_func
+from fuseline.ir.types import IntType, free_symbols
 from fuseline.latent_caches import LatentCaches
 from fuseline.logs import apply_config
 from fuseline.op_by_op import OpByOp, UntilRefused
@@ -222,7 +223,7 @@ class Compiler:
         dump = Dump(self.config.dump_dir, captured.name) if self.config.dump_dir else None
         with clock("import"):
             func = import_captured(captured)
-            pin(func, captured.inputs)
+            pin(func, captured)
         if dump:
             dump.start(func)
         with clock("optimise"):
@@ -290,7 +291,7 @@ class Compiler:
         except Exception as error:
             done = manager.passes.index(manager.current) if manager.current else 0
             again = import_captured(captured)
-            pin(again, captured.inputs)
+            pin(again, captured)
             self._manager(manager.passes[:done], None).run(again)
             failed = manager.passes[done].name
             text = print_func(again, locations=True)
@@ -442,11 +443,20 @@ class _Clock:
             self.seconds[stage] = self.seconds.get(stage, 0.0) + time.perf_counter() - start
 
 
-def pin(func: Func, inputs: Sequence[Input]) -> None:
-    """Note on each parameter why it cannot be moved beside others, where that is so."""
+def pin(func: Func, captured: Captured) -> None:
+    """Note on each parameter why it cannot be moved beside others, where that is so, and on each
+    integer why it stays a size.
+    """
+    strides = [layout.strides for layout in argument_layouts(func, captured.inputs).values()]
+    strides += [result.strides for result in captured.results]
+    counted = {name for each in strides for stride in each for name in free_symbols(stride)}
+    for arg in func.args:
+        number = isinstance(arg.type, IntType) and free_symbols(arg.type.value) & counted
+        if number and arg.origin is not None:
+            arg.origin = replace(arg.origin, pinned="strides are counted by it")
     params = {
         arg: item.actual
-        for arg, item in zip(func.args, inputs, strict=True)
+        for arg, item in zip(func.args, captured.inputs, strict=True)
         if arg.origin is not None and arg.origin.kind == "param"
     }
     known = {arg.hint: actual for arg, actual in params.items() if actual is not None}

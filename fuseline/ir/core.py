@@ -78,7 +78,8 @@ class Origin:
     integer of the call that the program reads from memory.
 
     ``pinned`` says why its memory must stay where it is (tied, hooked, sharded ...); a parameter
-    where that is empty may be packed beside others. ``limits`` are those of a number.
+    where that is empty may be packed beside others. Of an integer it says why it stays a size.
+    ``limits`` are those of a number.
     """
 
     kind: Literal["input", "param", "buffer", "const", "state", "number"]

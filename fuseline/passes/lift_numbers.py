@@ -26,8 +26,8 @@ class LiftNumbers(FuncPass):
 
     An integer of a call is one of the sizes that a program is planned and recorded for. One that
     only counts, as the caches of sliding windows count their tokens, is another in every step: then
-    it is an argument of one element, and all steps are of the same sizes. Integers that a shape or
-    an attribute of an op depends on stay what they are.
+    it is an argument of one element, and all steps are of the same sizes. Integers that a shape, a
+    stride or an attribute of an op depends on stay what they are.
 
     Before:
         func @f(%x: i64[4], %n: int<n>) {
@@ -49,27 +49,29 @@ class LiftNumbers(FuncPass):
 
     def run(self, func: Func) -> None:
         for arg in func.args:
-            if isinstance(arg.type, IntType) and isinstance(arg.type.value, sympy.Symbol):
+            pinned = arg.origin is not None and arg.origin.pinned
+            if not isinstance(arg.type, IntType) or pinned:
+                continue
+            if isinstance(arg.type.value, sympy.Symbol):
                 name = str(arg.type.value)
-                readers = _readers(func, arg, name)
-                if readers is not None:
+                if readers := _readers(func, arg, name):
                     _lift(func, arg, name, readers)
 
 
-def _readers(func: Func, number: Value, name: str) -> list[Full] | None:
-    """The constants that are computed from a number; None where something else is."""
+def _readers(func: Func, number: Value, name: str) -> list[Full]:
+    """The constants that are computed from a number; none where something else is."""
     for arg in func.args:
         given = (arg.type.value,) if isinstance(arg.type, IntType) else arg.shape
         if arg is not number and any(name in free_symbols(extent) for extent in given):
-            return None
+            return []
     found: list[Full] = []
     for op in func.ops:
         if any(name in free_symbols(extent) for v in op.results for extent in v.shape):
-            return None
+            return []
         if not any(reads(attribute, name) for attribute in op.attributes.values()):
             continue
         if not isinstance(op, Full) or op.dtype is not DType.I64 or not _is_known(op.value, name):
-            return None
+            return []
         found.append(op)
     return found
 

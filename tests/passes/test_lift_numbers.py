@@ -146,3 +146,15 @@ def test_steps_over_a_sliding_window_share_a_recording(monkeypatch: pytest.Monke
             torch.testing.assert_close(found, want, atol=1e-5, rtol=1e-4)
     replays = [r.replays for run in made for r in run.sizes]
     assert sum(replays) > 8, replays
+
+
+def strided(x: Tensor) -> Tensor:
+    return x + x.stride(0)
+
+
+def test_what_a_stride_counts_stays_a_size() -> None:
+    torch.compiler.reset()
+    compiled = fuseline.compile(strided, dynamic=True, reuse=False)
+    for n in (5, 6, 7):
+        x = torch.arange(36 * n).reshape(4, n, 9)[:, 0, :8]
+        assert torch.equal(compiled(x), strided(x))
