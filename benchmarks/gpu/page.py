@@ -12,10 +12,10 @@ from benchmarks.tables import Table, of_kind, paragraphs
 
 HEAD = """\
 `make bench-gpu` measures what stands here, and writes it with every sample to
-`benchmarks/results/<GPU>/results.json`; parts that were measured in several runs name their commits,
-and versions and command are those of the last run. All is bfloat16, on random weights, and compiled
-for static shapes; contenders run by turns in one process. Device time is that of calls in one CUDA
-graph. A share below 1 beside another contender's name says that fuseline was slower there."""
+`benchmarks/results/<GPU>/results.json`; parts of several runs name their commits, and versions and
+command are those of the last one. All is bfloat16, on random weights, and compiled for static
+shapes; contenders run by turns in one process. Device time is that of calls in one CUDA graph. A
+number below 1 under another contender's name says that fuseline was slower there."""
 
 
 def found() -> list[Json]:
