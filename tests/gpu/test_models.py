@@ -35,6 +35,17 @@ def generate(model: nn.Module, cache: Any) -> list[Tensor]:
     return [logits(model(ids.to(device), past_key_values=cache)) for ids in inputs]
 
 
+def assert_decodes(compiled: nn.Module, model: nn.Module) -> None:
+    """Prompt and steps are as near to the oracle as eager's."""
+    with torch.no_grad():
+        eager = generate(model, static_cache(model))
+        wide = copy.deepcopy(model).double()
+        exact = oracle(lambda: generate(wide, static_cache(wide)))
+        found = generate(compiled, static_cache(model))
+    for ours, theirs, truth in zip(found, eager, exact, strict=True):
+        assert_numbers_rule(ours, theirs, truth)
+
+
 def assert_native(model: nn.Module) -> None:
     """Nothing of ours runs by its reference."""
     plain = [k for k in report_of(model).kernels if k.status == "reference"]
@@ -62,13 +73,7 @@ def test_prefill_of_any_batch_and_length(family: Family, dtype: torch.dtype) -> 
 def test_static_cache_decode(family: Family, dtype: torch.dtype, graphs: str) -> None:
     model = family.build(dtype).cuda()
     compiled = fuseline.compile(model, graphs=graphs, **OPTIONS)
-    with torch.no_grad():
-        eager = generate(model, static_cache(model))
-        wide = copy.deepcopy(model).double()
-        exact = oracle(lambda: generate(wide, static_cache(wide)))
-        found = generate(compiled, static_cache(model))
-    for ours, theirs, truth in zip(found, eager, exact, strict=True):
-        assert_numbers_rule(ours, theirs, truth)
+    assert_decodes(compiled, model)
     assert_native(compiled)
     recorded = cast("int", report_of(compiled).stats.get("graphs recorded", 0))
     assert (recorded > 0) == (graphs == "piecewise")
@@ -80,13 +85,7 @@ def test_a_tuned_model(model_type: str) -> None:
     family = next(f for f in FAMILIES if f.model_type == model_type)
     model = family.build(torch.bfloat16).cuda()
     compiled = fuseline.compile(model)
-    with torch.no_grad():
-        eager = generate(model, static_cache(model))
-        wide = copy.deepcopy(model).double()
-        exact = oracle(lambda: generate(wide, static_cache(wide)))
-        found = generate(compiled, static_cache(model))
-    for ours, theirs, truth in zip(found, eager, exact, strict=True):
-        assert_numbers_rule(ours, theirs, truth)
+    assert_decodes(compiled, model)
     measured = [c for k in report_of(compiled).kernels for c in k.choices if c.by == "measurement"]
     assert measured
     options = [o for c in measured for o in c.options if o.label != "plain torch"]
