@@ -194,7 +194,7 @@ def measure(
         device.wait()
 
     samples = by_turns(
-        {n: _waited(step, device) for n, step in alive.items()},
+        {n: device.waited(step) for n, step in alive.items()},
         seconds=0.1 if device.quick else 2.0,
         least=3 if device.quick else 8,
         calls=5,
@@ -209,11 +209,3 @@ def measure(
         "stats": dict(own.report().stats),
         "samples_s": samples,
     }
-
-
-def _waited(step: Step, device: Device) -> Callable[[], object]:
-    def run() -> None:
-        step()
-        device.wait()
-
-    return run

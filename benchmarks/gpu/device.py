@@ -66,6 +66,15 @@ class Device:
         if self.on_gpu:
             torch.cuda.synchronize()
 
+    def waited(self, run: Run) -> Run:
+        """A run with the wait for it."""
+
+        def whole() -> None:
+            run()
+            self.wait()
+
+        return whole
+
     def works(self) -> bool:
         """Whether the device still does anything: after an illegal access it does not, until the
         process ends.

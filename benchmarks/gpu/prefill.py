@@ -38,12 +38,8 @@ def measure(device: Device, name: str, tokens: int, without: Sequence[str]) -> J
         for _ in range(3):  # graphs are recorded in the second call
             run()
 
-    def waited(run: Callable[[], object]) -> None:
-        run()
-        device.wait()
-
     samples = by_turns(
-        {n: partial(waited, run) for n, run in alive.items()},
+        {n: device.waited(run) for n, run in alive.items()},
         seconds=0.1 if device.quick else 1.5,
         least=3 if device.quick else 8,
         calls=2,
