@@ -8,11 +8,8 @@ from __future__ import annotations
 
 import functools
 import logging
-import time
 import weakref
-from array import array
-from collections.abc import Callable, Generator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from difflib import get_close_matches
 from typing import Any, TypeVar, cast, overload
@@ -21,7 +18,9 @@ import torch
 from torch import Tensor, fx, nn
 
 from fuseline import errors
+from fuseline.arguments import Numbered, Packed
 from fuseline.build import Built, How, OnProgress, Tools, build
+from fuseline.clock import Clock
 from fuseline.compilation import Compilation, Outcome
 from fuseline.config import Config
 from fuseline.debug.dump import Dump, check_folder
@@ -36,7 +35,7 @@ from fuseline.frontend.importer import (
     import_dim,
 )
 from fuseline.frontend.wrap import wrap
-from fuseline.ir.core import Func, Origin, Value
+from fuseline.ir.core import Func, Value
 from fuseline.ir.layout import Layout, dense
 from fuseline.ir.text import print_func
 from fuseline.ir.types import IntType, free_symbols
@@ -125,7 +124,7 @@ class Compiler:
 
     def restore(self, text: str) -> Compiled:
         """A program of an earlier process, from its func after all passes."""
-        clock = _Clock()
+        clock = Clock()
         with clock("restore"):
             saved = SavedProgram.of_text(text)
             self.tools.require(ON_CPU.target, strict=self.config.strict)
@@ -142,7 +141,7 @@ class Compiler:
         run, func = self._by_plan(compilation), compilation.func
         origins = ((i, arg.origin) for i, arg in enumerate(func.args))
         numbers = {i: origin for i, origin in origins if origin and origin.kind == "number"}
-        return _Numbered(run, numbers, compilation.device) if numbers else run
+        return Numbered(run, numbers, compilation.device) if numbers else run
 
     def _by_plan(self, compilation: Compilation) -> Any:
         plan = compilation.built.assembled.plan
@@ -158,7 +157,7 @@ class Compiler:
         run = self._graphed(program, compilation) or program
         if program.device.type != "cpu" and not self.config.strict:
             run = UntilRefused(run, plain, program.check, compilation.name)
-        run = _Packed(program, run, plain, compilation.seconds) if plan.packed else run
+        run = Packed(program, run, plain, compilation.seconds) if plan.packed else run
         run = run if program.device.type == "cpu" else Aligned(run, plan)
         return LatentCaches(run, compilation.func) if self.config.cache == "latent" else run
 
@@ -219,7 +218,7 @@ class Compiler:
 
     def _optimise(self, captured: Captured, placed: Placed) -> _Optimised:
         """Import a captured program and run the pipeline on it."""
-        clock = _Clock()
+        clock = Clock()
         dump = Dump(self.config.dump_dir, captured.name) if self.config.dump_dir else None
         with clock("import"):
             func = import_captured(captured)
@@ -328,7 +327,7 @@ class _Optimised:
     func: Func
     layouts: Mapping[Value, Layout]
     outcome: Outcome
-    clock: _Clock
+    clock: Clock
     dump: Dump | None
     placed: Placed
     measure: bool = False
@@ -354,93 +353,6 @@ class _Building:
         self._run = self.build.get()
         resident.give_back()
         return self._run(arguments)
-
-
-_GREATEST = 2**63 - 1
-
-
-class _Numbered:
-    """A program that reads some integers of a call from memory: see `LiftNumbers`."""
-
-    def __init__(self, run: Compiled, numbers: Mapping[int, Origin], device: torch.device) -> None:
-        self.run, self.numbers, self.device = run, numbers, device
-
-    def __call__(self, arguments: Sequence[Argument]) -> Sequence[Tensor]:
-        given = list(arguments)
-        for i, origin in self.numbers.items():
-            if i < len(given):
-                given[i] = self._in_memory(given[i], origin)
-        return self.run(given)
-
-    def _in_memory(self, number: object, origin: Origin) -> Tensor:
-        low, high = origin.limits.lo, origin.limits.hi
-        high = _GREATEST if high is None else high
-        if not isinstance(number, int) or not low <= number <= high:
-            expected = f"an integer in {origin.limits}"
-            raise errors.ARGUMENT_MISMATCH.error(origin.name, found=str(number), expected=expected)
-        return torch.full((), number, dtype=torch.int64, device=self.device)
-
-
-class _Packed:
-    """A program whose merged products need weights that lie one behind the other.
-
-    They are packed by the first call; assigning new memory to a parameter undoes that, so it is
-    looked at before every call, and mended. Where others hold that memory too it cannot be: then
-    the program runs op by op.
-    """
-
-    def __init__(
-        self, program: Program, run: Compiled, plain: Compiled, seconds: dict[str, float]
-    ) -> None:
-        self.program = program
-        self.run = run
-        self.plain = plain
-        self.seconds = seconds
-        self.groups = program.plan.packed
-        self.numbers = array("i", (i for group in self.groups for i in group)).tobytes()
-        self.places = b""
-        self.refused = b""
-
-    def __call__(self, arguments: Sequence[Argument]) -> Sequence[Tensor]:
-        given = arguments if isinstance(arguments, list | tuple) else list(arguments)
-        found = self._places(given)
-        if found != self.places and (found == self.refused or not self._pack(given)):
-            self.refused = found
-            self.program.check(given)
-            return self.plain(given)
-        return self.run(given)
-
-    def _places(self, arguments: list[Argument] | tuple[Argument, ...]) -> bytes:
-        return self.program.addresses(arguments, self.numbers)
-
-    def _pack(self, arguments: list[Argument] | tuple[Argument, ...]) -> bool:
-        """Bring the parameters to where the program reads them; whether that could be done."""
-        clock = _Clock(self.seconds)
-        with clock("pack weights"):
-            groups = [[cast("Tensor", arguments[i]) for i in group] for group in self.groups]
-            outcomes = packing.pack(groups)
-        for group, reason in zip(groups, outcomes, strict=True):
-            if reason:
-                shapes = ", ".join(str(list(p.shape)) for p in group)
-                errors.CANNOT_PACK.warn(f"parameters {shapes}", found=reason, stacklevel=3)
-                return False
-        self.places = self._places(arguments)
-        return True
-
-
-class _Clock:
-    """Adds up the seconds of named stages."""
-
-    def __init__(self, seconds: dict[str, float] | None = None) -> None:
-        self.seconds = {} if seconds is None else seconds
-
-    @contextmanager
-    def __call__(self, stage: str) -> Generator[None]:
-        start = time.perf_counter()
-        try:
-            yield
-        finally:
-            self.seconds[stage] = self.seconds.get(stage, 0.0) + time.perf_counter() - start
 
 
 def pin(func: Func, captured: Captured) -> None:

@@ -12,11 +12,16 @@ from torch import Tensor
 
 import fuseline
 from fuseline import compiler as driver
+from fuseline.arguments import Packed
+from fuseline.build import Tools, build
 from fuseline.compiler import Compiler
 from fuseline.config import Config
 from fuseline.errors import COMPILE_FAILED, BuildError, FuselineWarning, InputError
 from fuseline.frontend.backend import Backend
 from fuseline.ir.text import parse_func
+from fuseline.runtime.executor import Program
+from fuseline.runtime.kernels import HostKernels
+from fuseline.runtime.native import Runner
 from fuseline.saved import SavedProgram
 
 MERGED = SavedProgram(
@@ -175,3 +180,26 @@ def test_a_loop_may_be_rid_of_guards(tmp_path: Path) -> None:
         with cast("Any", torch.compiler).set_stance(skip_guard_eval_unsafe=True):
             assert torch.equal(compiled(x), 2 * x)
         assert torch.equal(compiled(x), 3 * x)
+
+
+def test_a_missing_argument_before_packed_weights_is_said(tmp_path: Path) -> None:
+    """Where weights lie is looked at first: a call without them is refused as any other is."""
+    func = parse_func("""func @f(%x: f32[2, 8], %a: f32[8, 8], %b: f32[4, 8]) {
+      %p, %q = merged_linear %x, [%a, %b], []
+      return %p, %q
+    }""")
+    folder = tmp_path / "cache"
+    folder.mkdir(mode=0o700)
+    tools = Tools.find(Config(cache_dir=folder))
+    built = build(func, {}, tools)
+    assert tools.toolchain is not None
+    runner = Runner.open(tools.cache, tools.toolchain)
+    program = Program(built.assembled.plan, runner, HostKernels(built.addresses))
+    packed = Packed(program, program, program, {})
+    x = torch.randn(2, 8)
+    a, b = (torch.nn.Parameter(torch.randn(n, 8), requires_grad=False) for n in (8, 4))
+    torch.testing.assert_close(packed([x, a, b])[0], x @ a.t())
+    with pytest.raises(InputError, match="FL0901"):
+        packed([x, a])
+    with pytest.raises(InputError, match="FL0902"):
+        packed([x, a, cast("Any", None)])

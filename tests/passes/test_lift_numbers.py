@@ -9,8 +9,9 @@ import torch
 from torch import Tensor
 
 import fuseline
+from fuseline.arguments import Numbered
 from fuseline.compilation import Compilation
-from fuseline.compiler import Compiler, _Numbered  # pyright: ignore[reportPrivateUsage]
+from fuseline.compiler import Compiler
 from fuseline.errors import InputError
 from fuseline.ir.core import Func
 from fuseline.ir.evaluate import evaluate
@@ -99,14 +100,14 @@ def add_number(x: Tensor, n: int) -> Tensor:
 @pytest.mark.parametrize("wrong", [2.7, -4, 2**63, "s", None, torch.tensor(3)])
 def test_what_is_no_such_number_is_refused(wrong: object, monkeypatch: pytest.MonkeyPatch) -> None:
     """A program is called behind guards of torch; others may call it, too."""
-    made: list[_Numbered] = []
-    real = _Numbered.__init__
+    made: list[Numbered] = []
+    real = Numbered.__init__
 
-    def init(self: _Numbered, *given: Any) -> None:
+    def init(self: Numbered, *given: Any) -> None:
         made.append(self)
         real(self, *given)
 
-    monkeypatch.setattr(_Numbered, "__init__", init)
+    monkeypatch.setattr(Numbered, "__init__", init)
     torch.compiler.reset()
     compiled = fuseline.compile(add_number, dynamic=True, reuse=False)
     x = torch.arange(6)
