@@ -1,4 +1,4 @@
-"""A norm and the product of it in Triton: numbers, when they are one launch, and binaries."""
+"""A norm and the product of it in Triton: numbers, and when they are one launch."""
 
 from __future__ import annotations
 
@@ -9,8 +9,7 @@ from fuseline.codegen.gpu.norm_linear import NormLinearKernel
 from fuseline.codegen.lower import emit
 from fuseline.ir.layout import LayoutMap
 from fuseline.ir.text import parse_func
-from fuseline.runtime.cache import Cache
-from tests.codegen.gpu.harness import binaries, check, run_func
+from tests.codegen.gpu.harness import check, run_func
 from tests.codegen.gpu.test_linear import weights
 from tests.codegen.oracle import DTYPES, seeded
 
@@ -118,17 +117,3 @@ def test_every_size_has_its_norm_once() -> None:
         assert len(norms) == (0 if tokens <= 2 else 1)
         assert running.count("norm_linear") == (1 if tokens <= 2 else 0)
         assert len(running) == (1 if tokens <= 2 else 2)
-
-
-@pytest.mark.slow
-@pytest.mark.parametrize("width", [2048, 4096, 7168])
-def test_binaries_of_released_sizes(binary_cache: Cache, width: int) -> None:
-    text = f"""func @f(%x: bf16[T, {width}], %r: bf16[T, {width}], %n: bf16[{width}],
-                       %w: bf16[6144, {width}]) {{
-      %s, %y, %z = norm_linear %x, %r, %n, [%w], []
-      return %s, %y, %z
-    }}"""
-    for target, made in binaries(text, binary_cache):
-        if isinstance(made.launch.kernel, NormLinearKernel):
-            assert made.binary.resources["widest_load"] == 128, target.name
-            assert made.binary.resources["narrowest_load"] == 128, target.name
