@@ -174,7 +174,7 @@ def passes_page() -> str:
     from fuseline.passes.pipeline import default_pipeline
 
     parts = [PASSES]
-    kinds = list(dict.fromkeys(type(item) for item in default_pipeline()))
+    kinds = list(dict.fromkeys(type(item) for item in default_pipeline(on_gpu=True)))
     for kind in kinds:
         summary, _, rest = inspect.cleandoc(kind.__doc__ or "").partition("\n")
         body = f"\n```text\n{rest.strip()}\n```\n" if rest.strip() else ""

@@ -20,6 +20,7 @@ from fuseline.ir.layout import Layout, LayoutMap
 from fuseline.ir.ops.call import AtenCall, waits
 from fuseline.ir.ops.experts import Experts, Moe
 from fuseline.ir.ops.fused import GatedLinear, MergedLinear
+from fuseline.ir.ops.norm_linear import NormLinear
 from fuseline.ir.ops.view import unreshaped
 from fuseline.ir.types import BufferType, Dim, IntType, dim, format_dim
 from fuseline.passes.active_counts import active_counts
@@ -382,7 +383,7 @@ def packed_operands(op: Op) -> list[tuple[Value, ...]]:
         case Experts():
             shared = op.shared_up if isinstance(op, Moe) else ()
             return [g for g in (op.up, op.down, shared) if len(g) > 1]
-        case MergedLinear():
+        case MergedLinear() | NormLinear():
             return [g for g in (op.weights, op.biases) if len(g) > 1]
         case GatedLinear(_, gate, up, gate_bias, up_bias):
             biases = [(gate_bias, up_bias)] if gate_bias and up_bias else []

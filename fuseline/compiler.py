@@ -226,7 +226,7 @@ class Compiler:
         if dump:
             dump.start(func)
         with clock("optimise"):
-            run = self._run_passes(func, captured, dump)
+            run = self._run_passes(func, captured, dump, placed)
             outcome = _outcome(run)
             layouts = argument_layouts(func, captured.inputs)
             layouts |= own_results(func, layouts, _owed(captured))
@@ -271,7 +271,7 @@ class Compiler:
         log.info("%s", _summary(compilation))
         return compilation
 
-    def _run_passes(self, func: Func, captured: Captured, dump: Dump | None) -> Run:
+    def _run_passes(self, func: Func, captured: Captured, dump: Dump | None, placed: Placed) -> Run:
         """Run the pipeline.
 
         Raises:
@@ -279,7 +279,9 @@ class Compiler:
             InternalError: a pass failed; the func before it is saved.
 
         """
-        pipeline = default_pipeline(cache_latents=self.config.cache == "latent")
+        pipeline = default_pipeline(
+            cache_latents=self.config.cache == "latent", on_gpu=placed.target.backend == "cuda"
+        )
         manager = self._manager(pipeline, dump)
         try:
             return manager.run(func)

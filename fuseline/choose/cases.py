@@ -16,6 +16,7 @@ from fuseline.choose.inputs import ties
 from fuseline.choose.model import Facts, mean, seconds
 from fuseline.choose.sizes import Span, binding, counted, spans, value_of
 from fuseline.codegen.kernel import KernelTemplate
+from fuseline.codegen.library import LibraryKernel
 from fuseline.codegen.lower import Emitted, Launch, Scratch
 from fuseline.codegen.targets import Target
 from fuseline.ir.core import Op, Value
@@ -62,6 +63,12 @@ class Case:
         """What libraries do in the place of all launches; nothing, where they do not."""
         given = (self.item.launches[p].instead for p in self.places)
         return next(filter(None, given), ()) if self.whole else ()
+
+    @property
+    def instead_label(self) -> str:
+        """What the way of those is called."""
+        library = any(isinstance(n.kernel, LibraryKernel) for n in self.instead)
+        return "torch's library" if library else "one kernel for each step"
 
     def labels(self, place: int) -> tuple[str, ...]:
         """What sets each configuration of a launch apart from the others."""

@@ -238,7 +238,7 @@ class Chooser:
             if case.instead and self._library(
                 case, instead, lambda n: candidate(self.cache, n, self.target)
             ):
-                ways.append(Way("library", "torch's library", case.instead, instead.kernels))
+                ways.append(Way("library", case.instead_label, case.instead, instead.kernels))
             ways.append(Way("reference", "plain torch", (), {}))
         return every
 
@@ -325,7 +325,7 @@ def _choices(
     kernels of ours.
     """
     found: dict[int, Choice] = {}
-    forms = {"library": "torch's library", "reference": "plain torch"}
+    forms = {"library": case.instead_label, "reference": "plain torch"}
     for place in case.choosable:
         names = case.labels(place)
         mine = [

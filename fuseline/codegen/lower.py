@@ -64,6 +64,11 @@ class Launch:
     lane: Lane = "main"
     instead: tuple[Launch, ...] = ()
 
+    def only(self, size: Dim, first: int, last: int | None) -> Launch:
+        """The launch, whatever its configuration, for a range of a size."""
+        others = tuple(other.only(size, first, last) for other in self.others)
+        return replace(self, when=(size, first, last), others=others)
+
     def on(self, lane: Lane) -> Launch:
         """The launch, whatever its configuration, in another lane."""
         return replace(self, lane=lane, others=tuple(other.on(lane) for other in self.others))

@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Literal
+from typing import Literal, TypeAlias
 
 from fuseline.codegen.lower import NeedDense, Refusal, dtype_name, unsupported
 from fuseline.ir.core import Value
 from fuseline.ir.layout import LayoutMap, Rows, split_rows
 from fuseline.ir.ops.fused import AddRmsNorm
+from fuseline.ir.ops.norm_linear import NormLinear
 from fuseline.ir.ops.raised import CastPoint, LayerNorm, RmsNorm
 
 NormKind = Literal["rms", "layer"]
+NormOp: TypeAlias = RmsNorm | LayerNorm | AddRmsNorm | NormLinear
 
 FLOAT_RANK = {"bf16": 0, "f16": 0, "f32": 1}
 
@@ -79,19 +81,18 @@ class NormOperands:
     results: tuple[Value, ...]
 
 
-def norm_operands(
-    op: RmsNorm | LayerNorm | AddRmsNorm, layouts: LayoutMap
-) -> NormOperands | NeedDense | Refusal:
+def norm_operands(op: NormOp, layouts: LayoutMap) -> NormOperands | NeedDense | Refusal:
     """What an op norms and where it lies, or what it lacks for a kernel over strided rows."""
     bias = op.bias if isinstance(op, LayerNorm) else None
-    residual = op.residual if isinstance(op, AddRmsNorm) else None
+    residual = op.residual if isinstance(op, (AddRmsNorm, NormLinear)) else None
     shape, width = op.x.shape, op.x.shape[-1]
     if not isinstance(width, int):
         return Refusal(f"rows of {width} elements; the kernel needs a known width")
     if refusal := unsupported(op.x, residual, op.weight, bias):
         return refusal
     sources = (op.x,) if residual is None else (op.x, residual)
-    results = (op.sum, op.y) if isinstance(op, AddRmsNorm) else (op.y,)
+    total = op.sum if isinstance(op, (AddRmsNorm, NormLinear)) else None
+    results = (op.y,) if total is None else (total, op.y)
     rows = split_rows(shape, [layouts.layout(v) for v in (*sources, *results)])
     if rows is None:
         return NeedDense(sources)

@@ -11,10 +11,11 @@ from fuseline.ir.core import Op, Value
 from fuseline.ir.layout import Layout, LayoutMap
 from fuseline.ir.ops.fused import GatedLinear, LinearAdd, MergedLinear, WideLinear
 from fuseline.ir.ops.matmul import Linear
+from fuseline.ir.ops.norm_linear import NormLinear
 from fuseline.ir.ops.raised import Activation
 from fuseline.ir.types import Dim, product
 
-ProductOp = Linear | MergedLinear | WideLinear | LinearAdd | GatedLinear
+ProductOp = Linear | MergedLinear | WideLinear | LinearAdd | GatedLinear | NormLinear
 
 
 @dataclass(frozen=True)
@@ -68,41 +69,52 @@ class Product:
 def product_of(op: ProductOp, layouts: LayoutMap) -> Product | NeedDense | Refusal:
     """An op in the kernels' terms, or what it lacks for any of them."""
     weights, biases = _parameters(op)
-    ys = op.ys if isinstance(op, MergedLinear) else (op.y,)
+    x, ys = _rows(op)
     wide, residual = isinstance(op, WideLinear), op.residual if isinstance(op, LinearAdd) else None
     if isinstance(op, GatedLinear) and len(biases) == 1:
         return Refusal("a bias on one of gate and up only")
     columns = _lies_by_columns(weights, layouts)
-    if refusal := _refused(op.x, weights, biases, layouts, wide=wide, columns=columns):
+    if refusal := _refused(x, weights, biases, layouts, wide=wide, columns=columns):
         return refusal
-    k, widths = op.x.shape[-1], [w.shape[0] for w in weights]
+    k, widths = x.shape[-1], [w.shape[0] for w in weights]
     if not isinstance(k, int) or not all(isinstance(w, int) for w in widths):
         return Refusal(f"weight {weights[0].type}; the kernel needs known widths")
     if not k or not all(widths):
         return Refusal("an empty product")
-    rows = [op.x, *_present(residual)]
+    rows = [x, *_present(residual)]
     loose = [v for v in rows if layouts.layout(v).row_stride(v.shape) is None]
     if loose:
         return NeedDense(tuple(loose))
     return Product(
         op,
-        op.x,
+        x,
         weights,
         ys,
         k,
         tuple(w for w in widths if isinstance(w, int)),
         biases,
         residual,
-        op.activation if isinstance(op, GatedLinear) else None,
+        op.activation if isinstance(op, (GatedLinear, NormLinear)) else None,
         wide,
         columns,
     )
 
 
+def _rows(op: ProductOp) -> tuple[Value, tuple[Value, ...]]:
+    """What is multiplied, and the results."""
+    match op:
+        case MergedLinear():
+            return op.x, op.ys
+        case NormLinear():
+            return op.y, op.products
+        case _:
+            return op.x, (op.y,)
+
+
 def _parameters(op: ProductOp) -> tuple[tuple[Value, ...], tuple[Value, ...]]:
     """Weights and biases."""
     match op:
-        case MergedLinear():
+        case MergedLinear() | NormLinear():
             return op.weights, op.biases
         case GatedLinear():
             return (op.gate, op.up), (*_present(op.gate_bias), *_present(op.up_bias))

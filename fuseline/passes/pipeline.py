@@ -13,6 +13,7 @@ from fuseline.passes.fuse_gated_mlp import FuseGatedMlp
 from fuseline.passes.fuse_linear_add import FuseLinearAdd
 from fuseline.passes.fuse_mla import FuseMla
 from fuseline.passes.fuse_moe import FuseMoe
+from fuseline.passes.fuse_norm_linear import FuseNormLinear
 from fuseline.passes.fuse_pointwise import FusePointwise
 from fuseline.passes.fuse_qk_norm import FuseQkNorm
 from fuseline.passes.fuse_qk_rope import FuseQkRope
@@ -41,12 +42,14 @@ from fuseline.passes.rewrite import Pass
 from fuseline.passes.split_cache_write import SplitCacheWrite
 
 
-def default_pipeline(*, cache_latents: bool = False) -> list[Pass]:
+def default_pipeline(*, cache_latents: bool = False, on_gpu: bool = False) -> list[Pass]:
     """The passes that a compilation runs, in order.
 
     Args:
         cache_latents: replace caches of keys and values by caches of the latents that these are
             expanded from.
+        on_gpu: kernels are made for a GPU, where each launch costs a microsecond or two: norms are
+            joined with the products behind them.
     """
     return [
         # clean up: one spelling of casts, views, transposes and constants
@@ -87,6 +90,7 @@ def default_pipeline(*, cache_latents: bool = False) -> list[Pass]:
         FuseQkRope(),
         FuseCacheWrite(),
         SplitCacheWrite(),
+        *([FuseNormLinear()] if on_gpu else []),
         LiftNumbers(),  # no pass behind this one looks into constants
         FusePointwise(),
         FuseWrites(),

@@ -34,6 +34,7 @@ from fuseline.ir.ops.index import Embedding, Index, IndexSelect
 from fuseline.ir.ops.latent import LatentAttention
 from fuseline.ir.ops.matmul import Linear, Matmul, Sdpa
 from fuseline.ir.ops.mla_projection import MlaProjection, MlaProjectionWrite
+from fuseline.ir.ops.norm_linear import NormLinear
 from fuseline.ir.ops.pointwise import (
     Cast,
     Div,
@@ -103,6 +104,7 @@ _ROWWISE: Mapping[type[Op], tuple[str, ...]] = {
     **dict.fromkeys((RmsNorm, LayerNorm, GatedMlp), ("x",)),
     **dict.fromkeys((Linear, MergedLinear, GatedLinear, WideLinear), ("x",)),
     **dict.fromkeys((AddRmsNorm, RmsNormAdd, SandwichNorm, LinearAdd), ("x", "residual")),
+    NormLinear: ("x", "residual"),
     Rope: ("x", "cos", "sin"),
     Route: ("logits",),
     Experts: ("x", "indices", "weights"),

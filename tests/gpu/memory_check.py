@@ -42,6 +42,7 @@ CASES: Mapping[str, str] = {
     "qk_norm_rope": "test_heads.py::test_head_widths[bf16-112]",
     "rope": "test_norm.py::test_cases[rope_before_and_after_the_transpose[bf16-half]]",
     "route": "test_route.py::test_lowering[sizes0]",
+    "norm_linear": "test_norm_linear.py::test_siblings_of_a_sum[1-bf16]",
     "row_norm": "test_norm.py::test_cases[norms_of_slices[bf16]]",
     "row_norm_cuda": "test_cuda_norm.py::test_cases[norms_of_slices[bf16]]",
     "shift_write": "test_index.py::test_cases[a_window_moves_on[bf16-9]]",

@@ -2,7 +2,8 @@
 
 Few tokens are streamed past by one kernel, epilogue and all. Many go to torch's library: siblings
 one by one, each into its own result; gate and up as one product into scratch; and what is added or
-gated then runs over the rounded product, as it does in eager mode.
+gated then runs over the rounded product, as it does in eager mode. The norm before a product is in
+the same kernel for a row or two, and has one of its own for more.
 """
 
 from __future__ import annotations
@@ -19,14 +20,27 @@ from fuseline.codegen.gpu.linear import (
     LinearTileKernel,
 )
 from fuseline.codegen.gpu.linear_choice import MOST_ROWS, Shape, choose_linear
+from fuseline.codegen.gpu.lower_rows import norm_launches
+from fuseline.codegen.gpu.norm_linear import norm_linear_kernels
 from fuseline.codegen.library import LibraryKernel, ScratchTensor
-from fuseline.codegen.lower import Launch, Lowered, Operand, Refusal, Scratch, dtype_name, lowers
+from fuseline.codegen.lower import (
+    Launch,
+    Lowered,
+    NeedDense,
+    Operand,
+    Refusal,
+    Scratch,
+    dtype_name,
+    lowers,
+)
 from fuseline.codegen.lower import work as work_of
+from fuseline.codegen.norms import NormOperands, norm_operands
 from fuseline.codegen.products import Product, ProductOp, product_of
 from fuseline.ir.core import Value
 from fuseline.ir.layout import LayoutMap
 from fuseline.ir.ops.fused import GatedLinear, LinearAdd, MergedLinear, WideLinear
 from fuseline.ir.ops.matmul import Linear
+from fuseline.ir.ops.norm_linear import NormLinear
 from fuseline.ir.types import BufferType, Dim, bounds, dim
 
 MOST_COLUMNS = 16 * 65535
@@ -42,21 +56,42 @@ FINISH_ROWS = 4
 @lowers(Linear, MergedLinear, WideLinear, LinearAdd, GatedLinear, backend="cuda")
 def lower_product(op: ProductOp, layouts: LayoutMap) -> Lowered:
     """One product, siblings of packed weights, gate and up, or a product and its residual."""
+    places = _places(op, layouts)
+    if isinstance(places, (NeedDense, Refusal)):
+        return places
+    return [launch for place in places for launch in place.launches()]
+
+
+@lowers(NormLinear, backend="cuda")
+def lower_norm_linear(op: NormLinear, layouts: LayoutMap) -> Lowered:
+    """A norm, and one product of it or siblings, or gate and up."""
+    places, norm = _places(op, layouts), norm_operands(op, layouts)
+    if isinstance(places, (NeedDense, Refusal)):
+        return places
+    if not isinstance(norm, NormOperands):
+        return norm
+    alone = norm_launches(op, norm, layouts)
+    if isinstance(alone, Refusal):
+        return alone
+    return [launch for place in places for launch in place.behind(norm, place.within(alone))]
+
+
+def _places(op: ProductOp, layouts: LayoutMap) -> Sequence[_Place] | NeedDense | Refusal:
+    """A product for each range of token counts."""
     item = product_of(op, layouts)
     if not isinstance(item, Product):
         return item
     if (columns := sum(item.outputs)) > MOST_COLUMNS:
         return Refusal(f"{columns} columns; the kernel takes up to {MOST_COLUMNS}")
     low, high = bounds(item.tokens, layouts.func.symbols)
-    choices = choose_linear(_shape(item), low, high)
-    launches: list[Launch] = []
     if high == 0:
         return Refusal("no tokens")
+    choices = choose_linear(_shape(item), low, high)
+    found: list[_Place] = []
     for first, last, kernels in choices:  # one token at least: a block reads its rows unmasked
         when = None if len(choices) == 1 and low else (item.tokens, first, last)
-        place = _Place(item, layouts, when)
-        launches += place.kernel(kernels) if kernels else place.library()
-    return launches
+        found.append(_Place(item, layouts, when, kernels))
+    return found
 
 
 def _shape(item: Product) -> Shape:
@@ -75,11 +110,12 @@ def _shape(item: Product) -> Shape:
 
 @dataclass(frozen=True)
 class _Place:
-    """The launches of a product for one range of token counts."""
+    """A product for one range of token counts, by kernels of ours or else by the library."""
 
     item: Product
     layouts: LayoutMap
     when: When
+    kernels: Sequence[LinearKernel]
 
     @property
     def residual(self) -> tuple[Value, ...]:
@@ -91,16 +127,69 @@ class _Place:
         assert stride is not None, f"the rows of {value.type} have no stride"
         return stride
 
-    def kernel(self, kernels: Sequence[LinearKernel]) -> list[Launch]:
-        """Our own kernel, and one behind it where K was shared out."""
-        made = [self._streamed(kernel) for kernel in kernels]
-        first, kernel = made[0], kernels[0]
+    def launches(self) -> list[Launch]:
+        """Our own kernel, and one behind it where K was shared out; or the library."""
+        if not self.kernels:
+            return self.library()
+        made = [self._streamed(kernel) for kernel in self.kernels]
+        first, kernel = made[0], self.kernels[0]
         instead = tuple(self.library()) if _shape(self.item).library else ()
         launches = [replace(first, others=tuple(made[1:]), instead=instead)]
         if isinstance(kernel, LinearTileKernel) and kernel.splits > 1:
             width = len(kernel.halves) * kernel.n
             launches.append(self._finish(self._parts(kernel), width, kernel.splits))
         return launches
+
+    def within(self, launches: Sequence[Launch]) -> list[Launch]:
+        """Launches of a few tokens and of many, for the range."""
+        if self.when is None:
+            return list(launches)
+        size, low, high = self.when
+        found: list[Launch] = []
+        for each in launches:
+            _, first, last = each.when or (size, 0, None)
+            ends = [end for end in (last, high) if end is not None]
+            begin, end = max(first, low), min(ends, default=None)
+            if end is None or begin <= end:
+                found.append(each.only(size, begin, end))
+        return found
+
+    def behind(self, norm: NormOperands, alone: Sequence[Launch]) -> list[Launch]:
+        """A norm and the product of it: in one kernel, where rows are few, or one after the other.
+
+        Args:
+            norm: what is done to the rows, and where they lie.
+            alone: the launches of the norm in the range.
+
+        """
+        product = self.launches()
+        if joined := self._joined(norm):
+            instead = tuple(replace(n, others=(), instead=()) for n in (*alone, *product))
+            return [replace(joined[0], others=tuple(joined[1:]), instead=instead)]
+        if product[0].instead:
+            before = tuple(replace(n, others=()) for n in alone)
+            product[0] = replace(product[0], instead=(*before, *product[0].instead))
+        return [*alone, *product]
+
+    def _joined(self, norm: NormOperands) -> list[Launch]:
+        """Norm and product in one kernel; nothing, where no kernel does both."""
+        item, rows = self.item, (*norm.sources, *norm.results)
+        kernel = self.kernels[0] if self.kernels else None
+        strided = all(self.layouts.layout(v).row_stride(v.shape) is not None for v in rows)
+        if not isinstance(kernel, LinearRowsKernel) or not strided:
+            return []
+        fixed = all(map(self._is_parameter, (*item.weights, *norm.parameters)))
+        buffers = (*norm.sources, *norm.parameters, item.weights[0], *norm.results)
+        found: list[Launch] = []
+        for each in norm_linear_kernels(replace(kernel, ready=fixed), norm.norm):
+            names = [f"{name}_row" for name in (*each.read, *each.written)]
+            dims = dict(zip(names, map(self.stride, rows), strict=True)) | self._rows()
+            grid = (ceil_div(each.n, each.block_n * each.groups),)
+            ends = (*item.biases[:1], *item.ys)
+            words = "with its norm, weights streamed"
+            given = {"rows": item.tokens, **dims}
+            found.append(self._launch(each, (*buffers, *ends), given, grid, words))
+        return found
 
     def _streamed(self, kernel: LinearKernel) -> Launch:
         item = self.item
@@ -211,4 +300,4 @@ class _Place:
         return launch(kernel, buffers, dims, grid, self.layouts, work, when=self.when, form=form)
 
 
-__all__ = ["lower_product"]
+__all__ = ["lower_norm_linear", "lower_product"]

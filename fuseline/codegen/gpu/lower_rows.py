@@ -11,7 +11,7 @@ from fuseline.codegen.gpu.cuda_norm import CudaRowNormKernel
 from fuseline.codegen.gpu.kernel import ceil_div, launch, with_hints
 from fuseline.codegen.gpu.norm import WIDEST, RowNormKernel
 from fuseline.codegen.lower import Launch, Lowered, Refusal, lowers, work
-from fuseline.codegen.norms import Norm, NormOperands, norm_operands
+from fuseline.codegen.norms import Norm, NormOp, NormOperands, norm_operands
 from fuseline.ir.layout import LayoutMap
 from fuseline.ir.ops.fused import AddRmsNorm
 from fuseline.ir.ops.raised import LayerNorm, RmsNorm
@@ -33,8 +33,11 @@ CUDA_WARPS = 4
 def lower_norm(op: RmsNorm | LayerNorm | AddRmsNorm, layouts: LayoutMap) -> Lowered:
     """A norm over the last dim, with the residual add before it where there is one."""
     found = norm_operands(op, layouts)
-    if not isinstance(found, NormOperands):
-        return found
+    return norm_launches(op, found, layouts) if isinstance(found, NormOperands) else found
+
+
+def norm_launches(op: NormOp, found: NormOperands, layouts: LayoutMap) -> list[Launch] | Refusal:
+    """The launches of a norm, of any size or of few rows and of many."""
     if found.norm.width > WIDEST:
         return Refusal(f"rows of {found.norm.width} elements; the kernel takes up to {WIDEST}")
     rows = dim(found.rows.outer * found.rows.inner)
@@ -51,7 +54,7 @@ def lower_norm(op: RmsNorm | LayerNorm | AddRmsNorm, layouts: LayoutMap) -> Lowe
 
 
 def _launch(
-    op: RmsNorm | LayerNorm | AddRmsNorm,
+    op: NormOp,
     found: NormOperands,
     kernel: RowNormKernel,
     rows: Dim,

@@ -252,10 +252,12 @@ def test_ranges_cover_every_number_of_tokens_once(dtype: str) -> None:
 
 RELEASED = {
     "qwen3-8b qkv": ("merged", 4096, (4096, 1024, 1024)),
+    "qwen3-8b norm and qkv": ("normed", 4096, (4096, 1024, 1024)),
     "qwen3-8b gate-up": ("gated", 4096, (12288,)),
     "qwen3-8b down": ("add", 12288, (4096,)),
     "qwen3-8b lm_head": ("linear", 4096, (151936,)),
     "deepseek-v3 q_a and kv_a": ("merged", 7168, (1536, 576)),
+    "deepseek-v3 norm, q_a and kv_a": ("normed", 7168, (1536, 576)),
     "deepseek-v3 router": ("wide", 7168, (256,)),
     "router in float32": ("mixed", 7168, (256,)),
 }
@@ -272,6 +274,11 @@ def released(kind: str, k: int, outputs: tuple[int, ...], dtype: str = "bf16") -
         case "merged":
             ys = ", ".join(f"%y{i}" for i, _ in enumerate(outputs))
             body = f"{ys} = merged_linear %x, [{', '.join(names)}], []  return {ys}"
+        case "normed":
+            takes += f", %r: {dtype}[T, {k}], %n: {dtype}[{k}]"
+            ys = ", ".join(f"%y{i}" for i, _ in enumerate(outputs))
+            body = f"%s, %y, {ys} = norm_linear %x, %r, %n, [{', '.join(names)}], []"
+            body += f"  return %s, {ys}"
         case "gated":
             takes += f", %u: {dtype}[{n}, {k}]"
             body = "%y = gated_linear %x, %w0, %u  return %y"

@@ -90,6 +90,21 @@ def _(c: Case, op: type[Any]) -> Op:
     return op(x, weights, [c.arg(dtype, [n]) for n in widths] if c.flag() else [])
 
 
+@case("norm_linear")
+def _(c: Case, op: type[Any]) -> Op:
+    dtype, k = c.one_of(FLOATS), c.one_of(EXTENTS)
+    sizes = [*c.shape(), k]
+    rows = [c.arg(dtype, sizes), c.maybe(lambda: c.arg(dtype, sizes))]
+    scale = c.maybe(lambda: c.arg(dtype, [k]))
+    gated = c.flag()
+    widths = 2 * [c.one_of(EXTENTS)] if gated else c.shape(1, 3)
+    weights = [c.arg(dtype, [n, k]) for n in widths]
+    biases = [c.arg(dtype, [n]) for n in widths] if c.flag() else []
+    activation = c.one_of(_ACTIVATIONS) if gated else None
+    attributes = norm_attributes(c) | {"offset": c.one_of([0.0, 1.0]), "activation": activation}
+    return op(*rows, scale, weights, biases, **attributes)
+
+
 @case("wide_linear")
 def _(c: Case, op: type[Any]) -> Op:
     narrow = FLOATS[1:]
