@@ -74,25 +74,25 @@ class Amin(Reduce, name="amin"):
 
 
 class Any(Reduce, name="any"):
-    """Whether any element is non-zero."""
+    """Whether any element is non-zero: a bool, where torch gives u8 for u8."""
 
     def result_dtype(self) -> DType:
         return DType.BOOL
 
     @staticmethod
     def reference(x: Tensor, *, axes: tuple[int, ...], keepdim: bool) -> Tensor:
-        return torch.any(x, axes, keepdim) if axes else x.bool()
+        return torch.any(x, axes, keepdim).bool() if axes else x.bool()
 
 
 class All(Reduce, name="all"):
-    """Whether all elements are non-zero."""
+    """Whether all elements are non-zero: a bool, where torch gives u8 for u8."""
 
     def result_dtype(self) -> DType:
         return DType.BOOL
 
     @staticmethod
     def reference(x: Tensor, *, axes: tuple[int, ...], keepdim: bool) -> Tensor:
-        return torch.all(x, axes, keepdim) if axes else x.bool()
+        return torch.all(x, axes, keepdim).bool() if axes else x.bool()
 
 
 class Argmax(Op, name="argmax", traits={Trait.PURE}):
