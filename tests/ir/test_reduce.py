@@ -14,7 +14,7 @@ from fuseline.ir.text import parse_func
 def test_any_and_all_are_bool(op: str, dtype: str) -> None:
     """Torch gives u8 for u8."""
     func = parse_func(f"""func @f(%x: {dtype}[S, 3]) {{
-      %y = {op} %x {{axes = [1]}}
+      %y = {op} %x {{axes = (1,)}}
       return %y
     }}""")
     x = torch.tensor([[0, 1, 0], [1, 1, 1], [0, 0, 0]]).to(func.args[0].dtype.torch)
