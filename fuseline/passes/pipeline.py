@@ -26,6 +26,7 @@ from fuseline.passes.lower_gated_mlp import LowerGatedMlp
 from fuseline.passes.lower_index_put import LowerIndexPut
 from fuseline.passes.lower_matmul import LowerMatmul
 from fuseline.passes.merge_linears import MergeLinears
+from fuseline.passes.merge_rows import MergeRows
 from fuseline.passes.plan import ProtectReads
 from fuseline.passes.raise_attention import RaiseAttention
 from fuseline.passes.raise_experts import RaiseExperts
@@ -87,6 +88,7 @@ def default_pipeline(*, cache_latents: bool = False) -> list[Pass]:
         FuseQkRope(),
         FuseCacheWrite(),
         SplitCacheWrite(),
+        MergeRows(),  # those that are no part of anything larger
         LiftNumbers(),  # no pass behind this one looks into constants
         FusePointwise(),
         FuseWrites(),

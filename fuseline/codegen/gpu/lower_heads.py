@@ -20,11 +20,13 @@ from fuseline.codegen.forms import When
 from fuseline.codegen.gpu import cuda_heads
 from fuseline.codegen.gpu.cuda_heads import CudaHeadsKernel
 from fuseline.codegen.gpu.kernel import ceil_div, launch, next_power_of_two, with_hints
+from fuseline.codegen.gpu.merged_rows import MergedRowsKernel
 from fuseline.codegen.gpu.mla_projection import MlaProjectionKernel
 from fuseline.codegen.gpu.qk_norm_rope import Heads, QkNormRopeKernel, stream_tiles
 from fuseline.codegen.gpu.rope import RopeKernel
 from fuseline.codegen.head_operands import (
     HeadOperands,
+    merged_operands,
     mla_operands,
     qk_operands,
     rope_operands,
@@ -34,6 +36,7 @@ from fuseline.codegen.lower import Launch, Lowered, NeedDense, Refusal, lowers, 
 from fuseline.ir.core import Op
 from fuseline.ir.layout import LayoutMap
 from fuseline.ir.ops.fused import QkNormRope, QkNormRopeWrite
+from fuseline.ir.ops.merged_rows import MergedRows
 from fuseline.ir.ops.mla_projection import MlaProjection, MlaProjectionWrite
 from fuseline.ir.ops.raised import Rope
 from fuseline.ir.types import Dim, DType, dim, same
@@ -86,6 +89,13 @@ def lower_mla_projection(op: MlaProjection | MlaProjectionWrite, layouts: Layout
     """The rows before attention over a latent."""
     how = {"eps": op.eps, "offset": op.offset, "cast": op.cast}
     return _lower(op, MlaProjectionKernel, mla_operands(op, layouts), layouts, how)
+
+
+@lowers(MergedRows, backend="cuda")
+def lower_merged_rows(op: MergedRows, layouts: LayoutMap) -> Lowered:
+    """Norms and rotations of rows of the same tokens."""
+    how = {"eps": op.eps, "offset": op.offset, "cast": op.cast}
+    return _lower(op, MergedRowsKernel, merged_operands(op, layouts), layouts, how)
 
 
 @lowers(Rope, backend="cuda")
