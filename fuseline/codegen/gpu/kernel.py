@@ -20,7 +20,7 @@ from fuseline.codegen.kernel import KernelTemplate
 from fuseline.codegen.lower import Launch, Operand
 from fuseline.ir.core import Value
 from fuseline.ir.layout import LayoutMap
-from fuseline.ir.types import Dim, dim
+from fuseline.ir.types import BufferType, Dim, dim
 
 TRITON_TYPES = {
     "f64": "fp64",
@@ -52,6 +52,10 @@ TL_TYPES = {
 
 ALIGNMENT = 16
 """Bytes: every buffer begins at a multiple, and no hint says more of a dim."""
+
+AT_HAND = 16
+"""Elements of its rows that a thread of a norm holds, at most, where it asks for weight and bias
+along with them: that takes one wait for memory, not two, and registers that longer rows need."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -169,6 +173,15 @@ def _alignment(value: Value, layouts: LayoutMap) -> int:
     return divisor(dim(offset * value.dtype.itemsize))
 
 
+def is_parameter(value: Value, layouts: LayoutMap) -> bool:
+    """Whether a value lies in a parameter that the program does not write: a kernel may read it
+    before the kernel ahead has ended.
+    """
+    root = layouts.root(value)
+    read = root.owner is None and not isinstance(root.type, BufferType)
+    return read and root.origin is not None and root.origin.kind == "param"
+
+
 def divisor(value: Dim) -> int:
     """The largest power of two up to 16 that divides a dim whatever its symbols are; 16 for 0."""
     if isinstance(value, int):
@@ -204,12 +217,14 @@ def next_power_of_two(value: int) -> int:
 
 __all__ = [
     "ALIGNMENT",
+    "AT_HAND",
     "TL_TYPES",
     "TRITON_TYPES",
     "GpuKernel",
     "TritonKernel",
     "ceil_div",
     "divisor",
+    "is_parameter",
     "launch",
     "next_power_of_two",
     "strides",

@@ -19,7 +19,13 @@ from typing import Any
 from fuseline.codegen.forms import When
 from fuseline.codegen.gpu import cuda_heads
 from fuseline.codegen.gpu.cuda_heads import CudaHeadsKernel
-from fuseline.codegen.gpu.kernel import ceil_div, launch, next_power_of_two, with_hints
+from fuseline.codegen.gpu.kernel import (
+    ceil_div,
+    is_parameter,
+    launch,
+    next_power_of_two,
+    with_hints,
+)
 from fuseline.codegen.gpu.merged_rows import MergedRowsKernel
 from fuseline.codegen.gpu.mla_projection import MlaProjectionKernel
 from fuseline.codegen.gpu.qk_norm_rope import Heads, QkNormRopeKernel, stream_tiles
@@ -120,6 +126,7 @@ def _lower(
             rows=(1,) * len(found.streams),
             rotation=found.rotation,
             flat=same(found.batch, 1),
+            ready=all(is_parameter(v, layouts) for m in found.moved for v in m.parameters),
             **how,
         )
     except ValueError as error:
