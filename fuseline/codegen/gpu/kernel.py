@@ -9,8 +9,9 @@ from __future__ import annotations
 
 import dataclasses
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from itertools import zip_longest
 from typing import Any, TypeVar
 
 import sympy
@@ -146,6 +147,8 @@ def launch(
 
 
 KernelT = TypeVar("KernelT", bound=GpuKernel)
+FirstT = TypeVar("FirstT", bound=GpuKernel)
+SecondT = TypeVar("SecondT", bound=GpuKernel)
 
 
 def with_hints(
@@ -201,6 +204,12 @@ def _is_integer(term: Any) -> bool:
     return bool(term.is_integer)
 
 
+def in_turn(first: Iterable[FirstT], second: Iterable[SecondT]) -> list[FirstT | SecondT]:
+    """One of each, as long as there are any: then measuring the likeliest few has some of both."""
+    pairs = zip_longest(first, second)
+    return [kernel for pair in pairs for kernel in pair if kernel is not None]
+
+
 def ceil_div(value: Dim, by: int) -> Dim:
     """Blocks of ``by`` that hold ``value``."""
     if by == 1:
@@ -224,6 +233,7 @@ __all__ = [
     "TritonKernel",
     "ceil_div",
     "divisor",
+    "in_turn",
     "is_parameter",
     "launch",
     "next_power_of_two",

@@ -21,6 +21,7 @@ from fuseline.codegen.gpu import cuda_heads
 from fuseline.codegen.gpu.cuda_heads import CudaHeadsKernel
 from fuseline.codegen.gpu.kernel import (
     ceil_div,
+    in_turn,
     is_parameter,
     launch,
     next_power_of_two,
@@ -208,8 +209,8 @@ def _launch(
     shapes: Sequence[Shape],
     when: When,
 ) -> Launch:
-    """The launch with blocks of each shape, the first one first; the same in CUDA C++ behind these,
-    or before them (`cuda_heads.leads`).
+    """The launch with blocks of each shape, the first one first; in turn with these, the same in
+    CUDA C++, which may lead (`cuda_heads.leads`).
     """
     tokens = dim(found.batch * found.tokens)
     named = found.dims | {"tokens": tokens, "length": found.tokens}
@@ -219,7 +220,7 @@ def _launch(
         with_hints(k, found.buffers, dims, layouts) for k in _in_cuda(plain, shapes[0].warps)
     ]
     cuda_first = bool(in_cuda) and cuda_heads.leads(in_cuda[0], plain)
-    both = [*in_cuda, *in_triton] if cuda_first else [*in_triton, *in_cuda]
+    both = in_turn(in_cuda, in_triton) if cuda_first else in_turn(in_triton, in_cuda)
     made = [
         launch(k, found.buffers, dims, (_grid(k, tokens),), layouts, work(op), when=when)
         for k in both

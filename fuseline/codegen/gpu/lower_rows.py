@@ -8,7 +8,7 @@ import logging
 from fuseline.codegen.forms import When
 from fuseline.codegen.gpu import cuda_norm
 from fuseline.codegen.gpu.cuda_norm import CudaRowNormKernel
-from fuseline.codegen.gpu.kernel import ceil_div, is_parameter, launch, with_hints
+from fuseline.codegen.gpu.kernel import ceil_div, in_turn, is_parameter, launch, with_hints
 from fuseline.codegen.gpu.norm import WIDEST, RowNormKernel
 from fuseline.codegen.lower import Launch, Lowered, Refusal, lowers, work
 from fuseline.codegen.norms import NormOperands, norm_operands
@@ -62,8 +62,8 @@ def _launch(
     layouts: LayoutMap,
     when: When = None,
 ) -> Launch:
-    """The launch of a kernel, with 8 elements a thread first, then with 4 and 16; the same in CUDA
-    C++ behind these, or before them (`cuda_norm.leads`).
+    """The launch of a kernel, with 8 elements a thread first, then with 4 and 16; in turn with
+    these, the same in CUDA C++, which may lead (`cuda_norm.leads`).
     """
     elements = kernel.block * kernel.block_rows
     dims: dict[str, Dim] = {"rows": rows}
@@ -86,7 +86,7 @@ def _launch(
     forms = _in_cuda(kernel, warps=several)
     in_cuda = [with_hints(k, buffers, dims, layouts) for k in forms]
     cuda_first = bool(in_cuda) and cuda_norm.leads(in_cuda[0], kernel)
-    both = [*in_cuda, *in_triton] if cuda_first else [*in_triton, *in_cuda]
+    both = in_turn(in_cuda, in_triton) if cuda_first else in_turn(in_triton, in_cuda)
     made = [
         launch(k, buffers, dims, (ceil_div(rows, k.block_rows),), layouts, work(op), when=when)
         for k in both
