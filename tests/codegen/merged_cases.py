@@ -23,11 +23,13 @@ def merged(
     rotated: int = 0,
     style: str = "half",
     weight: str = "",
+    param: bool = False,
     more: str = "",
 ) -> Case:
     """Norms of columns of one product (``lead`` more of them in front), and a rotation of the last.
 
     ``weight`` is the type of the weights, none where it is ``none``; that of the rows if not given.
+    With ``param`` they are the model's.
     """
     kind, heavy = DTYPES[dtype], weight or dtype
     total = lead + sum(widths) + rotated
@@ -45,7 +47,7 @@ def merged(
         xs.append(f"%x{i}")
         at += width
         if heavy != "none":
-            head.append(f"%w{i}: {heavy}[{width}]")
+            head.append(f"%w{i}: {heavy}[{width}]" + f' = param "w{i}"' * param)
             weights.append(f"%w{i}")
             arguments.append(seeded(width, dtype=DTYPES[heavy], seed=1 + i))
     turned, rope = "[]", ""
@@ -80,6 +82,12 @@ def several_norms(dtype: str) -> Iterator[Case]:
     """Three of very different widths, as of the parts that a state-space layer selects by."""
     yield merged(dtype, (160, 16, 5), tokens=3, more='cast = "last", offset = 1.0, eps = 1e-05')
     yield merged(dtype, (96, 112), tokens=5, weight="none")
+
+
+@MERGED
+def weights_of_the_model() -> Iterator[Case]:
+    """They are read before all else."""
+    yield merged("bf16", (40, 160), tokens=3, rotated=8, param=True)
 
 
 @MERGED
