@@ -19,6 +19,7 @@ from fuseline.codegen.lower import NeedDense, Refusal, dtype_name, not_dense, un
 from fuseline.ir.core import Value
 from fuseline.ir.layout import LayoutMap
 from fuseline.ir.ops.fused import QkNormRope, QkNormRopeWrite
+from fuseline.ir.ops.merged_rows import MergedRows
 from fuseline.ir.ops.mla_projection import MlaProjection, MlaProjectionWrite
 from fuseline.ir.ops.raised import Rope
 from fuseline.ir.types import Dim, DType
@@ -218,6 +219,26 @@ def _row_strides(value: Value, layouts: LayoutMap) -> Strides:
     return strides[0], strides[-2], 0
 
 
+def merged_operands(op: MergedRows, layouts: LayoutMap) -> Found:
+    """The rows in the order of the results, each a stream of one head: ``row0``, ``row1``, ..."""
+    tables = [t for t in (op.cos, op.sin) if t is not None]
+    if unfit := _unfit(op.rows, tables, op.weights, None, layouts):
+        return unfit
+    moved: list[Moved] = []
+    for i, (row, out) in enumerate(zip(op.rows, op.ys, strict=True)):
+        width, normed = row.shape[-1], i < len(op.xs)
+        if not isinstance(width, int):
+            return Refusal(f"rows of unknown width: {row.type}")
+        parameters = op.weights[i : i + 1] if normed else ()
+        weight = dtype_name(parameters[0]) if parameters else None
+        stream = Stream(f"row{i}", 1, width, normed=normed, roped=not normed, weight=weight)
+        from_, to = (_row_strides(v, layouts) for v in (row, out))
+        moved.append(Moved(stream, row, out, from_, to, parameters))
+    batch, tokens = op.rows[0].shape[:2]
+    turned = _with_strides(tables, batch, tokens, layouts)
+    return HeadOperands(tuple(moved), batch, tokens, rotation_of(op), turned)
+
+
 def rope_operands(op: Rope, layouts: LayoutMap) -> Found:
     """The heads of x, one stream of that name: heads by token or tokens by head."""
     if unfit := _unfit([op.x], [op.cos, op.sin], (), None, layouts):
@@ -249,4 +270,11 @@ def _as_four(dims: Sequence[Dim], lead: Dim) -> tuple[Dim, ...]:
     return (lead,) * (4 - len(dims)) + tuple(dims) if len(dims) <= 4 else ()
 
 
-__all__ = ["HeadOperands", "Moved", "mla_operands", "qk_operands", "rope_operands"]
+__all__ = [
+    "HeadOperands",
+    "Moved",
+    "merged_operands",
+    "mla_operands",
+    "qk_operands",
+    "rope_operands",
+]

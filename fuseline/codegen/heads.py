@@ -9,6 +9,7 @@ from fuseline.codegen.lower import dtype_name
 from fuseline.ir.core import Value
 from fuseline.ir.layout import LayoutMap
 from fuseline.ir.ops.fused import QkNormRope, QkNormRopeWrite
+from fuseline.ir.ops.merged_rows import MergedRows
 from fuseline.ir.ops.mla_projection import MlaProjection, MlaProjectionWrite
 from fuseline.ir.ops.raised import Rope, RopeStyle, RopeTable
 from fuseline.ir.types import Dim
@@ -108,7 +109,7 @@ def qk_streams(
 
 
 def rotation_of(
-    op: QkNormRope | QkNormRopeWrite | Rope | MlaProjection | MlaProjectionWrite,
+    op: QkNormRope | QkNormRopeWrite | Rope | MlaProjection | MlaProjectionWrite | MergedRows,
 ) -> Rotation | None:
     """How an op rotates; None where it has no tables."""
     if op.cos is None:

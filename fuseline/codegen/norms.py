@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Literal, TypeAlias
+from typing import Any, Literal, TypeAlias
 
 from fuseline.codegen.lower import NeedDense, Refusal, dtype_name, unsupported
 from fuseline.ir.core import Value
 from fuseline.ir.layout import LayoutMap, Rows, split_rows
 from fuseline.ir.ops.fused import AddRmsNorm
+from fuseline.ir.ops.merged_rows import MergedRows
 from fuseline.ir.ops.norm_linear import NormLinear
 from fuseline.ir.ops.raised import CastPoint, LayerNorm, RmsNorm
 
@@ -85,37 +87,60 @@ def norm_operands(op: NormOp, layouts: LayoutMap) -> NormOperands | NeedDense | 
     """What an op norms and where it lies, or what it lacks for a kernel over strided rows."""
     bias = op.bias if isinstance(op, LayerNorm) else None
     residual = op.residual if isinstance(op, (AddRmsNorm, NormLinear)) else None
-    shape, width = op.x.shape, op.x.shape[-1]
+    total = op.sum if isinstance(op, (AddRmsNorm, NormLinear)) else None
+    how: dict[str, Any] = {
+        "kind": "layer" if isinstance(op, LayerNorm) else "rms",
+        "eps": op.eps,
+        "offset": 0.0 if isinstance(op, LayerNorm) else op.offset,
+        "cast": op.cast,
+        "residual": residual is not None,
+    }
+    sources = (op.x,) if residual is None else (op.x, residual)
+    results = (op.y,) if total is None else (total, op.y)
+    return _operands(sources, (op.weight, bias), results, how, layouts)
+
+
+def merged_norm_operands(
+    op: MergedRows, index: int, layouts: LayoutMap
+) -> NormOperands | NeedDense | Refusal:
+    """The same for one of the norms of an op that has several."""
+    weight = op.weights[index] if op.weights else None
+    how = {"eps": op.eps, "offset": op.offset, "cast": op.cast}
+    return _operands((op.xs[index],), (weight, None), (op.ys[index],), how, layouts)
+
+
+def _operands(
+    sources: tuple[Value, ...],
+    parameters: tuple[Value | None, Value | None],
+    results: tuple[Value, ...],
+    how: Mapping[str, Any],
+    layouts: LayoutMap,
+) -> NormOperands | NeedDense | Refusal:
+    x, (weight, bias) = sources[0], parameters
+    shape, width = x.shape, x.shape[-1]
     if not isinstance(width, int):
         return Refusal(f"rows of {width} elements; the kernel needs a known width")
-    if refusal := unsupported(op.x, residual, op.weight, bias):
+    if refusal := unsupported(*sources, weight, bias):
         return refusal
-    sources = (op.x,) if residual is None else (op.x, residual)
-    total = op.sum if isinstance(op, (AddRmsNorm, NormLinear)) else None
-    results = (op.y,) if total is None else (total, op.y)
     rows = split_rows(shape, [layouts.layout(v) for v in (*sources, *results)])
     if rows is None:
         return NeedDense(sources)
     weight_rows = 1
-    parameters = tuple(v for v in (op.weight, bias) if v is not None)
-    for value in parameters:
+    given = tuple(v for v in parameters if v is not None)
+    for value in given:
         if not layouts.layout(value).is_dense(value.shape):
             return NeedDense((value,))
         if len(value.shape) > 1:
             count = value.tensor.numel
             if not isinstance(count, int) or rows.inner != count // width:
-                return Refusal(f"weight rows {value.type} do not follow the rows of {op.x.type}")
+                return Refusal(f"weight rows {value.type} do not follow the rows of {x.type}")
             weight_rows = count // width
     norm = Norm(
-        dtype=op.x.dtype.value,
+        dtype=x.dtype.value,
         width=width,
-        kind="layer" if isinstance(op, LayerNorm) else "rms",
-        weight=dtype_name(op.weight),
+        weight=dtype_name(weight),
         bias=dtype_name(bias),
         weight_rows=weight_rows,
-        eps=op.eps,
-        offset=0.0 if isinstance(op, LayerNorm) else op.offset,
-        cast=op.cast,
-        residual=residual is not None,
+        **how,
     )
-    return NormOperands(norm, rows, sources, parameters, results)
+    return NormOperands(norm, rows, sources, given, results)

@@ -29,6 +29,9 @@ _BY_THE_WAY = ("concat", "gather")
 _NORMS = (RmsNorm.name, LayerNorm.name)
 """Ops that programs may hold before any pass: torch has them whole."""
 
+_SIBLINGS = ("merged_rows",)
+"""Patterns of ops that lie side by side: one that is missed leaves each of them a site as it is."""
+
 
 @dataclass
 class Applied:
@@ -107,7 +110,7 @@ class Run:
             for m in self.missed.values()
             if m.op in self.func and (m.pattern, m.rewrite, m.op) not in made_by
         ]
-        norms = {m.op for m in missed if m.op.name in _NORMS}
+        norms = {m.op for m in missed if m.op.name in _NORMS and m.pattern not in _SIBLINGS}
         places = {(m.pattern, m.op) for m in missed}
         found: list[tuple[Site, Op | None]] = []
         known: dict[tuple[str, Op], dict[str, str]] = {}

@@ -27,6 +27,7 @@ from fuseline.passes.lower_gated_mlp import LowerGatedMlp
 from fuseline.passes.lower_index_put import LowerIndexPut
 from fuseline.passes.lower_matmul import LowerMatmul
 from fuseline.passes.merge_linears import MergeLinears
+from fuseline.passes.merge_rows import MergeRows
 from fuseline.passes.plan import ProtectReads
 from fuseline.passes.raise_attention import RaiseAttention
 from fuseline.passes.raise_experts import RaiseExperts
@@ -90,6 +91,7 @@ def default_pipeline(*, cache_latents: bool = False, on_gpu: bool = False) -> li
         FuseQkRope(),
         FuseCacheWrite(),
         SplitCacheWrite(),
+        MergeRows(),  # those that are no part of anything larger
         *([FuseNormLinear()] if on_gpu else []),
         LiftNumbers(),  # no pass behind this one looks into constants
         FusePointwise(),

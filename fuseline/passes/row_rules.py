@@ -33,6 +33,7 @@ from fuseline.ir.ops.fused import (
 from fuseline.ir.ops.index import Embedding, Index, IndexSelect
 from fuseline.ir.ops.latent import LatentAttention
 from fuseline.ir.ops.matmul import Linear, Matmul, Sdpa
+from fuseline.ir.ops.merged_rows import MergedRows
 from fuseline.ir.ops.mla_projection import MlaProjection, MlaProjectionWrite
 from fuseline.ir.ops.norm_linear import NormLinear
 from fuseline.ir.ops.pointwise import (
@@ -110,6 +111,7 @@ _ROWWISE: Mapping[type[Op], tuple[str, ...]] = {
     Experts: ("x", "indices", "weights"),
     Moe: ("x", "indices", "weights", "shared_gate"),
     MlaProjection: ("latent", "shared", "q", "cos", "sin"),
+    MergedRows: ("xs", "turned", "cos", "sin"),
 }
 """Ops that do each row of these operands by itself, along all dims but the last."""
 
@@ -217,7 +219,10 @@ def _loose(rows: Rows) -> Rows:
 
 
 def _rowwise(op: Op, walk: Walk, names: Sequence[str]) -> list[Rows]:
-    values = [cast("Value | None", getattr(op, name)) for name in names]
+    values: list[Value | None] = []
+    for name in names:
+        given: Any = getattr(op, name)
+        values += given if isinstance(given, tuple) else [given]
     _others(op, walk, values)
     rank = max(len(v.shape) for v in values if v is not None)
     return _each(op, _closed(op, _together(op, walk, values), rank - 1))

@@ -38,6 +38,20 @@ def norms_of_slices(dtype: str) -> Iterator[Case]:
 
 
 @ROWS
+@pytest.mark.parametrize("width", [20, 1024])
+def norms_by_weights_of_the_model(width: int) -> Iterator[Case]:
+    """Which a GPU reads before all else."""
+    text = f"""func @f(%x: f16[S, {width}], %w: f16[{width}] = param "w",
+                       %b: f16[{width}] = param "b") {{
+      %y = rms_norm %x, %w
+      %z = layer_norm %x, %w, %b {{cast = "last"}}
+      return %y, %z
+    }}"""
+    parameters = (seeded(width, dtype=DTYPES["f16"], seed=i) for i in (1, 2))
+    yield Case(text, [seeded(3, width, dtype=DTYPES["f16"], scale=2.0), *parameters])
+
+
+@ROWS
 @pytest.mark.parametrize(
     ("x", "table"),
     [

@@ -37,6 +37,7 @@ CASES: Mapping[str, str] = {
     "linear_finish": "test_linear.py::test_few_columns_of_long_rows_share_out_k",
     "linear_rows": "test_linear.py::test_siblings_share_a_kernel[1]",
     "linear_tile": "test_linear.py::test_siblings_share_a_kernel[7]",
+    "merged_rows": "test_merged_rows.py::test_cases[norms_and_a_rotation[bf16-half]]",
     "mla_projection": "test_mla_projection.py::test_all_rows_at_odd_sizes[bf16]",
     "pointwise": "test_lower_pointwise.py::test_a_transposed_copy_goes_by_squares[shape0-bf16]",
     "qk_norm_rope": "test_heads.py::test_head_widths[bf16-112]",

@@ -32,6 +32,11 @@ LEGAL = {
           %n = sum %t {axes = (1,)}
           return %s, %t, %n
         }""",
+    "rows of several widths": """func @f(%x: f32[1, S, 8], %z: f32[1, S, 6], %k: f32[1, S, 4],
+                                          %c: f32[1, S, 4], %s: f32[1, S, 4]) {
+          %y, %n, %r = merged_rows [%x, %z], [], [%k], %c, %s {width = 4}
+          return %y, %n, %r
+        }""",
     "a batch and a length": """func @f(%x: f32[B, S, 8], %m: f32[8, 8] = param "m") {
           %r = reshape %x {shape = (<B*S>, 8)}
           %y = linear %r, %m

@@ -46,10 +46,14 @@ class CudaKernel(GpuKernel):
 
     @property
     def parameters(self) -> str:
-        """The head of the function: all arguments with their types."""
+        """The head of the function: all arguments with their types.
+
+        No pointer is said to be the only way to its memory. What is read so could be read at any
+        time, and not through the caches that the wait for the kernel ahead makes good.
+        """
         results = self.written
         pointers = [
-            f"{'' if name in results else 'const '}{CPP_TYPES[kind]} *__restrict__ {name}"
+            f"{'' if name in results else 'const '}{CPP_TYPES[kind]} *{name}"
             for name, kind in self.buffers
         ]
         integers = [f"{CPP_TYPES[kind]} {name}" for name, kind in self.dims]

@@ -19,7 +19,7 @@ from fuseline.codegen.gpu.cuda import (
     vector,
 )
 from fuseline.codegen.gpu.norm import NormOfRows, RowNormKernel
-from fuseline.codegen.norms import Norm, promote
+from fuseline.codegen.norms import promote
 
 HELD = 32
 """Elements of a row that a thread holds, at most."""
@@ -127,19 +127,18 @@ class CudaRowNormKernel(NormOfRows, CudaKernel, template="cuda/row_norm_cuda.cu.
         return tuple(step for step in found if step)
 
 
-def forms(norm: Norm, *, flat: bool, warps: int) -> list[CudaRowNormKernel]:
+def forms(norm: NormOfRows, *, warps: int) -> list[CudaRowNormKernel]:
     """The kernels of a norm, the likelier first.
 
     Args:
         norm: what is done.
-        flat: as in `RowNormKernel`.
         warps: of a block that has several rows.
 
     Raises:
         ValueError: there is none: a row is too long for the threads of a block.
 
     """
-    fields: dict[str, Any] = dataclasses.asdict(norm) | {"flat": flat}
+    fields: dict[str, Any] = {f.name: getattr(norm, f.name) for f in dataclasses.fields(NormOfRows)}
     unit = vector(norm.dtype, norm.width)
     units = norm.width // unit
     if units <= NARROW:

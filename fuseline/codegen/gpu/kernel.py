@@ -9,8 +9,9 @@ from __future__ import annotations
 
 import dataclasses
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from itertools import zip_longest
 from typing import Any, TypeVar
 
 import sympy
@@ -20,7 +21,7 @@ from fuseline.codegen.kernel import KernelTemplate
 from fuseline.codegen.lower import Launch, Operand
 from fuseline.ir.core import Value
 from fuseline.ir.layout import LayoutMap
-from fuseline.ir.types import Dim, dim
+from fuseline.ir.types import BufferType, Dim, dim
 
 TRITON_TYPES = {
     "f64": "fp64",
@@ -52,6 +53,10 @@ TL_TYPES = {
 
 ALIGNMENT = 16
 """Bytes: every buffer begins at a multiple, and no hint says more of a dim."""
+
+AT_HAND = 16
+"""Elements of its rows that a thread of a norm holds, at most, where it asks for weight and bias
+along with them: that takes one wait for memory, not two, and registers that longer rows need."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -142,6 +147,8 @@ def launch(
 
 
 KernelT = TypeVar("KernelT", bound=GpuKernel)
+FirstT = TypeVar("FirstT", bound=GpuKernel)
+SecondT = TypeVar("SecondT", bound=GpuKernel)
 
 
 def with_hints(
@@ -169,6 +176,15 @@ def _alignment(value: Value, layouts: LayoutMap) -> int:
     return divisor(dim(offset * value.dtype.itemsize))
 
 
+def is_parameter(value: Value, layouts: LayoutMap) -> bool:
+    """Whether a value lies in a parameter that the program does not write: a kernel may read it
+    before the kernel ahead has ended.
+    """
+    root = layouts.root(value)
+    read = root.owner is None and not isinstance(root.type, BufferType)
+    return read and root.origin is not None and root.origin.kind == "param"
+
+
 def divisor(value: Dim) -> int:
     """The largest power of two up to 16 that divides a dim whatever its symbols are; 16 for 0."""
     if isinstance(value, int):
@@ -188,6 +204,12 @@ def _is_integer(term: Any) -> bool:
     return bool(term.is_integer)
 
 
+def in_turn(first: Iterable[FirstT], second: Iterable[SecondT]) -> list[FirstT | SecondT]:
+    """One of each, as long as there are any: then measuring the likeliest few has some of both."""
+    pairs = zip_longest(first, second)
+    return [kernel for pair in pairs for kernel in pair if kernel is not None]
+
+
 def ceil_div(value: Dim, by: int) -> Dim:
     """Blocks of ``by`` that hold ``value``."""
     if by == 1:
@@ -204,12 +226,15 @@ def next_power_of_two(value: int) -> int:
 
 __all__ = [
     "ALIGNMENT",
+    "AT_HAND",
     "TL_TYPES",
     "TRITON_TYPES",
     "GpuKernel",
     "TritonKernel",
     "ceil_div",
     "divisor",
+    "in_turn",
+    "is_parameter",
     "launch",
     "next_power_of_two",
     "strides",

@@ -19,12 +19,21 @@ from typing import Any
 from fuseline.codegen.forms import When
 from fuseline.codegen.gpu import cuda_heads
 from fuseline.codegen.gpu.cuda_heads import CudaHeadsKernel
-from fuseline.codegen.gpu.kernel import ceil_div, launch, next_power_of_two, with_hints
+from fuseline.codegen.gpu.kernel import (
+    ceil_div,
+    in_turn,
+    is_parameter,
+    launch,
+    next_power_of_two,
+    with_hints,
+)
+from fuseline.codegen.gpu.merged_rows import MergedRowsKernel
 from fuseline.codegen.gpu.mla_projection import MlaProjectionKernel
 from fuseline.codegen.gpu.qk_norm_rope import Heads, QkNormRopeKernel, stream_tiles
 from fuseline.codegen.gpu.rope import RopeKernel
 from fuseline.codegen.head_operands import (
     HeadOperands,
+    merged_operands,
     mla_operands,
     qk_operands,
     rope_operands,
@@ -34,6 +43,7 @@ from fuseline.codegen.lower import Launch, Lowered, NeedDense, Refusal, lowers, 
 from fuseline.ir.core import Op
 from fuseline.ir.layout import LayoutMap
 from fuseline.ir.ops.fused import QkNormRope, QkNormRopeWrite
+from fuseline.ir.ops.merged_rows import MergedRows
 from fuseline.ir.ops.mla_projection import MlaProjection, MlaProjectionWrite
 from fuseline.ir.ops.raised import Rope
 from fuseline.ir.types import Dim, DType, dim, same
@@ -88,6 +98,13 @@ def lower_mla_projection(op: MlaProjection | MlaProjectionWrite, layouts: Layout
     return _lower(op, MlaProjectionKernel, mla_operands(op, layouts), layouts, how)
 
 
+@lowers(MergedRows, backend="cuda")
+def lower_merged_rows(op: MergedRows, layouts: LayoutMap) -> Lowered:
+    """Norms and rotations of rows of the same tokens."""
+    how = {"eps": op.eps, "offset": op.offset, "cast": op.cast}
+    return _lower(op, MergedRowsKernel, merged_operands(op, layouts), layouts, how)
+
+
 @lowers(Rope, backend="cuda")
 def lower_rope(op: Rope, layouts: LayoutMap) -> Lowered:
     """Rotation alone, of heads by token or tokens by head."""
@@ -110,6 +127,7 @@ def _lower(
             rows=(1,) * len(found.streams),
             rotation=found.rotation,
             flat=same(found.batch, 1),
+            ready=all(is_parameter(v, layouts) for m in found.moved for v in m.parameters),
             **how,
         )
     except ValueError as error:
@@ -191,8 +209,8 @@ def _launch(
     shapes: Sequence[Shape],
     when: When,
 ) -> Launch:
-    """The launch with blocks of each shape, the first one first; the same in CUDA C++ behind these,
-    or before them (`cuda_heads.leads`).
+    """The launch with blocks of each shape, the first one first; in turn with these, the same in
+    CUDA C++, which may lead (`cuda_heads.leads`).
     """
     tokens = dim(found.batch * found.tokens)
     named = found.dims | {"tokens": tokens, "length": found.tokens}
@@ -202,7 +220,7 @@ def _launch(
         with_hints(k, found.buffers, dims, layouts) for k in _in_cuda(plain, shapes[0].warps)
     ]
     cuda_first = bool(in_cuda) and cuda_heads.leads(in_cuda[0], plain)
-    both = [*in_cuda, *in_triton] if cuda_first else [*in_triton, *in_cuda]
+    both = in_turn(in_cuda, in_triton) if cuda_first else in_turn(in_triton, in_cuda)
     made = [
         launch(k, found.buffers, dims, (_grid(k, tokens),), layouts, work(op), when=when)
         for k in both

@@ -12,7 +12,13 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 from fuseline.codegen.forms import Form, When
-from fuseline.codegen.gpu.kernel import TritonKernel, ceil_div, launch, next_power_of_two
+from fuseline.codegen.gpu.kernel import (
+    TritonKernel,
+    ceil_div,
+    is_parameter,
+    launch,
+    next_power_of_two,
+)
 from fuseline.codegen.gpu.linear import (
     LinearFinishKernel,
     LinearKernel,
@@ -41,7 +47,7 @@ from fuseline.ir.layout import LayoutMap
 from fuseline.ir.ops.fused import GatedLinear, LinearAdd, MergedLinear, WideLinear
 from fuseline.ir.ops.matmul import Linear
 from fuseline.ir.ops.norm_linear import NormLinear
-from fuseline.ir.types import BufferType, Dim, bounds, dim
+from fuseline.ir.types import Dim, bounds, dim
 
 MOST_COLUMNS = 16 * 65535
 """Columns of the narrowest tiles, which lie along an axis of the grid that takes 65535 of them."""
@@ -178,7 +184,7 @@ class _Place:
         strided = all(self.layouts.layout(v).row_stride(v.shape) is not None for v in rows)
         if not isinstance(kernel, LinearRowsKernel) or not strided:
             return []
-        fixed = all(map(self._is_parameter, (*item.weights, *norm.parameters)))
+        fixed = all(is_parameter(v, self.layouts) for v in (*item.weights, *norm.parameters))
         buffers = (*norm.sources, *norm.parameters, item.weights[0], *norm.results)
         found: list[Launch] = []
         for each in norm_linear_kernels(replace(kernel, ready=fixed), norm.norm):
@@ -194,7 +200,7 @@ class _Place:
     def _streamed(self, kernel: LinearKernel) -> Launch:
         item = self.item
         if isinstance(kernel, LinearRowsKernel):
-            kernel = replace(kernel, ready=all(map(self._is_parameter, item.weights)))
+            kernel = replace(kernel, ready=all(is_parameter(w, self.layouts) for w in item.weights))
         dims = {"rows": item.tokens, "x_row": self.stride(item.x)}
         buffers: tuple[Operand, ...] = (item.x, item.weights[0])
         splits = kernel.splits if isinstance(kernel, LinearTileKernel) else 1
@@ -210,12 +216,6 @@ class _Place:
             grid = (columns,)
         words = "in tiles" if kernel.block_m > MOST_ROWS else "weights streamed"
         return self._launch(kernel, buffers, dims, grid, words)
-
-    def _is_parameter(self, value: Value) -> bool:
-        """Whether a value lies in a parameter that the program does not write."""
-        root = self.layouts.root(value)
-        read = root.owner is None and not isinstance(root.type, BufferType)
-        return read and root.origin is not None and root.origin.kind == "param"
 
     def _parts(self, kernel: LinearTileKernel) -> Scratch:
         """Parts of a product, in float32."""

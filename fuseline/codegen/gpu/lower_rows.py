@@ -8,10 +8,10 @@ import logging
 from fuseline.codegen.forms import When
 from fuseline.codegen.gpu import cuda_norm
 from fuseline.codegen.gpu.cuda_norm import CudaRowNormKernel
-from fuseline.codegen.gpu.kernel import ceil_div, launch, with_hints
+from fuseline.codegen.gpu.kernel import ceil_div, in_turn, is_parameter, launch, with_hints
 from fuseline.codegen.gpu.norm import WIDEST, RowNormKernel
 from fuseline.codegen.lower import Launch, Lowered, Refusal, lowers, work
-from fuseline.codegen.norms import Norm, NormOp, NormOperands, norm_operands
+from fuseline.codegen.norms import NormOp, NormOperands, norm_operands
 from fuseline.ir.layout import LayoutMap
 from fuseline.ir.ops.fused import AddRmsNorm
 from fuseline.ir.ops.raised import LayerNorm, RmsNorm
@@ -41,7 +41,11 @@ def norm_launches(op: NormOp, found: NormOperands, layouts: LayoutMap) -> list[L
     if found.norm.width > WIDEST:
         return Refusal(f"rows of {found.norm.width} elements; the kernel takes up to {WIDEST}")
     rows = dim(found.rows.outer * found.rows.inner)
-    kernel = RowNormKernel(**dataclasses.asdict(found.norm), flat=same(found.rows.outer, 1))
+    kernel = RowNormKernel(
+        **dataclasses.asdict(found.norm),
+        flat=same(found.rows.outer, 1),
+        ready=all(is_parameter(v, layouts) for v in found.parameters),
+    )
     several = max(1, BLOCK_ELEMENTS // kernel.block)
     if several == 1:
         return [_launch(op, found, kernel, rows, layouts)]
@@ -61,8 +65,8 @@ def _launch(
     layouts: LayoutMap,
     when: When = None,
 ) -> Launch:
-    """The launch of a kernel, with 8 elements a thread first, then with 4 and 16; the same in CUDA
-    C++ behind these, or before them (`cuda_norm.leads`).
+    """The launch of a kernel, with 8 elements a thread first, then with 4 and 16; in turn with
+    these, the same in CUDA C++, which may lead (`cuda_norm.leads`).
     """
     elements = kernel.block * kernel.block_rows
     dims: dict[str, Dim] = {"rows": rows}
@@ -82,10 +86,10 @@ def _launch(
     warps = dict.fromkeys(min(32, max(1, elements // (32 * each))) for each in (8, 4, 16))
     in_triton = [dataclasses.replace(kernel, warps=n) for n in warps]
     several = 1 if kernel.block_rows == 1 else CUDA_WARPS
-    forms = _in_cuda(found.norm, flat=kernel.flat, warps=several)
+    forms = _in_cuda(kernel, warps=several)
     in_cuda = [with_hints(k, buffers, dims, layouts) for k in forms]
     cuda_first = bool(in_cuda) and cuda_norm.leads(in_cuda[0], kernel)
-    both = [*in_cuda, *in_triton] if cuda_first else [*in_triton, *in_cuda]
+    both = in_turn(in_cuda, in_triton) if cuda_first else in_turn(in_triton, in_cuda)
     made = [
         launch(k, buffers, dims, (ceil_div(rows, k.block_rows),), layouts, work(op), when=when)
         for k in both
@@ -93,10 +97,10 @@ def _launch(
     return dataclasses.replace(made[0], others=tuple(made[1:]))
 
 
-def _in_cuda(norm: Norm, *, flat: bool, warps: int) -> list[CudaRowNormKernel]:
+def _in_cuda(kernel: RowNormKernel, *, warps: int) -> list[CudaRowNormKernel]:
     """The same in CUDA C++."""
     try:
-        return cuda_norm.forms(norm, flat=flat, warps=warps)
+        return cuda_norm.forms(kernel, warps=warps)
     except ValueError as error:
-        log.debug("no form in CUDA C++ for %s", error)
+        log.debug("%s: no form in CUDA C++ for %s", kernel.symbol, error)
         return []

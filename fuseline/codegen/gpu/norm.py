@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from fuseline.codegen.gpu.kernel import TL_TYPES, TritonKernel, next_power_of_two
+from fuseline.codegen.gpu.kernel import AT_HAND, TL_TYPES, TritonKernel, next_power_of_two
 from fuseline.codegen.norms import Norm, promote
 
 WIDEST = 32768
@@ -17,9 +17,17 @@ class NormOfRows(Norm):
 
     Rows are numbered ``o * inner + i``, and row (o, i) of an operand begins at ``o * outer stride +
     i * inner stride`` (in elements); with ``flat`` there is one level, and only the inner stride.
+    With ``ready`` weight and bias are parameters, which nothing writes: they may be read while the
+    kernel ahead still runs.
     """
 
     flat: bool = False
+    ready: bool = False
+
+    @property
+    def ahead(self) -> bool:
+        """Whether there is anything to read while the kernel ahead still runs."""
+        return self.ready and bool(self.weight or self.bias)
 
     @property
     def rows(self) -> tuple[str, ...]:
@@ -52,6 +60,11 @@ class RowNormKernel(NormOfRows, TritonKernel, template="triton/row_norm.py.jinja
     def block(self) -> int:
         """The power of two that holds a row."""
         return next_power_of_two(self.width)
+
+    @property
+    def first(self) -> bool:
+        """Whether weight and bias are read before the row, or else behind its sums."""
+        return self.block * self.block_rows <= AT_HAND * 32 * self.warps
 
     @property
     def masked(self) -> bool:

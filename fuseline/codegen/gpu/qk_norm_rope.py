@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from itertools import accumulate
 from typing import Literal
 
-from fuseline.codegen.gpu.kernel import TL_TYPES, TritonKernel, next_power_of_two, strides
+from fuseline.codegen.gpu.kernel import AT_HAND, TL_TYPES, TritonKernel, next_power_of_two, strides
 from fuseline.codegen.heads import Rotation, Stream, check_rotation
 from fuseline.codegen.norms import NormKind, norm_result, promote
 from fuseline.ir.ops.raised import CastPoint
@@ -71,7 +71,8 @@ class StreamCode:
 
     ``sources`` are the tiles that are read, ``results`` those that are written: they differ where
     the rotation moves elements, and of those ``normed`` are normed. ``rows`` make a block; with
-    ``across``, ``tokens`` of ``head_rows`` rows each.
+    ``across``, ``tokens`` of ``head_rows`` rows each. Weight and bias are read ``first``, before
+    the rows, or else behind their sums.
     """
 
     name: str
@@ -81,6 +82,7 @@ class StreamCode:
     rows: int
     across: bool
     padded: bool
+    first: bool
     head_rows: int
     tokens: int
     last: bool
@@ -115,7 +117,8 @@ class Heads:
     the ``capacity`` is written nowhere. Intermediate values are rounded where eager rounds.
 
     ``tokens`` counts those of all batch entries, ``length`` those of one; with ``flat`` there is
-    one entry and no stride of batch.
+    one entry and no stride of batch. With ``ready`` weights and biases are parameters, which
+    nothing writes: they may be read while the kernel ahead still runs.
     """
 
     dtype: str
@@ -128,6 +131,7 @@ class Heads:
     scope: Literal["head", "row"] = "head"
     order: Literal["norm_rope", "rope_norm"] = "norm_rope"
     flat: bool = False
+    ready: bool = False
 
     def __post_init__(self) -> None:
         """Reject geometry that has no meaning."""
@@ -148,6 +152,16 @@ class Heads:
         pairs = zip(counts, self.streams, strict=True)
         heads = " and ".join(f"{count} of {s.width}" for count, s in pairs)
         return f"{', '.join(steps) or 'Copy'}: {heads}, {self.dtype}"
+
+    @property
+    def weighed(self) -> bool:
+        """Whether there are weights or biases."""
+        return any(s.normed and (s.weight or s.bias) for s in self.streams)
+
+    @property
+    def ahead(self) -> bool:
+        """Whether there is anything to read while the kernel ahead still runs."""
+        return self.ready and self.weighed
 
     @property
     def cached(self) -> bool:
@@ -225,6 +239,7 @@ class QkNormRopeKernel(Heads, TritonKernel, template="triton/qk_norm_rope.py.jin
             rows=rows,
             across=across,
             padded=across and head_rows != s.heads,
+            first=rows * sum(t.block for t in sources) <= AT_HAND * 32 * self.warps,
             head_rows=head_rows,
             tokens=max(1, rows // head_rows),
             last=index == len(self.streams) - 1,

@@ -153,7 +153,7 @@ def _compile(source: CudaSource, capability: int, folder: Path) -> None:
     )
 
 
-BEGIN = "fl_begin();"
+BEGIN = "fl_wait();"
 """What a kernel begins with that waits for the one ahead of it."""
 
 

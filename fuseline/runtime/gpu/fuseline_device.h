@@ -37,11 +37,17 @@ FL_DEVICE void fl_store16(void *to, unsigned a, unsigned b, unsigned c, unsigned
                : "l"(__cvta_generic_to_global(to)), "r"(a), "r"(b), "r"(c), "r"(d));
 }
 
-// The first thing in a kernel, which may be launched before the one ahead of it has ended: waits for
-// that, and has what is behind launched as soon as there is room for it.
-FL_DEVICE void fl_begin() {
+// Waits for the kernel ahead, which may not have ended when this one was launched: the first thing in
+// a kernel, but for reads of what is not written while programs run.
+FL_DEVICE void fl_wait() {
 #if __CUDA_ARCH__ >= 900
   asm volatile("griddepcontrol.wait;" ::: "memory");
-  asm volatile("griddepcontrol.launch_dependents;");
+#endif
+}
+
+// Has the kernel behind launched as soon as there is room for it. No read is moved across it.
+FL_DEVICE void fl_start_next() {
+#if __CUDA_ARCH__ >= 900
+  asm volatile("griddepcontrol.launch_dependents;" ::: "memory");
 #endif
 }

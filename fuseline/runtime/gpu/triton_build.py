@@ -17,6 +17,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from functools import lru_cache
 from pathlib import Path
+from textwrap import indent
 from typing import Any
 
 from fuseline import errors
@@ -31,16 +32,18 @@ NUMERICS: dict[str, Any] = {
 }
 """Options that change results; those that this Triton does not have are left out."""
 
-WAIT = """\
-    tl.extra.cuda.gdc_wait()
-    tl.extra.cuda.gdc_launch_dependents()
-"""
-"""What kernels begin with that are launched early: they wait for what is ahead of them, and then
-have what is behind them launched, as soon as there is room for it."""
+WAIT = "tl.extra.cuda.gdc_wait()\n"
+"""What kernels do first that are launched early: wait for the one that is ahead of them."""
 
-MARK = "    # The kernel ahead may run until here.\n"
-"""Where a kernel has this line, it waits there instead: what it does before that touches nothing
-that is written while programs run."""
+START_NEXT = "tl.extra.cuda.gdc_launch_dependents()\n"
+"""What they do next: have the one behind them launched, as soon as there is room for it."""
+
+MARK = re.compile(
+    r"^( *)# The kernel (ahead may run until|behind may start from) here\.\n", re.MULTILINE
+)
+"""Lines of a kernel, in each of its branches or in none. At the first kind it waits, not before:
+what stands ahead of it touches nothing that is written while programs run. At both kinds it has the
+kernel behind launched; no read is moved across that, so what stands ahead is asked for first."""
 
 _SIGNAL = re.compile(r"failed with error code -(\d+)")
 
@@ -66,17 +69,19 @@ class TritonSource:
     stages: int = 2
 
     def text_for(self, capability: int) -> str:
-        """The module for a target: with `WAIT` as the kernel's first lines, or behind its `MARK`,
-        from `EARLY` on.
+        """The module for a target: from `EARLY` on with `WAIT` and `START_NEXT`, as the first lines
+        of the kernel or where it has a `MARK`.
         """
         if capability < EARLY:
             return self.text
-        before, mark, behind = self.text.partition(MARK)
-        if mark:
-            return before + mark + WAIT + behind
-        head = re.search(rf"^def {self.symbol}\(.*\):\n", self.text, re.MULTILINE)
+        first = MARK.search(self.text)
+        if first and "ahead" in first[2]:
+            return MARK.sub(lambda at: at[0] + indent(WAIT + START_NEXT, at[1]), self.text)
+        text = MARK.sub(lambda at: at[0] + indent(START_NEXT, at[1]), self.text)
+        head = re.search(rf"^def {self.symbol}\(.*\):\n", text, re.MULTILINE)
         assert head, f"no kernel {self.symbol}"
-        return self.text[: head.end()] + WAIT + self.text[head.end() :]
+        begin = WAIT if first else WAIT + START_NEXT
+        return text[: head.end()] + indent(begin, " " * 4) + text[head.end() :]
 
     def factors(self, capability: int) -> dict[str, Json]:
         """The key of the binary: all that can change its bytes."""

@@ -28,6 +28,10 @@ from tests.codegen.gpu.test_heads import (
     test_token_counts,
     test_writes_keys_and_values_into_the_cache,
 )
+from tests.codegen.gpu.test_merged_rows import (
+    test_binaries_move_16_bytes_at_once_and_do_not_spill as test_merged_binaries,
+)
+from tests.codegen.gpu.test_merged_rows import test_cases as test_merged_rows
 from tests.codegen.gpu.test_mla_projection import test_cases
 from tests.codegen.oracle import DTYPES
 
@@ -130,6 +134,8 @@ __all__ = [
     "test_cases",
     "test_head_widths",
     "test_many_rows_share_larger_blocks",
+    "test_merged_binaries",
+    "test_merged_rows",
     "test_norm_without_rotation_and_rotation_without_norm",
     "test_one_sequence_has_no_stride_of_batch",
     "test_positions_outside_the_cache_are_not_written",

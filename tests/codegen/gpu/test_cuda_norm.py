@@ -5,9 +5,8 @@ from __future__ import annotations
 import pytest
 
 from fuseline.codegen.gpu.cuda_norm import CudaRowNormKernel, forms
-from fuseline.codegen.gpu.norm import RowNormKernel
+from fuseline.codegen.gpu.norm import NormOfRows, RowNormKernel
 from fuseline.codegen.lower import Launch, emit
-from fuseline.codegen.norms import Norm
 from fuseline.codegen.targets import GPU_TARGETS
 from fuseline.ir.layout import LayoutMap
 from fuseline.ir.text import parse_func
@@ -88,7 +87,7 @@ def test_first_where_blocks_of_triton_are_padded() -> None:
 def test_no_form_for_rows_that_the_threads_of_a_block_do_not_hold() -> None:
     """A thread would have to keep 60 elements of them; Triton's kernel remains."""
     with pytest.raises(ValueError, match="rows of 61441 elements, 1 at once"):
-        forms(Norm("f32", 61441), flat=True, warps=1)
+        forms(NormOfRows("f32", 61441, flat=True), warps=1)
 
 
 @pytest.mark.parametrize(

@@ -188,3 +188,26 @@ def _(c: Case, op: type[Any]) -> Op:
         k_cache=c.arg(dtype, [b, hk, longest, d], static=3, buffer=True),
         v_cache=c.arg(dtype, [b, hk, longest, dv], static=3, buffer=True),
     )
+
+
+@case("merged_rows")
+def _(c: Case, op: type[Any]) -> Op:
+    dtype, (b, s) = c.one_of(FLOATS), c.shape(2, 2)
+    norms, head = c.number(0, 3), c.one_of([2, 4, 6, 8])
+    turned = c.number(0 if norms else 1, 2)
+    widths = [c.one_of(EXTENTS) for _ in range(norms)]
+    heavy, weighted = c.one_of(FLOATS), c.flag()
+    rope = _rope_attributes(c, head) if turned else {}
+    tables = [
+        c.arg(dtype, [1 if c.flag() else b, s, _table_columns(rope)], static=1) if turned else None
+        for _ in range(2)
+    ]
+    return op(
+        [c.arg(dtype, [b, s, w], static=1) for w in widths],
+        [c.arg(heavy, [w], static=1) for w in widths] if weighted else [],
+        [c.arg(dtype, [b, s, head], static=1) for _ in range(turned)],
+        *tables,
+        offset=c.one_of([0.0, 1.0]),
+        **norm_attributes(c),
+        **rope,
+    )

@@ -69,4 +69,5 @@ inline void fl_store16(void *to, unsigned a, unsigned b, unsigned c, unsigned d)
   *static_cast<uint4 *>(to) = uint4{a, b, c, d};
 }
 
-inline void fl_begin() {}
+inline void fl_wait() {}
+inline void fl_start_next() {}
