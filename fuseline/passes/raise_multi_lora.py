@@ -12,6 +12,7 @@ from fuseline.ir.ops.pointwise import Cast, Mul
 from fuseline.ir.ops.reduce import Sum
 from fuseline.ir.types import Dim, DType, same
 from fuseline.passes.adapter_end import End, follow, scaled
+from fuseline.passes.adapter_misses import adapter_miss
 from fuseline.passes.adapter_numbers import count_of, factors_of, limit_of, numbers_of
 from fuseline.passes.adapter_products import AdapterProduct, adapter_product
 from fuseline.passes.adapter_rows import keeps_order, row_axis, viewed
@@ -85,12 +86,13 @@ class RaiseMultiLora(Rewrite[Op], root=(Matmul, Sum, AtenCall), pattern="multi_l
 
     def rewrite(self, op: Op, func: Func) -> Replace | NoMatch | None:
         up = adapter_product(op)
-        if up is None:
-            return None
         try:
-            return _raised(up, func)
+            found = None if up is None else _raised(up, func)
         except Refused as refused:
             return NoMatch(str(refused))
+        if found is None and (reason := adapter_miss(op)):
+            return NoMatch(reason)
+        return found
 
 
 def _raised(up: AdapterProduct, func: Func) -> Replace | None:
@@ -171,9 +173,9 @@ def _end(up: AdapterProduct, func: Func) -> End:
 def _check(down: AdapterProduct, up: AdapterProduct) -> None:
     """Both products must be of the same rows and the same adapters."""
     for product in (down, up):
-        if product.stack.cast:
+        if product.stack.changed:
             raise Refused(
-                f"the matrices of {called(product.stack.values)} are cast to {product.stack.cast} "
+                f"the matrices of {called(product.stack.values)} are {product.stack.changed} "
                 "after they were gathered"
             )
     if viewed(down.numbers.value) is not viewed(up.numbers.value):
