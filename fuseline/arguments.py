@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from array import array
 from collections.abc import Mapping, Sequence
-from typing import cast
+from typing import TypeGuard, cast
 
 import torch
 from torch import Tensor
@@ -13,7 +13,8 @@ from fuseline import errors
 from fuseline.clock import Clock
 from fuseline.frontend.captured import Argument
 from fuseline.frontend.execute import Compiled
-from fuseline.ir.core import Origin
+from fuseline.ir.core import Func, Origin
+from fuseline.ir.types import IntType, symbol
 from fuseline.runtime import packing
 from fuseline.runtime.executor import Program
 
@@ -21,26 +22,62 @@ _GREATEST = 2**63 - 1
 
 
 class Numbered:
-    """A program that reads some integers of a call from memory: see `LiftNumbers`."""
+    """A program that reads some integers of a call from memory: see `LiftNumbers`.
 
-    def __init__(self, run: Compiled, numbers: Mapping[int, Origin], device: torch.device) -> None:
-        self.run, self.numbers, self.device = run, numbers, device
+    Args:
+        run: the program.
+        numbers: the arguments that are integers to the caller, and tensors to the program.
+        counts: the arguments that are both: the program takes the tensors behind all others.
+        device: where the tensors are.
+
+    """
+
+    def __init__(
+        self,
+        run: Compiled,
+        numbers: Mapping[int, Origin],
+        counts: Sequence[int],
+        device: torch.device,
+    ) -> None:
+        self.run, self.numbers, self.counts, self.device = run, numbers, counts, device
+
+    @staticmethod
+    def of(run: Compiled, func: Func, device: torch.device) -> Compiled:
+        """A program of a func, as its callers call it."""
+        numbers: dict[int, Origin] = {}
+        counts: list[int] = []
+        sizes = {a.type.value: i for i, a in enumerate(func.args) if isinstance(a.type, IntType)}
+        for i, arg in enumerate(func.args):
+            if arg.origin and arg.origin.kind == "number":
+                numbers[i] = arg.origin
+            elif arg.origin and arg.origin.kind == "count":
+                counts.append(sizes[symbol(arg.origin.name)])
+        return Numbered(run, numbers, counts, device) if numbers or counts else run
 
     def __call__(self, arguments: Sequence[Argument]) -> Sequence[Tensor]:
         """Run the program."""
         given = list(arguments)
         for i, origin in self.numbers.items():
             if i < len(given):
-                given[i] = self._in_memory(given[i], origin)
+                given[i] = self._in_memory(self._checked(given[i], origin))
+        counts = [given[i] if i < len(given) else 0 for i in self.counts]
+        given += [self._in_memory(n if _is_number(n) else 0) for n in counts]  # refused as a size
         return self.run(given)
 
-    def _in_memory(self, number: object, origin: Origin) -> Tensor:
+    def _checked(self, number: object, origin: Origin) -> int:
         low, high = origin.limits.lo, origin.limits.hi
         high = _GREATEST if high is None else high
         if not isinstance(number, int) or not low <= number <= high:
             expected = f"an integer in {origin.limits}"
             raise errors.ARGUMENT_MISMATCH.error(origin.name, found=str(number), expected=expected)
+        return number
+
+    def _in_memory(self, number: int) -> Tensor:
         return torch.full((), number, dtype=torch.int64, device=self.device)
+
+
+def _is_number(value: object) -> TypeGuard[int]:
+    return isinstance(value, int) and 0 <= value <= _GREATEST
 
 
 class Packed:

@@ -314,14 +314,13 @@ def _symbol_sources(func: Func) -> dict[str, tuple[int, int]]:
 
 def with_padding(plan: Plan, func: Func) -> Plan:
     """The plan of a func, with what its graphs may do: run calls as ones of larger sizes."""
+    counts = active_counts(func)
     padded = {name: _held_by_strides(name, r, plan) for name, r in pad_rows(func).items()}
     return replace(
         plan,
         pads={n: _pad_rule(r) for n, r in padded.items() if isinstance(r, PaddedRows)},
-        unpadded={n: r for n, r in padded.items() if isinstance(r, str)},
-        variants=tuple(
-            VariantSpec("adapters in use", name, most) for name, most in active_counts(func).items()
-        ),
+        unpadded={n: r for n, r in padded.items() if isinstance(r, str) and n not in counts},
+        variants=tuple(VariantSpec("adapters in use", n, most) for n, most in counts.items()),
     )
 
 

@@ -100,9 +100,13 @@ class Compilation:
     def _graphs(self) -> Iterator[GraphRecord]:
         """What there is for each set of sizes."""
         graphed = self.graphed() if self.graphed else None
-        for r in graphed.sizes if graphed is not None else ():
+        if graphed is None:
+            return
+        counts = {v.symbol: f"{v.name} ({v.symbol})" for v in graphed.program.plan.variants}
+        for r in graphed.sizes:
+            sizes = {counts.get(symbol, symbol): value for symbol, value in r.sizes.items()}
             yield GraphRecord(
-                *(self.name, r.sizes, r.kind, r.calls, r.replays, r.graphs, r.nbytes, r.seconds),
+                *(self.name, sizes, r.kind, r.calls, r.replays, r.graphs, r.nbytes, r.seconds),
                 reason=r.reason,
             )
 

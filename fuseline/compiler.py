@@ -139,9 +139,8 @@ class Compiler:
 
     def _runnable(self, compilation: Compilation) -> Any:
         run, func = self._by_plan(compilation), compilation.func
-        origins = ((i, arg.origin) for i, arg in enumerate(func.args))
-        numbers = {i: origin for i, origin in origins if origin and origin.kind == "number"}
-        return Numbered(run, numbers, compilation.device) if numbers else run
+        run = Numbered.of(run, func, compilation.device)
+        return LatentCaches(run, func) if self.config.cache == "latent" else run
 
     def _by_plan(self, compilation: Compilation) -> Any:
         plan = compilation.built.assembled.plan
@@ -158,8 +157,7 @@ class Compiler:
         if program.device.type != "cpu" and not self.config.strict:
             run = UntilRefused(run, plain, program.check, compilation.name)
         run = Packed(program, run, plain, compilation.seconds) if plan.packed else run
-        run = run if program.device.type == "cpu" else Aligned(run, plan)
-        return LatentCaches(run, compilation.func) if self.config.cache == "latent" else run
+        return run if program.device.type == "cpu" else Aligned(run, plan)
 
     def _graphed(self, program: Program, compilation: Compilation) -> Graphed | None:
         """The program run from graphs, where it is on a GPU and the options do not say no."""
@@ -382,8 +380,8 @@ def pin(func: Func, captured: Captured) -> None:
 
 
 def argument_layouts(func: Func, inputs: Sequence[Input]) -> dict[Value, Layout]:
-    """The strides that the arguments were captured with; the program's own state is dense."""
-    layouts = {state: dense(state.shape) for state in func.args[len(inputs) :]}
+    """The strides that the arguments were captured with; what the program adds itself is dense."""
+    layouts = {own: dense(own.shape) for own in func.args[len(inputs) :]}
     for arg, item in zip(func.args, inputs, strict=False):
         if isinstance(item.value, Tensor):
             strides = tuple(import_dim(s) for s in item.value.stride())

@@ -52,9 +52,10 @@ class LatentCaches:
             role = sum(index == owner for index, _, _ in self._states)
             self._states.append((owner, role, state))
         owners = {index for index, _, _ in self._states}
-        own = enumerate(func.args[: len(func.args) - len(states)])
         self._plain = [
-            (i, arg) for i, arg in own if i not in owners and _may_be_cache(arg) and func.users(arg)
+            (i, arg)
+            for i, arg in enumerate(func.args)
+            if i not in owners and _may_be_cache(arg) and func.users(arg)
         ]
         self._written = {i for i, arg in self._plain if isinstance(arg.type, BufferType)}
 

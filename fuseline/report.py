@@ -155,7 +155,7 @@ class GraphRecord:
 
     Attributes:
         program: its name.
-        sizes: the value of each size and count.
+        sizes: the value of each size and count; a count says what of.
         kind: ``exact`` for these sizes alone, ``bucket`` where they stand for smaller ones, too,
             and ``none`` where they run without graphs.
         calls: with these sizes, or with any that they stand for.

@@ -92,6 +92,8 @@ def _argument(
 ) -> Argument:
     if isinstance(arg.type, IntType):
         return substitute(arg.type.value, binding)
+    if arg.origin is not None and arg.origin.kind == "count":
+        return torch.tensor(binding[arg.origin.name])
     shape = [substitute(d, binding) for d in arg.shape]
     dtype = arg.dtype.torch
     if dtype.is_floating_point:
@@ -192,14 +194,22 @@ def assert_same_values(
         tried.append(small)
     for binding in tried:
         arguments = make_arguments(before, binding, seed=seed, given=given)
-        states = after.args[len(before.args) :]
-        zeros = [torch.zeros(*map(int, s.shape), dtype=s.dtype.torch) for s in states]
-        want, got = _run(before, arguments), _run(after, [*arguments, *zeros])
+        added = after.args[len(before.args) :]
+        own = [_added(arg, binding) for arg in added]
+        want, got = _run(before, arguments), _run(after, [*arguments, *own])
+        states = [a for a in added if a.origin and a.origin.kind == "state"]
         replaced = {s.origin.name for s in states if s.origin} | {
             a.hint for a in after.args if states and _is_buffer(a) and not after.users(a)
         }
         for name in want.keys() - {f"buffer %{hint}" for hint in replaced}:
             _compare(name, want[name], got[name], exact, binding)
+
+
+def _added(arg: Value, binding: Mapping[str, int]) -> Tensor:
+    """What a program gives itself: state of zeros, or an integer of the call as data."""
+    if arg.origin is not None and arg.origin.kind == "count":
+        return torch.tensor(binding[arg.origin.name])
+    return torch.zeros(*map(int, arg.shape), dtype=arg.dtype.torch)
 
 
 def _run(func: Func, arguments: Sequence[Argument]) -> dict[str, Tensor]:

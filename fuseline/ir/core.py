@@ -75,14 +75,15 @@ class Loc:
 class Origin:
     """Where a func's argument comes from: ``kind`` input, param, buffer or const, and its name; or
     state, which the program keeps itself in the place of the argument of that hint; or number, an
-    integer of the call that the program reads from memory.
+    integer of the call that the program reads from memory; or count, the integer of the call that
+    is this symbol, read from memory beside the sizes that it stands for.
 
     ``pinned`` says why its memory must stay where it is (tied, hooked, sharded ...); a parameter
     where that is empty may be packed beside others. Of an integer it says why it stays a size.
     ``limits`` are those of a number.
     """
 
-    kind: Literal["input", "param", "buffer", "const", "state", "number"]
+    kind: Literal["input", "param", "buffer", "const", "state", "number", "count"]
     name: str = ""
     digest: str = ""
     pinned: str = ""

@@ -33,7 +33,7 @@ _WORDS: dict[str, Any] = {
     "inf": math.inf,
     "nan": math.nan,
 }
-_ORIGINS = ("input", "param", "buffer", "const", "state", "number")
+_ORIGINS = ("input", "param", "buffer", "const", "state", "number", "count")
 
 
 # -- printing -------------------------------------------------------------------------------
@@ -284,9 +284,9 @@ class _Parser:
     def origin(self, name: str) -> Origin:
         if not self.accept("="):
             return Origin("input", name)
-        kind = self.take("word", "param, buffer, const, state or number")
+        kind = self.take("word", "param, buffer, const, state, number or count")
         if kind not in _ORIGINS:
-            self.fail("param, buffer, const, state or number", self.at - len(kind))
+            self.fail("param, buffer, const, state, number or count", self.at - len(kind))
         label = self.string()
         digest = self.take("digest", "a digest")[1:] if self.peek()[0] == "digest" else ""
         pinned = self.string() if self.accept("pinned") else ""

@@ -2,18 +2,21 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import cast
 
 from fuseline.ir.core import Op, Ref, Value
 from fuseline.ir.ops.call import AtenCall
-from fuseline.ir.ops.index import Embedding, Index, IndexSelect
+from fuseline.ir.ops.index import Embedding, Gather, Index, IndexSelect
 from fuseline.ir.ops.matmul import Matmul
 from fuseline.ir.ops.pointwise import Cast, Mul
 from fuseline.ir.ops.reduce import Sum
 from fuseline.ir.ops.view import Permute, Reshape, Slice
 from fuseline.ir.types import Dim, dim, same
-from fuseline.passes.adapter_rows import PerRow, per_row
+from fuseline.passes.adapter_rows import PerRow, per_row, viewed
+from fuseline.passes.constants import number
+from fuseline.passes.expert_rows import unexpanded
+from fuseline.passes.wording import called
 
 SWAPPED = (0, 2, 1)
 """The dims of a stack of matrices, each turned."""
@@ -29,7 +32,7 @@ class Stack:
         ids: the number of each matrix that is gathered.
         swapped: whether they are used ``[Q, P]``.
         wraps: whether negative numbers count from the end.
-        cast: the type that they are cast to afterwards, if they are.
+        changed: what is done to them afterwards, in words.
         active: how many of the stack, the first ones, are gathered of; None: all.
     """
 
@@ -38,7 +41,7 @@ class Stack:
     ids: Value
     swapped: bool
     wraps: bool
-    cast: str = ""
+    changed: str = ""
     active: Dim | None = None
 
     @property
@@ -173,26 +176,48 @@ def _same_dims(one: tuple[Dim, ...], other: tuple[Dim, ...]) -> bool:
 
 def gathered(value: Value) -> Stack | None:
     """What matrices ``[..., P, Q]`` are gathered of; None where they are not."""
-    swapped, cast = False, ""
+    swapped, changed = False, ""
     last = value.shape[-2:]
     while True:
         match value.owner:
             case Cast(x):
-                cast = cast or str(value.dtype)
+                changed = changed or f"cast to {value.dtype}"
                 value = x
+            case Mul(lhs, rhs):
+                return _multiplied(value, lhs, rhs, swapped)
             case Permute(x, dims=dims) if _swaps_last(dims):
                 swapped, value = not swapped, x
                 last = last[::-1]
             case Reshape(x) if len(x.shape) >= 2 and _same_dims(x.shape[-2:], last):
                 value = x
             case Reshape(x) if isinstance(x.owner, Embedding):
-                return _embedded(x.owner, last, swapped, cast)
+                return _embedded(x.owner, last, swapped, changed)
             case Index(x, (ids,), axes=(0,)):
-                return _stack(x, ids, swapped, wraps=True, cast=cast)
+                return _stack(x, ids, swapped, wraps=True, changed=changed)
             case IndexSelect(x, ids, axis=0):
-                return _stack(x, ids, swapped, wraps=False, cast=cast)
+                return _stack(x, ids, swapped, wraps=False, changed=changed)
+            case Gather(x, index, axis=0) if _of_whole_matrices(x, index):
+                return _stack(x, unexpanded(index), swapped, wraps=False, changed=changed)
             case _:
                 return None
+
+
+def _multiplied(y: Value, lhs: Value, rhs: Value, swapped: bool) -> Stack | None:
+    """Matrices that something is multiplied into."""
+    for matrices, by in ((lhs, rhs), (rhs, lhs)):
+        stack = gathered(matrices) if matrices.shape == y.shape else None
+        if stack is not None:
+            known = number(by)
+            what = called(viewed(unexpanded(by))) if known is None else str(known)
+            swapped = stack.swapped is not swapped
+            return replace(stack, swapped=swapped, changed=f"multiplied by {what}")
+    return None
+
+
+def _of_whole_matrices(x: Value, index: Value) -> bool:
+    """Whether a gather takes all of a matrix by one number: ``[B, 1, 1]`` that is expanded."""
+    alone = unexpanded(index).shape[1:] == (1, 1)
+    return alone and _same_dims(index.shape[1:], x.shape[1:])
 
 
 def _swaps_last(dims: tuple[int, ...]) -> bool:
@@ -200,7 +225,7 @@ def _swaps_last(dims: tuple[int, ...]) -> bool:
     return rank >= 2 and dims == (*range(rank - 2), rank - 1, rank - 2)
 
 
-def _stack(x: Value, ids: Value, swapped: bool, *, wraps: bool, cast: str) -> Stack | None:
+def _stack(x: Value, ids: Value, swapped: bool, *, wraps: bool, changed: str) -> Stack | None:
     if x.tensor.rank != 3:
         return None
     active = None
@@ -210,15 +235,17 @@ def _stack(x: Value, ids: Value, swapped: bool, *, wraps: bool, cast: str) -> St
         case _:
             pass
     n, p, q = x.shape
-    return Stack(x, (n, p, q), ids, swapped, wraps, cast, active)
+    return Stack(x, (n, p, q), ids, swapped, wraps, changed, active)
 
 
-def _embedded(op: Embedding, last: tuple[Dim, ...], swapped: bool, cast: str) -> Stack | None:
+def _embedded(op: Embedding, last: tuple[Dim, ...], swapped: bool, changed: str) -> Stack | None:
     """Rows of a table, each of them a matrix."""
     n, columns = op.weight.shape
     if len(last) != 2 or not same(dim(last[0] * last[1]), columns):
         return None
-    return Stack(op.weight, (n, last[0], last[1]), op.indices, swapped, wraps=False, cast=cast)
+    return Stack(
+        op.weight, (n, last[0], last[1]), op.indices, swapped, wraps=False, changed=changed
+    )
 
 
 __all__ = ["AdapterProduct", "Stack", "adapter_product", "gathered"]

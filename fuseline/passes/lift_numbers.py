@@ -13,6 +13,7 @@ from fuseline.ir.ops.create import Full
 from fuseline.ir.ops.pointwise import Add, Maximum, Minimum, Mul
 from fuseline.ir.ops.view import Expand
 from fuseline.ir.types import DType, IntType, Range, TensorType, free_symbols
+from fuseline.passes.active_counts import only_counts
 from fuseline.passes.rewrite import FuncPass
 from fuseline.passes.row_rules import reads
 
@@ -28,6 +29,9 @@ class LiftNumbers(FuncPass):
     only counts, as the caches of sliding windows count their tokens, is another in every step: then
     it is an argument of one element, and all steps are of the same sizes. Integers that a shape, a
     stride or an attribute of an op depends on stay what they are.
+
+    So does the number of adapters in use, which launches are sized by. Where it is data as well,
+    to count from the end by, it is read from memory there: launches may be sized for more.
 
     Before:
         func @f(%x: i64[4], %n: int<n>) {
@@ -45,21 +49,41 @@ class LiftNumbers(FuncPass):
           %y = add %x, %m
           return %y
         }
+
+    Before:
+        func @f(%x: f32[S, 8], %ids: i64[S], %a: f32[3, 2, 8], %b: f32[3, 6, 2], %n: int<A>)
+            where A in 1..3 {
+          %m = full {value = A, dtype = i64}
+          %number = remainder %ids, %m
+          %y = multi_lora %x, %number, %a, %b {active = A, delta_dtype = f32, dtype = f32}
+          return %y
+        }
+    After:
+        func @f(%x: f32[S, 8], %ids: i64[S], %a: f32[3, 2, 8], %b: f32[3, 6, 2], %n: int<A>,
+                %m: i64[] = count "A") where A in 1..3 {
+          %number = remainder %ids, %m
+          %y = multi_lora %x, %number, %a, %b {active = A, delta_dtype = f32, dtype = f32}
+          return %y
+        }
     """
 
     def run(self, func: Func) -> None:
-        for arg in func.args:
+        for arg in tuple(func.args):
             pinned = arg.origin is not None and arg.origin.pinned
             if not isinstance(arg.type, IntType) or pinned:
                 continue
             if isinstance(arg.type.value, sympy.Symbol):
                 name = str(arg.type.value)
                 if readers := _readers(func, arg, name):
-                    _lift(func, arg, name, readers)
+                    counts = any(only_counts(op, name) for op in func.ops)
+                    number = _beside(func, arg, name) if counts else _instead(func, arg, name)
+                    _lift(func, number, readers)
 
 
 def _readers(func: Func, number: Value, name: str) -> list[Full]:
-    """The constants that are computed from a number; none where something else is."""
+    """The constants that are computed from a number; none where something else is, but for launches
+    of adapters.
+    """
     for arg in func.args:
         given = (arg.type.value,) if isinstance(arg.type, IntType) else arg.shape
         if arg is not number and any(name in free_symbols(extent) for extent in given):
@@ -68,7 +92,7 @@ def _readers(func: Func, number: Value, name: str) -> list[Full]:
     for op in func.ops:
         if any(name in free_symbols(extent) for v in op.results for extent in v.shape):
             return []
-        if not any(reads(attribute, name) for attribute in op.attributes.values()):
+        if only_counts(op, name) or not any(reads(a, name) for a in op.attributes.values()):
             continue
         if not isinstance(op, Full) or op.dtype is not DType.I64 or not _is_known(op.value, name):
             return []
@@ -85,11 +109,21 @@ def _is_known(value: object, name: str) -> bool:
     return True
 
 
-def _lift(func: Func, number: Value, name: str, readers: list[Full]) -> None:
-    """Make an argument a tensor, and compute constants from it."""
+def _instead(func: Func, number: Value, name: str) -> Value:
+    """A tensor in the place of an integer."""
     number.type = TensorType(DType.I64, ())
     label = (number.origin and number.origin.name) or name
     number.origin = Origin("number", label, limits=func.symbols.pop(name, Range()))
+    return number
+
+
+def _beside(func: Func, number: Value, name: str) -> Value:
+    """A tensor that holds an integer which stays a size."""
+    return func.add_arg(TensorType(DType.I64, ()), f"{number.hint}_held", Origin("count", name))
+
+
+def _lift(func: Func, number: Value, readers: list[Full]) -> None:
+    """Compute constants from a tensor."""
     for full in readers:
         ops: list[Op] = []
         made = _computed(cast("Any", full.value), number, ops)

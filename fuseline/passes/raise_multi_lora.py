@@ -2,21 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 from fuseline.ir.core import Func, Op, Value
 from fuseline.ir.ops.adapters import MultiLora
 from fuseline.ir.ops.call import AtenCall
-from fuseline.ir.ops.create import Full
 from fuseline.ir.ops.matmul import Matmul
-from fuseline.ir.ops.pointwise import Add, Cast, Ge, LogicalNot, Lt, Maximum, Mul, Where
+from fuseline.ir.ops.pointwise import Cast, Mul
 from fuseline.ir.ops.reduce import Sum
 from fuseline.ir.types import Dim, DType, same
 from fuseline.passes.adapter_end import End, follow, scaled
+from fuseline.passes.adapter_misses import adapter_miss
+from fuseline.passes.adapter_numbers import count_of, factors_of, limit_of, numbers_of
 from fuseline.passes.adapter_products import AdapterProduct, adapter_product
 from fuseline.passes.adapter_rows import keeps_order, row_axis, viewed
-from fuseline.passes.constants import number, scalar
 from fuseline.passes.expert_body import Refused
 from fuseline.passes.expert_products import lie_within
 from fuseline.passes.expert_rows import uncast
@@ -87,12 +86,13 @@ class RaiseMultiLora(Rewrite[Op], root=(Matmul, Sum, AtenCall), pattern="multi_l
 
     def rewrite(self, op: Op, func: Func) -> Replace | NoMatch | None:
         up = adapter_product(op)
-        if up is None:
-            return None
         try:
-            return _raised(up, func)
+            found = None if up is None else _raised(up, func)
         except Refused as refused:
             return NoMatch(str(refused))
+        if found is None and (reason := adapter_miss(op)):
+            return NoMatch(reason)
+        return found
 
 
 def _raised(up: AdapterProduct, func: Func) -> Replace | None:
@@ -100,7 +100,7 @@ def _raised(up: AdapterProduct, func: Func) -> Replace | None:
     if middle is None:
         return None
     down, inner, inside = middle
-    if lie_within(uncast(up.numbers.value), _count(up)):
+    if lie_within(uncast(up.numbers.value), count_of(up)):
         return None  # a router chose: these are experts
     _check(down, up)
     for op in (down.op, *inside):
@@ -170,24 +170,12 @@ def _end(up: AdapterProduct, func: Func) -> End:
     return follow(func, End(up.y, up.y.dtype), up.width)
 
 
-def _count(product: AdapterProduct) -> int:
-    count = product.stack.shape[0]
-    if not isinstance(count, int):
-        raise Refused(f"{called(product.stack.values)} has any number of adapters")
-    return count
-
-
-def _limit(product: AdapterProduct) -> Dim:
-    """How many adapters, the first ones, rows may have."""
-    return _count(product) if product.stack.active is None else product.stack.active
-
-
 def _check(down: AdapterProduct, up: AdapterProduct) -> None:
     """Both products must be of the same rows and the same adapters."""
     for product in (down, up):
-        if product.stack.cast:
+        if product.stack.changed:
             raise Refused(
-                f"the matrices of {called(product.stack.values)} are cast to {product.stack.cast} "
+                f"the matrices of {called(product.stack.values)} are {product.stack.changed} "
                 "after they were gathered"
             )
     if viewed(down.numbers.value) is not viewed(up.numbers.value):
@@ -195,11 +183,11 @@ def _check(down: AdapterProduct, up: AdapterProduct) -> None:
             f"one product is by the matrices numbered {called(viewed(down.numbers.value))}, "
             f"the other by those numbered {called(viewed(up.numbers.value))}"
         )
-    if _count(down) != _count(up):
-        raise Refused(f"{_count(down)} adapters in one product, {_count(up)} in the other")
+    if count_of(down) != count_of(up):
+        raise Refused(f"{count_of(down)} adapters in one product, {count_of(up)} in the other")
     limits = down.stack.active, up.stack.active
-    if limits != (None, None) and (None in limits or not same(_limit(down), _limit(up))):
-        raise Refused(f"{_limit(down)} adapters in one product, {_limit(up)} in the other")
+    if limits != (None, None) and (None in limits or not same(limit_of(down), limit_of(up))):
+        raise Refused(f"{limit_of(down)} adapters in one product, {limit_of(up)} in the other")
     if not same(down.width, up.depth):
         raise Refused(f"the first product is {down.width} wide, the second reads {up.depth}")
     if down.rows.dtype is not up.rows.dtype:
@@ -213,13 +201,14 @@ def _multi_lora(down: AdapterProduct, up: AdapterProduct, inner: End, end: End) 
     scale = inner if (inner.scale, inner.factor) != (1.0, None) else end
     (a, a_transposed), (b, b_transposed) = down.matrices, up.matrices
     base = None if end.base is None else reshaped(end.base, (*lead, up.width))
+    numbers = numbers_of(down, up, end, lead)
     return MultiLora(
         reshaped(viewed(down.rows), (*lead, down.depth)),
-        _numbers(down, up, end, lead),
+        numbers,
         a,
         b,
         base,
-        None if scale.factor is None else scale.factor.spread(lead),
+        None if scale.factor is None else factors_of(scale.factor, up, numbers, lead),
         scale=scale.scale,
         inner=scale is inner and scale is not end,
         a_transposed=a_transposed,
@@ -230,34 +219,6 @@ def _multi_lora(down: AdapterProduct, up: AdapterProduct, inner: End, end: End) 
         delta_dtype=end.delta,
         dtype=end.y.dtype,
     )
-
-
-def _numbers(down: AdapterProduct, up: AdapterProduct, end: End, lead: Sequence[Dim]) -> Value:
-    """The adapter of each row, counted from 0; rows that are masked have the number behind all."""
-    count, limit = _count(up), scalar(_limit(up), DType.I64)
-    found = up.numbers.spread(lead)
-    found = found if found.dtype is DType.I64 else Cast(found, dtype=DType.I64).y
-    wraps = down.stack.wraps and up.stack.wraps and not _is_natural(up.numbers.value)
-    if wraps:
-        from_end = Add(found, limit).y
-        found = Where(Lt(found, scalar(0, DType.I64)).y, from_end, found).y
-    if end.keep is None and up.stack.active is None:
-        return found
-    found = Where(Ge(found, limit).y, scalar(count + 1, DType.I64), found).y  # stays an error
-    if end.keep is None:
-        return found
-    keep = end.keep.spread(lead)
-    keep = LogicalNot(keep).y if end.negated else keep
-    return Where(keep, found, Full(value=count, shape=tuple(lead), dtype=DType.I64).y).y
-
-
-def _is_natural(value: Value) -> bool:
-    """Whether numbers are shown by what makes them not to be negative."""
-    owner = viewed(value).owner
-    if not isinstance(owner, Maximum):
-        return False
-    bounds = (number(v) for v in (owner.lhs, owner.rhs))
-    return any(b is not None and b >= 0 for b in bounds)
 
 
 __all__ = ["RaiseMultiLora"]

@@ -78,6 +78,7 @@ class Wider:
         cuts: what to take of each result.
         results: the form that each has in the call.
         sizes: bytes of the memory of each.
+        counted: whether a count is among those that are larger.
     """
 
     key: Key
@@ -86,6 +87,7 @@ class Wider:
     cuts: tuple[tuple[Cut, ...], ...]
     results: tuple[BoundView, ...]
     sizes: tuple[int, ...]
+    counted: bool = False
 
 
 class Buckets:
@@ -171,6 +173,7 @@ class Buckets:
             self._cuts(known, wide),
             tuple(bind_view(view, own) for view in plan.returns),
             tuple(own(plan.buffers[view.buffer].nbytes) for view in plan.returns),
+            any(wide[symbol] != known[symbol] for symbol in self.counts),
         )
 
     def _cuts(

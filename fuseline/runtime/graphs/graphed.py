@@ -36,7 +36,10 @@ MOVES = 3
 
 OFTEN = 16
 """Calls after which sizes get recordings of their own beside those of their bucket: what they save
-in added rows is worth the seconds and the memory for sizes that come again and again only."""
+in added rows is worth the seconds and the memory for sizes that come again and again only.
+
+A count that was rounded up gets none: what a greater one costs is a few blocks that end at once.
+"""
 
 
 _LEFT_ALONE: list[object] = []
@@ -248,7 +251,7 @@ class Graphed:
         bucket.calls += 1
         if bucket.entry is not None and not self._in_place(bucket, given):
             return None
-        often = state.calls > OFTEN and not state.reason
+        often = state.calls > OFTEN and not state.reason and not state.wider.counted
         if often and bucket.entry is not None and self._has_room(bucket.entry):
             self._record(key, state, given, None)
             if state.entry is not None:

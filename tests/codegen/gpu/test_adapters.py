@@ -158,6 +158,20 @@ def test_blocks_follow_the_adapters_that_may_have_rows() -> None:
     assert str(dim((rows + 63) // 64 + active + 1)) in grids
 
 
+def test_launches_for_more_adapters_than_have_rows() -> None:
+    """What a graph of a greater count gives, bit by bit: blocks that are added find nothing."""
+    case = Case(count=9)
+    text = case.text().replace("scale =", "active = A, scale =")
+    text = text.replace(") {", ", %in_use: f32[A]) {", 1)
+    arguments = case.arguments([i % 3 for i in range(140)])  # so many are sorted
+    exact = check(case, [], run_func, arguments=arguments)
+    for active in (3, 4, 9):
+        func = parse_func(text)
+        machine = run_func(func, [*arguments, torch.zeros(active)])
+        assert machine.binding["A"] == active
+        assert torch.equal(machine.tensor(func.returns[0]), exact)
+
+
 def test_symbolic_rows_choose_when_they_are_known() -> None:
     launches = launches_of(Case(count=8))
     rows = symbol("T")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import weakref
 from collections.abc import Callable, Sequence
 from typing import Any, TypeAlias
 
@@ -9,6 +10,8 @@ import pytest
 
 from fuseline.assemble import with_padding
 from fuseline.build import Tools, build
+from fuseline.compilation import Compilation
+from fuseline.compiler import Compiler
 from fuseline.config import Config
 from fuseline.ir.text import parse_func
 from fuseline.runtime.executor import Program
@@ -24,6 +27,22 @@ Made: TypeAlias = tuple[Program, CpuRecorder, Graphed]
 @pytest.fixture(scope="session")
 def tools(tmp_path_factory: pytest.TempPathFactory) -> Tools:
     return Tools.find(Config(cache_dir=tmp_path_factory.mktemp("cache")))
+
+
+@pytest.fixture
+def recorded(monkeypatch: pytest.MonkeyPatch) -> list[Graphed]:
+    """Programs for the CPU run from its recorder, as those for a GPU from graphs."""
+    made: list[Graphed] = []
+
+    def graphed(self: Compiler, program: Program, compilation: Compilation) -> Any:
+        plan = with_padding(program.plan, compilation.func)
+        runner = program._runner  # pyright: ignore[reportPrivateUsage]
+        made.append(Graphed(Program(plan, runner, program.kernels), CpuRecorder()))
+        compilation.graphed = weakref.ref(made[-1])
+        return made[-1]
+
+    monkeypatch.setattr(Compiler, "_graphed", graphed)
+    return made
 
 
 def graphed(

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from typing import Any
 
 import pytest
 import torch
@@ -11,33 +10,13 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 import fuseline
-from fuseline.assemble import with_padding
-from fuseline.compilation import Compilation
-from fuseline.compiler import Compiler
-from fuseline.runtime.executor import Program
 from fuseline.runtime.graphs import Graphed
 from tests.e2e.families import FAMILIES, Family, tokens
 from tests.e2e.harness import QUIET, logits
-from tests.runtime.graphs.cpu_recorder import CpuRecorder
 
 pytestmark = QUIET
 
 MODELS = [f for f in FAMILIES if f.model_type in ("qwen3", "qwen3_moe", "deepseek_v3")]
-
-
-@pytest.fixture
-def recorded(monkeypatch: pytest.MonkeyPatch) -> list[Graphed]:
-    """Programs for the CPU run from its recorder, as those for a GPU from graphs."""
-    made: list[Graphed] = []
-
-    def graphed(self: Compiler, program: Program, compilation: Compilation) -> Any:
-        plan = with_padding(program.plan, compilation.func)
-        runner = program._runner  # pyright: ignore[reportPrivateUsage]
-        made.append(Graphed(Program(plan, runner, program.kernels), CpuRecorder()))
-        return made[-1]
-
-    monkeypatch.setattr(Compiler, "_graphed", graphed)
-    return made
 
 
 @pytest.mark.slow
