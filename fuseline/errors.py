@@ -291,6 +291,15 @@ CACHE_CANNOT_REMOVE = Code(
     hint="remove them as the user that owns them",
 )
 
+CACHE_BASE_EMPTY = Code(
+    "FL0609",
+    "nothing can be read from this base of the cache",
+    "A warning. A directory of the option `cache_base` is not there, cannot be looked at, or holds "
+    "no entries that this version reads: what it should have brought is built here.",
+    CacheError,
+    hint="correct FUSELINE_CACHE_BASE, or fill that directory as FUSELINE_CACHE_DIR",
+)
+
 # ------------------------------------------------------------- FL07xx: compilers and native code
 
 NO_COMPILER = Code(

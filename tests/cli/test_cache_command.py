@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 
 from fuseline.cli import main
-from fuseline.cli.cache import age, bytes_text, size
+from fuseline.cli.units import age, bytes_text, size
 from fuseline.runtime.cache import Cache, Entry
 
 Print = pytest.CaptureFixture[str]
@@ -44,7 +44,7 @@ def test_path(root: Path, capsys: Print) -> None:
 def test_an_option_wins_over_the_variable(root: Path, tmp_path: Path, capsys: Print) -> None:
     del root
     assert main(["cache", "path", "--set", f"cache-dir={tmp_path}/other", "--json"]) == 0
-    assert answer(capsys) == {"path": f"{tmp_path}/other"}
+    assert answer(capsys) == {"path": f"{tmp_path}/other", "bases": []}
 
 
 def test_list(root: Path, capsys: Print) -> None:
@@ -59,6 +59,79 @@ def test_list(root: Path, capsys: Print) -> None:
     listed = answer(capsys)
     assert [e["name"] for e in listed["entries"]] == ["gemv", "row_norm"]
     assert listed["entries"][0]["bytes"] == 2000
+
+
+@pytest.fixture
+def base(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    path = tmp_path / "base"
+    monkeypatch.setenv("FUSELINE_CACHE_BASE", str(path))
+    return path
+
+
+def state(folder: Path) -> dict[str, tuple[float, bytes]]:
+    """When everything below a folder was changed last, and what the files hold."""
+    paths = [folder, *sorted(folder.rglob("*"))]
+    return {str(p): (p.stat().st_mtime, p.read_bytes() if p.is_file() else b"") for p in paths}
+
+
+def test_list_tells_the_layer(root: Path, base: Path, capsys: Print) -> None:
+    """Of an entry that is in two layers, the one that is read."""
+    below, both = put(base, "gemv", "-O3"), put(base, "row_norm", "-O3")
+    put(root, "row_norm", "-O3")
+    assert main(["cache", "list"]) == 0
+    assert capsys.readouterr().out == (
+        f"{below.key[:12]}  kernel  gemv      4 B  {base}\n"
+        f"{both.key[:12]}  kernel  row_norm  4 B  {root}\n"
+        "2 entries, 8 B\n"
+    )
+    assert main(["cache", "list", "--json"]) == 0
+    listed = answer(capsys)
+    assert listed["layers"] == [str(root), str(base)]
+    assert [e["layer"] for e in listed["entries"]] == [str(base), str(root)]
+
+
+def test_path_is_that_of_the_layer_that_is_written(root: Path, base: Path, capsys: Print) -> None:
+    put(base, "gemv", "-O3")
+    assert main(["cache", "path"]) == 0
+    assert capsys.readouterr().out == f"{root}\n"
+    assert main(["cache", "path", "--json"]) == 0
+    assert answer(capsys) == {"path": str(root), "bases": [str(base)]}
+
+
+@pytest.mark.parametrize(
+    "words", [["clear"], ["prune", "--max-size", "0"], ["prune", "--older-than", "0s"]]
+)
+def test_what_removes_leaves_the_base_alone(
+    words: list[str], root: Path, base: Path, capsys: Print
+) -> None:
+    put(base, "gemv", "-O3")
+    own = put(root, "row_norm", "-O3")
+    before = state(base)
+    assert main(["cache", *words]) == 0
+    assert capsys.readouterr().out == "removed 1 entry, 4 B\n"
+    assert not own.path.exists()
+    assert state(base) == before
+
+
+def test_verify_looks_at_the_base_and_leaves_it_alone(
+    root: Path, base: Path, capsys: Print
+) -> None:
+    put(root, "gemv", "-O3")
+    torn = put(base, "gemv", "-O2")
+    torn.file("kernel.o").write_bytes(b"evil")
+    before = state(base)
+    assert main(["cache", "verify"]) == 1
+    said = capsys.readouterr().out
+    assert f"in {torn.path}: found kernel.o does not have the digest" in said
+    assert "Hint: it is built again, above this base, when it is needed; the base is never" in said
+    assert said.endswith(f"checked 2 entries in {root}: 1 damaged\n")
+    assert state(base) == before
+
+
+def test_why_reads_the_base(root: Path, base: Path, capsys: Print) -> None:
+    one, two = put(root, "gemv", "-O3"), put(base, "gemv", "-O2")
+    assert main(["cache", "why", one.key[:10]]) == 0
+    assert f"the only other one, {two.key[:12]}, differs in" in capsys.readouterr().out
 
 
 def test_verify(root: Path, capsys: Print) -> None:
