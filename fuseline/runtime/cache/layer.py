@@ -34,6 +34,8 @@ logger = logging.getLogger(__name__)
 Build = Callable[[Path], None]
 
 _VANISHED = (errno.ENOENT, errno.ESTALE)
+_OCCUPIED = (errno.ENOTEMPTY, errno.EEXIST, errno.ENOTDIR, errno.ENOENT)
+"""What a rename says where an entry, or what should be none, is in the way, or its folder gone."""
 KEPT_ASIDE = 8
 ABANDONED_SECONDS = 60.0
 """A staging directory that nobody holds is removed from this age on: one that was made a moment
@@ -146,7 +148,7 @@ class Layer:
             try:
                 folder.rename(target)
             except OSError as error:
-                if last or error.errno not in (errno.ENOTEMPTY, errno.EEXIST, errno.ENOENT):
+                if last or error.errno not in _OCCUPIED:
                     raise
                 winner = self.find(kind, key)  # which sets a damaged one aside
                 if winner is not None:
@@ -215,7 +217,7 @@ class Layer:
 
 
 def damage_of(
-    kind: str, path: Path, damage: DamagedEntryError, hint: str | None = None
+    kind: str, path: Path, damage: Exception, hint: str | None = None
 ) -> errors.Diagnostic:
     """The diagnostic of a damaged entry."""
     label = f"{kind} {path.name[:12]}"

@@ -150,6 +150,16 @@ class Cache:
                 seen.add(entry.key)
                 yield entry, layer
 
+    def unlisted(self) -> Iterator[errors.Diagnostic]:
+        """FL0606 for each entry that `entries` leaves out, as its description cannot be read."""
+        for layer, kind, key, path in self._stored():
+            try:
+                load_entry(path, kind, key, trust=trust_all)
+            except FileNotFoundError:
+                continue  # removed meanwhile
+            except (DamagedEntryError, OSError) as damage:
+                yield damage_of(kind, path, damage, self._hint(layer))
+
     def verify(self) -> list[errors.Diagnostic]:
         """Check every byte of every entry in every layer; FL0606 for each that is damaged."""
         return [damage for damage in self.check() if damage is not None]
@@ -162,8 +172,7 @@ class Cache:
             except FileNotFoundError:
                 continue  # removed meanwhile
             except DamagedEntryError as damage:
-                hint = _BASE_HINT if layer.root in self.bases else _DAMAGE_HINT
-                yield damage_of(kind, path, damage, hint)
+                yield damage_of(kind, path, damage, self._hint(layer))
             else:
                 yield None
 
@@ -333,6 +342,10 @@ class Cache:
 
     def _mine(self) -> list[tuple[Entry, Layer]]:
         return [(entry, layer) for entry, layer in self._described() if not layer.frozen]
+
+    def _hint(self, layer: Layer) -> str:
+        """What to do about a damaged entry of a layer."""
+        return _BASE_HINT if layer.frozen and layer.root in self.bases else _DAMAGE_HINT
 
     def _remove(self, layer: Layer, entry: Entry) -> bool:
         self._loaded.pop(entry.key, None)

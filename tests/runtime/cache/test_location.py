@@ -302,9 +302,11 @@ def test_a_base_is_never_changed(tmp_path: Path) -> None:
 def test_large_files_of_a_base_are_digested_once(tmp_path: Path) -> None:
     """The notes of it are kept in the cache above; the base is not touched."""
     base, own = tmp_path / "base", tmp_path / "own"
-    entry = Cache.open(base).get_or_build(
-        "weights", {}, lambda folder: (folder / "w").write_bytes(bytes(17 << 20)) and None
-    )
+
+    def write(folder: Path) -> None:
+        (folder / "w").write_bytes(bytes(17 << 20))
+
+    entry = Cache.open(base).get_or_build("weights", {}, write)
     shutil.rmtree(base / "v1" / "seen")
     assert Cache.open(own, [base]).get("weights", {}) == entry
     assert [p.name for p in own.rglob("*") if p.is_file()] == [f"{entry.key}.json"]
