@@ -1,4 +1,4 @@
-"""Look at the cache of built code, check it, and clean it up."""
+"""Look at the cache of built code, check it, clean it up, and take entries to other machines."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ import argparse
 from typing import TYPE_CHECKING
 
 from fuseline.cli.arguments import add_json, add_options, options
+from fuseline.cli.cache_files import add_export, add_import, export_entries, import_entries
 from fuseline.cli.output import Output, columns
 from fuseline.cli.units import age, bytes_text, entries_text, short, size
 from fuseline.config import Config
@@ -17,7 +18,8 @@ if TYPE_CHECKING:
 EXAMPLE = """\
   fuseline cache list
   fuseline cache why row_norm
-  fuseline cache prune --older-than 30d --max-size 2G"""
+  fuseline cache prune --older-than 30d --max-size 2G
+  fuseline cache export h100.zip --target sm_90"""
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -30,6 +32,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "why": "say what tells an entry from others of its name, or what its key is made of",
         "prune": "remove entries that were not used for long, or do not fit a size",
         "clear": "remove everything",
+        "export": "write entries to a file, to be imported on another machine",
+        "import": "take over the entries of an exported file",
     }.items():
         action = actions.add_parser(name, help=summary, description=summary)
         add_options(action)
@@ -39,6 +43,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         if name == "prune":
             action.add_argument("--older-than", type=age, metavar="AGE", help="such as 12h or 30d")
             action.add_argument("--max-size", type=size, metavar="SIZE", help="such as 500M or 2G")
+        if name == "export":
+            add_export(action)
+        if name == "import":
+            add_import(action)
 
 
 def run(arguments: argparse.Namespace, out: Output) -> int:
@@ -59,6 +67,10 @@ def run(arguments: argparse.Namespace, out: Output) -> int:
             _why(cache.why(arguments.entry), out)
         case "prune":
             _prune(cache, arguments, out)
+        case "export":
+            return export_entries(cache, arguments, out)
+        case "import":
+            import_entries(cache, arguments, out)
         case _:
             _removed(cache.clear(), out)
     return 0

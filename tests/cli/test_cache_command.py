@@ -5,12 +5,15 @@ from __future__ import annotations
 import json
 import os
 import time
+from collections.abc import Callable, Generator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from fuseline.cli import main
+from fuseline.cli.output import Output
 from fuseline.cli.units import age, bytes_text, size
 from fuseline.runtime.cache import Cache, Entry
 
@@ -232,6 +235,124 @@ def test_clear(root: Path, capsys: Print) -> None:
     assert main(["cache", "clear"]) == 0
     assert capsys.readouterr().out == "removed 1 entry, 4 B\n"
     assert list(Cache.open(root).entries()) == []
+
+
+def test_entries_are_taken_from_one_cache_to_another(
+    root: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: Print
+) -> None:
+    one, two = put(root, "gemv", "-O3"), put(root, "row_norm", "-O3", b"x" * 2000)
+    file = tmp_path / "all.zip"
+    assert main(["cache", "export", str(file)]) == 0
+    said = capsys.readouterr()
+    assert said.out == f"wrote {file}: 2 entries, 2.0 kB (2 kernel)\n"
+    assert said.err == f"writing {file} ...\n"
+    monkeypatch.setenv("FUSELINE_CACHE_DIR", str(tmp_path / "other"))
+    put(tmp_path / "other", "gemv", "-O3")
+    assert main(["cache", "import", str(file), "--dry-run"]) == 0
+    assert capsys.readouterr().out == (
+        f"{two.key[:12]}  kernel  row_norm  2.0 kB  new\n"
+        f"{one.key[:12]}  kernel  gemv      4 B     there already\n"
+        f"would import 1 entry, 2.0 kB, to {tmp_path}/other; 1 entry there already\n"
+    )
+    assert len(list(Cache.open(tmp_path / "other").entries())) == 1
+    assert main(["cache", "import", str(file)]) == 0
+    assert capsys.readouterr().out == (
+        f"imported 1 entry, 2.0 kB, to {tmp_path}/other; 1 entry there already\n"
+    )
+    assert {e.key for e in Cache.open(tmp_path / "other").entries()} == {one.key, two.key}
+
+
+def test_export_and_import_for_programs(root: Path, tmp_path: Path, capsys: Print) -> None:
+    entry = put(root, "gemv", "-O3")
+    file = tmp_path / "all.zip"
+    assert main(["cache", "export", str(file), "--json"]) == 0
+    assert answer(capsys) == {
+        "file": str(file),
+        "entries": 1,
+        "bytes": 4,
+        "kinds": {"kernel": 1},
+        "damaged": [],
+    }
+    other = tmp_path / "other"
+    argv = ["cache", "import", str(file), "--set", f"cache-dir={other}", "--json"]
+    described = {"key": entry.key, "kind": "kernel", "name": "gemv", "bytes": 4}
+    for present, dry in ((False, True), (False, False), (True, False)):
+        assert main([*argv, *["--dry-run"] * dry]) == 0
+        assert answer(capsys) == {
+            "file": str(file),
+            "path": str(other),
+            "dry_run": dry,
+            "imported": int(not (dry or present)),
+            "present": int(present),
+            "bytes": 0 if present else 4,
+            "entries": [{**described, "present": present}],
+        }
+
+
+def test_export_of_some(root: Path, tmp_path: Path, capsys: Print) -> None:
+    for name in ("gemv_1", "gemv_2", "row_norm"):
+        put(root, name, "-O3")
+    file = str(tmp_path / "some.zip")
+    some = ["--kind", "kernel", "--name", "gemv*", "--target", "sm_90", "--since", "1d", "--json"]
+    assert main(["cache", "export", file, *some]) == 0
+    assert answer(capsys)["entries"] == 2
+    assert main(["cache", "export", file, "--kind", "cubin", "--name", "x*"]) == 1
+    assert "FL0607 no cache entry that matches --kind cubin --name x*" in capsys.readouterr().err
+    with pytest.raises(SystemExit, match="2"):
+        main(["cache", "export", file, "--target", "sm_1"])
+
+
+def test_damage_is_left_out_of_an_export_and_said(
+    root: Path, tmp_path: Path, capsys: Print
+) -> None:
+    """Whether it shows at once or while bytes are copied."""
+    put(root, "gemv", "-O3")
+    torn, cut = put(root, "gemv", "-O2"), put(root, "gemv", "-O1")
+    torn.file("kernel.o").write_bytes(b"evil")
+    cut.file("kernel.o").write_bytes(b"c")
+    assert main(["cache", "export", str(tmp_path / "all.zip"), "--json"]) == 1
+    said = capsys.readouterr()
+    found = json.loads(said.out)
+    assert found["entries"] == 1
+    assert {d["where"] for d in found["damaged"]} == {str(torn.path), str(cut.path)}
+    assert said.err.count("FL0606") == 2
+
+
+def test_import_of_what_is_wrong_or_too_large(root: Path, tmp_path: Path, capsys: Print) -> None:
+    put(root, "gemv", "-O3")
+    file = tmp_path / "all.zip"
+    assert main(["cache", "export", str(file)]) == 0
+    assert main(["cache", "import", str(file), "--max-size", "100"]) == 1
+    assert "FL0612" in capsys.readouterr().err
+    file.write_bytes(file.read_bytes()[:-1])
+    assert main(["cache", "import", str(file), "--json"]) == 1
+    assert answer(capsys)["error"]["code"] == "FL0610"
+
+
+@pytest.mark.parametrize("action", ["export", "import"])
+def test_help_has_an_example(action: str, capsys: Print) -> None:
+    with pytest.raises(SystemExit, match="0"):
+        main(["cache", action, "--help"])
+    assert f"example:\n  fuseline cache {action} " in capsys.readouterr().out
+
+
+def test_progress_on_a_terminal_counts_the_entries(
+    root: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: Print
+) -> None:
+    for name in ("gemv", "row_norm"):
+        put(root, name, "-O3")
+    shown: list[str] = []
+
+    @contextmanager
+    def step(self: Output, text: str) -> Generator[Callable[[str], None]]:
+        del self
+        yield lambda detail: shown.append(f"{text}: {detail}")
+
+    monkeypatch.setattr(Output, "step", step)
+    assert main(["cache", "export", str(tmp_path / "all.zip")]) == 0
+    assert main(["cache", "import", str(tmp_path / "all.zip")]) == 0
+    capsys.readouterr()
+    assert [line.rpartition(": ")[2] for line in shown] == ["1 of 2 entries", "2 of 2 entries"] * 2
 
 
 def test_a_cache_that_is_a_file(root: Path, capsys: Print) -> None:
