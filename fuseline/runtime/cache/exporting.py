@@ -160,9 +160,12 @@ def _read(path: Path) -> Iterator[bytes]:
 
 @contextmanager
 def _beside(path: Path) -> Generator[BinaryIO]:
-    """A new file that takes the place of `path` once the block has ended well."""
-    if not path.name:
-        raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR))
+    """A new file that takes the place of `path` once the block has ended well; of a link, the place
+    of the file that it leads to. Only a plain file is replaced: no pipe, and no device.
+    """
+    path = Path(os.path.realpath(path))
+    if path.exists() and not path.is_file():
+        raise OSError(errno.EINVAL, "Is a directory" if path.is_dir() else "Is no plain file")
     fresh = path.with_name(f".{path.name}.{secrets.token_hex(4)}.part")
     try:
         descriptor = os.open(fresh, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o666)

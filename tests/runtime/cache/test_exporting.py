@@ -145,6 +145,23 @@ def test_a_place_that_cannot_be_written_is_said(root: Path, tmp_path: Path, plac
         exported(root, tmp_path / place)
 
 
+def test_only_a_plain_file_is_replaced(root: Path, tmp_path: Path) -> None:
+    """A device or a pipe stays what it is, and a link leads where it did."""
+    fill(root)
+    pipe, link, target = (tmp_path / name for name in ("pipe", "link", "target"))
+    os.mkfifo(pipe)
+    with pytest.raises(CacheError, match="FL0613.*pipe: found Is no plain file"):
+        exported(root, pipe)
+    assert pipe.is_fifo()
+    target.write_text("before")
+    link.symlink_to(target)
+    exported(root, link)
+    assert link.is_symlink()
+    assert zipfile.is_zipfile(target)
+    names = {path.name for path in tmp_path.iterdir()}
+    assert names == {"cache", "link", "pipe", "target"}
+
+
 KILLED = """
 import sys, time
 from pathlib import Path
