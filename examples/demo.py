@@ -159,7 +159,8 @@ def same_numbers(ours: Contender, eager: Contender, model: Any, prompt: Sequence
 def whereabouts(report: fuseline.Report) -> str:
     """Where the sources of the kernels are."""
     used = {kernel.symbol for kernel in report.kernels if kernel.status == "native"}
-    cache = Cache.open(Config().cache_dir)
+    config = Config()
+    cache = Cache.open(config.cache_dir, config.cache_base)
     sources = [entry.file("kernel.cpp") for entry in cache.entries() if entry.name in used]
     return f"{len(used)} kernels lie in {cache.root}, one of them in\n{sources[0]}"
 

@@ -69,7 +69,7 @@ class Tools:
     @classmethod
     def find(cls, config: Config) -> Tools:
         """The cache and the compiler."""
-        cache = Cache.open(config.cache_dir)
+        cache = Cache.open(config.cache_dir, config.cache_base)
         try:
             found = find_toolchain(cache, host_compiler())
         except errors.BuildError as problem:

@@ -119,6 +119,20 @@ def _read_path(value: object) -> Path | None:
     return path.absolute()
 
 
+def _read_paths(value: object) -> tuple[Path, ...]:
+    """Paths in a tuple or a list, or one text with the system's separator, as in PATH."""
+    if isinstance(value, str):
+        value = tuple(part for part in value.split(os.pathsep) if part)
+    if isinstance(value, Path):
+        value = (value,)
+    if not isinstance(value, tuple | list):
+        raise TypeError
+    found = [_read_path(item) for item in cast("tuple[object, ...]", value)]
+    if None in found:
+        raise TypeError
+    return cast("tuple[Path, ...]", tuple(dict.fromkeys(found)))
+
+
 def _read_level(value: object) -> str | None:
     if value is None:
         return None
@@ -148,6 +162,7 @@ _LEVELS = ("DEBUG", "INFO", "WARNING", "ERROR", "CRITICAL")
 _BOOL = Parser(_read_bool, "a truth value: 1, true, yes, on, or 0, false, no, off")
 _NAMES = Parser(_read_names, "names, separated by commas")
 _PATH = Parser(_read_path, "a path")
+_PATHS = Parser(_read_paths, f"paths, separated by {os.pathsep!r}")
 _LEVEL = Parser(_read_level, f"a log level: {_join(_LEVELS)}")
 
 
@@ -241,6 +256,12 @@ class Config:
     )
     cache_dir: Path | None = _option(
         None, "CACHE_DIR", _PATH, "where built code is kept; the user's cache, if not set"
+    )
+    cache_base: tuple[Path, ...] = _option(
+        (),
+        "CACHE_BASE",
+        _PATHS,
+        "caches that are read where that one has nothing, in this order, and never written",
     )
     reuse: bool = _option(
         True, "REUSE", _BOOL, "bring back from the cache what a program was compiled to"

@@ -291,6 +291,43 @@ CACHE_CANNOT_REMOVE = Code(
     hint="remove them as the user that owns them",
 )
 
+CACHE_BASE_EMPTY = Code(
+    "FL0609",
+    "nothing can be read from this base of the cache",
+    "A warning. A directory of the option `cache_base` is not there, cannot be looked at, or holds "
+    "no entries that this version reads: what it should have brought is built here.",
+    CacheError,
+    hint="correct FUSELINE_CACHE_BASE, or fill that directory as FUSELINE_CACHE_DIR",
+)
+CACHE_FILE_DAMAGED = Code(
+    "FL0610",
+    "not a whole file of cache entries",
+    "The file is not what `fuseline cache export` wrote: cut short, changed, or made by something "
+    "else. Nothing was imported.",
+    CacheError,
+    hint="export it again, or copy it again and compare digests (sha256sum) on both machines",
+)
+CACHE_FILE_VERSION = Code(
+    "FL0611",
+    "cache entries of another version",
+    "The file, or an entry in it, was written by a fuseline whose cache has another form.",
+    CacheError,
+    hint="export with the version of fuseline that is to import",
+)
+CACHE_FILE_TOO_LARGE = Code(
+    "FL0612",
+    "too much to import or export",
+    "The file holds more than the limits allow, or more than the disk has room for; nothing was "
+    "written.",
+    CacheError,
+)
+CACHE_FILE_CANNOT = Code(
+    "FL0613",
+    "cannot write cache entries",
+    "The system refused to write the exported file, or the entries that were to be imported.",
+    CacheError,
+)
+
 # ------------------------------------------------------------- FL07xx: compilers and native code
 
 NO_COMPILER = Code(

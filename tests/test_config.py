@@ -61,6 +61,16 @@ def test_paths_are_absolute_and_know_the_home_folder(monkeypatch: pytest.MonkeyP
     assert Config().dump_dir == Path("/home/someone/dump")
 
 
+def test_several_paths_in_one_variable(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("HOME", "/home/someone")
+    monkeypatch.setenv("FUSELINE_CACHE_BASE", "~/one:/two::/two")
+    both = (Path("/home/someone/one"), Path("/two"))
+    assert Config().cache_base == both
+    assert Config.of({"cache_base": ["~/one", Path("/two")]}).cache_base == both
+    assert Config.of({"cache_base": Path("/two")}).cache_base == (Path("/two"),)
+    assert Config.of({"cache_base": ()}).cache_base == ()
+
+
 def test_equal_options_are_equal_wherever_they_came_from(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("FUSELINE_THREADS", "3")
     assert Config() == Config(threads=3)
@@ -108,6 +118,9 @@ def test_a_wrong_variable_is_named(
         {"eager": [1]},
         {"cache_dir": 7},
         {"cache_dir": ""},
+        {"cache_base": 7},
+        {"cache_base": [None]},
+        {"cache_base": [""]},
         {"log": "loud"},
         {"tolerance": True},
     ],

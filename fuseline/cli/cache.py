@@ -1,13 +1,14 @@
-"""Look at the cache of built code, check it, and clean it up."""
+"""Look at the cache of built code, check it, clean it up, and take entries to other machines."""
 
 from __future__ import annotations
 
 import argparse
-import re
 from typing import TYPE_CHECKING
 
 from fuseline.cli.arguments import add_json, add_options, options
+from fuseline.cli.cache_files import add_export, add_import, export_entries, import_entries
 from fuseline.cli.output import Output, columns
+from fuseline.cli.units import age, bytes_text, entries_text, short, size
 from fuseline.config import Config
 from fuseline.errors import BAD_ARGUMENT
 
@@ -17,10 +18,8 @@ if TYPE_CHECKING:
 EXAMPLE = """\
   fuseline cache list
   fuseline cache why row_norm
-  fuseline cache prune --older-than 30d --max-size 2G"""
-
-_UNITS = {"": 1, "K": 1 << 10, "M": 1 << 20, "G": 1 << 30, "T": 1 << 40}
-_SECONDS = {"": 1, "s": 1, "m": 60, "h": 3600, "d": 86400, "w": 7 * 86400}
+  fuseline cache prune --older-than 30d --max-size 2G
+  fuseline cache export h100.zip --target sm_90"""
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -33,6 +32,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "why": "say what tells an entry from others of its name, or what its key is made of",
         "prune": "remove entries that were not used for long, or do not fit a size",
         "clear": "remove everything",
+        "export": "write entries to a file, to be imported on another machine",
+        "import": "take over the entries of an exported file",
     }.items():
         action = actions.add_parser(name, help=summary, description=summary)
         add_options(action)
@@ -42,16 +43,22 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         if name == "prune":
             action.add_argument("--older-than", type=age, metavar="AGE", help="such as 12h or 30d")
             action.add_argument("--max-size", type=size, metavar="SIZE", help="such as 500M or 2G")
+        if name == "export":
+            add_export(action)
+        if name == "import":
+            add_import(action)
 
 
 def run(arguments: argparse.Namespace, out: Output) -> int:
     """Do what the sub-command says; 1 if `verify` finds damage."""
     from fuseline.runtime.cache import Cache
 
-    cache = Cache.open(Config.of(options(arguments)).cache_dir)
+    config = Config.of(options(arguments))
+    cache = Cache.open(config.cache_dir, config.cache_base)
     match arguments.action:
         case "path":
-            out.result({"path": str(cache.root)}, str(cache.root))
+            bases = [str(base) for base in cache.bases]
+            out.result({"path": str(cache.root), "bases": bases}, str(cache.root))
         case "list":
             _list(cache, out)
         case "verify":
@@ -60,27 +67,43 @@ def run(arguments: argparse.Namespace, out: Output) -> int:
             _why(cache.why(arguments.entry), out)
         case "prune":
             _prune(cache, arguments, out)
+        case "export":
+            return export_entries(cache, arguments, out)
+        case "import":
+            import_entries(cache, arguments, out)
         case _:
             _removed(cache.clear(), out)
     return 0
 
 
 def _list(cache: Cache, out: Output) -> None:
-    entries = sorted(cache.entries(), key=lambda entry: (entry.kind, entry.name, entry.key))
+    found = sorted(cache.layered(), key=lambda item: (item[0].kind, item[0].name, item[0].key))
     data = [
         {
             "key": e.key,
             "kind": e.kind,
             "name": e.name,
             "path": str(e.path),
+            "layer": str(layer.root),
             "bytes": e.size,
             "used": e.used,
         }
-        for e in entries
+        for e, layer in found
     ]
-    rows = [[e.key[:12], e.kind, e.name, bytes_text(e.size)] for e in entries]
-    total = f"{_entries(len(entries))}, {bytes_text(sum(e.size for e in entries))}"
-    out.result({"path": str(cache.root), "entries": data}, "\n".join([*_lines(rows), total]))
+    layers = [str(layer.root) for layer in cache.layers]
+    rows = [
+        [
+            e.key[:12],
+            e.kind,
+            short(e.name),
+            bytes_text(e.size),
+            *[str(layer.root)] * bool(cache.bases),
+        ]
+        for e, layer in found
+    ]
+    total = f"{entries_text(len(found))}, {bytes_text(sum(e.size for e, _ in found))}"
+    answer = {"path": str(cache.root), "layers": layers, "entries": data}
+    out.result(answer, "\n".join([*_lines(rows), total]))
 
 
 def _verify(cache: Cache, out: Output) -> int:
@@ -88,7 +111,7 @@ def _verify(cache: Cache, out: Output) -> int:
         checked = list(cache.check())
     damages = [damage for damage in checked if damage is not None]
     data = {"entries": len(checked), "damaged": [damage.to_dict() for damage in damages]}
-    text = f"checked {_entries(len(checked))} in {cache.root}: {len(damages) or 'none'} damaged"
+    text = f"checked {entries_text(len(checked))} in {cache.root}: {len(damages) or 'none'} damaged"
     out.result(data, "\n".join([*map(str, damages), text]))
     return 1 if damages else 0
 
@@ -145,40 +168,9 @@ def _prune(cache: Cache, arguments: argparse.Namespace, out: Output) -> None:
 
 
 def _removed(pruned: Pruned, out: Output) -> None:
-    text = f"removed {_entries(pruned.entries)}, {bytes_text(pruned.bytes)}"
+    text = f"removed {entries_text(pruned.entries)}, {bytes_text(pruned.bytes)}"
     out.result({"entries": pruned.entries, "bytes": pruned.bytes}, text)
-
-
-def _entries(number: int) -> str:
-    return "1 entry" if number == 1 else f"{number} entries"
 
 
 def _lines(rows: list[list[str]]) -> list[str]:
     return columns(rows, indent="").splitlines()
-
-
-def age(text: str) -> float:
-    """Seconds, from a number and a unit such as ``12h``; for argparse."""
-    return _scaled(text, _SECONDS, "an age such as 90s, 12h or 30d")
-
-
-def size(text: str) -> int:
-    """Bytes, from a number and a unit such as ``2G``; for argparse."""
-    return int(_scaled(text.upper().removesuffix("B"), _UNITS, "a size such as 500M or 2G"))
-
-
-def _scaled(text: str, units: dict[str, int], want: str) -> float:
-    found = re.fullmatch(r"(\d+(?:\.\d+)?)([A-Za-z]?)", text)
-    if found is None or found[2] not in units:
-        raise argparse.ArgumentTypeError(f"{text!r} is not {want}")
-    return float(found[1]) * units[found[2]]
-
-
-def bytes_text(number: int) -> str:
-    """A size for people: 1.5 MB."""
-    value = float(number)
-    for unit in ("B", "kB", "MB"):
-        if value < 1000:
-            return f"{value:.0f} {unit}" if unit == "B" else f"{value:.1f} {unit}"
-        value /= 1000
-    return f"{value:.1f} GB"

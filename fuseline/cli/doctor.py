@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, cast
 from fuseline._version import __version__
 from fuseline.cli.arguments import add_json, add_options, options
 from fuseline.cli.output import Output, columns
+from fuseline.cli.units import entries_text
 from fuseline.config import Config, unknown_variables
 from fuseline.errors import FuselineError
 from fuseline.logs import apply_config
@@ -49,7 +50,7 @@ PACKAGES = (
 
 @dataclass(frozen=True)
 class Directory:
-    """A directory that fuseline writes to, and whether it can."""
+    """A directory that fuseline uses, and whether it can."""
 
     use: str
     path: Path
@@ -145,14 +146,14 @@ def _gpus(config: Config, compiler: Mapping[str, str]) -> Gpus:
     from fuseline.cli import gpus
     from fuseline.runtime.cache import Cache
 
-    return gpus.look(Cache.open(config.cache_dir), compiler.get("command", ""))
+    return gpus.look(Cache.open(config.cache_dir, config.cache_base), compiler.get("command", ""))
 
 
 def _directories(config: Config) -> list[Directory]:
     from fuseline.runtime.cache import Cache
 
-    cache = Cache.open(config.cache_dir)
-    folders = [_cache_directory(cache)]
+    folders = [_cache_directory(Cache.open(config.cache_dir))]
+    folders += map(_base_directory, config.cache_base)
     if config.dump_dir is not None:
         folders.append(_directory("dumps", config.dump_dir))
     folders.append(_directory("temporary files", Path(tempfile.gettempdir())))
@@ -165,6 +166,21 @@ def _cache_directory(cache: Cache) -> Directory:
     except FuselineError as error:
         return Directory("cache", cache.root, str(error), good=False)
     return _directory("cache", cache.root)
+
+
+def _base_directory(path: Path) -> Directory:
+    """A base of the cache, which is never written."""
+    from fuseline.runtime.cache.layer import Layer
+    from fuseline.runtime.cache.location import check_base
+
+    try:
+        problem = check_base(path)
+    except FuselineError as error:
+        problem = error.diagnostic
+    if problem is not None:
+        return Directory("cache base", path, str(problem), good=False)
+    count = sum(1 for _ in Layer(path, frozen=True).stored())
+    return Directory("cache base", path, f"is read, {entries_text(count)}", good=True)
 
 
 def _directory(use: str, path: Path) -> Directory:
@@ -211,12 +227,16 @@ def _text(
 def _plain(value: object) -> object:
     if isinstance(value, Path):
         return str(value)
-    return list(cast("tuple[str, ...]", value)) if isinstance(value, tuple) else value
+    if isinstance(value, tuple):
+        return [_plain(item) for item in cast("tuple[object, ...]", value)]
+    return value
 
 
 def _shown(value: object) -> str:
     if value is None:
         return "-"
     if isinstance(value, tuple):
-        return ",".join(cast("tuple[str, ...]", value)) or "-"
+        items = cast("tuple[object, ...]", value)
+        separator = os.pathsep if items and isinstance(items[0], Path) else ","
+        return separator.join(map(str, items)) or "-"
     return str(value).lower() if isinstance(value, bool) else str(value)

@@ -70,7 +70,7 @@ def load(path: Path, config: Config, dtype: str | None) -> tuple[nn.Module, Toke
         "layout": LAYOUT,
         "packages": {name: importlib.metadata.version(name) for name in ("gguf", "transformers")},
     }
-    entry = Cache.open(config.cache_dir).get_or_build(
+    entry = Cache.open(config.cache_dir, config.cache_base).get_or_build(
         "model", factors, lambda folder: convert(transformers, path, folder)
     )
     return huggingface.load(entry.path, dtype)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +12,7 @@ import torch
 
 from fuseline import __version__
 from fuseline.cli import main
+from fuseline.runtime.cache import Cache
 from fuseline.runtime.gpu import driver, triton_build
 
 Print = pytest.CaptureFixture[str]
@@ -79,6 +81,35 @@ def test_a_cache_that_cannot_be_used_is_a_problem(
     code, found = examined(capsys)
     assert code == 1
     assert "FL0601" in found["problems"][0]
+
+
+def test_bases_of_the_cache_are_shown(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: Print
+) -> None:
+    bases = [tmp_path / name for name in ("one", "two")]
+    for base in bases:
+        Cache.open(base).get_or_build("kernel", {}, lambda folder: (folder / "x").touch())
+    monkeypatch.setenv("FUSELINE_CACHE_BASE", ":".join(map(str, bases)))
+    code, found = examined(capsys)
+    assert (code, found["problems"]) == (0, [])
+    shown = {d["path"]: d["state"] for d in found["directories"] if d["use"] == "cache base"}
+    assert shown == {str(base): "is read, 1 entry" for base in bases}
+    (option,) = [option for option in found["options"] if option["name"] == "cache_base"]
+    assert (option["value"], option["origin"]) == ([str(base) for base in bases], "environment")
+    assert main(["doctor"]) == 0
+    assert f"cache_base    {bases[0]}:{bases[1]}  environment" in " ".join(
+        re.sub(r" +(?=environment)", "  ", line) for line in capsys.readouterr().out.splitlines()
+    )
+
+
+@pytest.mark.filterwarnings("ignore:FL0609")
+def test_a_base_that_cannot_be_read_is_a_problem(tmp_path: Path, capsys: Print) -> None:
+    (tmp_path / "open").mkdir()
+    (tmp_path / "open").chmod(0o777)
+    for name, said in {"absent": "FL0609", "open": "FL0602"}.items():
+        code, found = examined(capsys, "--set", f"cache-base={tmp_path / name}")
+        assert code == 1
+        assert any(said in problem for problem in found["problems"])
 
 
 def test_a_dump_directory_that_is_a_file_is_a_problem(tmp_path: Path, capsys: Print) -> None:

@@ -26,6 +26,8 @@ Trust: TypeAlias = Callable[[str, os.stat_result], bool]
 """Says of a file, by name and status, that its digest need not be computed."""
 
 SCHEMA = 1
+VERSION = f"v{SCHEMA}"
+"""The folder, in a cache, of the entries of this schema."""
 KEY_FILE = "key.json"
 MANIFEST_FILE = "manifest.json"
 FLUSH_BYTES = 16 << 20
@@ -66,8 +68,7 @@ class Entry:
     @property
     def name(self) -> str:
         """What a person would call it: the factor ``name``, or the kind."""
-        name = self.factors.get("name")
-        return name if isinstance(name, str) else self.kind
+        return name_of(self.kind, self.factors)
 
     @property
     def size(self) -> int:
@@ -81,6 +82,17 @@ class Entry:
             return self.path.stat().st_mtime
         except OSError:
             return 0.0
+
+
+def name_of(kind: str, factors: Factors) -> str:
+    """What a person would call an entry; fit for a terminal, whatever was imported."""
+    name = factors.get("name")
+    return printable(name) if isinstance(name, str) else kind
+
+
+def printable(text: str) -> str:
+    """The text, with escapes where it has something that a terminal would act on."""
+    return text if text.isprintable() else ascii(text)[1:-1]
 
 
 def canonical(value: object) -> str:
@@ -101,7 +113,7 @@ def key_of(kind: str, factors: Factors) -> str:
     for name, value in flatten(factors).items():
         if isinstance(value, str) and value.startswith(os.sep):
             raise ValueError(f"the factor {name} of a {kind} entry is a path: {value}")
-    return hashlib.sha256(_key_text(kind, factors).encode()).hexdigest()
+    return hashlib.sha256(key_text(kind, factors).encode()).hexdigest()
 
 
 def flatten(factors: Factors, prefix: str = "") -> dict[str, Json]:
@@ -121,17 +133,17 @@ def seal(folder: Path, kind: str, factors: Factors) -> None:
     Raises:
         ValueError: something other than plain files was built, or one has a reserved name.
     """
-    records: dict[str, dict[str, Json]] = {}
+    records: dict[str, FileRecord] = {}
     for path in sorted(folder.iterdir()):
         if path.name in (KEY_FILE, MANIFEST_FILE) or not stat.S_ISREG(path.lstat().st_mode):
             raise ValueError(f"a {kind} entry cannot hold {path.name!r}")
         path.chmod(0o600)
         record = _record(path)
-        records[path.name] = {"size": record.size, "sha256": record.digest}
+        records[path.name] = record
         if record.size >= FLUSH_BYTES:
-            _flush(path)
-    _write(folder / KEY_FILE, _key_text(kind, factors))
-    _write(folder / MANIFEST_FILE, canonical({"schema": SCHEMA, "files": records}))
+            flush(path)
+    _write(folder / KEY_FILE, key_text(kind, factors))
+    _write(folder / MANIFEST_FILE, manifest_text(records))
 
 
 def load(folder: Path, kind: str, key: str, *, trust: Trust | None = None) -> Entry:
@@ -188,8 +200,15 @@ def _refuse_insecure(path: Path) -> os.stat_result:
     return status
 
 
-def _key_text(kind: str, factors: Factors) -> str:
+def key_text(kind: str, factors: Factors) -> str:
+    """The text of ``key.json``, whose digest is the key."""
     return canonical({"schema": SCHEMA, "kind": kind, "factors": dict(factors)})
+
+
+def manifest_text(files: Mapping[str, FileRecord]) -> str:
+    """The text of ``manifest.json``."""
+    records = {name: {"size": r.size, "sha256": r.digest} for name, r in files.items()}
+    return canonical({"schema": SCHEMA, "files": records})
 
 
 def _record(path: Path) -> FileRecord:
@@ -206,6 +225,7 @@ def _write(path: Path, text: str) -> None:
     path.chmod(0o600)
 
 
-def _flush(path: Path) -> None:
+def flush(path: Path) -> None:
+    """Have the system write a file to disk."""
     with path.open("rb") as file:
         os.fsync(file.fileno())

@@ -24,7 +24,8 @@ from pathlib import Path
 
 from fuseline import errors
 from fuseline.runtime.cache import entry as entries
-from fuseline.runtime.cache.entry import DamagedEntryError, Entry, Factors
+from fuseline.runtime.cache.entry import VERSION, DamagedEntryError, Entry, Factors
+from fuseline.runtime.cache.location import make
 from fuseline.runtime.cache.lock import directory_is_held, hold_directory, holding
 from fuseline.runtime.cache.seen import Seen, trust_all
 
@@ -32,8 +33,9 @@ logger = logging.getLogger(__name__)
 
 Build = Callable[[Path], None]
 
-VERSION = f"v{entries.SCHEMA}"
 _VANISHED = (errno.ENOENT, errno.ESTALE)
+_OCCUPIED = (errno.ENOTEMPTY, errno.EEXIST, errno.ENOTDIR, errno.ENOENT)
+"""What a rename says where an entry, or what should be none, is in the way, or its folder gone."""
 KEPT_ASIDE = 8
 ABANDONED_SECONDS = 60.0
 """A staging directory that nobody holds is removed from this age on: one that was made a moment
@@ -45,14 +47,18 @@ class VanishedError(OSError):
 
 
 class Layer:
-    """A cache directory; `frozen` ones are read and never changed."""
+    """A cache directory; `frozen` ones are read and never changed.
 
-    def __init__(self, root: Path, *, frozen: bool = False) -> None:
+    What was checked of a frozen one is noted in the cache directory `notes`, if that is given.
+    """
+
+    def __init__(self, root: Path, *, frozen: bool = False, notes: Path | None = None) -> None:
         self.root = root
         self.frozen = frozen
         self._base = root / VERSION
         self._swept = False
-        self._seen = Seen(self._base / "seen")
+        self._seen = Seen((notes or root) / VERSION / "seen")
+        self._noting = notes is not None
 
     def path(self, kind: str, key: str) -> Path:
         """Where an entry lies or would lie."""
@@ -72,8 +78,9 @@ class Layer:
         except OSError as error:
             logger.warning("cannot read the cache entry %s: %s", path, error)
             return None
-        if not self.frozen:
+        if self._noting or not self.frozen:
             self._seen.remember(found)
+        if not self.frozen:
             with suppress(OSError):
                 os.utime(path)
         return found
@@ -98,22 +105,59 @@ class Layer:
             VanishedError: it was deleted meanwhile.
             OSError: this directory cannot be written; whatever `build` raises.
         """
-        for name in ("locks", "staging"):
-            make(self._base / name)
-        self._sweep()
+        make(self._base / "locks")
         with holding(self._base / "locks" / f"{key}.lock", lock_timeout):
             found = self.find(kind, key)
             if found is not None:
                 return found, False
-            with self._staging(kind) as folder:
+            with self.staging(kind) as folder:
                 try:
                     build(folder)
                     entries.seal(folder, kind, factors)
-                    return self._publish(folder, kind, key)
+                    return self.publish(folder, kind, key)
                 except OSError as error:
                     if error.errno in _VANISHED and not folder.is_dir():
                         raise VanishedError(*error.args) from error
                     raise
+
+    @contextmanager
+    def staging(self, label: str) -> Generator[Path]:
+        """A directory of one's own, in which entries are made; what is left in it is removed."""
+        make(self._base / "staging")
+        self._sweep()
+        folder = Path(tempfile.mkdtemp(prefix=f"{label}-", dir=self._base / "staging"))
+        held = hold_directory(folder)
+        try:
+            yield folder
+        finally:
+            os.close(held)
+            shutil.rmtree(folder, ignore_errors=True)  # nothing is left of it if it was published
+
+    def publish(self, folder: Path, kind: str, key: str) -> tuple[Entry, bool]:
+        """Make a described entry that lies in staging one that others find.
+
+        Returns:
+            The entry, and whether it is this one: another process may have published it meanwhile.
+
+        Raises:
+            OSError: this directory cannot be written.
+        """
+        target = self.path(kind, key)
+        for last in (False, False, True):
+            make(target.parent)
+            try:
+                folder.rename(target)
+            except OSError as error:
+                if last or error.errno not in _OCCUPIED:
+                    raise
+                winner = self.find(kind, key)  # which sets a damaged one aside
+                if winner is not None:
+                    return winner, False
+            else:
+                break
+        published = entries.load(target, kind, key, trust=trust_all)
+        self._seen.remember(published)
+        return published, True
 
     def stored(self) -> Iterator[tuple[str, str, Path]]:
         """Kind, key and path of all that is published, without looking inside."""
@@ -146,34 +190,6 @@ class Layer:
         found = [path for path in (self._base / "aside").glob("*") if path.is_dir()]
         return sorted(found, key=_modified)
 
-    @contextmanager
-    def _staging(self, kind: str) -> Generator[Path]:
-        folder = Path(tempfile.mkdtemp(prefix=f"{kind}-", dir=self._base / "staging"))
-        held = hold_directory(folder)
-        try:
-            yield folder
-        finally:
-            os.close(held)
-            shutil.rmtree(folder, ignore_errors=True)  # nothing is left of it if it was published
-
-    def _publish(self, folder: Path, kind: str, key: str) -> tuple[Entry, bool]:
-        target = self.path(kind, key)
-        for last in (False, False, True):
-            make(target.parent)
-            try:
-                folder.rename(target)
-            except OSError as error:
-                if last or error.errno not in (errno.ENOTEMPTY, errno.EEXIST, errno.ENOENT):
-                    raise
-                winner = self.find(kind, key)  # which sets a damaged one aside
-                if winner is not None:
-                    return winner, False
-            else:
-                break
-        published = entries.load(target, kind, key, trust=trust_all)
-        self._seen.remember(published)
-        return published, True
-
     def _set_aside(self, path: Path) -> None:
         if self.frozen or self._move_aside(path) is None:
             return
@@ -200,16 +216,8 @@ class Layer:
                 shutil.rmtree(folder, ignore_errors=True)
 
 
-def make(folder: Path) -> None:
-    """Make a directory, and those above it, for this user only."""
-    if folder.is_dir():
-        return
-    make(folder.parent)  # `parents=True` would give these the default mode
-    folder.mkdir(mode=0o700, exist_ok=True)
-
-
 def damage_of(
-    kind: str, path: Path, damage: DamagedEntryError, hint: str | None = None
+    kind: str, path: Path, damage: Exception, hint: str | None = None
 ) -> errors.Diagnostic:
     """The diagnostic of a damaged entry."""
     label = f"{kind} {path.name[:12]}"

@@ -3,7 +3,8 @@
 Reading half a gigabyte of converted weights to check it would cost more than mapping it. So what
 the operating system says of a large file (size, times, inode) is noted once its digest was found
 right; while all of that stands, nobody has written to the file. Small files are always digested.
-The notes are a layer's own, lie outside its entries, and may be lost.
+The notes lie outside the entries, those of a read-only layer in one that can be written, and may be
+lost.
 """
 
 from __future__ import annotations
@@ -15,6 +16,7 @@ from pathlib import Path
 from typing import cast
 
 from fuseline.runtime.cache.entry import Entry, Trust
+from fuseline.runtime.cache.location import make
 
 LARGE_BYTES = 16 << 20
 
@@ -47,7 +49,7 @@ class Seen:
             notes = {name: _fingerprint((entry.path / name).stat()) for name in large}
             if notes == self._read(entry.key):
                 return
-            self._folder.mkdir(mode=0o700, exist_ok=True)
+            make(self._folder)
             fresh = self._folder / f"{entry.key}.{os.getpid()}.new"
             fresh.write_text(json.dumps(notes))
             fresh.replace(self._folder / f"{entry.key}.json")

@@ -1,6 +1,6 @@
 """The cache: layers that are read, one that is written, and what stands in where it cannot be.
 
-    cache = Cache.open(config.cache_dir)
+    cache = Cache.open(config.cache_dir, config.cache_base)
     entry = cache.get_or_build("kernel", {"source": digest, "flags": flags}, build)
     library = entry.file("kernel.o")
 
@@ -40,6 +40,9 @@ _DAMAGE_HINT = (
     "it is built again when it is needed; to remove it now, delete this directory, or the whole "
     "cache with `fuseline cache clear`"
 )
+_BASE_HINT = (
+    "it is built again, above this base, when it is needed; the base is never changed: replace it"
+)
 
 
 @dataclass
@@ -67,7 +70,7 @@ class Cache:
 
     def __init__(self, root: Path | None, bases: Sequence[Path] = ()) -> None:
         self._given = root
-        self._bases = tuple(bases)
+        self.bases = tuple(bases)
         self._layers: list[Layer] | None = None
         self._loaded: dict[str, Entry] = {}
         self._given_up: set[Path] = set()
@@ -96,6 +99,8 @@ class Cache:
     @property
     def layers(self) -> list[Layer]:
         """The directories in the order in which they are read.
+
+        Warns, once, of a base that has nothing to read (FL0609).
 
         Raises:
             CacheError: FL0601, FL0602, FL0603, where one that was named cannot be meant.
@@ -134,11 +139,26 @@ class Cache:
 
     def entries(self) -> Iterator[Entry]:
         """Every entry that is described well enough to be listed; digests are not checked."""
+        for entry, _ in self.layered():
+            yield entry
+
+    def layered(self) -> Iterator[tuple[Entry, Layer]]:
+        """`entries`, each with the first layer that it is in."""
         seen: set[str] = set()
-        for entry, _ in self._described():
+        for entry, layer in self._described():
             if entry.key not in seen:
                 seen.add(entry.key)
-                yield entry
+                yield entry, layer
+
+    def unlisted(self) -> Iterator[errors.Diagnostic]:
+        """FL0606 for each entry that `entries` leaves out, as its description cannot be read."""
+        for layer, kind, key, path in self._stored():
+            try:
+                load_entry(path, kind, key, trust=trust_all)
+            except FileNotFoundError:
+                continue  # removed meanwhile
+            except (DamagedEntryError, OSError) as damage:
+                yield damage_of(kind, path, damage, self._hint(layer))
 
     def verify(self) -> list[errors.Diagnostic]:
         """Check every byte of every entry in every layer; FL0606 for each that is damaged."""
@@ -152,7 +172,7 @@ class Cache:
             except FileNotFoundError:
                 continue  # removed meanwhile
             except DamagedEntryError as damage:
-                yield damage_of(kind, path, damage, _DAMAGE_HINT)
+                yield damage_of(kind, path, damage, self._hint(layer))
             else:
                 yield None
 
@@ -271,9 +291,27 @@ class Cache:
             self._reason = error.strerror or str(error)
 
     def _resolve(self) -> list[Layer]:
-        for base in self._bases:
-            location.check(base)
-        layers = [Layer(base, frozen=True) for base in self._bases]
+        bases = self._resolve_bases()
+        own = self._resolve_root()
+        notes = None if own is None or own.frozen else own.root
+        below = [Layer(base, frozen=True, notes=notes) for base in bases]
+        return below if own is None else [own, *below]
+
+    def _resolve_bases(self) -> list[Path]:
+        """The bases that there are; of the others it is said that there is nothing to read."""
+        found: list[Path] = []
+        for base in self.bases:
+            if base == self.root:
+                continue  # which is read, and written, as the cache
+            problem = location.check_base(base)
+            if problem is None:
+                found.append(base)
+            else:
+                location.warn_of_base(problem)
+        return found
+
+    def _resolve_root(self) -> Layer | None:
+        """The layer of the cache directory; None where it cannot even be read."""
         if self._given is not None:
             location.check(self._given)
         else:
@@ -281,14 +319,14 @@ class Cache:
                 location.check(self.root)
             except errors.CacheError as problem:  # nobody asked for this one: do without
                 self._reason = str(problem.diagnostic)
-                return layers
+                return None
         if reason := location.unreachable(self.root):
             self._reason = reason
-            return layers
+            return None
         if location.is_read_only(self.root):
             self._reason = "it is read-only"
-            return [Layer(self.root, frozen=True), *layers]
-        return [Layer(self.root), *layers]
+            return Layer(self.root, frozen=True)
+        return Layer(self.root)
 
     def _stored(self) -> Iterator[tuple[Layer, str, str, Path]]:
         for layer in self.layers:
@@ -304,6 +342,10 @@ class Cache:
 
     def _mine(self) -> list[tuple[Entry, Layer]]:
         return [(entry, layer) for entry, layer in self._described() if not layer.frozen]
+
+    def _hint(self, layer: Layer) -> str:
+        """What to do about a damaged entry of a layer."""
+        return _BASE_HINT if layer.frozen and layer.root in self.bases else _DAMAGE_HINT
 
     def _remove(self, layer: Layer, entry: Entry) -> bool:
         self._loaded.pop(entry.key, None)

@@ -7,7 +7,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from difflib import get_close_matches
 
-from fuseline.runtime.cache.entry import Entry, Factors, Json, flatten
+from fuseline.runtime.cache.entry import Entry, Factors, Json, flatten, printable
 
 _DIGEST = re.compile(r"[0-9a-f]{16,}")
 _WIDTH = 60
@@ -76,7 +76,9 @@ def brief(value: Json) -> str:
         case str() if _DIGEST.fullmatch(value):
             return value[:12]
         case str() if len(value) > _WIDTH:
-            return f"{value[: _WIDTH - 3]}..."
+            return printable(f"{value[: _WIDTH - 3]}...")
+        case str():
+            return printable(value)
         case _:
             return str(value)
 

@@ -14,6 +14,7 @@ import pytest
 import fuseline
 from fuseline.errors import CacheError, FuselineWarning
 from fuseline.runtime.cache import Cache, location
+from fuseline.runtime.cache.seen import Seen
 
 
 def build(folder: Path) -> None:
@@ -48,6 +49,49 @@ def test_an_insecure_base_is_refused(tmp_path: Path) -> None:
     base.chmod(0o777)
     with pytest.raises(CacheError, match="FL0602"):
         Cache.open(tmp_path / "cache", [base]).get("kernel", {})
+
+
+@pytest.mark.parametrize(
+    ("make", "said"),
+    [
+        ("nothing", "No such file or directory"),
+        ("empty", "no entries"),
+        ("v0", "entries of v0, expected a directory with v1/entries"),
+    ],
+)
+def test_a_base_with_nothing_to_read_is_said_once(tmp_path: Path, make: str, said: str) -> None:
+    base = tmp_path / "base"
+    if make != "nothing":
+        base.mkdir()
+    if make == "v0":
+        (base / "v0" / "entries").mkdir(parents=True)
+    with pytest.warns(FuselineWarning, match=f"FL0609 .* in {base}: found {said}"):
+        entry = Cache.open(tmp_path / "cache", [base]).get_or_build("kernel", {}, build)
+    assert entry.path.is_relative_to(tmp_path / "cache")
+    Cache.open(tmp_path / "cache", [base]).get("kernel", {})  # a second warning would fail
+
+
+def test_a_base_that_is_a_file_is_an_error(tmp_path: Path) -> None:
+    (tmp_path / "base").touch()
+    with pytest.raises(CacheError, match="FL0601.*FUSELINE_CACHE_BASE"):
+        Cache.open(tmp_path / "cache", [tmp_path / "base"]).get("kernel", {})
+
+
+def test_a_base_may_lie_inside_a_package(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """It is never written: a wheel may bring one."""
+    base = tmp_path / "package" / "base"
+    Cache.open(base).get_or_build("kernel", {}, build)
+    monkeypatch.setattr(location, "_PACKAGE", tmp_path / "package")
+    found = Cache.open(tmp_path / "cache", [base]).get("kernel", {})
+    assert found is not None
+    assert found.path.is_relative_to(base)
+
+
+def test_a_base_that_is_the_cache_itself_is_read_once(tmp_path: Path) -> None:
+    Cache.open(tmp_path).get_or_build("kernel", {}, build)
+    cache = Cache.open(tmp_path, [tmp_path])
+    assert [layer.root for layer in cache.layers] == [tmp_path]
+    assert cache.clear().entries == 1
 
 
 def test_nothing_is_written_below_the_package() -> None:
@@ -253,3 +297,23 @@ def test_a_base_is_never_changed(tmp_path: Path) -> None:
     layered = Cache.open(tmp_path / "own", [tmp_path / "base"])
     assert layered.get("kernel", {}) is not None
     assert entry.path.stat().st_mtime == 1e9
+
+
+def test_large_files_of_a_base_are_digested_once(tmp_path: Path) -> None:
+    """The notes of it are kept in the cache above; the base is not touched."""
+    base, own = tmp_path / "base", tmp_path / "own"
+
+    def write(folder: Path) -> None:
+        (folder / "w").write_bytes(bytes(17 << 20))
+
+    entry = Cache.open(base).get_or_build("weights", {}, write)
+    shutil.rmtree(base / "v1" / "seen")
+    assert Cache.open(own, [base]).get("weights", {}) == entry
+    assert [p.name for p in own.rglob("*") if p.is_file()] == [f"{entry.key}.json"]
+    assert not (base / "v1" / "seen").exists()
+    notes = Seen(own / "v1" / "seen")
+    assert notes.trusts(entry.key)("w", entry.file("w").stat())
+    with entry.file("w").open("r+b") as file:
+        file.write(b"y")
+    assert Cache.open(own, [base]).get("weights", {}) is None
+    assert entry.path.exists()
