@@ -10,7 +10,8 @@ from __future__ import annotations
 import dataclasses
 import types
 import typing
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
+from contextlib import suppress
 from functools import cache
 from typing import Any, Literal, TypeVar, Union, cast, get_args, get_origin
 
@@ -61,103 +62,169 @@ def decode(kind: type[T], value: object, where: str = "it") -> T:
         MalformedError: it holds something else.
 
     """
-    return _decode(kind, value, where)
+    try:
+        return cast("T", _decoder(kind)(value))
+    except _OddError as error:
+        raise MalformedError(f"{where}{error.path} {error.text}") from error
 
 
-def _decode(kind: Any, value: Any, where: str) -> Any:
-    origin = get_origin(kind)
-    if kind is Any:
-        return value
-    if origin in (Union, types.UnionType):
-        return _union(get_args(kind), value, where)
-    if origin is Literal:
-        if value in get_args(kind) and type(value) in {type(each) for each in get_args(kind)}:
-            return value
-        raise _wrong(where, f"one of {', '.join(map(repr, get_args(kind)))}", value)
-    if origin is tuple:
-        return _tuple(get_args(kind), value, where)
-    if origin is not None and issubclass(origin, Mapping):
-        return _mapping(get_args(kind)[1], value, where)
-    if dataclasses.is_dataclass(kind):
-        return _dataclass(cast("type[Any]", kind), value, where)
-    return _plain(kind, value, where)
+class _OddError(Exception):
+    """What is wrong; the path to it grows on the way out."""
+
+    def __init__(self, text: str) -> None:
+        self.text, self.path = text, ""
+
+    def at(self, step: str) -> _OddError:
+        """The same, one level further out."""
+        self.path = step + self.path
+        return self
 
 
-def _plain(kind: Any, value: Any, where: str) -> Any:
-    if kind is torch.dtype:
-        if isinstance(value, str) and value in DTYPES:
-            return DTYPES[value]
-        raise _wrong(where, "an element type", value)
-    if kind is types.NoneType:
-        if value is None:
-            return None
-        raise _wrong(where, "null", value)
-    if type(value) is not kind and not (kind is float and type(value) is int):
-        raise _wrong(where, f"a value of type {kind.__name__}", value)
-    if kind is int and abs(value) > GREATEST:
-        raise _wrong(where, "an integer of 64 bits", value)
-    return value
-
-
-def _union(kinds: tuple[Any, ...], value: Any, where: str) -> Any:
-    if isinstance(value, dict):
-        named = cast("dict[str, Any]", value).get(NAME)
-        for kind in kinds:
-            if dataclasses.is_dataclass(kind) and cast("type[Any]", kind).__name__ == named:
-                return _decode(kind, value, where)
-    for kind in kinds:
-        if not dataclasses.is_dataclass(kind):
-            try:
-                return _decode(kind, value, where)
-            except MalformedError:
-                continue
-    names = [getattr(kind, "__name__", str(kind)) for kind in kinds]
-    raise _wrong(where, " or ".join(names), value)
-
-
-def _tuple(kinds: tuple[Any, ...], value: Any, where: str) -> Any:
-    if not isinstance(value, list):
-        raise _wrong(where, "a list", value)
-    items = cast("list[Any]", value)
-    if kinds[-1] is Ellipsis:
-        kinds = (kinds[0],) * len(items)
-    if len(items) != len(kinds):
-        raise _wrong(where, f"{len(kinds)} items", value)
-    pairs = zip(kinds, items, strict=True)
-    return tuple(_decode(kind, item, f"{where}[{i}]") for i, (kind, item) in enumerate(pairs))
-
-
-def _mapping(kind: Any, value: Any, where: str) -> Any:
-    if not isinstance(value, dict):
-        raise _wrong(where, "an object", value)
-    items = cast("dict[str, Any]", value).items()
-    return {key: _decode(kind, item, f"{where}[{key!r}]") for key, item in items}
-
-
-def _dataclass(kind: type[Any], value: Any, where: str) -> Any:
-    if not isinstance(value, dict):
-        raise _wrong(where, f"a {kind.__name__}", value)
-    given = dict(cast("dict[str, Any]", value))
-    if given.pop(NAME, None) != kind.__name__:
-        raise _wrong(where, f"a {kind.__name__}", value)
-    hints = _hints(kind)
-    if given.keys() != hints.keys():
-        odd = ", ".join(sorted(given.keys() ^ hints.keys()))
-        raise MalformedError(f"{where} lacks, or has beside what it should have: {odd}")
-    found = {name: _decode(hints[name], item, f"{where}.{name}") for name, item in given.items()}
-    return kind(**found)
+Decoder = Callable[[Any], Any]
 
 
 @cache
-def _hints(kind: type[Any]) -> dict[str, Any]:
-    """The types of a dataclass's fields by name."""
+def _decoder(kind: Any) -> Decoder:
+    """What turns JSON into values of a type."""
+    origin = get_origin(kind)
+    if kind is Any:
+        return lambda value: value
+    if origin in (Union, types.UnionType):
+        return _union(get_args(kind))
+    if origin is Literal:
+        return _literal(get_args(kind))
+    if origin is tuple:
+        return _tuple(get_args(kind))
+    if origin is not None and issubclass(origin, Mapping):
+        return _mapping(get_args(kind)[1])
+    if dataclasses.is_dataclass(kind):
+        return _dataclass(cast("type[Any]", kind))
+    return _plain(kind)
+
+
+def _plain(kind: Any) -> Decoder:
+    if kind is torch.dtype:
+        return _dtype
+    kinds = {int, float} if kind is float else {kind}
+    name = "null" if kind is types.NoneType else f"a value of type {kind.__name__}"
+
+    def plain(value: Any) -> Any:
+        if type(value) not in kinds:
+            raise _wrong(name, value)
+        if type(value) is int and abs(value) > GREATEST:
+            raise _wrong("an integer of 64 bits", value)
+        return value
+
+    return plain
+
+
+def _dtype(value: Any) -> torch.dtype:
+    if isinstance(value, str) and value in DTYPES:
+        return DTYPES[value]
+    raise _wrong("an element type", value)
+
+
+def _literal(values: tuple[Any, ...]) -> Decoder:
+    kinds = {type(each) for each in values}
+
+    def literal(value: Any) -> Any:
+        if type(value) in kinds and value in values:
+            return value
+        raise _wrong(f"one of {', '.join(map(repr, values))}", value)
+
+    return literal
+
+
+def _union(kinds: tuple[Any, ...]) -> Decoder:
+    """Dataclasses by their names, the others by trying: none of them takes what is another's."""
+    classes = {k.__name__: k for k in kinds if dataclasses.is_dataclass(k)}
+    others = [kind for kind in kinds if not dataclasses.is_dataclass(kind)]
+    simple = {kind for kind in others if kind in (int, str, bool, types.NoneType)}
+    names = " or ".join(getattr(kind, "__name__", str(kind)) for kind in kinds)
+
+    def union(value: Any) -> Any:
+        if type(value) in simple:
+            return _decoder(type(value))(value)
+        named = cast("dict[str, Any]", value).get(NAME) if isinstance(value, dict) else None
+        if isinstance(named, str) and named in classes:
+            return _decoder(classes[named])(value)
+        for kind in others:
+            with suppress(_OddError):
+                return _decoder(kind)(value)
+        raise _wrong(names, value)
+
+    return union
+
+
+def _tuple(kinds: tuple[Any, ...]) -> Decoder:
+    each = _decoder(kinds[0]) if kinds[-1] is Ellipsis else None
+    several = None if each else tuple(map(_decoder, kinds))
+
+    def decoded(value: Any) -> Any:
+        if not isinstance(value, list):
+            raise _wrong("a list", value)
+        items = cast("list[Any]", value)
+        decoders = (each,) * len(items) if each else several or ()
+        if len(items) != len(decoders):
+            raise _wrong(f"{len(decoders)} items", items)
+        found: list[Any] = []
+        try:
+            for decoder, item in zip(decoders, items, strict=True):
+                found.append(decoder(item))
+        except _OddError as error:
+            raise error.at(f"[{len(found)}]") from None
+        return tuple(found)
+
+    return decoded
+
+
+def _mapping(kind: Any) -> Decoder:
+    each = _decoder(kind)
+
+    def mapping(value: Any) -> Any:
+        if not isinstance(value, dict):
+            raise _wrong("an object", value)
+        found: dict[str, Any] = {}
+        for key, item in cast("dict[str, Any]", value).items():
+            try:
+                found[key] = each(item)
+            except _OddError as error:
+                raise error.at(f"[{key[:60]!r}]") from None
+        return found
+
+    return mapping
+
+
+def _dataclass(kind: type[Any]) -> Decoder:
     hints = typing.get_type_hints(kind)
-    return {field.name: hints[field.name] for field in dataclasses.fields(kind)}
+    names = {field.name for field in dataclasses.fields(kind)}
+    decoders: dict[str, Decoder] = {}
+
+    def decoded(value: Any) -> Any:
+        if not isinstance(value, dict):
+            raise _wrong(f"a {kind.__name__}", value)
+        given = cast("dict[str, Any]", value)
+        if given.get(NAME) != kind.__name__:
+            raise _wrong(f"a {kind.__name__}", value)
+        if given.keys() != names | {NAME}:
+            odd = ", ".join(sorted(given.keys() ^ (names | {NAME})))
+            raise _OddError(f"lacks, or has beside what it should have: {odd[:200]}")
+        if not decoders:  # a class may have itself inside
+            decoders.update((name, _decoder(hints[name])) for name in names)
+        found: dict[str, Any] = {}
+        for name, decoder in decoders.items():
+            try:
+                found[name] = decoder(given[name])
+            except _OddError as error:
+                raise error.at(f".{name}") from None
+        return kind(**found)
+
+    return decoded
 
 
-def _wrong(where: str, expected: str, value: object) -> MalformedError:
+def _wrong(expected: str, value: object) -> _OddError:
     shown = repr(value)
-    return MalformedError(f"{where} is {shown[:60]}{'...' * (len(shown) > 60)}, not {expected}")
+    return _OddError(f"is {shown[:60]}{'...' * (len(shown) > 60)}, not {expected}")
 
 
 __all__ = ["DTYPES", "MalformedError", "decode", "encode"]

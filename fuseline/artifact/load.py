@@ -79,6 +79,14 @@ class Loaded:
         """The program that a call runs."""
         return self.programs.get("main") or next(iter(self.programs.values()))
 
+    def reset(self) -> None:
+        """Give all state the values that it had in the file: empty caches."""
+        self._memory.reset()
+
+    def member(self, name: str) -> bytes:
+        """The bytes of a member, its digest checked."""
+        return bytes(self._archive.checked(name, self.manifest.members[name]))
+
     def report(self) -> Report:
         """Sites and kernels, as they were when the file was made."""
         total = Report()
@@ -180,6 +188,11 @@ class _Memory:
             raise damaged(archive.path, str(error)) from error
         self._state: dict[str, Tensor] = {}
         self._path = archive.path
+
+    def reset(self) -> None:
+        """Give the state its first values, in place."""
+        for name, tensor in self._state.items():
+            tensor.copy_(self.tensors[name])
 
     def given(self, inputs: Sequence[Input], plan: Plan) -> dict[int, Tensor]:
         """The tensors of inputs that are not of a call, by number."""

@@ -110,6 +110,24 @@ class Weights:
 
 
 @dataclass(frozen=True)
+class Text:
+    """That the programs ``prefill`` and ``decode`` are those of a language model over one cache.
+
+    Attributes:
+        batch: sequences.
+        length: tokens that the cache has room for.
+        stop: tokens that end a text.
+        tokenizer: the member with the tokenizer, in the format of the package tokenizers; None
+            where there is none.
+    """
+
+    batch: int
+    length: int
+    stop: tuple[int, ...]
+    tokenizer: str | None
+
+
+@dataclass(frozen=True)
 class Manifest:
     """All of it.
 
@@ -123,6 +141,7 @@ class Manifest:
         targets: what there are binaries for.
         native: the runtime's code.
         weights: the tensors.
+        text: of a language model that generates; None for any other.
         members: all others, with size and digest.
     """
 
@@ -135,6 +154,7 @@ class Manifest:
     targets: tuple[Target, ...]
     native: tuple[Native, ...]
     weights: Weights
+    text: Text | None
     members: Mapping[str, Member]
 
     def to_bytes(self) -> bytes:
@@ -177,4 +197,4 @@ def load_json(archive: Archive, name: str, data: bytes) -> object:
         raise damaged(archive.path, f"{name}: {error}") from error
 
 
-__all__ = ["MANIFEST", "SCHEMA", "CudaKernel", "Manifest", "Native", "Target", "Weights"]
+__all__ = ["MANIFEST", "SCHEMA", "CudaKernel", "Manifest", "Native", "Target", "Text", "Weights"]

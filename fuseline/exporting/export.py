@@ -25,8 +25,10 @@ from fuseline.artifact.manifest import (
     Manifest,
     Native,
     Target,
+    Text,
     Weights,
 )
+from fuseline.artifact.program import ProgramFile
 from fuseline.build import Tools
 from fuseline.codegen.targets import TARGETS
 from fuseline.compilation import Compilation
@@ -42,6 +44,7 @@ from fuseline.runtime.native import Runner
 
 Emit = Literal["sass", "ptx", "both"]
 WEIGHTS = "weights.safetensors"
+TOKENIZER = "tokenizer.json"
 
 log = logging.getLogger(__name__)
 
@@ -91,11 +94,13 @@ class Exported:
         path: the file.
         manifest: what it says of itself.
         nbytes: its size.
+        programs: each program for each target.
     """
 
     path: Path
     manifest: Manifest
     nbytes: int
+    programs: tuple[ProgramFile, ...]
 
 
 @dataclass
@@ -105,6 +110,7 @@ class _Made:
     members: dict[str, bytes] = field(default_factory=dict[str, bytes])
     targets: list[Target] = field(default_factory=list[Target])
     groups: list[list[str]] = field(default_factory=list[list[str]])
+    programs: list[ProgramFile] = field(default_factory=list[ProgramFile])
 
 
 def export(
@@ -147,6 +153,8 @@ def export_parts(
     emit: Emit = "sass",
     embed_weights: bool = True,
     licence: str = "",
+    text: Text | None = None,
+    tokenizer: str | None = None,
     command: str = "",
     versions: Iterable[str] = (),
     progress: OnStage | None = None,
@@ -166,14 +174,17 @@ def export_parts(
         emit: for GPUs: machine code (``sass``), ``ptx``, which later GPUs run too, or both.
         embed_weights: False writes them to a file beside, ``<name>.safetensors``.
         licence: of the model, for the manifest.
+        text: that the programs are a language model's.
+        tokenizer: of the model, in the format of the package tokenizers.
         command: what was typed, for the manifest.
         versions: names of further packages whose versions the manifest notes.
         progress: told of every step.
         options: fields of `fuseline.Config`, such as ``strict``.
 
     """
-    config = Config.of({"reuse": False, **options})
-    tell = progress or (lambda stage: None)
+    config: Config = options.pop("config", None) or Config.of(options)
+    config = config.replace(reuse=False)
+    tell = progress or _untold
     exported = {name: _captured(name, part, tell) for name, part in parts.items()}
     made = _Made()
     for wanted in _wanted(targets, cpu_isa):
@@ -191,8 +202,16 @@ def export_parts(
         "programs": tuple(parts),
         "targets": tuple(made.targets),
         "native": (native,),
+        "text": text,
     }
+    if text is not None and tokenizer is not None:
+        made.members[TOKENIZER] = tokenizer.encode()
+        about["text"] = replace(text, tokenizer=TOKENIZER)
     return _written(Path(path), made, tensors, about, embed=embed_weights)
+
+
+def _untold(stage: Stage) -> None:
+    """Nobody watches."""
 
 
 def _captured(name: str, part: Part, tell: OnStage) -> frontend.Exported:
@@ -270,6 +289,7 @@ def _compiled(
         except CannotImport as error:
             raise errors.CANNOT_EXPORT.error(name, found=str(error)) from error
         file = describe.program_file(name, each, compilation)
+        made.programs.append(file)
         programs[name] = f"programs/{name}/{folder}.json"
         made.members[programs[name]] = _json(file.to_json())
         ir[name] = f"programs/{name}/{folder}.ir"
@@ -398,7 +418,7 @@ def _written(
         )
         archive.add_bytes(MANIFEST, manifest.to_bytes())
         archive.end()
-    return Exported(path, manifest, path.stat().st_size)
+    return Exported(path, manifest, path.stat().st_size, tuple(made.programs))
 
 
 def _disjoint(groups: Sequence[Sequence[str]]) -> list[Sequence[str]]:
