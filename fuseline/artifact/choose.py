@@ -57,9 +57,9 @@ def choose(
         if found is not None:
             return found
     if device is None or device.type == "cpu":
-        able = [
-            t for t in named if (t.name == "cpu" and not (r := _lacking(t))) or _note(r, refusals)
-        ]
+        reasons = {t.title: _lacking(t) for t in named if t.name == "cpu"}
+        refusals += filter(None, reasons.values())
+        able = [t for t in named if reasons.get(t.title) == ""]
         if able:
             best = max(able, key=lambda target: len(target.features))
             return Choice(best, torch.device("cpu"))
@@ -72,11 +72,6 @@ def choose(
     raise errors.NO_BINARY.error(
         str(archive.path), found=found_here, expected=f"one for {_here(device)}"
     )
-
-
-def _note(reason: str, refusals: list[str]) -> bool:
-    refusals.append(reason)
-    return False
 
 
 def _lacking(target: Target) -> str:
@@ -95,7 +90,7 @@ def _for_gpu(
         if device is not None:
             refusals.append("torch sees no GPU")
         return None
-    where = device if device is not None and device.index is not None else torch.device("cuda", 0)
+    where = torch.device("cuda", 0 if device is None else device.index or 0)
     major, minor = torch.cuda.get_device_capability(where)
     able = list(_able(targets, major, minor))
     if not able:

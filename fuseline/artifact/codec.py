@@ -105,7 +105,7 @@ def _decoder(kind: Any) -> Decoder:
 def _plain(kind: Any) -> Decoder:
     if kind is torch.dtype:
         return _dtype
-    kinds = {int, float} if kind is float else {kind}
+    kinds: set[Any] = {int, float} if kind is float else {kind}
     name = "null" if kind is types.NoneType else f"a value of type {kind.__name__}"
 
     def plain(value: Any) -> Any:
@@ -125,7 +125,7 @@ def _dtype(value: Any) -> torch.dtype:
 
 
 def _literal(values: tuple[Any, ...]) -> Decoder:
-    kinds = {type(each) for each in values}
+    kinds: set[Any] = {type(each) for each in values}
 
     def literal(value: Any) -> Any:
         if type(value) in kinds and value in values:
@@ -137,15 +137,18 @@ def _literal(values: tuple[Any, ...]) -> Decoder:
 
 def _union(kinds: tuple[Any, ...]) -> Decoder:
     """Dataclasses by their names, the others by trying: none of them takes what is another's."""
-    classes = {k.__name__: k for k in kinds if dataclasses.is_dataclass(k)}
+    classes: dict[str, Any] = {
+        cast("type", k).__name__: k for k in kinds if dataclasses.is_dataclass(k)
+    }
     others = [kind for kind in kinds if not dataclasses.is_dataclass(kind)]
     simple = {kind for kind in others if kind in (int, str, bool, types.NoneType)}
     names = " or ".join(getattr(kind, "__name__", str(kind)) for kind in kinds)
 
     def union(value: Any) -> Any:
-        if type(value) in simple:
-            return _decoder(type(value))(value)
-        named = cast("dict[str, Any]", value).get(NAME) if isinstance(value, dict) else None
+        own: Any = type(value)
+        if own in simple:
+            return _decoder(own)(value)
+        named: Any = cast("dict[str, Any]", value).get(NAME) if isinstance(value, dict) else None
         if isinstance(named, str) and named in classes:
             return _decoder(classes[named])(value)
         for kind in others:
@@ -166,7 +169,7 @@ def _tuple(kinds: tuple[Any, ...]) -> Decoder:
         items = cast("list[Any]", value)
         decoders = (each,) * len(items) if each else several or ()
         if len(items) != len(decoders):
-            raise _wrong(f"{len(decoders)} items", items)
+            raise _wrong(f"{len(decoders)} items", value)
         found: list[Any] = []
         try:
             for decoder, item in zip(decoders, items, strict=True):
@@ -222,7 +225,7 @@ def _dataclass(kind: type[Any]) -> Decoder:
     return decoded
 
 
-def _wrong(expected: str, value: object) -> _OddError:
+def _wrong(expected: str, value: Any) -> _OddError:
     shown = repr(value)
     return _OddError(f"is {shown[:60]}{'...' * (len(shown) > 60)}, not {expected}")
 

@@ -218,8 +218,12 @@ def _side_by_side(group: Sequence[int], found: Mapping[int, Tensor]) -> dict[int
     if all(end == t.data_ptr() for end, t in zip(ends, members[1:], strict=False)):
         return {}
     buffer = torch.cat([t.reshape(-1) for t in members])
-    parts = buffer.split([t.numel() for t in members])
-    return {i: p.view(t.shape) for i, p, t in zip(group, parts, members, strict=True)}
+    parts: dict[int, Tensor] = {}
+    start = 0
+    for number, member in zip(group, members, strict=True):
+        parts[number] = buffer[start : start + member.numel()].view(member.shape)
+        start += member.numel()
+    return parts
 
 
 def _moved(memory: Mapping[str, Tensor], device: torch.device) -> dict[str, Tensor]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import Any, cast
 
 from fuseline import errors
 from fuseline.artifact.archive import Archive, Member, damaged
@@ -174,7 +175,7 @@ class Manifest:
         if len(data) > MOST_MANIFEST:
             raise damaged(archive.path, f"a manifest of {len(data)} bytes")
         raw = load_json(archive, MANIFEST, bytes(data))
-        schema = raw.get("schema") if isinstance(raw, dict) else None
+        schema: Any = cast("dict[str, Any]", raw).get("schema") if isinstance(raw, dict) else None
         if isinstance(schema, int) and schema != SCHEMA:
             raise errors.ARTIFACT_SCHEMA.error(
                 str(archive.path), found=f"schema {schema}", expected=f"schema {SCHEMA}"
@@ -189,7 +190,7 @@ class Manifest:
         return manifest
 
 
-def load_json(archive: Archive, name: str, data: bytes) -> object:
+def load_json(archive: Archive, name: str, data: bytes) -> Any:
     """The JSON of a member."""
     try:
         return json.loads(data)

@@ -59,14 +59,15 @@ class PlanFile:
     @classmethod
     def of(cls, plan: Plan, ops: Mapping[int, int]) -> PlanFile:
         """The form of a plan in a file; ``ops`` tells the op of each step that is a call."""
-        values = {f.name: getattr(plan, f.name) for f in fields(cls)}
+        values: dict[str, Any] = {f.name: getattr(plan, f.name) for f in fields(cls)}
         steps: list[NativeStep | LibraryStep | HostOp] = []
         for number, step in enumerate(plan.steps):
             if isinstance(step, HostStep):
                 own = {f.name: getattr(step, f.name) for f in fields(HostOp) if f.name != "op"}
                 step = HostOp(op=ops[number], **own)
             steps.append(step)
-        return cls(**{**values, "steps": tuple(steps)})
+        values["steps"] = tuple(steps)
+        return cls(**values)
 
     def plan(self, calls: Mapping[int, HostCall]) -> Plan:
         """The plan, given the references of ops by number."""
@@ -77,8 +78,9 @@ class PlanFile:
                 steps.append(HostStep(call=calls[step.op], **own))
             else:
                 steps.append(step)
-        values = {f.name: getattr(self, f.name) for f in fields(self)}
-        return Plan(**{**values, "steps": tuple(steps)})
+        values: dict[str, Any] = {f.name: getattr(self, f.name) for f in fields(self)}
+        values["steps"] = tuple(steps)
+        return Plan(**values)
 
     @property
     def ops(self) -> list[int]:

@@ -21,11 +21,21 @@ from fuseline.artifact.codec import DTYPES, MalformedError
 ALIGNMENT = 64
 MOST_HEADER = 64 << 20
 PADDING = ".padding"
+_PART = 64 << 20
 
 _NAMES = {
-    torch.float32: "F32", torch.float64: "F64", torch.float16: "F16", torch.bfloat16: "BF16",
-    torch.int8: "I8", torch.int16: "I16", torch.int32: "I32", torch.int64: "I64",
-    torch.uint8: "U8", torch.bool: "BOOL", torch.complex64: "C64", torch.complex128: "C128",
+    torch.float32: "F32",
+    torch.float64: "F64",
+    torch.float16: "F16",
+    torch.bfloat16: "BF16",
+    torch.int8: "I8",
+    torch.int16: "I16",
+    torch.int32: "I32",
+    torch.int64: "I64",
+    torch.uint8: "U8",
+    torch.bool: "BOOL",
+    torch.complex64: "C64",
+    torch.complex128: "C128",
 }
 _DTYPES = {name: dtype for dtype, name in _NAMES.items()}
 assert set(_NAMES) == set(DTYPES.values())
@@ -123,10 +133,12 @@ def parts(memory: Mapping[str, Tensor], head: bytes) -> Iterator[bytes | memoryv
 
 def _bytes_of(tensor: Tensor) -> Iterator[memoryview]:
     """The memory of a tensor, some megabytes at a time where it lies elsewhere."""
-    flat = tensor.contiguous().reshape(-1).view(torch.uint8) if tensor.numel() else None
-    if flat is not None:
-        for part in flat.split(64 << 20):
-            yield memoryview(part.cpu().numpy())
+    if not tensor.numel():
+        return
+    flat = tensor.contiguous().reshape(-1).view(torch.uint8)
+    for start in range(0, flat.numel(), _PART):
+        part: Any = flat[start : start + _PART]
+        yield memoryview(part.cpu().numpy())
 
 
 def _entry(dtype: str, shape: tuple[int, ...], begin: int, nbytes: int) -> dict[str, Any]:

@@ -6,7 +6,7 @@ import argparse
 import statistics
 import time
 from collections.abc import Callable, Sequence
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
 from fuseline.cli.arguments import options
 from fuseline.cli.output import Output, columns
@@ -26,7 +26,8 @@ def load(arguments: argparse.Namespace, out: Output) -> tuple[Loaded, float]:
         started = time.perf_counter()
         from fuseline.artifact.load import load as load_file
 
-        loaded = load_file(arguments.model, **options(arguments))
+        given: dict[str, Any] = options(arguments)
+        loaded = load_file(arguments.model, **given)
         seconds = time.perf_counter() - started
     out.note(f"{loaded.choice}, loaded in {seconds:.2f} s")
     return loaded, seconds
@@ -208,12 +209,15 @@ def _wait(result: object) -> None:
             return
 
 
-def _leaves(value: object) -> list[Any]:
+def _leaves(value: Any) -> list[Any]:
+    items: list[Any]
     if isinstance(value, dict):
-        return [leaf for item in value.values() for leaf in _leaves(item)]
-    if isinstance(value, tuple | list):
-        return [leaf for item in value for leaf in _leaves(item)]
-    return [value]
+        items = list(cast("dict[str, Any]", value).values())
+    elif isinstance(value, tuple | list):
+        items = list(cast("Sequence[Any]", value))
+    else:
+        return [value]
+    return [leaf for item in items for leaf in _leaves(item)]
 
 
 def _described(leaf: Any) -> str:

@@ -7,7 +7,7 @@ write in place; the model keeps its own form.
 from __future__ import annotations
 
 import inspect
-from collections.abc import Iterator
+from collections.abc import Generator
 from contextlib import contextmanager
 from typing import Any, cast
 
@@ -43,7 +43,7 @@ class CachedModel(nn.Module):
         self._extra = {"logits_to_keep": 1} if "logits_to_keep" in names else {}
         self._places: list[tuple[str, Any, str]] = []
         for number, layer in enumerate(self._cache.layers):
-            for name, value in vars(layer).items():
+            for name, value in cast("dict[str, Any]", vars(layer)).items():
                 if isinstance(value, Tensor):
                     self._places.append((f"cache_{number}_{name}", layer, name))
                     self.register_buffer(self._places[-1][0], value)
@@ -57,8 +57,8 @@ class CachedModel(nn.Module):
             return out.logits[:, -1]
 
     @contextmanager
-    def _held(self) -> Iterator[None]:
-        """The cache over the buffers that the module has now: tracing puts others in their place."""
+    def _held(self) -> Generator[None]:
+        """The cache over the buffers that the module has now: tracing puts others there."""
         before = [getattr(layer, name) for _, layer, name in self._places]
         try:
             for buffer, layer, name in self._places:
@@ -104,7 +104,7 @@ def _static_cache(model: nn.Module, batch: int, length: int) -> Any:
     for number, layer in enumerate(cache.layers):
         counts = [
             key
-            for key, value in vars(layer).items()
+            for key, value in cast("dict[str, Any]", vars(layer)).items()
             if isinstance(value, int) and not isinstance(value, bool) and "cumulative" in key
         ]
         if counts:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, cast
 
 from torch import Tensor
 
@@ -102,14 +102,15 @@ def tree_of(spec: Any) -> Tree:
         return Tree()
     inner = tuple(map(tree_of, children))
     kind = _CONTAINERS.get(spec.type, "record")
-    context = spec.context
-    named = isinstance(context, list | tuple) and len(context) == len(inner)
-    named = named and all(isinstance(key, str) for key in context) and len(inner) > 0
-    if kind == "dict" and not named and inner:
-        raise TypeError(f"a dict with the keys {list(context)}, which are no strings")
-    fields = getattr(spec.type, "_fields", ())  # of a named tuple
-    keys = tuple(context) if named and kind in ("dict", "record") else tuple(fields)
-    return Tree(kind, keys if len(keys) == len(inner) else (), inner)
+    if kind in ("tuple", "list"):
+        return Tree(kind, (), inner)
+    context: Any = spec.context
+    fields: Any = getattr(context, "_fields", context)  # the class of a named tuple
+    names = list(cast("Sequence[Any]", fields)) if isinstance(fields, list | tuple) else []
+    named = len(names) == len(inner) and all(isinstance(name, str) for name in names)
+    if kind == "dict" and not named:
+        raise TypeError(f"a dict with the keys {names}, which are no strings")
+    return Tree(kind, tuple(names) if named else (), inner)
 
 
 def _axis(dim: int | None) -> int:
