@@ -12,15 +12,19 @@ from typing import TYPE_CHECKING
 from fuseline._version import __version__
 
 if TYPE_CHECKING:
+    from fuseline.artifact.load import load
     from fuseline.compiler import compile, explain
     from fuseline.config import Config
     from fuseline.errors import Diagnostic, FuselineError, FuselineWarning, InternalError
+    from fuseline.exporting import export
     from fuseline.logs import set_log_level
     from fuseline.report import KernelRecord, PassRecord, Report, Site
 
 _HOMES = {
     "compile": "fuseline.compiler",
     "explain": "fuseline.compiler",
+    "export": "fuseline.exporting",
+    "load": "fuseline.artifact.load",
     "Config": "fuseline.config",
     "Diagnostic": "fuseline.errors",
     "FuselineError": "fuseline.errors",
@@ -36,6 +40,8 @@ _HOMES = {
 __all__ = [
     "compile",
     "explain",
+    "export",
+    "load",
     "Config",
     "Report",
     "Site",

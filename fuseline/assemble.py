@@ -8,14 +8,13 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 
 import sympy
-from torch import Tensor
 
 from fuseline.codegen.forms import described
 from fuseline.codegen.kernel import KernelTemplate
 from fuseline.codegen.library import LibraryKernel, ReferenceKernel, ScratchTensor
 from fuseline.codegen.lower import Emitted, Launch, Operand, Scratch
 from fuseline.ir.core import Func, Loc, Op, Value
-from fuseline.ir.evaluate import as_results, bind_attribute
+from fuseline.ir.evaluate import Reference
 from fuseline.ir.layout import Layout, LayoutMap
 from fuseline.ir.ops.call import AtenCall, waits
 from fuseline.ir.ops.experts import Experts, Moe
@@ -31,7 +30,6 @@ from fuseline.runtime.plan import (
     ArgSpec,
     Buffer,
     Expr,
-    HostCall,
     HostStep,
     LibraryStep,
     NativeStep,
@@ -162,7 +160,7 @@ class _Assembler:
     def _host(self, op: Op, reason: str, launch: Launch | None = None) -> HostStep:
         """The op's reference: in the place of all launches, or of those for some sizes."""
         return HostStep(
-            call=reference_call(op),
+            call=Reference(op),
             operands=tuple(self._view(v) for v in op.operands),
             results=tuple(self._view(v) for v in op.results),
             label=op.name,
@@ -389,23 +387,3 @@ def packed_operands(op: Op) -> list[tuple[Value, ...]]:
             return [(gate, up), *biases]
         case _:
             return []
-
-
-def reference_call(op: Op) -> HostCall:
-    """The op's reference as the runtime calls it."""
-    specs = [s for s in op.fields if s.kind in ("operand", "optional", "variadic")]
-
-    def call(binding: Mapping[str, int], tensors: Sequence[Tensor]) -> Sequence[Tensor]:
-        given = iter(tensors)
-        operands: list[object] = []
-        for spec in specs:
-            value = getattr(op, spec.name)
-            if spec.kind == "variadic":
-                operands.append(tuple(next(given) for _ in value))
-            else:
-                operands.append(None if value is None else next(given))
-        attributes = {k: bind_attribute(v, binding) for k, v in op.attributes.items()}
-        out = type(op).reference(*operands, **attributes)
-        return as_results(out)
-
-    return call

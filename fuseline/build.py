@@ -8,6 +8,7 @@ from collections.abc import Callable, Mapping, Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass, field, replace
 from functools import lru_cache
+from pathlib import Path
 
 import torch
 
@@ -124,6 +125,7 @@ class Built:
         addresses: of those for the CPU.
         binaries: of those for a GPU.
         target: what they are for.
+        library: the file that those for the CPU are in; None where there are none.
     """
 
     assembled: Assembled
@@ -131,6 +133,7 @@ class Built:
     addresses: Mapping[str, int] = field(default_factory=dict[str, int])
     binaries: Mapping[str, Binary] = field(default_factory=dict[str, Binary])
     target: Target = TARGETS["cpu"]
+    library: Path | None = None
 
 
 @dataclass(frozen=True)
@@ -178,6 +181,7 @@ def build(
     kernels = {launch.kernel.symbol: launch.kernel for item in emitted for launch in item.launches}
     sources = {symbol: kernel.render() for symbol, kernel in kernels.items()}
     addresses: dict[str, int] = {}
+    path: Path | None = None
     if tools.toolchain is not None and sources:
         units = [
             KernelSource(symbol, text, flags=kernels[symbol].flags)
@@ -189,9 +193,10 @@ def build(
         if good:
             library = build_piece(tools.cache, tools.toolchain, good)
             addresses = {unit.symbol: library.address(unit.symbol) for unit in good}
+            path = library.path
     done = assemble(func, layouts, emitted)
     records = (replace(r, target=target.name) if r.symbol in addresses else r for r in done.records)
-    return Built(replace(done, records=tuple(records)), sources, addresses)
+    return Built(replace(done, records=tuple(records)), sources, addresses, library=path)
 
 
 def _build_for_gpu(

@@ -91,6 +91,10 @@ class Compiler:
             self._tools = Tools.find(self.config)
         return self._tools
 
+    def use(self, tools: Tools) -> None:
+        """Have programs built by these tools, and not by those that are found."""
+        self._tools = tools
+
     def begin(self) -> None:
         """Have what every program needs made ready, while a model is still being traced."""
         if self._runner is None and self.tools.host is not None:
@@ -114,6 +118,21 @@ class Compiler:
         runnable = _Building(Later(lambda: self._runnable(self._build(optimised))), saved)
         self._builds.add(runnable.build)
         return runnable
+
+    def ahead(self, captured: Captured) -> Compilation:
+        """Compile a captured program, to be written down; it cannot be called.
+
+        Raises:
+            CannotImport: the program has something that the IR has no type for, or that its target
+                does not run.
+            BuildError: under ``Config(strict=True)``, if a kernel cannot be built.
+
+        """
+        placed = place(captured, self.config.target)
+        if isinstance(placed, str):
+            raise CannotImport(placed)
+        self.tools.require(placed.target, strict=self.config.strict)
+        return self._build(self._optimise(captured, placed))
 
     @property
     def keeps_forms(self) -> bool:

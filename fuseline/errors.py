@@ -101,6 +101,10 @@ class LoadError(FuselineError):
     """A model, or a file of one, that cannot be read."""
 
 
+class ArtifactError(FuselineError):
+    """A file of compiled code that cannot be written, read, or run here."""
+
+
 class FuselineWarning(UserWarning):
     """A documented fallback was taken; the argument is the `Diagnostic` that says which."""
 
@@ -579,4 +583,61 @@ UNKNOWN_GPU = Code(
     "Kernels are generated for the GPUs that the option target names.",
     DeviceError,
     hint="run the model on the CPU, or on one of these GPUs",
+)
+
+
+# ---------------------------------------------------------------------------- FL11xx: artifacts
+
+ARTIFACT_UNREADABLE = Code(
+    "FL1101",
+    "cannot read the artifact",
+    "The file is not there, or may not be read.",
+    ArtifactError,
+)
+ARTIFACT_DAMAGED = Code(
+    "FL1102",
+    "no artifact, or a damaged one:",
+    "The file is not what `fuseline export` writes: cut off, changed, or of another kind.",
+    ArtifactError,
+    hint="export the model again, or copy the file again",
+)
+ARTIFACT_DIGEST = Code(
+    "FL1103",
+    "a part of the artifact was changed:",
+    "The bytes of a member have another digest than the manifest says. Nothing of it was run.",
+    ArtifactError,
+    hint="copy the file again from where it was made",
+)
+ARTIFACT_SCHEMA = Code(
+    "FL1104",
+    "an artifact of another version:",
+    "Artifacts are read by the version of fuseline that wrote them, and by those that have the "
+    "same schema version.",
+    ArtifactError,
+    hint="export the model again with this version, or install the one that wrote the file",
+)
+NO_BINARY = Code(
+    "FL1105",
+    "nothing in the artifact runs here:",
+    "The file has binaries for other processors or GPUs only.",
+    ArtifactError,
+    hint="export with a target for this machine: `fuseline doctor` names it",
+)
+ARTIFACT_UNWRITABLE = Code(
+    "FL1106",
+    "cannot write the artifact",
+    "The file, or a temporary one beside it, cannot be written.",
+    ArtifactError,
+)
+CANNOT_EXPORT = Code(
+    "FL1107",
+    "cannot export",
+    "The program cannot be captured whole, or has a part that an artifact cannot hold.",
+    ArtifactError,
+)
+WRONG_CALL = Code(
+    "FL1108",
+    "called unlike the example of the export:",
+    "A loaded program takes what it was exported with: as many arguments, in the same nesting.",
+    ArtifactError,
 )

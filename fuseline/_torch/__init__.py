@@ -5,60 +5,70 @@ number. The rest of the package calls what is exported here and keeps to torch's
 is behind second starts (`precompile`, `recording`, `identities`) is imported from its own modules.
 """
 
-from fuseline._torch.native import (
-    current_stream,
-    dlpack_exchange,
-    end_allocations,
-    sgemm_address,
-    thread_limits,
-)
-from fuseline._torch.nodes import (
-    is_functorch,
-    is_grad_mode,
-    may_write,
-    name_of_target,
-    source_name,
-    torch_name,
-    turns_gradients_off,
-)
-from fuseline._torch.operators import (
-    Overload,
-    Schema,
-    below_autograd,
-    default_norm_eps,
-    dispatching,
-    functional_overload,
-    is_overload,
-    is_random,
-    schema_of,
-)
-from fuseline._torch.quiet import tracing_errors_to
-from fuseline._torch.symbolic import (
-    ShapeEnv,
-    expression,
-    fake_mode_of,
-    is_fake,
-    is_unbacked,
-    resized,
-    scalar_expression,
-    shape_env_of,
-    symbol_range,
-)
-from fuseline._torch.tensors import empty_strided, has_hooks, hooks_of, storage_holders, storage_of
-from fuseline._torch.tracing import (
-    export_graph,
-    functional_graph,
-    never_compiled,
-    optimize,
-    traced_frame,
-)
-from fuseline._torch.turns import Lines, Run, Turns, can_trace_all_turns, traced_turns
-from fuseline._torch.watch import (
-    Break,
-    CompileWatch,
-    break_at_sizes_of_data,
-    may_break_at_sizes_of_data,
-)
+import importlib
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from fuseline._torch.native import (
+        current_stream,
+        dlpack_exchange,
+        end_allocations,
+        sgemm_address,
+        thread_limits,
+    )
+    from fuseline._torch.nodes import (
+        is_functorch,
+        is_grad_mode,
+        may_write,
+        name_of_target,
+        source_name,
+        torch_name,
+        turns_gradients_off,
+    )
+    from fuseline._torch.operators import (
+        Overload,
+        Schema,
+        below_autograd,
+        default_norm_eps,
+        dispatching,
+        functional_overload,
+        is_overload,
+        is_random,
+        schema_of,
+    )
+    from fuseline._torch.quiet import tracing_errors_to
+    from fuseline._torch.symbolic import (
+        ShapeEnv,
+        expression,
+        fake_mode_of,
+        is_fake,
+        is_unbacked,
+        resized,
+        scalar_expression,
+        shape_env_of,
+        symbol_range,
+    )
+    from fuseline._torch.tensors import (
+        empty_strided,
+        has_hooks,
+        hooks_of,
+        storage_holders,
+        storage_of,
+    )
+    from fuseline._torch.tracing import (
+        export_graph,
+        functional_graph,
+        never_compiled,
+        optimize,
+        traced_frame,
+    )
+    from fuseline._torch.turns import Lines, Run, Turns, can_trace_all_turns, traced_turns
+    from fuseline._torch.watch import (
+        Break,
+        CompileWatch,
+        break_at_sizes_of_data,
+        may_break_at_sizes_of_data,
+    )
 
 __all__ = [
     "ShapeEnv",
@@ -112,3 +122,74 @@ __all__ = [
     "sgemm_address",
     "thread_limits",
 ]
+
+_HOMES = {
+    **dict.fromkeys(
+        ["current_stream", "dlpack_exchange", "end_allocations", "sgemm_address", "thread_limits"],
+        "native",
+    ),
+    **dict.fromkeys(
+        [
+            "is_functorch",
+            "is_grad_mode",
+            "may_write",
+            "name_of_target",
+            "source_name",
+            "torch_name",
+            "turns_gradients_off",
+        ],
+        "nodes",
+    ),
+    **dict.fromkeys(
+        [
+            "Overload",
+            "Schema",
+            "below_autograd",
+            "default_norm_eps",
+            "dispatching",
+            "functional_overload",
+            "is_overload",
+            "is_random",
+            "schema_of",
+        ],
+        "operators",
+    ),
+    **dict.fromkeys(["tracing_errors_to"], "quiet"),
+    **dict.fromkeys(
+        [
+            "ShapeEnv",
+            "expression",
+            "fake_mode_of",
+            "is_fake",
+            "is_unbacked",
+            "resized",
+            "scalar_expression",
+            "shape_env_of",
+            "symbol_range",
+        ],
+        "symbolic",
+    ),
+    **dict.fromkeys(
+        ["empty_strided", "has_hooks", "hooks_of", "storage_holders", "storage_of"], "tensors"
+    ),
+    **dict.fromkeys(
+        ["export_graph", "functional_graph", "never_compiled", "optimize", "traced_frame"],
+        "tracing",
+    ),
+    **dict.fromkeys(["Lines", "Run", "Turns", "can_trace_all_turns", "traced_turns"], "turns"),
+    **dict.fromkeys(
+        ["Break", "CompileWatch", "break_at_sizes_of_data", "may_break_at_sizes_of_data"], "watch"
+    ),
+}
+"""The module of each name. It is imported when that is first used: what runs compiled programs
+needs little of this, and no tracing.
+"""
+
+
+def __getattr__(name: str) -> object:
+    home = _HOMES.get(name)
+    if home is None:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    value: object = getattr(importlib.import_module(f"{__name__}.{home}"), name)
+    globals()[name] = value
+    return value

@@ -28,8 +28,12 @@ if TYPE_CHECKING:
     from fuseline.cli.output import Output
     from fuseline.cli.text import Tokenizer
 
+SUFFIX = ".fuse"
+"""Of the files that `fuseline export` writes."""
+
 EXAMPLE = """\
   fuseline generate smollm2 --prompt "The sea is" --tokens 64
+  fuseline generate smollm2.fuse --prompt "The sea is"
   echo "Tell me a joke." | fuseline generate smollm2 --chat --temperature 0.8"""
 
 
@@ -37,6 +41,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declare the command's arguments."""
     add_model(parser)
     parser.add_argument("--prompt", help="the text to continue (default: standard input)")
+    parser.add_argument(
+        "--ids", type=seed, nargs="+", metavar="ID", help="token ids instead of a text (.fuse only)"
+    )
     parser.add_argument("--chat", action="store_true", help="ask with the model's chat template")
     parser.add_argument("--tokens", type=count, default=128, help="how many at most (default: 128)")
     parser.add_argument(
@@ -94,6 +101,12 @@ class Answer:
 
 def run(arguments: argparse.Namespace, out: Output) -> int:
     """Generate, stream the text, then print the rates."""
+    if arguments.model.endswith(SUFFIX):
+        from fuseline.cli import artifacts
+
+        return artifacts.generate(arguments, out)
+    if arguments.ids:
+        raise BAD_ARGUMENT.error("--ids", found="ids for a model", expected="a .fuse file")
     config = Config.of(_options(arguments))
     with out.step(f"loading {arguments.model}"):
         from fuseline.cli import models
@@ -192,10 +205,20 @@ def _standard_input() -> str:
         raise BAD_ARGUMENT.error("--prompt", found=found, expected="text") from error
 
 
-def _prompt(arguments: argparse.Namespace, name: str, tokenizer: Tokenizer) -> str:
+def read_prompt(arguments: argparse.Namespace) -> str:
+    """The text to continue.
+
+    Raises:
+        UsageError: FL0103, for an empty one.
+    """
     text: str = arguments.prompt if arguments.prompt is not None else _standard_input()
     if not text:
         raise BAD_ARGUMENT.error("--prompt", found="an empty text", expected="at least one token")
+    return text
+
+
+def _prompt(arguments: argparse.Namespace, name: str, tokenizer: Tokenizer) -> str:
+    text = read_prompt(arguments)
     if not arguments.chat:
         return text
     if not tokenizer.chat_template:

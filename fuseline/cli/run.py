@@ -1,7 +1,8 @@
 """Run a model compiled and eager; compare the numbers with float64, and the times.
 
 The numbers differ, and the exit code is 1, where the compiled model is further from the float64
-result than the option `tolerance` times as far as eager is, plus one unit in the last place.
+result than the option `tolerance` times as far as eager is, plus one unit in the last place. A
+.fuse file has no eager form: its programs are run on seeded inputs, and timed.
 """
 
 from __future__ import annotations
@@ -23,7 +24,8 @@ if TYPE_CHECKING:
 
 EXAMPLE = """\
   fuseline run smollm2 --length 64
-  fuseline run my_module:make_model --set verify=1 --json"""
+  fuseline run my_module:make_model --set verify=1 --json
+  fuseline run model.fuse --batch 4 --length 128"""
 
 
 @dataclass(frozen=True)
@@ -62,6 +64,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(arguments: argparse.Namespace, out: Output) -> int:
     """Compile, run, compare, and print; 1 if the numbers differ."""
+    if arguments.model.endswith(".fuse"):
+        from fuseline.cli import artifacts
+
+        return artifacts.run(arguments, out)
     config = Config.of(options(arguments))
     with out.step(f"loading {arguments.model}"):
         from fuseline.cli import models

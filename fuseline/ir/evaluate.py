@@ -66,6 +66,27 @@ def as_results(out: Any) -> tuple[Tensor, ...]:
     return cast("tuple[Tensor, ...]", out if isinstance(out, tuple) else (out,))
 
 
+class Reference:
+    """The reference of an op as a callable of the symbols' values and its tensor operands."""
+
+    def __init__(self, op: Op) -> None:
+        self.op = op
+        self._specs = [s for s in op.fields if s.kind in ("operand", "optional", "variadic")]
+
+    def __call__(self, binding: Mapping[str, int], tensors: Sequence[Tensor]) -> tuple[Tensor, ...]:
+        """The results; what operands are absent is not among the tensors."""
+        given = iter(tensors)
+        operands: list[object] = []
+        for spec in self._specs:
+            value = getattr(self.op, spec.name)
+            if spec.kind == "variadic":
+                operands.append(tuple(next(given) for _ in value))
+            else:
+                operands.append(None if value is None else next(given))
+        attributes = {k: bind_attribute(v, binding) for k, v in self.op.attributes.items()}
+        return as_results(type(self.op).reference(*operands, **attributes))
+
+
 def call_reference(
     op: Op, tensors: Mapping[Value, Tensor], binding: Mapping[str, int]
 ) -> tuple[Tensor, ...]:

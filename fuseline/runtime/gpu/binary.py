@@ -160,6 +160,7 @@ class Binary:
         scratch_pointers: how many of the parameters are Triton's own.
         waits: whether it waits for the kernel ahead of it, before it touches memory that programs
             write, and so may be launched while that one still runs.
+        folder: of ``kernel.ptx``; None where it was not kept.
     """
 
     symbol: str
@@ -171,6 +172,12 @@ class Binary:
     scratch: int = 0
     scratch_pointers: int = 2
     waits: bool = False
+    folder: Path | None = None
+
+    @property
+    def ptx(self) -> str:
+        """The PTX that the machine code was made from; empty where it was not kept."""
+        return "" if self.folder is None else (self.folder / "kernel.ptx").read_text()
 
     @classmethod
     def of(cls, entry: Entry) -> Binary:
@@ -186,6 +193,7 @@ class Binary:
             scratch=sum(found["scratch"]),
             scratch_pointers=len(found["scratch"]),
             waits=found.get("waits", False),  # entries of sm_80 are as old as they like
+            folder=entry.path,
         )
 
     @property

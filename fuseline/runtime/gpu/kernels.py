@@ -53,7 +53,17 @@ class Launcher:
             DeviceError: FL1001, without a driver.
 
         """
-        library = cls.build(cache, toolchain)
+        return cls.of(cls.build(cache, toolchain))
+
+    @classmethod
+    def of(cls, library: Library) -> Launcher:
+        """Its library, connected with the driver.
+
+        Raises:
+            BuildError: FL0705, where it is another library.
+            DeviceError: FL1001, without a driver.
+
+        """
         pointer = ctypes.c_void_p
         five, six = (ctypes.PYFUNCTYPE(None, *[pointer] * n) for n in (5, 6))
         six(library.address("fl_gpu_connect"))(*driver.launcher_addresses())

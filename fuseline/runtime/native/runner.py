@@ -16,7 +16,7 @@ import torch
 
 from fuseline import _torch
 from fuseline.errors import BuildError
-from fuseline.runtime.build import KernelSource, build_piece, find_piece
+from fuseline.runtime.build import KernelSource, Library, build_piece, find_piece
 from fuseline.runtime.cache import Cache
 from fuseline.runtime.native.fallback import Addresses, addresses_of, run_by_ctypes
 from fuseline.runtime.native.piece import Launch, Piece, Run
@@ -67,6 +67,32 @@ class Runner:
             return cls("ctypes", functions, run_by_ctypes(functions), None, addresses_of)
         return cls("extension", functions, binding.run, binding.Signature, binding.addresses)
 
+    @classmethod
+    def of(cls, library: Library, binding: Path | None) -> Runner:
+        """The runner from files that were built elsewhere: its library, and the extension module
+        where there is one for this Python.
+
+        Raises:
+            BuildError: FL0705, where it is no library of a runner.
+        """
+        functions = _ready(library)
+        module = None if binding is None else _connected(binding, functions)
+        if module is None:
+            return cls("ctypes", functions, run_by_ctypes(functions), None, addresses_of)
+        return cls("extension", functions, module.run, module.Signature, module.addresses)
+
+    @staticmethod
+    def files(cache: Cache, toolchain: Toolchain) -> tuple[Path, Path | None]:
+        """The files that `of` takes, built if need be; the second one is for this Python only.
+
+        Raises:
+            BuildError: the runner cannot be built or loaded.
+        """
+        portable = toolchain.portable
+        library = build_piece(cache, portable, [_source()], flags=_FLAGS)
+        binding = _binding_library(cache, portable)
+        return library.path, None if binding is None else binding.path
+
     @staticmethod
     def is_in(cache: Cache, toolchain: Toolchain) -> bool:
         """Whether `open` needs no compiler.
@@ -97,7 +123,13 @@ class Runner:
 
 @memo
 def _functions(cache: Cache, toolchain: Toolchain) -> Functions:
-    functions = Functions.of(build_piece(cache, toolchain, [_source()], flags=_FLAGS))
+    return _ready(build_piece(cache, toolchain, [_source()], flags=_FLAGS))
+
+
+@memo
+def _ready(library: Library) -> Functions:
+    """The functions of a runner's library, told of the limits of this process's threads."""
+    functions = Functions.of(library)
     functions.use_limits(ctypes.byref(LimitsStructure(*_torch.thread_limits())))
     return functions
 
@@ -110,10 +142,16 @@ def _source() -> KernelSource:
 @memo
 def _binding(cache: Cache, toolchain: Toolchain, functions: Functions) -> _Binding | None:
     """The extension module, None where it cannot be had."""
-    include, exchange = python_include(), _torch.dlpack_exchange()
-    if exchange is None:
+    if _torch.dlpack_exchange() is None:
         logger.info("torch has no DLPack table: native code is entered through ctypes")
         return None
+    library = _binding_library(cache, toolchain)
+    return None if library is None else _connected(library.path, functions)
+
+
+def _binding_library(cache: Cache, toolchain: Toolchain) -> Library | None:
+    """The library of the extension module, None where it cannot be built."""
+    include = python_include()
     source = KernelSource(
         BINDING,
         _text("binding.cpp"),
@@ -126,11 +164,18 @@ def _binding(cache: Cache, toolchain: Toolchain, functions: Functions) -> _Bindi
         if library is None and include is None:
             logger.info("no Python.h: native code is entered through ctypes")
             return None
-        library = library or build_piece(cache, toolchain, [source])
+        return library or build_piece(cache, toolchain, [source])
     except BuildError as error:
         logger.warning("%s; native code is entered through ctypes", error)
         return None
-    loader = ExtensionFileLoader(BINDING, str(library.path))
+
+
+def _connected(path: Path, functions: Functions) -> _Binding | None:
+    """The extension module of a file, None where it does not fit this torch."""
+    exchange = _torch.dlpack_exchange()
+    if exchange is None:
+        return None
+    loader = ExtensionFileLoader(BINDING, str(path))
     spec = spec_from_loader(BINDING, loader)
     assert spec is not None, "a loader was given"
     binding = cast("_Binding", module_from_spec(spec))

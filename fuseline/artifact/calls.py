@@ -1,0 +1,155 @@
+"""A call of a program from an artifact: from nested arguments to flat ones, and back."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, cast
+
+import torch
+from torch import Tensor
+
+from fuseline import errors
+from fuseline.artifact import trees
+from fuseline.artifact.program import Constant, Counted, Given, Passed, ProgramFile
+from fuseline.runtime.executor import Program
+from fuseline.runtime.plan import Expr
+
+
+class Call:
+    """A program that is called as the model was when it was exported.
+
+    Attributes:
+        name: of the program.
+        file: what it takes and gives.
+        program: the plan with its kernels.
+    """
+
+    def __init__(
+        self,
+        name: str,
+        file: ProgramFile,
+        program: Program,
+        run: Callable[[Sequence[Any]], Sequence[Tensor]],
+        fixed: Mapping[int, Tensor],
+    ) -> None:
+        self.name, self.file, self.program = name, file, program
+        self._run = run
+        self._fixed = fixed
+        self._order = [i for i in range(len(file.inputs)) if i not in fixed]
+        self._numbers = {n.input: n for n in file.numbers}
+        self._composite = _composite(file)
+        self._value = _evaluator(file)
+
+    @property
+    def state(self) -> dict[str, Tensor]:
+        """What the program writes and keeps from call to call, by name: caches, counters."""
+        specs, inputs = self.program.plan.args, self.file.inputs
+        return {inputs[i].name: t for i, t in self._fixed.items() if specs[i].written}
+
+    def __call__(self, *args: Any, **kwargs: Any) -> Any:
+        """Run the program.
+
+        Raises:
+            ArtifactError: FL1108.
+            InputError: FL0901 to FL0904.
+
+        """
+        given: list[Any] = [self._fixed.get(i) for i in range(len(self.file.inputs))]
+        try:
+            leaves = list(trees.flatten(self.file.takes, (args, kwargs)))
+        except ValueError as error:
+            takes = str(self.file.takes)
+            raise errors.WRONG_CALL.error(self.name, found=str(error), expected=takes) from error
+        for number, leaf in zip(self._order, leaves, strict=True):
+            given[number] = leaf
+        for number in self.file.complex:
+            given[number] = torch.view_as_real(given[number])
+        flat = list(given)
+        for number, limits in self._numbers.items():
+            flat[number] = self._in_memory(number, given[number], limits.low, limits.high)
+        if self._composite:
+            self._check(flat)
+        results = self._run(flat)
+        bound = self._bind(given)
+        return trees.unflatten(
+            self.file.gives, iter([self._owed(r, given, results, bound) for r in self.file.returns])
+        )
+
+    def _in_memory(self, number: int, value: object, low: int, high: int | None) -> Tensor:
+        if type(value) is not int or value < low or (high is not None and value > high):
+            limits = f"{low} to {high}" if high is not None else f"{low} or more"
+            raise errors.ARGUMENT_MISMATCH.error(
+                self.file.inputs[number].name, found=str(value), expected=f"an integer, {limits}"
+            )
+        return torch.full((), value, dtype=torch.int64, device=self.program.device)
+
+    def _check(self, flat: Sequence[Any]) -> None:
+        """Hold sizes that follow from others to them: tracing had guards for these."""
+        value = self.program.numbers(self.program.check(flat))
+        for number, axis, expr in self._composite:
+            if flat[number].shape[axis] != value(expr):
+                raise errors.ARGUMENT_MISMATCH.error(
+                    self.file.inputs[number].name,
+                    found=str(list(flat[number].shape)),
+                    expected=f"{value(expr)} in dim {axis}, which is {expr}",
+                )
+
+    def _bind(self, given: Sequence[Any]) -> dict[str, int]:
+        return {
+            name: int(given[number] if axis < 0 else given[number].shape[axis])
+            for name, (number, axis) in self.file.symbols.items()
+        }
+
+    def _owed(
+        self,
+        owed: Given | Passed | Counted | Constant,
+        given: Sequence[Any],
+        results: Sequence[Tensor],
+        bound: Mapping[str, int],
+    ) -> Any:
+        match owed:
+            case Given(number):
+                return results[number]
+            case Passed(number, shape, strides, offset):
+                base = cast("Tensor", given[number])
+                sizes = [self._value(e, bound) for e in shape]
+                steps = [self._value(e, bound) for e in strides]
+                start = int(base.storage_offset()) + self._value(offset, bound)
+                return base.as_strided(sizes, steps, start)
+            case Counted(expr):
+                return self._value(expr, bound)
+            case Constant(value):
+                return value
+
+
+def _composite(file: ProgramFile) -> list[tuple[int, int, str]]:
+    """The sizes of inputs that are computed from symbols: input, dim, expression."""
+    known = set(file.plan.symbols)
+    return [
+        (number, axis, expr)
+        for number, spec in enumerate(file.plan.args)
+        for axis, expr in enumerate(spec.shape)
+        if isinstance(expr, str) and expr not in known
+    ]
+
+
+def _evaluator(file: ProgramFile) -> Callable[[Expr, Mapping[str, int]], int]:
+    """Evaluates the expressions of results; they were checked when the file was read."""
+    texts = [
+        e
+        for r in file.returns
+        for e in ((*r.shape, *r.strides, r.offset) if isinstance(r, Passed) else ())
+        + ((r.value,) if isinstance(r, Counted) else ())
+        if isinstance(e, str)
+    ]
+    codes = {text: compile(text, "<result>", "eval") for text in texts}
+
+    def value(expr: Expr, bound: Mapping[str, int]) -> int:
+        if isinstance(expr, int):
+            return expr
+        return int(eval(codes[expr], {"__builtins__": {}, "Max": max, "Min": min}, {**bound}))
+
+    return value
+
+
+__all__ = ["Call"]

@@ -1,0 +1,115 @@
+"""The nesting of what a call takes and gives, without the types that only the exporter knows.
+
+Tuples, lists and dicts come back as they were. Any other container (an output class of a model, a
+cache) becomes a record: its leaves by name, where it has names.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Literal, cast
+
+Kind = Literal["leaf", "tuple", "list", "dict", "record"]
+
+
+@dataclass(frozen=True)
+class Tree:
+    """One node.
+
+    Attributes:
+        kind: ``leaf``, or the container.
+        keys: of a dict or a record; none, where a record has no names.
+        children: in the order of the leaves.
+    """
+
+    kind: Kind = "leaf"
+    keys: tuple[str, ...] = ()
+    children: tuple[Tree, ...] = ()
+
+    @property
+    def leaves(self) -> int:
+        """How many there are."""
+        return 1 if self.kind == "leaf" else sum(child.leaves for child in self.children)
+
+    def __str__(self) -> str:
+        if self.kind == "leaf":
+            return "*"
+        inner = [str(child) for child in self.children]
+        if self.keys:
+            inner = [f"{key}: {text}" for key, text in zip(self.keys, inner, strict=True)]
+        ends = {"tuple": "()", "list": "[]"}.get(self.kind, "{}")
+        return f"{ends[0]}{', '.join(inner)}{ends[1]}"
+
+
+class Record(dict[str, Any]):
+    """A result with names: by key, by attribute, or by place."""
+
+    def __getattr__(self, name: str) -> Any:
+        try:
+            return self[name]
+        except KeyError:
+            raise AttributeError(f"the result has no {name!r}, but {', '.join(self)}") from None
+
+    def __getitem__(self, key: str | int) -> Any:
+        return list(self.values())[key] if isinstance(key, int) else super().__getitem__(key)
+
+
+def flatten(tree: Tree, value: object) -> Iterator[object]:
+    """The leaves of a value that has this nesting.
+
+    Raises:
+        ValueError: it has another one.
+
+    """
+    if tree.kind == "leaf":
+        yield value
+        return
+    for child, item in zip(tree.children, _items(tree, value), strict=True):
+        yield from flatten(child, item)
+
+
+def _items(tree: Tree, value: object) -> Sequence[object]:
+    if tree.keys:
+        if not isinstance(value, Mapping):
+            return (
+                [getattr(value, key) for key in tree.keys] if _has(value, tree.keys) else _no(tree)
+            )
+        given = cast("Mapping[str, object]", value)
+        if set(given) != set(tree.keys):
+            odd = ", ".join(sorted(map(str, set(given) ^ set(tree.keys))))
+            raise ValueError(f"missing, or unknown: {odd}")
+        return [given[key] for key in tree.keys]
+    if tree.kind == "dict" and isinstance(value, Mapping) and not value:
+        return []
+    if not isinstance(value, tuple | list):
+        _no(tree)
+    items = cast("Sequence[object]", value)
+    if len(items) != len(tree.children):
+        raise ValueError(f"{len(items)} in the place of {len(tree.children)}: {tree}")
+    return items
+
+
+def _has(value: object, keys: Sequence[str]) -> bool:
+    return all(hasattr(value, key) for key in keys)
+
+
+def _no(tree: Tree) -> Any:
+    raise ValueError(f"something else in the place of {tree}")
+
+
+def unflatten(tree: Tree, leaves: Iterator[object]) -> Any:
+    """The value with this nesting."""
+    if tree.kind == "leaf":
+        return next(leaves)
+    items = [unflatten(child, leaves) for child in tree.children]
+    if tree.kind == "list":
+        return items
+    if tree.kind == "dict":
+        return dict(zip(tree.keys, items, strict=True))
+    if tree.kind == "record" and tree.keys:
+        return Record(zip(tree.keys, items, strict=True))
+    return tuple(items)
+
+
+__all__ = ["Kind", "Record", "Tree", "flatten", "unflatten"]

@@ -1,0 +1,268 @@
+"""Compile a model ahead of time, and write it to one file that runs without a compiler.
+
+A language model with --decode becomes two programs over one cache, a prefill and a step, which
+`fuseline generate` runs. Any other model becomes one program, as its forward pass is. No GPU is
+needed for any target. Code for the CPU of another kind of machine is not made: export there.
+"""
+
+from __future__ import annotations
+
+import argparse
+import shlex
+import sys
+import time
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from fuseline.cli.arguments import add_json, add_model, count, options
+from fuseline.cli.output import Output, columns
+from fuseline.config import Config
+from fuseline.errors import BAD_ARGUMENT
+
+if TYPE_CHECKING:
+    from fuseline.artifact.manifest import Text
+    from fuseline.cli.models import LoadedModel
+    from fuseline.exporting import Exported, Part
+    from fuseline.exporting.export import Stage
+
+EXAMPLE = """\
+  fuseline export smollm2 --decode static:512 --target cpu --target sm_90 -o smollm2.fuse
+  fuseline export my_module:make_model --input x:float32[B=1..64,128] -o model.fuse
+  fuseline generate smollm2.fuse --prompt "The sea is"
+"""
+
+TARGETS = ("cpu", "sm_80", "sm_90", "sm_100", "sm_120")
+ISAS = ("native", "x86-64-v3", "baseline")
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Declare the command's arguments."""
+    add_model(parser)
+    parser.add_argument("--output", "-o", metavar="FILE", required=True, help="the file to write")
+    parser.add_argument(
+        "--target",
+        action="append",
+        choices=TARGETS,
+        help="what to compile for; may be repeated (default: cpu)",
+    )
+    parser.add_argument(
+        "--cpu-isa",
+        action="append",
+        choices=ISAS,
+        help="instruction set of the CPU; may be repeated: the best is taken where it is loaded "
+        "(default: native, that of this machine)",
+    )
+    parser.add_argument(
+        "--emit",
+        choices=("sass", "ptx", "both"),
+        default="sass",
+        help="for GPUs: machine code, PTX that later GPUs run too, or both (default: sass)",
+    )
+    parser.add_argument(
+        "--input",
+        metavar="NAME:DTYPE[DIMS]",
+        action="append",
+        default=[],
+        help="an input of the forward pass; a dim is a size, a range, or a named range: "
+        "input_ids:int64[B=1..8,S=1..2048]; may be repeated",
+    )
+    parser.add_argument(
+        "--decode",
+        metavar="static:LENGTH",
+        help="a language model's prefill and decode step over a cache of so many tokens",
+    )
+    parser.add_argument("--batch", type=count, default=1, help="sequences of --decode (default: 1)")
+    parser.add_argument(
+        "--weights",
+        choices=("embed", "external"),
+        default="embed",
+        help="in the file, or in a .safetensors file beside it (default: embed)",
+    )
+    parser.add_argument("--licence", default="", help="of the model; it is written into the file")
+    parser.add_argument(
+        "--strict", action="store_true", help="fail where an operation has no generated kernel"
+    )
+    add_json(parser)
+
+
+def run(arguments: argparse.Namespace, out: Output) -> int:
+    """Export, and print what was written."""
+    given = options(arguments)
+    if arguments.strict:
+        given["strict"] = True
+    config = Config.of(given)
+    length = _length(arguments)
+    with out.step(f"loading {arguments.model}"):
+        from fuseline.cli import models
+
+        loaded = models.load(arguments.model, config, dtype=arguments.dtype)
+    started = time.perf_counter()
+    from fuseline.exporting import export_parts
+
+    parts, text, tokenizer = _parts(arguments, loaded, length)
+    with _Steps(out) as steps:
+        exported = export_parts(
+            parts,
+            path=Path(arguments.output),
+            targets=arguments.target or ["cpu"],
+            cpu_isa=arguments.cpu_isa or ["native"],
+            emit=arguments.emit,
+            embed_weights=arguments.weights == "embed",
+            licence=arguments.licence,
+            text=text,
+            tokenizer=tokenizer,
+            command=shlex.join(["fuseline", *sys.argv[1:]]),
+            versions=("transformers", "triton"),
+            progress=steps.tell,
+            config=config,
+        )
+    seconds = time.perf_counter() - started
+    by_torch = _by_torch(exported)
+    if arguments.strict and by_torch:
+        from fuseline.errors import CANNOT_EXPORT
+
+        exported.path.unlink()
+        raise CANNOT_EXPORT.error(loaded.name, found=f"no kernel for {', '.join(by_torch)}")
+    out.result(_data(exported, seconds, by_torch), _text(exported, seconds, by_torch))
+    return 0
+
+
+class _Steps:
+    """Shows how far an export is: a step for each stage, and its kernels within."""
+
+    def __init__(self, out: Output) -> None:
+        self._out = out
+        self._what = ""
+        self._step: Any = None
+        self._show: Any = None
+
+    def __enter__(self) -> _Steps:
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        self._end(*error)
+
+    def tell(self, stage: Stage) -> None:
+        """Show a stage."""
+        if stage.what != self._what:
+            self._end(None, None, None)
+            self._what = stage.what
+            self._step = self._out.step(stage.what)
+            self._show = self._step.__enter__()
+        elif stage.total:
+            self._show(f"{stage.done} of {stage.total}, {stage.name}")
+
+    def _end(self, *error: object) -> None:
+        step, self._step = self._step, None
+        if step is not None:
+            step.__exit__(*(error or (None, None, None)))
+
+
+def _length(arguments: argparse.Namespace) -> int | None:
+    """Tokens of the cache, where there is one."""
+    if arguments.decode is None:
+        return None
+    kind, _, number = arguments.decode.partition(":")
+    if kind != "static" or not number.isdecimal() or not int(number):
+        raise BAD_ARGUMENT.error("--decode", found=arguments.decode, expected="static:LENGTH")
+    if arguments.input:
+        raise BAD_ARGUMENT.error("--input", found="one beside --decode", expected="one of the two")
+    return int(number)
+
+
+def _parts(
+    arguments: argparse.Namespace, loaded: LoadedModel, length: int | None
+) -> tuple[dict[str, Part], Text | None, str | None]:
+    """The programs to write, and of a language model what its text needs."""
+    from torch import nn
+
+    from fuseline.errors import NOT_A_TEXT_MODEL
+    from fuseline.exporting import Part, inputs
+
+    model: Any = loaded.model
+    if not isinstance(model, nn.Module):
+        model = _Function(model)
+    if length is not None:
+        from fuseline.artifact.manifest import Text
+        from fuseline.cli.generation import stop_tokens
+        from fuseline.exporting import decoding
+
+        if not hasattr(model, "generation_config"):
+            raise NOT_A_TEXT_MODEL.error(loaded.name, found=f"a {type(model).__name__}")
+        stop = tuple(sorted(stop_tokens(model)))
+        text = Text(arguments.batch, length, stop, None)
+        return decoding.parts(model, arguments.batch, length), text, _tokenizer(loaded)
+    if not arguments.input:
+        if loaded.tokenizer is None and not hasattr(model, "generation_config"):
+            return {"main": Part(model, loaded.args, loaded.kwargs)}, None, None
+        most = getattr(getattr(model, "config", None), "max_position_embeddings", 2048)
+        arguments.input = [f"input_ids:int64[B=1..64,S=1..{most}]"]
+    vocabulary = getattr(getattr(model, "config", None), "vocab_size", 2)
+    tensors, dynamic = inputs.examples([inputs.parse(t) for t in arguments.input], vocabulary)
+    kept = {k: v for k, v in loaded.kwargs.items() if k not in tensors and not _is_tensor(v)}
+    shapes = {**dynamic, **dict.fromkeys(kept)}
+    return {"main": Part(model, (), {**tensors, **kept}, shapes)}, None, None
+
+
+def _is_tensor(value: object) -> bool:
+    import torch
+
+    return isinstance(value, torch.Tensor)
+
+
+def _tokenizer(loaded: LoadedModel) -> str | None:
+    """The tokenizer in the format of the package tokenizers, where it has that form."""
+    inner: Any = getattr(loaded.tokenizer, "backend_tokenizer", None)
+    return None if inner is None else inner.to_str()
+
+
+def _Function(function: Any) -> Any:  # noqa: N802 -- a class that is made where torch is there
+    """A function of tensors as a module."""
+    from torch import nn
+
+    class Function(nn.Module):
+        def forward(self, *args: Any, **kwargs: Any) -> Any:
+            return function(*args, **kwargs)
+
+    return Function()
+
+
+def _by_torch(exported: Exported) -> list[str]:
+    """Operations that run by torch, on any target."""
+    return sorted(
+        {
+            record.op
+            for program in exported.programs
+            for record in program.kernels
+            if record.status == "reference"
+        }
+    )
+
+
+def _data(exported: Exported, seconds: float, by_torch: list[str]) -> dict[str, object]:
+    manifest = exported.manifest
+    return {
+        "path": str(exported.path),
+        "bytes": exported.nbytes,
+        "seconds": seconds,
+        "programs": list(manifest.programs),
+        "targets": [
+            {"name": t.title, "needs": list(t.features), "kernels": len(t.sources)}
+            for t in manifest.targets
+        ],
+        "run_by_torch": by_torch,
+    }
+
+
+def _text(exported: Exported, seconds: float, by_torch: list[str]) -> str:
+    manifest = exported.manifest
+    rows = [
+        ["file", f"{exported.path}, {exported.nbytes / 1e6:.1f} MB, in {seconds:.0f} s"],
+        ["programs", ", ".join(manifest.programs)],
+    ]
+    for target in manifest.targets:
+        needs = f", needs {' '.join(target.features)}" if target.features else ""
+        rows.append([target.title, f"{len(target.sources)} kernels{needs}"])
+    if by_torch:
+        rows.append(["by torch", ", ".join(by_torch)])
+    return columns(rows, indent="")

@@ -1,0 +1,5 @@
+"""Ahead of time: models captured whole, compiled for several targets, and written to one file."""
+
+from fuseline.exporting.export import Exported, Part, export, export_parts
+
+__all__ = ["Exported", "Part", "export", "export_parts"]

@@ -1,0 +1,137 @@
+"""From what was captured and compiled to what an artifact says of it."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any, cast
+
+from torch import Tensor
+
+from fuseline.artifact.program import (
+    Constant,
+    Counted,
+    Given,
+    Input,
+    Number,
+    Passed,
+    PlanFile,
+    ProgramFile,
+)
+from fuseline.artifact.trees import Kind, Tree
+from fuseline.compilation import Compilation
+from fuseline.frontend.captured import (
+    Captured,
+    FromGraph,
+    FromInput,
+    FromNothing,
+    FromSymbols,
+    InputKind,
+    Return,
+)
+from fuseline.frontend.export import Exported
+from fuseline.ir.evaluate import Reference
+from fuseline.ir.types import Dim, format_dim
+from fuseline.runtime.plan import Expr, HostStep
+
+_CONTAINERS: dict[type, Kind] = {tuple: "tuple", list: "list", dict: "dict"}
+
+
+def program_file(name: str, exported: Exported, compilation: Compilation) -> ProgramFile:
+    """What is stored of a program for the target that it was compiled for."""
+    captured, func = exported.captured, compilation.func
+    plan = compilation.built.assembled.plan
+    place = {op: number for number, op in enumerate(func.ops)}
+    ops: dict[int, int] = {}
+    for number, step in enumerate(plan.steps):
+        if isinstance(step, HostStep):
+            assert isinstance(step.call, Reference)
+            ops[number] = place[step.call.op]
+    report = compilation.report()
+    return ProgramFile(
+        plan=PlanFile.of(plan, ops),
+        inputs=tuple(Input(stored_name(name, i), _KINDS[i.kind]) for i in captured.inputs),
+        takes=tree_of(exported.in_spec),
+        gives=tree_of(exported.out_spec),
+        returns=tuple(map(_owed, captured.returns)),
+        symbols={s.name: (s.source[0], _axis(s.source[1])) for s in captured.symbols},
+        complex=captured.pairs,
+        numbers=tuple(
+            Number(i, arg.origin.limits.lo, arg.origin.limits.hi)
+            for i, arg in enumerate(func.args)
+            if arg.origin is not None and arg.origin.kind == "number"
+        ),
+        sites=report.sites,
+        kernels=report.kernels,
+    )
+
+
+_KINDS: dict[InputKind, Any] = {
+    InputKind.PARAMETER: "weight",
+    InputKind.BUFFER: "weight",
+    InputKind.CONSTANT: "constant",
+    InputKind.USER: "user",
+    InputKind.SYMBOL: "symbol",
+}
+
+
+def stored_name(program: str, item: Any) -> str:
+    """The name that an input's tensor is stored under: constants are of one program alone."""
+    return f"{program}::{item.name}" if item.kind is InputKind.CONSTANT else str(item.name)
+
+
+def tensors_of(program: str, captured: Captured) -> dict[str, Tensor]:
+    """Parameters, buffers and constants by the names that they are stored under."""
+    return {
+        stored_name(program, item): item.actual
+        for item in captured.inputs
+        if item.actual is not None
+    }
+
+
+def groups_of(program: str, captured: Captured, compilation: Compilation) -> list[list[str]]:
+    """The tensors that lie one behind the other."""
+    names = [stored_name(program, item) for item in captured.inputs]
+    packed = compilation.built.assembled.plan.packed
+    return [[names[i] for i in group] for group in packed]
+
+
+def tree_of(spec: Any) -> Tree:
+    """The nesting that torch has found of arguments or results."""
+    children: Sequence[Any] = spec.children() if callable(getattr(spec, "children", None)) else ()
+    if spec.is_leaf():
+        return Tree()
+    inner = tuple(map(tree_of, children))
+    kind = _CONTAINERS.get(spec.type, "record")
+    if kind in ("tuple", "list"):
+        return Tree(kind, (), inner)
+    context: Any = spec.context
+    fields: Any = getattr(context, "_fields", context)  # the class of a named tuple
+    names = list(cast("Sequence[Any]", fields)) if isinstance(fields, list | tuple) else []
+    named = len(names) == len(inner) and all(isinstance(name, str) for name in names)
+    if kind == "dict" and not named:
+        raise TypeError(f"a dict with the keys {names}, which are no strings")
+    return Tree(kind, tuple(names) if named else (), inner)
+
+
+def _axis(dim: int | None) -> int:
+    return -1 if dim is None else dim
+
+
+def _expr(value: Dim) -> Expr:
+    return value if isinstance(value, int) else format_dim(value)
+
+
+def _owed(owed: Return) -> Given | Passed | Counted | Constant:
+    match owed:
+        case FromGraph(index):
+            return Given(index)
+        case FromInput(index, size, stride, offset):
+            sizes, strides = tuple(map(_expr, size)), tuple(map(_expr, stride))
+            return Passed(index, sizes, strides, _expr(offset))
+        case FromSymbols(value):
+            return Counted(_expr(value))
+        case FromNothing(value):
+            return Constant(value)
+
+
+__all__ = ["groups_of", "program_file", "stored_name", "tensors_of", "tree_of"]

@@ -1,0 +1,453 @@
+"""`export`: capture, compile for each target, write one file."""
+
+from __future__ import annotations
+
+import json
+import logging
+import platform
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from importlib.machinery import EXTENSION_SUFFIXES
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import Any, Literal
+
+import torch
+from torch import Tensor, nn
+
+from fuseline import _version, errors
+from fuseline.artifact import machine, weights
+from fuseline.artifact.archive import PAGE, Writer, copied, replacing
+from fuseline.artifact.manifest import (
+    MANIFEST,
+    SCHEMA,
+    CudaKernel,
+    Manifest,
+    Native,
+    Target,
+    Text,
+    Weights,
+)
+from fuseline.artifact.program import ProgramFile
+from fuseline.build import Tools
+from fuseline.codegen.targets import TARGETS
+from fuseline.compilation import Compilation
+from fuseline.compiler import Compiler
+from fuseline.config import Config
+from fuseline.exporting import describe
+from fuseline.frontend import export as frontend
+from fuseline.frontend.importer import CannotImport
+from fuseline.ir.text import print_func
+from fuseline.runtime.build import Progress
+from fuseline.runtime.gpu.kernels import Launcher
+from fuseline.runtime.native import Runner
+
+Emit = Literal["sass", "ptx", "both"]
+WEIGHTS = "weights.safetensors"
+TOKENIZER = "tokenizer.json"
+
+log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class Part:
+    """A program of an artifact before it is captured.
+
+    Attributes:
+        model: a module.
+        args: example positional arguments.
+        kwargs: example keyword arguments.
+        dynamic_shapes: which dims may vary, as ``torch.export.export`` takes it.
+    """
+
+    model: nn.Module
+    args: tuple[Any, ...] = ()
+    kwargs: Mapping[str, Any] = field(default_factory=dict[str, Any])
+    dynamic_shapes: Any = None
+
+
+@dataclass(frozen=True)
+class Stage:
+    """How far an export is.
+
+    Attributes:
+        what: such as ``capture main`` or ``compile main for sm_90``.
+        done: of ``total`` kernels; 0 of 0 where nothing is counted.
+        total: see ``done``.
+        name: the latest kernel.
+    """
+
+    what: str
+    done: int = 0
+    total: int = 0
+    name: str = ""
+
+
+OnStage = Callable[[Stage], None]
+
+
+@dataclass(frozen=True)
+class Exported:
+    """What was written.
+
+    Attributes:
+        path: the file.
+        manifest: what it says of itself.
+        nbytes: its size.
+        programs: each program for each target.
+    """
+
+    path: Path
+    manifest: Manifest
+    nbytes: int
+    programs: tuple[ProgramFile, ...]
+
+
+@dataclass
+class _Made:
+    """Members of the file, and what is said of them, in the making."""
+
+    members: dict[str, bytes] = field(default_factory=dict[str, bytes])
+    targets: list[Target] = field(default_factory=list[Target])
+    groups: list[list[str]] = field(default_factory=list[list[str]])
+    programs: list[ProgramFile] = field(default_factory=list[ProgramFile])
+
+
+def export(
+    model: nn.Module,
+    args: tuple[Any, ...] = (),
+    kwargs: Mapping[str, Any] | None = None,
+    *,
+    path: str | Path,
+    targets: Sequence[str] = ("cpu",),
+    dynamic_shapes: Any = None,
+    **options: Any,
+) -> Exported:
+    """Compile a module ahead of time and write it to one file.
+
+    Args:
+        model: the module, on the CPU.
+        args: example positional arguments.
+        kwargs: example keyword arguments.
+        path: of the file to write, ``.fuse`` by custom; it is replaced as a whole.
+        targets: ``cpu``, ``sm_80``, ``sm_90``, ``sm_100``, ``sm_120``; no GPU is needed.
+        dynamic_shapes: which dims may vary, as ``torch.export.export`` takes it.
+        options: those of `export_parts`.
+
+    Raises:
+        ArtifactError: FL1106, if it cannot be written; FL1107, if the model cannot be captured
+            whole.
+        BuildError: with ``strict=True``, if a kernel cannot be built.
+
+    """
+    part = Part(model, args, dict(kwargs or {}), dynamic_shapes)
+    return export_parts({"main": part}, path=path, targets=targets, **options)
+
+
+def export_parts(
+    parts: Mapping[str, Part],
+    *,
+    path: str | Path,
+    targets: Sequence[str] = ("cpu",),
+    cpu_isa: Sequence[str] = ("native",),
+    emit: Emit = "sass",
+    embed_weights: bool = True,
+    licence: str = "",
+    text: Text | None = None,
+    tokenizer: str | None = None,
+    command: str = "",
+    versions: Iterable[str] = (),
+    progress: OnStage | None = None,
+    **options: Any,
+) -> Exported:
+    """Write several programs over one set of weights, such as a prefill and a decode step.
+
+    Parameters and buffers of one name are one tensor in all of them; what programs write (a cache)
+    is kept from call to call, by all of them together.
+
+    Args:
+        parts: by name.
+        path: as in `export`.
+        targets: as in `export`.
+        cpu_isa: instruction sets of a CPU, each of which gets code of its own: ``native``,
+            ``x86-64-v3``, ``baseline``.
+        emit: for GPUs: machine code (``sass``), ``ptx``, which later GPUs run too, or both.
+        embed_weights: False writes them to a file beside, ``<name>.safetensors``.
+        licence: of the model, for the manifest.
+        text: that the programs are a language model's.
+        tokenizer: of the model, in the format of the package tokenizers.
+        command: what was typed, for the manifest.
+        versions: names of further packages whose versions the manifest notes.
+        progress: told of every step.
+        options: fields of `fuseline.Config`, such as ``strict``.
+
+    """
+    config: Config = options.pop("config", None) or Config.of(options)
+    config = config.replace(reuse=False)
+    tell = progress or _untold
+    exported = {name: _captured(name, part, tell) for name, part in parts.items()}
+    made = _Made()
+    for wanted in _wanted(targets, cpu_isa):
+        made.targets.append(_compiled(wanted, exported, config, emit, made, tell))
+    tell(Stage("write"))
+    native = _native(Tools.find(config), made, gpu=any(t.name != "cpu" for t in made.targets))
+    tensors: dict[str, Tensor] = {}
+    for name, each in exported.items():
+        tensors |= describe.tensors_of(name, each.captured)
+    model = next(iter(parts.values())).model
+    about = {
+        "made_with": _versions(command, versions),
+        "model": f"{type(model).__module__}.{type(model).__qualname__}",
+        "licence": licence,
+        "programs": tuple(parts),
+        "targets": tuple(made.targets),
+        "native": (native,),
+        "text": text,
+    }
+    if text is not None and tokenizer is not None:
+        made.members[TOKENIZER] = tokenizer.encode()
+        about["text"] = replace(text, tokenizer=TOKENIZER)
+    return _written(Path(path), made, tensors, about, embed=embed_weights)
+
+
+def _untold(stage: Stage) -> None:
+    """Nobody watches."""
+
+
+def _captured(name: str, part: Part, tell: OnStage) -> frontend.Exported:
+    tell(Stage(f"capture {name}"))
+    try:
+        return frontend.capture_export(
+            part.model, part.args, part.kwargs, dynamic_shapes=part.dynamic_shapes, name=name
+        )
+    except errors.FuselineError:
+        raise
+    except Exception as error:
+        found = f"{type(error).__name__}: {str(error).strip().splitlines()[0]}"
+        raise errors.CANNOT_EXPORT.error(
+            name, found=found, hint="run torch.export on the model to see what it lacks"
+        ) from error
+
+
+@dataclass(frozen=True)
+class _Wanted:
+    """A target, and for a CPU which instruction set."""
+
+    name: str
+    isa: str = ""
+
+    @property
+    def title(self) -> str:
+        return f"{self.name}:{self.isa}" if self.isa else self.name
+
+
+def _wanted(targets: Sequence[str], isas: Sequence[str]) -> list[_Wanted]:
+    known = ("native", *machine.ISAS)
+    for isa in isas:
+        if isa not in known:
+            raise errors.INVALID_OPTION.error(
+                "cpu_isa", found=repr(isa), expected=f"one of {', '.join(known)}"
+            )
+    found: list[_Wanted] = []
+    for name in dict.fromkeys(targets):
+        if name not in TARGETS:
+            raise errors.INVALID_OPTION.error(
+                "targets", found=repr(name), expected=f"some of {', '.join(TARGETS)}"
+            )
+        found += [_Wanted(name, isa) for isa in isas] if name == "cpu" else [_Wanted(name)]
+    return found
+
+
+def _compiled(
+    wanted: _Wanted,
+    exported: Mapping[str, frontend.Exported],
+    config: Config,
+    emit: Emit,
+    made: _Made,
+    tell: OnStage,
+) -> Target:
+    """All programs for one target."""
+    folder = wanted.title.replace(":", "-")
+    target = Target(wanted.name, wanted.isa, "", (), {}, {}, {}, {}, {})
+    programs: dict[str, str] = {}
+    ir: dict[str, str] = {}
+    libraries: dict[str, str] = {}
+    kernels: dict[str, CudaKernel] = {}
+    sources: dict[str, str] = {}
+    for name, each in exported.items():
+        what = f"compile {name} for {wanted.title}"
+        tell(Stage(what))
+
+        def built(at: Progress, what: str = what) -> None:
+            tell(Stage(what, at.done, at.total, at.name))
+
+        compiler = Compiler(config.replace(target=wanted.name), built)
+        if wanted.name == "cpu":
+            target = replace(target, **_isa(compiler, wanted.isa))
+        try:
+            compilation = compiler.ahead(each.captured)
+        except CannotImport as error:
+            raise errors.CANNOT_EXPORT.error(name, found=str(error)) from error
+        file = describe.program_file(name, each, compilation)
+        made.programs.append(file)
+        programs[name] = f"programs/{name}/{folder}.json"
+        made.members[programs[name]] = _json(file.to_json())
+        ir[name] = f"programs/{name}/{folder}.ir"
+        made.members[ir[name]] = print_func(compilation.func, locations=True).encode()
+        made.groups += describe.groups_of(name, each.captured, compilation)
+        _binaries(name, folder, compilation, emit, made, libraries, kernels)
+        for symbol, text in compilation.built.sources.items():
+            if symbol in file.plan.kernels:
+                sources[symbol] = f"sources/{folder}/{symbol}.{_suffix(wanted.name, text)}"
+                made.members[sources[symbol]] = text.encode()
+    return replace(
+        target,
+        programs=programs,
+        ir=ir,
+        libraries=libraries,
+        kernels=dict(sorted(kernels.items())),
+        sources=dict(sorted(sources.items())),
+    )
+
+
+def _isa(compiler: Compiler, isa: str) -> dict[str, Any]:
+    """Have a compiler make code for an instruction set; what the target then is."""
+    tools = compiler.tools
+    if tools.toolchain is None:
+        return {"isa": isa, "machine": machine.machine()}
+    if isa == "native":
+        options = tools.toolchain.cpu
+    else:
+        options, _ = machine.ISAS[isa]
+        chain = replace(tools.toolchain, cpu=options, features=frozenset())
+        compiler.use(replace(tools, toolchain=chain))
+    needs = machine.needed(options) if isa == "native" else machine.ISAS[isa][1]
+    return {"isa": isa, "machine": machine.machine(), "features": tuple(sorted(needs))}
+
+
+def _binaries(
+    name: str,
+    folder: str,
+    compilation: Compilation,
+    emit: Emit,
+    made: _Made,
+    libraries: dict[str, str],
+    kernels: dict[str, CudaKernel],
+) -> None:
+    """The code of a program's kernels."""
+    built = compilation.built
+    if built.library is not None:
+        libraries[name] = f"binaries/{folder}/{name}.so"
+        made.members[libraries[name]] = built.library.read_bytes()
+    for symbol, binary in built.binaries.items():
+        if symbol in kernels or symbol not in built.assembled.kernels:
+            continue
+        place = f"binaries/{folder}/{symbol}"
+        ptx = f"{place}.ptx" if emit in ("ptx", "both") else None
+        cubin = f"{place}.cubin" if emit in ("sass", "both") else None
+        if cubin:
+            made.members[cubin] = binary.cubin
+        if ptx:
+            made.members[ptx] = binary.ptx.encode()
+        kernels[symbol] = CudaKernel(
+            cubin,
+            ptx,
+            binary.parameters,
+            binary.warps,
+            binary.shared_memory,
+            dict(binary.resources),
+            binary.waits,
+            binary.scratch,
+            binary.scratch_pointers,
+        )
+
+
+def _suffix(target: str, text: str) -> str:
+    if target == "cpu":
+        return "cpp"
+    return "py" if "@triton.jit" in text else "cu"
+
+
+def _native(tools: Tools, made: _Made, *, gpu: bool) -> Native:
+    """The runtime's own code."""
+    kind = machine.machine()
+    folder = f"native/{kind.replace(' ', '-')}"
+    if tools.host is None:
+        assert tools.problem is not None, "without a problem there is a compiler"
+        raise tools.problem
+    runner, binding = Runner.files(tools.cache, tools.host)
+    made.members[f"{folder}/runner.so"] = runner.read_bytes()
+    launcher = f"{folder}/launcher.so" if gpu else None
+    if launcher:
+        made.members[launcher] = Launcher.build(tools.cache, tools.host).path.read_bytes()
+    bindings: dict[str, str] = {}
+    if binding is not None:
+        bindings[EXTENSION_SUFFIXES[0]] = f"{folder}/binding{EXTENSION_SUFFIXES[0]}"
+        made.members[bindings[EXTENSION_SUFFIXES[0]]] = binding.read_bytes()
+    return Native(kind, f"{folder}/runner.so", launcher, bindings)
+
+
+def _written(
+    path: Path, made: _Made, tensors: Mapping[str, Tensor], about: dict[str, Any], *, embed: bool
+) -> Exported:
+    """The file, with the manifest as its last member."""
+    groups = _disjoint(made.groups)
+    stored = weights.stored(tensors, groups)
+    head, size = weights.header(stored.memory, groups)
+    beside = None
+    if not embed:
+        name = path.with_suffix(".safetensors")
+        with replacing(name) as file:
+            beside = name.name, copied(weights.parts(stored.memory, head), file.write)
+    with replacing(path) as file:
+        archive = Writer(file)
+        for name, data in sorted(made.members.items()):
+            archive.add_bytes(name, data)
+        if embed:
+            archive.add(WEIGHTS, size, weights.parts(stored.memory, head), align=PAGE)
+        manifest = Manifest(
+            schema=SCHEMA,
+            fuseline=_version.__version__,
+            weights=Weights(
+                WEIGHTS if embed else None,
+                beside,
+                dict(sorted(stored.tensors.items())),
+            ),
+            members=dict(archive.members),
+            **about,
+        )
+        archive.add_bytes(MANIFEST, manifest.to_bytes())
+        archive.end()
+    return Exported(path, manifest, path.stat().st_size, tuple(made.programs))
+
+
+def _disjoint(groups: Sequence[Sequence[str]]) -> list[Sequence[str]]:
+    """Groups that can all lie side by side at once: the first to name a tensor has it. Tensors of
+    the others are copied together when they are loaded.
+    """
+    taken: set[str] = set()
+    found: list[Sequence[str]] = []
+    for group in dict.fromkeys(map(tuple, groups)):
+        if not taken & set(group):
+            found.append(group)
+            taken |= set(group)
+        elif not any(set(group) == set(g) for g in found):
+            log.info("%s lie elsewhere for another target: copied when loaded", ", ".join(group))
+    return found
+
+
+def _versions(command: str, names: Iterable[str]) -> dict[str, str]:
+    found = {"python": platform.python_version(), "torch": str(torch.__version__)}
+    for name in names:
+        try:
+            found[name] = version(name)
+        except PackageNotFoundError:
+            continue
+    return {**found, "command": command} if command else found
+
+
+def _json(data: object) -> bytes:
+    return json.dumps(data, separators=(",", ":"), sort_keys=True).encode()
+
+
+__all__ = ["Exported", "Part", "Stage", "export", "export_parts"]

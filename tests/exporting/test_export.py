@@ -1,0 +1,296 @@
+"""Models written to a file, and loaded: the same numbers, at other sizes than the example's."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+from fuseline.artifact import machine
+from fuseline.artifact.load import load
+from fuseline.errors import ArtifactError, FuselineError, InputError
+from fuseline.exporting import export
+from tests.codegen import oracle
+
+ROWS = torch.export.Dim("rows", min=1, max=64)
+
+
+def seeded(*shape: int, dtype: torch.dtype = torch.float32, seed: int = 0) -> Tensor:
+    """Numbers that are the same in every run."""
+    return oracle.seeded(*shape, dtype=dtype, seed=seed)
+
+
+class Block(nn.Module):
+    """A norm, products that are merged, one with tied weights, a buffer that counts, a table."""
+
+    def __init__(self, dtype: torch.dtype = torch.float32) -> None:
+        super().__init__()
+        torch.manual_seed(0)
+        self.scale = nn.Parameter(1 + 0.1 * torch.randn(48))
+        self.q, self.k = nn.Linear(48, 40), nn.Linear(48, 24)
+        self.out = nn.Linear(40, 48, bias=False)
+        self.back = nn.Linear(40, 48, bias=False)
+        self.back.weight = self.out.weight
+        self.turned = nn.Parameter(torch.randn(48, 24).t())
+        self.register_buffer("calls", torch.zeros((), dtype=torch.int64))
+        self.to(dtype)
+        self.turned.data = self.turned.data  # stays turned in memory
+
+    def forward(self, x: Tensor) -> dict[str, Any]:
+        self.calls.add_(1)
+        wide = x.float()
+        wide = wide * torch.rsqrt(wide.pow(2).mean(-1, keepdim=True) + 1e-6)
+        y = self.scale * wide.to(x.dtype)
+        both = torch.tensor([1.0, 0.5], dtype=x.dtype)
+        z = self.out(self.q(y)) + self.back(self.q(y)) * both[1]
+        return {"z": (z, self.k(y)), "turned": [y @ self.turned.t()], "count": x.shape[0] * 2}
+
+
+def errors_within(found: Tensor, expected: Tensor, dtype: torch.dtype) -> bool:
+    """Whether the norm of a difference is within a few roundings."""
+    off = (found.double() - expected.double()).norm() / expected.double().norm()
+    return bool(off < {torch.float32: 2e-6}.get(dtype, 2e-2))
+
+
+def exported(folder: Path, model: nn.Module, *args: Any, **options: Any) -> Path:
+    """The file of a model."""
+    return export(model, args, path=folder / "model.fuse", **options).path
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=str)
+def test_other_sizes_than_the_examples(tmp_path: Path, dtype: torch.dtype) -> None:
+    model = Block(dtype).eval()
+    x = seeded(5, 48, dtype=dtype)
+    path = exported(tmp_path, model, x, dynamic_shapes=({0: ROWS},))
+    loaded = load(path, threads=1)
+    model.calls.zero_()
+    for rows in (5, 1, 37):
+        x = seeded(rows, 48, dtype=dtype, seed=rows)
+        with torch.no_grad():
+            want = model(x)
+        found = loaded(x)
+        assert list(found) == ["z", "turned", "count"]
+        assert isinstance(found["z"], tuple)
+        assert isinstance(found["turned"], list)
+        assert found["count"] == 2 * rows
+        pairs = zip((*found["z"], *found["turned"]), (*want["z"], *want["turned"]), strict=True)
+        assert all(errors_within(f, w, dtype) for f, w in pairs)
+        assert int(loaded.main.state["calls"]) == int(model.calls)
+    loaded.reset()
+    assert int(loaded.main.state["calls"]) == 0
+    assert loaded.report().count("rms_norm") == 1
+
+
+def test_the_same_model_gives_the_same_bytes(tmp_path: Path) -> None:
+    def digest(name: str, model: nn.Module) -> str:
+        path = export(model.eval(), (seeded(5, 48),), path=tmp_path / name).path
+        return hashlib.sha256(path.read_bytes()).hexdigest()
+
+    first = digest("one.fuse", Block())
+    assert digest("two.fuse", Block()) == first
+    changed = Block()
+    with torch.no_grad():
+        changed.scale[3] += 1
+    assert digest("three.fuse", changed) != first
+
+
+def test_weights_beside_the_file(tmp_path: Path) -> None:
+    model = Block().eval()
+    x = seeded(5, 48)
+    path = exported(tmp_path, model, x, embed_weights=False)
+    beside = path.with_suffix(".safetensors")
+    assert beside.is_file()
+    assert errors_within(load(path)(x)["z"][0], model(x)["z"][0], x.dtype)
+    beside.write_bytes(beside.read_bytes()[:-8])
+    with pytest.raises(ArtifactError, match="FL1102"):
+        load(path)
+    beside.unlink()
+    with pytest.raises(ArtifactError, match="FL1101"):
+        load(path)
+
+
+def test_weights_lie_where_products_read_them(tmp_path: Path) -> None:
+    path = exported(tmp_path, Block().eval(), seeded(5, 48))
+    loaded = load(path)
+    for group in loaded.main.program.plan.packed:
+        names = [loaded.main.file.inputs[i].name for i in group]
+        places = [loaded.manifest.weights.tensors[n].memory for n in names]
+        assert len(set(places)) == len(group) > 1
+
+
+LOAD = """
+import sys, torch
+import fuseline
+loaded = fuseline.load(sys.argv[1])
+print(loaded(torch.ones(3, 48))["z"][0].sum().item())
+heavy = ("sympy", "torch._dynamo", "triton", "transformers", "fuseline.ir", "fuseline.compiler")
+print(*[name for name in heavy if name in sys.modules])
+"""
+
+
+def test_loading_needs_no_compiler_and_writes_nothing(tmp_path: Path) -> None:
+    """With an empty path, no home, and a folder that cannot be written to."""
+    model = Block().eval()
+    path = exported(tmp_path, model, seeded(5, 48), dynamic_shapes=({0: ROWS},))
+    with torch.no_grad():
+        want = model(torch.ones(3, 48))["z"][0].sum().item()
+    environment = {
+        "PATH": "/nowhere",
+        "PYTHONPATH": os.pathsep.join(p for p in sys.path if p),
+        "PYTHONDONTWRITEBYTECODE": "1",
+        "OMP_NUM_THREADS": "1",
+    }
+    tmp_path.chmod(0o500)
+    try:
+        done = subprocess.run(
+            [sys.executable, "-c", LOAD, str(path)],
+            capture_output=True,
+            text=True,
+            env=environment,
+            cwd="/",
+            check=False,
+        )
+    finally:
+        tmp_path.chmod(0o700)
+    assert done.returncode == 0, done.stderr
+    found, heavy = done.stdout.splitlines()
+    assert float(found) == pytest.approx(want, rel=1e-5)
+    assert heavy == ""
+    assert list(tmp_path.iterdir()) == [path]
+
+
+class Sorted(nn.Module):
+    """Has an operation without a kernel."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        return torch.linalg.det(x.view(-1, 4, 4)) + x.view(-1, 16).sum(-1)
+
+
+def test_an_operation_without_a_kernel_runs_by_torch(tmp_path: Path) -> None:
+    x = seeded(5, 16)
+    path = exported(tmp_path, Sorted(), x, dynamic_shapes=({0: ROWS},))
+    loaded = load(path)
+    assert loaded.main.file.plan.ops
+    for rows in (5, 1, 9):
+        x = seeded(rows, 16, seed=rows)
+        assert torch.allclose(loaded(x), Sorted()(x), atol=1e-5)
+
+
+class Pair(NamedTuple):
+    """A result of a type that only the exporter knows."""
+
+    one: Tensor
+    other: Tensor
+
+
+class Named(nn.Module):
+    """Takes keywords, gives a named tuple."""
+
+    def forward(self, x: Tensor, *, more: Tensor) -> Pair:
+        return Pair(x + more, x - more)
+
+
+def test_other_containers_become_records(tmp_path: Path) -> None:
+    x = seeded(5, 16)
+    made = export(Named(), (x,), {"more": 2 * x}, path=tmp_path / "named.fuse")
+    found = load(made.path)(x, more=2 * x)
+    assert torch.equal(found.one, 3 * x)
+    assert torch.equal(found["other"], -x)
+    assert torch.equal(found[1], -x)
+
+
+def test_wrong_calls(tmp_path: Path) -> None:
+    loaded = load(exported(tmp_path, Block().eval(), seeded(5, 48), dynamic_shapes=({0: ROWS},)))
+    with pytest.raises(ArtifactError, match="FL1108"):
+        loaded(seeded(5, 48), seeded(5, 48))
+    with pytest.raises(ArtifactError, match="FL1108"):
+        loaded(x=seeded(5, 48))
+    for wrong in (seeded(5, 47), seeded(65, 48), seeded(5, 48).double(), torch.ones(48)):
+        with pytest.raises(InputError, match="FL0902"):
+            loaded(wrong)
+
+
+class TwoInputs(nn.Module):
+    """The second input has twice the rows of the first."""
+
+    def forward(self, x: Tensor, y: Tensor) -> Tensor:
+        return torch.cat((x, x)) + y
+
+
+def test_sizes_that_follow_from_others_are_held_to(tmp_path: Path) -> None:
+    half = torch.export.Dim("half", min=1, max=64)
+    shapes = ({0: half}, {0: 2 * half})
+    made = export(
+        TwoInputs(), (seeded(3, 4), seeded(6, 4)), path=tmp_path / "two.fuse", dynamic_shapes=shapes
+    )
+    loaded = load(made.path)
+    x, y = seeded(5, 4), seeded(10, 4)
+    assert torch.equal(loaded(x, y), torch.cat((x, x)) + y)
+    with pytest.raises(InputError, match="FL0902"):
+        loaded(x, seeded(9, 4))
+
+
+def test_instruction_sets_of_a_cpu(tmp_path: Path) -> None:
+    model, x = Block().eval(), seeded(5, 48)
+    path = exported(tmp_path, model, x, cpu_isa=("native", "x86-64-v3", "baseline"))
+    loaded = load(path)
+    for target in loaded.manifest.targets:
+        if set(target.features) <= machine.features():
+            found = load(path, target=target.title)
+            assert found.choice.target.isa == target.isa
+            assert errors_within(found(x)["z"][0], model(x)["z"][0], x.dtype)
+        else:
+            with pytest.raises(ArtifactError, match=r"FL1105.*needs"):
+                load(path, target=target.title)
+    assert loaded.choice.target.isa == "native"
+
+
+def test_what_does_not_run_here_is_refused(tmp_path: Path) -> None:
+    path = exported(tmp_path, Gate(), seeded(5, 48), targets=("sm_90",))
+    with pytest.raises(ArtifactError, match="FL1105"):
+        load(path, device="cpu")
+    with pytest.raises(ArtifactError, match="FL1105"):
+        load(path, target="sm_80")
+
+
+class Gate(nn.Module):
+    """One kernel."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        return torch.nn.functional.silu(x) * 2
+
+
+@pytest.mark.parametrize(
+    ("options", "code"),
+    [
+        ({"targets": ("sm_70",)}, "FL0101"),
+        ({"cpu_isa": ("avx9",)}, "FL0101"),
+        ({"path": "/nowhere/model.fuse"}, "FL1106"),
+    ],
+    ids=["target", "instruction set", "path"],
+)
+def test_wrong_exports(tmp_path: Path, options: dict[str, Any], code: str) -> None:
+    given: dict[str, Any] = {"path": tmp_path / "model.fuse", **options}
+    with pytest.raises(FuselineError, match=code):
+        export(Gate(), (seeded(5, 48),), **given)
+    assert not list(tmp_path.iterdir())
+
+
+class Branching(nn.Module):
+    """Cannot be captured whole."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        return x + 1 if bool(x.sum() > 0) else x - 1
+
+
+def test_what_cannot_be_captured_says_why(tmp_path: Path) -> None:
+    with pytest.raises(ArtifactError, match=r"FL1107.*main"):
+        export(Branching(), (seeded(5, 48),), path=tmp_path / "model.fuse")
+    assert not list(tmp_path.iterdir())
