@@ -25,8 +25,9 @@ from fuseline.runtime.graphs import Graphed
 from fuseline.runtime.graphs.graphed import OFTEN
 from fuseline.runtime.kernels import HostKernels
 from fuseline.runtime.native import Runner
+from fuseline.runtime.plan import HostStep, NativeStep
 from fuseline.testing import run_passes
-from tests.e2e.harness import QUIET, report_of
+from tests.e2e.harness import QUIET, compilations, report_of
 from tests.runtime.graphs.cpu_recorder import CpuRecorder, spoil
 
 COUNT = 16
@@ -225,3 +226,26 @@ def test_a_program_from_the_cache_is_told_the_count(tmp_path: Path) -> None:
                 x, ids = seeded(5, 3, 8, seed=active), numbers(active, 5, active)
                 torch.testing.assert_close(compiled(x, ids, active), model(x, ids, active))
         assert bool(compiled.report().stats.get("graphs from the cache", 0)) == restored
+
+
+@QUIET
+@pytest.mark.slow
+@pytest.mark.filterwarnings("ignore:FL1005:fuseline.errors.FuselineWarning")
+def test_only_grids_of_a_program_for_a_gpu_read_the_count() -> None:
+    pytest.importorskip("triton", reason="Triton is not installed")
+    model = Adapted().eval()
+    compiled = fuseline.compile(model, target="sm_90", dynamic=True, reuse=False)
+    with torch.no_grad():
+        for active in (9, 4):
+            x, ids = seeded(5, 3, 8, seed=1), numbers(active, 5, 1)
+            torch.testing.assert_close(compiled(x, ids, active), model(x, ids, active))
+    (compilation,) = compilations(compiled)
+    plan = compilation.built.assembled.plan
+    (counted,) = plan.variants
+    assert (counted.most, counted.args, dict(plan.unpadded)) == (COUNT, (), {})
+    assert not [step for step in plan.steps if isinstance(step, HostStep)]
+    native = [step for step in plan.steps if isinstance(step, NativeStep)]
+    sized = [step for step in native if counted.symbol in str(step.grid)]
+    assert {step.label for step in sized} == {"multi_lora"}
+    rest = [(s.buffers, s.dims, s.scratch, s.when) for s in native]
+    assert counted.symbol not in str(rest)
