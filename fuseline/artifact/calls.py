@@ -35,7 +35,8 @@ class Call:
         self.name, self.file, self.program = name, file, program
         self._run = run
         self._fixed = fixed
-        self._order = [i for i in range(len(file.inputs)) if i not in fixed]
+        self._order = [i for i, item in enumerate(file.inputs) if item.kind in ("user", "symbol")]
+        self._counts = {i: int(n.name) for i, n in enumerate(file.inputs) if n.kind == "count"}
         self._numbers = {n.input: n for n in file.numbers}
         self._composite = _composite(file)
         self._value = _evaluator(file)
@@ -67,6 +68,8 @@ class Call:
         flat = list(given)
         for number, limits in self._numbers.items():
             flat[number] = self._in_memory(number, given[number], limits.low, limits.high)
+        for number, counted in self._counts.items():
+            flat[number] = self._in_memory(counted, given[counted], 0, None)
         if self._composite:
             self._check(flat)
         results = self._run(flat)

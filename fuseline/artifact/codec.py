@@ -145,7 +145,7 @@ def _union(kinds: tuple[Any, ...]) -> Decoder:
     names = " or ".join(getattr(kind, "__name__", str(kind)) for kind in kinds)
 
     def union(value: Any) -> Any:
-        own: Any = type(value)
+        own = cast("Any", type)(value)
         if own in simple:
             return _decoder(own)(value)
         named: Any = cast("dict[str, Any]", value).get(NAME) if isinstance(value, dict) else None

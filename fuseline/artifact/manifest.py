@@ -174,7 +174,7 @@ class Manifest:
         data = archive.data(MANIFEST)
         if len(data) > MOST_MANIFEST:
             raise damaged(archive.path, f"a manifest of {len(data)} bytes")
-        raw = load_json(archive, MANIFEST, bytes(data))
+        raw: Any = load_json(archive, MANIFEST, bytes(data))
         schema: Any = cast("dict[str, Any]", raw).get("schema") if isinstance(raw, dict) else None
         if isinstance(schema, int) and schema != SCHEMA:
             raise errors.ARTIFACT_SCHEMA.error(

@@ -93,12 +93,14 @@ class PlanFile:
         return list(dict.fromkeys(s.symbol for s in self.steps if isinstance(s, NativeStep)))
 
 
-InputKind = Literal["weight", "constant", "user", "symbol"]
+InputKind = Literal["weight", "constant", "user", "symbol", "count"]
 
 
 @dataclass(frozen=True)
 class Input:
-    """A flat input: a weight (or a buffer of the model, or a constant), or a leaf of a call."""
+    """A flat input: a weight (or a buffer of the model, or a constant), or a leaf of a call; or a
+    count, the tensor of an integer that is an input, too, whose number is its name.
+    """
 
     name: str
     kind: InputKind
@@ -229,6 +231,11 @@ class _Check:
                 self._in(owed.input, len(plan.args), "argument")
         for number in (*program.complex, *(n.input for n in program.numbers)):
             self._in(number, len(plan.args), "argument")
+        for item in program.inputs:
+            if item.kind == "count":
+                numbered = item.name.isdecimal() and int(item.name) < len(program.inputs)
+                if not numbered or program.inputs[int(item.name)].kind != "symbol":
+                    raise MalformedError(f"{self.where}: a count of {item.name[:60]!r}")
         self._expressions()
 
     def _expressions(self) -> None:

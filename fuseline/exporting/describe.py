@@ -29,8 +29,9 @@ from fuseline.frontend.captured import (
     Return,
 )
 from fuseline.frontend.export import Exported
+from fuseline.ir.core import Func, Value
 from fuseline.ir.evaluate import Reference
-from fuseline.ir.types import Dim, format_dim
+from fuseline.ir.types import Dim, IntType, format_dim, symbol
 from fuseline.runtime.plan import Expr, HostStep
 
 _CONTAINERS: dict[type, Kind] = {tuple: "tuple", list: "list", dict: "dict"}
@@ -49,7 +50,13 @@ def program_file(name: str, exported: Exported, compilation: Compilation) -> Pro
     report = compilation.report()
     return ProgramFile(
         plan=PlanFile.of(plan, ops),
-        inputs=tuple(Input(stored_name(name, i), _KINDS[i.kind]) for i in captured.inputs),
+        inputs=(
+            *(Input(stored_name(name, i), _KINDS[i.kind]) for i in captured.inputs),
+            *(
+                Input(str(_counted(func, arg)), "count")
+                for arg in func.args[len(captured.inputs) :]
+            ),
+        ),
         takes=tree_of(exported.in_spec),
         gives=tree_of(exported.out_spec),
         returns=tuple(map(_owed, captured.returns)),
@@ -63,6 +70,15 @@ def program_file(name: str, exported: Exported, compilation: Compilation) -> Pro
         sites=report.sites,
         kernels=report.kernels,
     )
+
+
+def _counted(func: Func, arg: Value) -> int:
+    """The number of the integer that an argument behind the captured ones is the tensor of."""
+    assert arg.origin is not None
+    assert arg.origin.kind == "count", f"an artifact keeps no {arg.origin.kind}"
+    wanted = symbol(arg.origin.name)
+    sizes = (i for i, a in enumerate(func.args) if isinstance(a.type, IntType))
+    return next(i for i in sizes if cast("IntType", func.args[i].type).value == wanted)
 
 
 _KINDS: dict[InputKind, Any] = {

@@ -184,6 +184,12 @@ def export_parts(
     """
     config: Config = options.pop("config", None) or Config.of(options)
     config = config.replace(reuse=False)
+    if config.cache == "latent":
+        raise errors.INVALID_OPTION.error(
+            "cache",
+            found="'latent' for an export",
+            expected="'model': a file keeps the model's own",
+        )
     tell = progress or _untold
     exported = {name: _captured(name, part, tell) for name, part in parts.items()}
     made = _Made()

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import pytest
 import torch
@@ -35,7 +35,7 @@ def small(kind: str, **sizes: Any) -> Any:
     """A seeded model."""
     config = transformers.AutoConfig.for_model(kind, **{**SMALL, **sizes})
     config._attn_implementation = "sdpa"
-    torch.manual_seed(0)
+    cast("Any", torch).manual_seed(0)
     return transformers.AutoModelForCausalLM.from_config(config).eval()
 
 

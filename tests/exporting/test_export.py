@@ -7,7 +7,7 @@ import os
 import subprocess
 import sys
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, cast
 
 import pytest
 import torch
@@ -15,6 +15,7 @@ from torch import Tensor, nn
 
 from fuseline.artifact import machine
 from fuseline.artifact.load import load
+from fuseline.debug.oracle import relative_error
 from fuseline.errors import ArtifactError, FuselineError, InputError
 from fuseline.exporting import export
 from tests.codegen import oracle
@@ -32,13 +33,14 @@ class Block(nn.Module):
 
     def __init__(self, dtype: torch.dtype = torch.float32) -> None:
         super().__init__()
-        torch.manual_seed(0)
+        cast("Any", torch).manual_seed(0)
         self.scale = nn.Parameter(1 + 0.1 * torch.randn(48))
         self.q, self.k = nn.Linear(48, 40), nn.Linear(48, 24)
         self.out = nn.Linear(40, 48, bias=False)
         self.back = nn.Linear(40, 48, bias=False)
         self.back.weight = self.out.weight
         self.turned = nn.Parameter(torch.randn(48, 24).t())
+        self.calls: Tensor
         self.register_buffer("calls", torch.zeros((), dtype=torch.int64))
         self.to(dtype)
         self.turned.data = self.turned.data  # stays turned in memory
@@ -55,8 +57,7 @@ class Block(nn.Module):
 
 def errors_within(found: Tensor, expected: Tensor, dtype: torch.dtype) -> bool:
     """Whether the norm of a difference is within a few roundings."""
-    off = (found.double() - expected.double()).norm() / expected.double().norm()
-    return bool(off < {torch.float32: 2e-6}.get(dtype, 2e-2))
+    return relative_error(found, expected) < {torch.float32: 2e-6}.get(dtype, 2e-2)
 
 
 def exported(folder: Path, model: nn.Module, *args: Any, **options: Any) -> Path:
@@ -66,7 +67,8 @@ def exported(folder: Path, model: nn.Module, *args: Any, **options: Any) -> Path
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=str)
 def test_other_sizes_than_the_examples(tmp_path: Path, dtype: torch.dtype) -> None:
-    model = Block(dtype).eval()
+    model = Block(dtype)
+    model.eval()
     x = seeded(5, 48, dtype=dtype)
     path = exported(tmp_path, model, x, dynamic_shapes=({0: ROWS},))
     loaded = load(path, threads=1)
@@ -166,21 +168,21 @@ def test_loading_needs_no_compiler_and_writes_nothing(tmp_path: Path) -> None:
     assert list(tmp_path.iterdir()) == [path]
 
 
-class Sorted(nn.Module):
+class Inverse(nn.Module):
     """Has an operation without a kernel."""
 
     def forward(self, x: Tensor) -> Tensor:
-        return torch.linalg.det(x.view(-1, 4, 4)) + x.view(-1, 16).sum(-1)
+        return torch.cholesky_inverse(x.view(-1, 4, 4)).sum((1, 2)) + x.view(-1, 16).sum(-1)
 
 
 def test_an_operation_without_a_kernel_runs_by_torch(tmp_path: Path) -> None:
     x = seeded(5, 16)
-    path = exported(tmp_path, Sorted(), x, dynamic_shapes=({0: ROWS},))
+    path = exported(tmp_path, Inverse(), x, dynamic_shapes=({0: ROWS},))
     loaded = load(path)
     assert loaded.main.file.plan.ops
     for rows in (5, 1, 9):
         x = seeded(rows, 16, seed=rows)
-        assert torch.allclose(loaded(x), Sorted()(x), atol=1e-5)
+        assert torch.allclose(loaded(x), Inverse()(x), atol=1e-5)
 
 
 class Pair(NamedTuple):
@@ -294,3 +296,31 @@ def test_what_cannot_be_captured_says_why(tmp_path: Path) -> None:
     with pytest.raises(ArtifactError, match=r"FL1107.*main"):
         export(Branching(), (seeded(5, 48),), path=tmp_path / "model.fuse")
     assert not list(tmp_path.iterdir())
+
+
+class Adapted(nn.Module):
+    """Adapters of which so many are in use: their number is a size, and is read from memory."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        generator = torch.Generator().manual_seed(0)
+        self.base = nn.Linear(24, 32)
+        self.a = nn.Parameter(torch.randn(5, 4, 24, generator=generator))
+        self.b = nn.Parameter(torch.randn(5, 32, 4, generator=generator))
+
+    def forward(self, x: Tensor, ids: Tensor, active: int) -> Tensor:
+        a, b = self.a[:active][ids], self.b[:active][ids]
+        return cast("Tensor", self.base(x)) + x @ a.mT @ b.mT * 0.5
+
+
+def test_a_count_of_adapters(tmp_path: Path) -> None:
+    model = Adapted()
+    ids = torch.tensor([0, 2, 1])
+    shapes = (None, None, torch.export.Dim.DYNAMIC)
+    path = exported(tmp_path, model, seeded(3, 2, 24), ids, 3, dynamic_shapes=shapes)
+    loaded = load(path)
+    for active, ids in ((3, [0, 2, 1]), (5, [4, -1, 0]), (2, [1, -2, 0])):
+        x = seeded(3, 2, 24, seed=active)
+        with torch.no_grad():
+            want = model(x, torch.tensor(ids), active)
+        assert errors_within(loaded(x, torch.tensor(ids), active), want, x.dtype)
