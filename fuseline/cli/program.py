@@ -24,6 +24,7 @@ DONE, FAILED, WRONG_USAGE, INTERRUPTED = 0, 1, 2, 130
 COMMANDS = {
     "run": "run a model compiled and eager, and compare numbers and times",
     "generate": "continue a prompt with a causal language model",
+    "inspect": "show what a compiled file holds, check it, or compare two",
     "explain": "list the sites of a model: fused, or missed with the reason",
     "cache": "look at, check and clean up what was built",
     "doctor": "show versions, compilers, directories and the options in force",
