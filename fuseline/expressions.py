@@ -11,6 +11,7 @@ import ast
 import keyword
 import re
 from collections.abc import Container
+from functools import lru_cache
 
 MOST_CHARACTERS = 10_000
 """Of an expression: what is longer is none of ours, and takes the parser too deep."""
@@ -44,22 +45,29 @@ def is_size_name(name: str) -> bool:
 
 def is_integer_expression(text: str, names: Container[str] | None = None) -> bool:
     """Whether a text is integer arithmetic over these names (any, by default), and nothing else."""
+    used = _names_in(text)
+    return used is not None and (names is None or all(name in names for name in used))
+
+
+@lru_cache(maxsize=4096)
+def _names_in(text: str) -> frozenset[str] | None:
+    """The names of sizes in an expression; None where it is none, or can grow too large."""
     if len(text) > MOST_CHARACTERS or not _TEXT.fullmatch(text) or _GLUED.search(text):
-        return False
+        return None
     try:
-        tree = ast.parse(text.strip(), mode="eval").body
-        nodes = list(ast.walk(tree))
+        nodes = list(ast.walk(ast.parse(text.strip(), mode="eval").body))
     except (SyntaxError, ValueError, RecursionError, MemoryError):
-        return False
-    return _is_bounded(nodes, names)
+        return None
+    return _names_of(nodes)
 
 
-def _is_bounded(nodes: list[ast.AST], names: Container[str] | None) -> bool:
-    """Whether each node is plain, and what it can grow to is not too large.
+def _names_of(nodes: list[ast.AST]) -> frozenset[str] | None:
+    """The names, if each node is plain, and what it can grow to is not too large.
 
     Nodes come before what is in them, so that the other way round each finds its parts known; and
     no recursion follows how deep they lie.
     """
+    names: set[str] = set()
     sizes: dict[int, tuple[int, int, int]] = {}
     for node in reversed(nodes):
         match node:
@@ -68,19 +76,20 @@ def _is_bounded(nodes: list[ast.AST], names: Container[str] | None) -> bool:
             case ast.Name(name) if name in _FUNCTIONS:
                 continue  # its call has looked at it; alone it has no size, and nothing finds one
             case ast.Name(name):
-                if not (is_size_name(name) if names is None else name in names):
-                    return False
+                if not is_size_name(name):
+                    return None
+                names.add(name)
                 sizes[id(node)] = (63, 1, 0)
             case ast.Constant(value):
                 if type(value) is not int:
-                    return False
+                    return None
                 sizes[id(node)] = (value.bit_length(), 1, 0)
             case _:
                 found = _size(node, sizes)
                 if found is None or any(map(_above, found, (MOST_BITS, MOST_TERMS, MOST_DEPTH))):
-                    return False
+                    return None
                 sizes[id(node)] = found
-    return id(nodes[0]) in sizes
+    return frozenset(names) if id(nodes[0]) in sizes else None
 
 
 def _above(found: int, most: int) -> bool:

@@ -11,6 +11,7 @@ import os
 from collections.abc import Callable, Sequence
 from functools import lru_cache
 from pathlib import Path
+from typing import Any
 
 import torch
 
@@ -71,7 +72,8 @@ class CheckedProgram(Program):
 def _memory(device: torch.device) -> int:
     """Bytes that the machine or the GPU has in all."""
     if device.type == "cuda":
-        return int(torch.cuda.get_device_properties(device).total_memory)
+        cuda: Any = torch.cuda
+        return int(cuda.get_device_properties(device).total_memory)
     try:
         return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
     except (OSError, ValueError):

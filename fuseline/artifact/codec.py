@@ -15,7 +15,7 @@ import reprlib
 import sys
 import types
 import typing
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from functools import cache
 from typing import Any, Literal, TypeVar, Union, cast, get_args, get_origin
 
@@ -103,56 +103,106 @@ def decode(kind: type[T], value: object, where: str = "it") -> T:
         MalformedError: it holds something else.
 
     """
-    return _decode(kind, value, where)
+    try:
+        return cast("T", _reader(kind)(value))
+    except _WrongError as error:
+        place = where + "".join(reversed(error.path))
+        raise MalformedError(f"{place} {error.said}") from error
 
 
-def _decode(kind: Any, value: Any, where: str) -> Any:
+class _WrongError(Exception):
+    """What is wrong, and where: the innermost place first."""
+
+    def __init__(self, said: str) -> None:
+        super().__init__(said)
+        self.said = said
+        self.path: list[str] = []
+
+
+Reader = Callable[[Any], Any]
+
+
+@cache
+def _reader(kind: Any) -> Reader:
+    """What reads values of a type: made once, as a file has many thousands of them."""
     origin = get_origin(kind)
     if kind is Any:
-        return _union((bool, int, float, str, types.NoneType), value, where)
+        return _union((bool, int, float, str, types.NoneType))
     if origin in (Union, types.UnionType):
-        return _union(get_args(kind), value, where)
+        return _union(get_args(kind))
     if origin is Literal:
-        if value in get_args(kind) and type(value) in {type(each) for each in get_args(kind)}:
-            return value
-        raise _wrong(where, f"one of {', '.join(map(repr, get_args(kind)))}", value)
+        return _literal(get_args(kind))
     if origin is tuple:
-        return _tuple(get_args(kind), value, where)
+        return _tuple(get_args(kind))
     if origin is not None and issubclass(origin, Mapping):
-        return _mapping(get_args(kind)[1], value, where)
+        return _mapping(get_args(kind)[1])
     if dataclasses.is_dataclass(kind):
-        return _dataclass(cast("type[Any]", kind), value, where)
-    return _plain(kind, value, where)
+        return _dataclass(cast("type[Any]", kind))
+    return _PLAIN[kind]
 
 
-def _plain(kind: Any, value: Any, where: str) -> Any:
-    if kind is torch.dtype:
-        if isinstance(value, str) and value in DTYPES:
-            return DTYPES[value]
-        raise _wrong(where, "an element type", value)
-    if kind is types.NoneType:
-        if value is None:
-            return None
-        raise _wrong(where, "null", value)
-    if kind is float:
-        return _float(value, where)
-    if type(value) is not kind:
-        raise _wrong(where, f"a value of type {kind.__name__}", value)
-    if kind is int and abs(value) > GREATEST:
-        raise _wrong(where, "an integer of 64 bits", value)
-    if kind is str and not is_text(value):
-        raise _wrong(where, "a text of Unicode", value)
+def _is(value: Any, kind: type) -> bool:
+    return type(value) is kind
+
+
+def _literal(words: tuple[Any, ...]) -> Reader:
+    expected = f"one of {', '.join(map(repr, words))}"
+
+    def read(value: Any) -> Any:
+        if type(value) is not str or value not in words:
+            raise _wrong(expected, value)
+        return value
+
+    return read
+
+
+def _int(value: Any) -> int:
+    if type(value) is not int or not -GREATEST <= value <= GREATEST:
+        raise _wrong("an integer of 64 bits", value)
     return value
 
 
-def _float(value: Any, where: str) -> float:
-    if isinstance(value, dict):
+def _str(value: Any) -> str:
+    if type(value) is not str or not is_text(value):
+        raise _wrong("a text", value)
+    return value
+
+
+def _bool(value: Any) -> bool:
+    if type(value) is not bool:
+        raise _wrong("true or false", value)
+    return value
+
+
+def _none(value: Any) -> None:
+    if value is not None:
+        raise _wrong("null", value)
+
+
+def _dtype(value: Any) -> torch.dtype:
+    if type(value) is not str or value not in DTYPES:
+        raise _wrong("an element type", value)
+    return DTYPES[value]
+
+
+def _float(value: Any) -> float:
+    if _is(value, dict):
         text = cast("dict[str, Any]", value).get("text")
         if value == {NAME: "float", "text": text} and text in ("nan", "inf", "-inf"):
             return float(text)
     elif type(value) in (int, float) and abs(value) <= sys.float_info.max:
         return float(value)
-    raise _wrong(where, "a number", value)
+    raise _wrong("a number", value)
+
+
+_PLAIN: dict[Any, Reader] = {
+    int: _int,
+    str: _str,
+    bool: _bool,
+    float: _float,
+    types.NoneType: _none,
+    torch.dtype: _dtype,
+}
 
 
 def is_text(value: str) -> bool:
@@ -160,56 +210,101 @@ def is_text(value: str) -> bool:
     return value.isascii() or not any("\ud800" <= character <= "\udfff" for character in value)
 
 
-def _union(kinds: tuple[Any, ...], value: Any, where: str) -> Any:
-    if isinstance(value, dict):
-        named = cast("dict[str, Any]", value).get(NAME)
-        for kind in kinds:
-            if dataclasses.is_dataclass(kind) and cast("type[Any]", kind).__name__ == named:
-                return _decode(kind, value, where)
+def _union(kinds: tuple[Any, ...]) -> Reader:
+    """By the type that JSON gives, and of objects by their name."""
+    named: dict[str, Any] = {}
     for kind in kinds:
-        if not dataclasses.is_dataclass(kind):
-            try:
-                return _decode(kind, value, where)
-            except MalformedError:
-                continue
-    names = [getattr(kind, "__name__", str(kind)) for kind in kinds]
-    raise _wrong(where, " or ".join(names), value)
+        if dataclasses.is_dataclass(kind):
+            named[cast("type[Any]", kind).__name__] = kind
+    by_type: dict[type, Any] = {k: k for k in kinds if k in (bool, int, str, float, types.NoneType)}
+    if float in kinds:
+        by_type = {int: float, dict: float, **by_type}
+    for kind in kinds:
+        origin = get_origin(kind)
+        if origin is tuple:
+            by_type[list] = kind
+        elif origin is Literal:
+            by_type[str] = kind
+    expected = " or ".join(getattr(kind, "__name__", str(kind)) for kind in kinds)
+
+    def read(value: Any) -> Any:
+        kind = by_type.get(type(value))
+        if named and _is(value, dict):
+            name = cast("dict[str, Any]", value).get(NAME)
+            kind = named.get(name) if type(name) is str else None
+        if kind is None:
+            raise _wrong(expected, value)
+        return _reader(kind)(value)
+
+    return read
 
 
-def _tuple(kinds: tuple[Any, ...], value: Any, where: str) -> Any:
-    if not isinstance(value, list):
-        raise _wrong(where, "a list", value)
-    items = cast("list[Any]", value)
-    if kinds[-1] is Ellipsis:
-        kinds = (kinds[0],) * len(items)
-    if len(items) != len(kinds):
-        raise _wrong(where, f"{len(kinds)} items", value)
-    pairs = zip(kinds, items, strict=True)
-    return tuple(_decode(kind, item, f"{where}[{i}]") for i, (kind, item) in enumerate(pairs))
+def _tuple(kinds: tuple[Any, ...]) -> Reader:
+    each = kinds[0] if kinds[-1] is Ellipsis else None
+
+    def read(value: Any) -> Any:
+        if not _is(value, list):
+            raise _wrong("a list", value)
+        items = cast("list[Any]", value)
+        if each is None and len(items) != len(kinds):
+            raise _wrong(f"{len(kinds)} items", value)
+        readers = (_reader(each),) * len(items) if each is not None else map(_reader, kinds)
+        found: list[Any] = []
+        try:
+            for inner, item in zip(readers, items, strict=True):
+                found.append(inner(item))
+        except _WrongError as error:
+            error.path.append(f"[{len(found)}]")
+            raise
+        return tuple(found)
+
+    return read
 
 
-def _mapping(kind: Any, value: Any, where: str) -> Any:
-    if not isinstance(value, dict):
-        raise _wrong(where, "an object", value)
-    items = cast("dict[str, Any]", value).items()
-    for key, _ in items:
-        if len(key) > MOST_NAME or not is_text(key):
-            raise _wrong(f"a name in {where}", f"a text of at most {MOST_NAME} characters", key)
-    return {key: _decode(kind, item, f"{where}[{key!r}]") for key, item in items}
+def _mapping(kind: Any) -> Reader:
+    def read(value: Any) -> Any:
+        if not _is(value, dict):
+            raise _wrong("an object", value)
+        found: dict[str, Any] = {}
+        inner, key = _reader(kind), ""
+        try:
+            for key, item in cast("dict[str, Any]", value).items():
+                if len(key) > MOST_NAME or not is_text(key):
+                    raise _wrong(f"below a text of at most {MOST_NAME} characters", item)
+                found[key] = inner(item)
+        except _WrongError as error:
+            error.path.append(f"[{key[:80]!r}]")
+            raise
+        return found
+
+    return read
 
 
-def _dataclass(kind: type[Any], value: Any, where: str) -> Any:
-    if not isinstance(value, dict):
-        raise _wrong(where, f"a {kind.__name__}", value)
-    given = dict(cast("dict[str, Any]", value))
-    if given.pop(NAME, None) != kind.__name__:
-        raise _wrong(where, f"a {kind.__name__}", value)
-    hints = _hints(kind)
-    if given.keys() != hints.keys():
-        odd = ", ".join(map(repr, sorted(given.keys() ^ hints.keys())[:8]))
-        raise MalformedError(f"{where} lacks, or has beside what it should have: {odd[:200]}")
-    found = {name: _decode(hints[name], item, f"{where}.{name}") for name, item in given.items()}
-    return kind(**found)
+def _dataclass(kind: type[Any]) -> Reader:
+    name = kind.__name__
+    fields: dict[str, Reader] = {}  # filled at the first value: a type may have fields of its own
+
+    def read(value: Any) -> Any:
+        if not _is(value, dict) or cast("dict[str, Any]", value).get(NAME) != name:
+            raise _wrong(f"a {name}", value)
+        given = cast("dict[str, Any]", value)
+        if not fields:
+            fields.update((key, _reader(hint)) for key, hint in _hints(kind).items())
+        if len(given) != len(fields) + 1 or not given.keys() >= fields.keys():
+            odd = sorted((given.keys() ^ fields.keys()) - {NAME})
+            told = ", ".join(repr(key[:80]) for key in odd[:4])
+            raise _WrongError(f"lacks, or has beside what it should have: {told}")
+        found: dict[str, Any] = {}
+        key = ""
+        try:
+            for key, inner in fields.items():
+                found[key] = inner(given[key])
+        except _WrongError as error:
+            error.path.append(f".{key}")
+            raise
+        return kind(**found)
+
+    return read
 
 
 @cache
@@ -219,9 +314,9 @@ def _hints(kind: type[Any]) -> dict[str, Any]:
     return {field.name: hints[field.name] for field in dataclasses.fields(kind)}
 
 
-def _wrong(where: str, expected: str, value: object) -> MalformedError:
+def _wrong(expected: str, value: object) -> _WrongError:
     shown = reprlib.repr(value)
-    return MalformedError(f"{where} is {shown[:60]}{'...' * (len(shown) > 60)}, not {expected}")
+    return _WrongError(f"is {shown[:60]}{'...' * (len(shown) > 60)}, not {expected}")
 
 
 __all__ = ["DTYPES", "MalformedError", "decode", "encode", "is_text", "parse"]

@@ -10,9 +10,9 @@ All bytes are copied out of the file; nothing is mapped, and no compiler is impo
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass
-from functools import cached_property
+from functools import cached_property, partial
 from pathlib import Path
 from typing import Any
 
@@ -132,12 +132,11 @@ class Opened:
             for name, p in placed.items()
         }
 
-    def _weights(self) -> tuple[int, Any]:
+    def _weights(self) -> tuple[int, Callable[[int, int], bytes]]:
         """The size of the safetensors file, and how to read of it."""
         stored = self.manifest.weights
         if stored.member is not None:
-            name = stored.member
-            return self.archive.size(name), lambda at, size: self.archive.read(name, at, size)
+            return self.archive.size(stored.member), partial(self.archive.read, stored.member)
         assert stored.file is not None, "the manifest was checked"
         beside = Beside(self.archive, *stored.file)
         return beside.size, beside.read

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import cast
 
 from fuseline import errors
 from fuseline.artifact.archive import Archive, Member, damaged
@@ -158,7 +159,8 @@ class Manifest:
     def read(cls, archive: Archive, data: bytes) -> Manifest:
         """The manifest of an archive, of which the member was read; see `of`."""
         raw = load_json(archive, MANIFEST, data)
-        schema = raw.get("schema") if isinstance(raw, dict) else None
+        known = isinstance(raw, dict)
+        schema = cast("dict[str, object]", raw).get("schema") if known else None
         if isinstance(schema, int) and schema != SCHEMA:
             raise errors.ARTIFACT_SCHEMA.error(
                 str(archive.path), found=f"schema {schema}", expected=f"schema {SCHEMA}"
