@@ -289,7 +289,7 @@ class Beside:
     """
 
     def __init__(self, archive: Archive, name: str, member: Member) -> None:
-        if _name(name.encode()) != name or "/" in name:
+        if not _is_plain(name) or "/" in name:
             raise damaged(archive.path, f"a file beside it, {name[:80]!r}")
         self.path = archive.path.parent / name
         self._member = member
@@ -435,19 +435,27 @@ def _directory(file: _File) -> tuple[int, int, int]:
     _, disk, other, here, count, size, start, comment = _END.unpack(tail)
     if disk or other or comment or here != count:
         raise _OddError("a zip file in several parts, or with a comment")
-    if _ALL16 in (here, count) or _ALL32 in (size, start):
-        at = end - _LOCATOR.size
-        found = file.read(at, _LOCATOR.size) if at >= 0 else bytes(_LOCATOR.size)
-        sign, _, place, _ = _LOCATOR.unpack(found)
-        if sign != b"PK\6\7" or place + _END64.size != at:
-            raise _OddError("no end of a large zip file")
-        fields = _END64.unpack(file.read(place, _END64.size))
-        if fields[0] != b"PK\6\6" or fields[6] != fields[7]:
-            raise _OddError("no end of a large zip file")
-        count, size, start, end = fields[7], fields[8], fields[9], place
+    at = end - _LOCATOR.size
+    found = file.read(at, _LOCATOR.size) if at >= 0 else b""
+    if found[:4] == b"PK\6\7":  # from 2 GB on, or 65,536 members
+        small = count, size, start
+        count, size, start, end = _large_directory(file, at, _LOCATOR.unpack(found)[2])
+        limits = (_ALL16, _ALL32, _ALL32)
+        if small != tuple(map(min, (count, size, start), limits)):
+            raise _OddError("two ends of a zip file that say another")
     if start + size != end:
         raise _OddError("a directory that is not where its end says")
     return count, start, size
+
+
+def _large_directory(file: _File, end: int, place: int) -> tuple[int, int, int, int]:
+    """Count, size, begin and end of the directory of a large file; ``end`` is of what tells it."""
+    if place + _END64.size != end:
+        raise _OddError("no end of a large zip file")
+    fields = _END64.unpack(file.read(place, _END64.size))
+    if fields[0] != b"PK\6\6" or fields[6] != fields[7] or fields[4] or fields[5]:
+        raise _OddError("no end of a large zip file")
+    return fields[7], fields[8], fields[9], place
 
 
 def _large(values: tuple[int, int, int], extra: bytes) -> tuple[int, int, int]:
@@ -494,11 +502,16 @@ def _name(raw: bytes) -> str:
         name = raw.decode()
     except UnicodeDecodeError:
         raise _OddError(f"a name {raw[:40]!r}") from None
-    path = PurePosixPath(name)
-    plain = name.isprintable() and "\\" not in name and str(path) == name
-    if not plain or path.is_absolute() or ".." in path.parts or name == ".":
+    if not _is_plain(name):
         raise _OddError(f"a name {name[:80]!r}")
     return name
+
+
+def _is_plain(name: str) -> bool:
+    path = PurePosixPath(name)
+    if not name.isprintable() or "\\" in name or str(path) != name:
+        return False
+    return not path.is_absolute() and ".." not in path.parts and name != "."
 
 
 __all__ = [

@@ -182,7 +182,7 @@ def entries(start: bytes, size: int) -> tuple[dict[str, Entry], int]:
     for entry in sorted(found.values(), key=lambda entry: (entry.begin, entry.end)):
         if entry.begin != end:
             raise MalformedError(
-                f"tensors of a safetensors file that overlap at byte {end}, or not meet"
+                f"tensors of a safetensors file that overlap at byte {end}, or do not meet"
             )
         end = entry.end
     if end != size - head:

@@ -239,7 +239,8 @@ def _kernels(kernels: Sequence[Facts]) -> list[list[str]]:
         has, code = kernel["resources"], kernel.get("cubin") or kernel.get("ptx")
         shared = has.get("static_shared_memory", 0) + kernel.get("shared_memory", 0)
         widest = max(has.get("widest_load", 0), has.get("widest_store", 0))
-        by = "" if kernel["status"] == "native" else f" ({kernel['status']}: {kernel['reason']})"
+        told = f"{kernel['status']}: {kernel['reason']}".removesuffix(": ")
+        by = "" if kernel["status"] == "native" else f" ({told})"
         rows.append(
             [
                 kernel["symbol"],

@@ -23,7 +23,7 @@ import sys
 import tempfile
 import time
 from collections import Counter
-from collections.abc import Generator
+from collections.abc import Callable, Generator
 from dataclasses import asdict, dataclass, field
 from multiprocessing.connection import wait
 from pathlib import Path
@@ -39,11 +39,17 @@ RESULT = Path(__file__).parents[2] / "benchmarks" / "results" / "fuzz.json"
 SECONDS = 20.0
 """That one file may take."""
 
+START = 300.0
+"""Seconds that a process may take to import torch."""
+
 ROOM = 2 << 30
 """Bytes that reading may take on top of what the process has."""
 
 BATCH = 2000
 """Files after which a process is replaced, so that nothing hides in what it keeps."""
+
+READY, ENDED = -1, -2
+"""What a process says in the place of a file's number, before the first and after the last."""
 
 _VARYING = re.compile(r"'(?:[^'\\]|\\.)*'|\"(?:[^\"\\]|\\.)*\"|\[[^]]*\]|\S*[0-9/]\S*")
 
@@ -162,6 +168,7 @@ def _work(base: Path, seed: int, numbers: range, pipe: Any) -> None:
     size = int(Path("/proc/self/statm").read_text().split()[0]) * resource.getpagesize()
     resource.setrlimit(resource.RLIMIT_AS, (size + ROOM, size + ROOM))
     gc.freeze()
+    pipe.send((READY, "", "", True, 0, before))
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "mutated.fuse"
         for number in numbers:
@@ -172,7 +179,7 @@ def _work(base: Path, seed: int, numbers: range, pipe: Any) -> None:
             if number % 100 == 0:
                 gc.collect()
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss << 10
-    pipe.send((-1, "", "", True, peak, before))
+    pipe.send((ENDED, "", "", True, peak, before))
     pipe.close()
 
 
@@ -184,12 +191,32 @@ class _Job:
     process: Any
     pipe: Any
     done: int
-    since: float
+    late: float
     ended: bool = False
 
 
-def campaign(base: Path, *, files: int, jobs: int, seed: int, batch: int = BATCH) -> Report:
-    """Try so many files made of a good one, in so many processes at a time."""
+def campaign(
+    base: Path,
+    *,
+    files: int,
+    jobs: int,
+    seed: int,
+    batch: int = BATCH,
+    work: Callable[[Path, int, range, Any], None] = _work,
+    seconds: float = SECONDS,
+) -> Report:
+    """Try so many files made of a good one, in so many processes at a time.
+
+    Args:
+        base: the good one.
+        files: how many to try.
+        jobs: processes at a time.
+        seed: of the mutations.
+        batch: files of a process.
+        work: what it does; another one tests the campaign itself.
+        seconds: that a file may take.
+
+    """
     report = Report(seed=seed, base_bytes=base.stat().st_size)
     report.versions = {
         "fuseline": __version__,
@@ -203,19 +230,19 @@ def campaign(base: Path, *, files: int, jobs: int, seed: int, batch: int = BATCH
 
     def start(numbers: range) -> None:
         ours, theirs = context.Pipe(duplex=False)
-        process = context.Process(target=_work, args=(base, seed, numbers, theirs), daemon=True)
+        process = context.Process(target=work, args=(base, seed, numbers, theirs), daemon=True)
         process.start()
         theirs.close()
-        # A new process has Python and torch to import before its first file.
-        running.append(_Job(numbers, process, ours, numbers.start, time.monotonic() + 60))
+        late = time.monotonic() + START
+        running.append(_Job(numbers, process, ours, numbers.start, late))
 
     while waiting or running:
         while waiting and len(running) < jobs:
             start(waiting.pop())
         wait([job.pipe for job in running], timeout=1)
         for job in list(running):
-            _listen(job, report)
-            late = time.monotonic() - job.since > SECONDS
+            _listen(job, report, seconds)
+            late = time.monotonic() > job.late
             if not job.ended and not late:
                 continue
             if late and not job.ended:
@@ -233,12 +260,12 @@ def campaign(base: Path, *, files: int, jobs: int, seed: int, batch: int = BATCH
     return report
 
 
-def _listen(job: _Job, report: Report) -> None:
+def _listen(job: _Job, report: Report, seconds: float) -> None:
     """Take what a process has said."""
     try:
         while job.pipe.poll():
             number, kind, what, fine, peak, before = job.pipe.recv()
-            job.since = max(job.since, time.monotonic())
+            job.late = time.monotonic() + seconds
             if number < 0:
                 report.peak_bytes = max(report.peak_bytes, peak)
                 report.before_bytes = max(report.before_bytes, before)

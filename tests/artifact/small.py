@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+import atexit
+import shutil
+import tempfile
+from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
@@ -37,7 +41,15 @@ class Small(nn.Module):
 def make(path: Path, *, seed: int = 0, **options: Any) -> Path:
     """Export it to a file, for the CPU unless said otherwise."""
     sizes = {"x": {0: torch.export.Dim("B", max=64)}}
-    given = {"cpu_isa": ("baseline",), "licence": "Apache-2.0", **options}
+    given: dict[str, Any] = {"cpu_isa": ("baseline",), "licence": "Apache-2.0", **options}
     model = Small(seed=seed).eval()
     export(model, (torch.ones(4, 16),), path=path, dynamic_shapes=sizes, **given)
     return path
+
+
+@lru_cache
+def shared() -> Path:
+    """The file that all tests of a process read; nobody writes it."""
+    folder = Path(tempfile.mkdtemp(prefix="fuseline-tests-"))
+    atexit.register(shutil.rmtree, folder, ignore_errors=True)
+    return make(folder / "small.fuse")
