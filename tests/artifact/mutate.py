@@ -226,7 +226,8 @@ def changed(value: Any, rng: random.Random) -> Any:
                 (f"({old})**8", f"{old}*{old}", old[1:], f"{old} - 1000", f"-{old}")
             )
         case 7:
-            holder[last] = rng.choice((None, True, [], {}, 1.5, _deep(rng.choice((10, 300)))))
+            others: list[Any] = [None, True, [], {}, 1.5, _deep(rng.choice((10, 300)))]
+            holder[last] = rng.choice(others)
         case 8:
             holder[last] = rng.choice(TEXTS)
         case _:
@@ -244,9 +245,8 @@ def _deep(levels: int) -> Any:
 def _somewhere(value: Any, rng: random.Random) -> tuple[Any, Any]:
     """A container within a value, and the key or number of one of its items."""
     while True:
-        last: Any = (
-            rng.choice(list(value)) if isinstance(value, dict) else rng.randrange(len(value))
-        )
+        names: list[Any] = list(value) if _is(value, dict) else list(range(len(value)))
+        last = rng.choice(names)
         inner: Any = value[last]
         if not _is(inner, dict, list) or not inner or rng.random() < 0.15:
             return value, last
