@@ -12,6 +12,7 @@ if TYPE_CHECKING:
     from fuseline.artifact.manifest import CudaKernel, Manifest, Target
 
 _TARGET = re.compile(r"cpu|sm_[1-9][0-9]{1,2}")
+_MACHINE = re.compile(r"[A-Za-z0-9_. -]{0,64}")
 _WORD = re.compile(r"[A-Za-z0-9_.+-]{0,64}")
 _SYMBOL = re.compile(r"[A-Za-z_$][A-Za-z0-9_$]{0,1023}")
 _DIGEST = re.compile(r"[0-9a-f]{64}")
@@ -44,6 +45,9 @@ def check_manifest(manifest: Manifest, sizes: Mapping[str, int]) -> None:
             raise MalformedError(f"a program of the name {name[:80]!r}")
     for target in manifest.targets:
         _target(manifest, target)
+    for machine in (*(t.machine for t in manifest.targets), *(n.machine for n in manifest.native)):
+        if not _MACHINE.fullmatch(machine):
+            raise MalformedError(f"a machine {machine[:80]!r}")
     for name in _referred(manifest):
         if name not in manifest.members:
             raise MalformedError(f"no member {name[:200]!r}")
@@ -58,6 +62,8 @@ def _target(manifest: Manifest, target: Target) -> None:
     name = target.name
     if not _TARGET.fullmatch(name) or not _WORD.fullmatch(target.isa):
         raise MalformedError(f"a target {target.title[:80]!r}")
+    if not all(map(_WORD.fullmatch, target.features)):
+        raise MalformedError(f"{target.title} needs what no processor has")
     programs = set(manifest.programs)
     if set(target.programs) != programs or set(target.ir) != programs:
         raise MalformedError(f"{target.title} with other programs than the file")

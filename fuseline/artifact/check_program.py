@@ -39,6 +39,9 @@ MOST_DEPTH = 64
 MOST_TEXT = 1 << 20
 """Characters of all expressions of a program, which are compiled as one function."""
 
+SHOWN = {"registers", "shared_memory", "spills", "widest_load", "widest_store"}
+"""What is shown of the machine code of a kernel for GPUs."""
+
 MOST_GROUPS = 8
 """Groups that one weight may be in: where it cannot lie in all of them, it is copied."""
 
@@ -80,6 +83,9 @@ def check_program(program: ProgramFile, target: Target) -> None:
 
 def _counts(program: ProgramFile) -> None:
     plan = program.plan
+    for kernel in program.kernels:
+        if kernel.resources and not kernel.resources.keys() >= SHOWN:
+            raise MalformedError(f"{kernel.symbol[:80]!r} lacks numbers of its machine code")
     _same(len(program.inputs), len(plan.args), "inputs")
     takes, gives = program.takes, program.gives
     _tree(takes, 0)

@@ -228,8 +228,7 @@ def _union(kinds: tuple[Any, ...]) -> Reader:
     expected = " or ".join(getattr(kind, "__name__", str(kind)) for kind in kinds)
 
     def read(value: Any) -> Any:
-        given: type[object] = type(value)
-        kind = by_type.get(given)
+        kind = by_type.get(value.__class__)
         if named and _is(value, dict):
             name = cast("dict[str, Any]", value).get(NAME)
             kind = named.get(name) if type(name) is str else None

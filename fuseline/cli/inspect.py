@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from fuseline.cli.arguments import add_json
-from fuseline.cli.output import Output, columns
+from fuseline.cli.output import Output, columns, printable
 from fuseline.errors import BAD_ARGUMENT, FuselineError
 
 if TYPE_CHECKING:
@@ -107,13 +107,6 @@ def _known(sizes: dict[str, int], opened: Opened) -> None:
             if name in plan.symbols and not least <= value <= (value if most is None else most):
                 expected = f"{least} to {most}" if most is not None else f"{least} or more"
                 raise BAD_ARGUMENT.error("--at", found=f"{name}={value}", expected=expected)
-
-
-def printable(text: str) -> str:
-    """The text with what a terminal would obey, and not show, as escapes: it is of a file."""
-    return "".join(
-        c if c.isprintable() or c == "\n" else c.encode("unicode_escape").decode() for c in text
-    )
 
 
 def size(number: int) -> str:
@@ -237,15 +230,14 @@ def _kernels(kernels: Sequence[Facts]) -> list[list[str]]:
     rows: list[list[str]] = []
     for kernel in kernels:
         has, code = kernel["resources"], kernel.get("cubin") or kernel.get("ptx")
-        shared = has.get("static_shared_memory", 0) + kernel.get("shared_memory", 0)
-        widest = max(has.get("widest_load", 0), has.get("widest_store", 0))
+        widest = max(has["widest_load"], has["widest_store"]) if has else 0
         told = f"{kernel['status']}: {kernel['reason']}".removesuffix(": ")
         by = "" if kernel["status"] == "native" else f" ({told})"
         rows.append(
             [
                 kernel["symbol"],
-                *([str(has.get("registers", "-")), str(shared)] if has else ["-", "-"]),
-                *([str(has.get("spills", "-")), f"{widest} bits"] if has else ["-", "-"]),
+                *(str(has.get(what, "-")) for what in ("registers", "shared_memory", "spills")),
+                f"{widest} bits" if has else "-",
                 size(code["size"]) if code else "-",
                 f"{kernel['op']} at {kernel['origin']}{by}",
             ]

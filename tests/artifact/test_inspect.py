@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 import fuseline
 from fuseline.cli import main
-from fuseline.cli.inspect import printable
+from fuseline.cli.output import printable
 from tests.artifact.mutate import Good
 from tests.artifact.small import make, shared
 

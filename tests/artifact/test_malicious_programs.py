@@ -228,6 +228,8 @@ MANIFESTS: dict[str, tuple[str, object, str]] = {
     ),
     "a runner that is not there": ("native.0.runner", "x.so", "FL1102.*no member 'x.so'"),
     "another machine": ("native.0.machine", "pdp11 unix", "FL1105"),
+    "an order to a terminal": ("targets.0.machine", "\x1b[2J", r"FL1102.*a machine '\\x1b\[2J'"),
+    "no feature": ("targets.0.features", ["\n"], "FL1102.*needs what no processor has"),
     "a size": ("members.weights~safetensors.size", 1, "FL1102.*bytes, not 1"),
     "no digest": ("members.weights~safetensors.sha256", "", "FL1102.*a digest that is none"),
     "a negative stride": ("weights.tensors.up.strides", [16, -1], "FL1102.*of sizes"),
