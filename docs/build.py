@@ -31,6 +31,7 @@ GROUPS = {
     "FL08": "Models and their files",
     "FL09": "Inputs at run time",
     "FL10": "GPUs",
+    "FL11": "Artifacts",
 }
 
 

@@ -407,7 +407,7 @@ UNKNOWN_MODEL = Code(
 MISSING_PACKAGE = Code(
     "FL0802",
     "missing package",
-    "Reading this kind of model needs a package that is not installed.",
+    "Reading this kind of model, or a signature, needs a package that is not installed.",
     LoadError,
 )
 NOT_A_MODEL_DIRECTORY = Code(
@@ -640,4 +640,21 @@ WRONG_CALL = Code(
     "called unlike the example of the export:",
     "A loaded program takes what it was exported with: as many arguments, in the same nesting.",
     ArtifactError,
+)
+UNSIGNED = Code(
+    "FL1111",
+    "not signed with the key that was asked for:",
+    "The artifact has no signature, one of another key, or one of another manifest. The manifest "
+    "has the digests of everything else. Nothing of the file was run.",
+    ArtifactError,
+    hint="get the file from its author, and compare the key's fingerprint with theirs",
+)
+UNUSABLE_KEY = Code(
+    "FL1112",
+    "cannot use the key",
+    "The file is no key of Ed25519 in the PEM format: a private one without a password to sign, a "
+    "public one to check.",
+    ArtifactError,
+    hint="`openssl genpkey -algorithm ed25519` makes a private key, and `openssl pkey -pubout` the "
+    "public one of it",
 )

@@ -13,7 +13,7 @@ from fuseline.artifact import machine
 from fuseline.artifact.archive import Archive
 from fuseline.artifact.manifest import Manifest, Target
 
-_GPU = re.compile(r"sm_(\d+)(\d)")
+_GPU = re.compile(r"sm_([0-9]+)([0-9])")
 
 
 @dataclass(frozen=True)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import importlib
-import mmap
 from collections.abc import Mapping, Sequence
 from importlib.machinery import EXTENSION_SUFFIXES
 from pathlib import Path
@@ -14,13 +13,16 @@ from torch import Tensor
 
 from fuseline import errors
 from fuseline.artifact import natives, weights
-from fuseline.artifact.archive import Archive, damaged
+from fuseline.artifact.archive import Archive, Beside, damaged
+from fuseline.artifact.bounds import CheckedProgram
 from fuseline.artifact.calls import Call
+from fuseline.artifact.check_program import read_program
 from fuseline.artifact.choose import Choice, choose
 from fuseline.artifact.codec import MalformedError
 from fuseline.artifact.machine import machine
-from fuseline.artifact.manifest import Manifest, Native, load_json
+from fuseline.artifact.manifest import Manifest, Native, Target
 from fuseline.artifact.program import Input, ProgramFile
+from fuseline.artifact.signing import verified
 from fuseline.config import Config
 from fuseline.report import Report
 from fuseline.runtime.executor import Program
@@ -96,20 +98,11 @@ class Loaded:
 
     def _program(self, name: str) -> Call:
         archive, target = self._archive, self.choice.target
-        try:
-            member = target.programs[name]
-            known = self.manifest.members[member]
-        except KeyError as error:
-            raise damaged(archive.path, f"no program {name!r} for {target.title}") from error
-        raw = load_json(archive, member, bytes(archive.checked(member, known)))
-        try:
-            file = ProgramFile.of_json(raw, member)
-        except (MalformedError, RecursionError) as error:
-            raise damaged(archive.path, str(error)) from error
+        file = read_program(archive, self.manifest, target, name)
         plan = file.plan.plan(self._references(name, file))
         fixed = self._memory.given(file.inputs, plan)
-        program = Program(
-            plan,
+        program = CheckedProgram(
+            *(archive.path, plan),
             self._runner,
             self._kernels(name, file),
             threads=self._config.threads or torch.get_num_threads(),
@@ -132,11 +125,7 @@ class Loaded:
         """What runs by torch: the IR is imported where there is such an op, and nowhere else."""
         if not file.plan.ops:
             return {}
-        member = self.choice.target.ir[name]
-        known = self.manifest.members[member]
-        text = bytes(self._archive.checked(member, known)).decode()
-        references: Any = importlib.import_module("fuseline.artifact.references")
-        return references.references(text, file.plan.ops)
+        return references_of(self._archive, self.manifest, self.choice.target, name, file)
 
     def _kernels(self, name: str, file: ProgramFile) -> Kernels:
         archive, manifest, target = self._archive, self.manifest, self.choice.target
@@ -159,7 +148,7 @@ class Loaded:
         kernel = self.choice.target.kernels[symbol]
         member = kernel.ptx if self.choice.ptx else kernel.cubin
         assert member is not None
-        code = bytes(self._archive.checked(member, self.manifest.members[member]))
+        code = self._archive.checked(member, self.manifest.members[member])
         return Binary(
             symbol=symbol,
             cubin=code + b"\0" * self.choice.ptx,
@@ -197,12 +186,15 @@ class _Memory:
     def given(self, inputs: Sequence[Input], plan: Plan) -> dict[int, Tensor]:
         """The tensors of inputs that are not of a call, by number."""
         found: dict[int, Tensor] = {}
+        packed = {number for group in plan.packed for number in group}
         for number, (item, spec) in enumerate(zip(inputs, plan.args, strict=True)):
             if item.kind not in ("weight", "constant"):
                 continue
             if item.name not in self.tensors:
                 raise damaged(self._path, f"no weight {item.name!r}")
             tensor = self.tensors[item.name]
+            if (spec.written or number in packed) and not weights.is_within(tensor):
+                raise damaged(self._path, f"{item.name[:80]!r} that is larger than its memory")
             if spec.written:  # of this process, and the same one for all programs
                 tensor = self._state.setdefault(item.name, tensor.clone())
             found[number] = self._state.get(item.name, tensor)
@@ -247,18 +239,25 @@ def _bytes_of(archive: Archive, manifest: Manifest) -> memoryview:
     if stored.member is not None:
         return archive.data(stored.member)
     assert stored.file is not None
-    name, known = stored.file
-    if Path(name).name != name:
-        raise damaged(archive.path, f"weights in {name!r}")
-    path = archive.path.parent / name
+    return Beside(archive, *stored.file).data()
+
+
+def references_of(
+    archive: Archive, manifest: Manifest, target: Target, name: str, file: ProgramFile
+) -> Mapping[int, HostCall]:
+    """What a program runs by torch, from the func that is beside it.
+
+    Raises:
+        ArtifactError: FL1102, if that cannot be read; FL1103, if it was changed.
+
+    """
+    member = target.ir[name]
+    data = archive.checked(member, manifest.members[member])
+    references: Any = importlib.import_module("fuseline.artifact.references")
     try:
-        with path.open("rb") as file:
-            mapped = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_COPY)
-    except (OSError, ValueError) as error:
-        raise errors.ARTIFACT_UNREADABLE.error(str(path), found=str(error)) from error
-    if len(mapped) != known.size:
-        raise damaged(path, f"{len(mapped)} bytes in the place of {known.size}")
-    return memoryview(mapped)
+        return references.references(data.decode(), file.plan.ops)
+    except (MalformedError, UnicodeDecodeError) as error:
+        raise damaged(archive.path, f"{member}: {error}") from error
 
 
 def _native(archive: Archive, manifest: Manifest) -> Native:
@@ -281,6 +280,7 @@ def load(
     *,
     target: str = "auto",
     device: str | torch.device | None = None,
+    verify_key: str | Path | None = None,
     **options: Any,
 ) -> Loaded:
     """Load a ``.fuse`` file: nothing is compiled, and nothing is written.
@@ -292,15 +292,19 @@ def load(
         target: ``auto`` takes the best for this machine; or one of its targets, such as ``cpu``,
             ``cpu:x86-64-v3`` or ``sm_90``.
         device: where to run; a GPU if there is one that the file has code for, by default.
+        verify_key: a PEM file with a public key of Ed25519: only what its owner has signed is
+            loaded, and every byte of the file is read first.
         options: ``threads``, ``graphs``, and other fields of `fuseline.Config` about running.
 
     Raises:
-        ArtifactError: FL1101 to FL1105, if the file cannot be read, or has nothing that runs here.
+        ArtifactError: FL1101 to FL1105, if the file cannot be read, or has nothing that runs here;
+            FL1111, if it is not signed with the key, or was changed.
+        LoadError: FL0802, without the package that checks signatures.
 
     """
     config = Config.of(options)
     archive = Archive.open(Path(path))
-    manifest = Manifest.of(archive)
+    manifest = Manifest.of(archive) if verify_key is None else verified(archive, Path(verify_key))
     where = None if device is None else torch.device(device)
     return Loaded(archive, manifest, choose(archive, manifest, target, where), config)
 

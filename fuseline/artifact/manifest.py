@@ -5,18 +5,20 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any, cast
+from typing import cast
 
 from fuseline import errors
 from fuseline.artifact.archive import Archive, Member, damaged
-from fuseline.artifact.codec import MalformedError, decode, encode
+from fuseline.artifact.check import check_manifest
+from fuseline.artifact.codec import MOST_JSON, MalformedError, decode, encode, parse
 from fuseline.artifact.weights import Placed
 
 MANIFEST = "manifest.json"
 SCHEMA = 1
 """Of the manifest and of programs; files with another one are refused."""
 
-MOST_MANIFEST = 256 << 20
+SIGNATURE = "signature.json"
+"""The member that the manifest cannot know, as it is of it; see `fuseline.artifact.signing`."""
 
 
 @dataclass(frozen=True)
@@ -171,31 +173,63 @@ class Manifest:
                 schema.
 
         """
-        data = archive.data(MANIFEST)
-        if len(data) > MOST_MANIFEST:
-            raise damaged(archive.path, f"a manifest of {len(data)} bytes")
-        raw: Any = load_json(archive, MANIFEST, bytes(data))
-        schema: Any = cast("dict[str, Any]", raw).get("schema") if isinstance(raw, dict) else None
+        return cls.read(archive, manifest_bytes(archive))
+
+    @classmethod
+    def read(cls, archive: Archive, data: bytes) -> Manifest:
+        """The manifest of an archive, of which the member was read; see `of`."""
+        raw = load_json(archive, MANIFEST, data)
+        known = isinstance(raw, dict)
+        schema = cast("dict[str, object]", raw).get("schema") if known else None
         if isinstance(schema, int) and schema != SCHEMA:
             raise errors.ARTIFACT_SCHEMA.error(
                 str(archive.path), found=f"schema {schema}", expected=f"schema {SCHEMA}"
             )
         try:
             manifest = decode(cls, raw, MANIFEST)
+            names = set(manifest.members)
+            if odd := names ^ (set(archive.names) - {MANIFEST, SIGNATURE}):
+                raise MalformedError(f"a member that only one list has: {min(odd)!r}")
+            check_manifest(manifest, {name: archive.size(name) for name in names})
         except (MalformedError, RecursionError) as error:
             raise damaged(archive.path, str(error)) from error
-        names = set(manifest.members) | {MANIFEST}
-        if odd := names ^ set(archive.names):
-            raise damaged(archive.path, f"a member that only one list has: {min(odd)!r}")
         return manifest
 
 
-def load_json(archive: Archive, name: str, data: bytes) -> Any:
-    """The JSON of a member."""
+def manifest_bytes(archive: Archive) -> bytes:
+    """The text of the manifest.
+
+    Raises:
+        ArtifactError: FL1102, if there is none, or it has too many bytes.
+
+    """
+    if (size := archive.size(MANIFEST)) > MOST_JSON:
+        raise damaged(archive.path, f"a manifest of {size} bytes")
+    return archive.read(MANIFEST)
+
+
+def load_json(archive: Archive, name: str, data: bytes) -> object:
+    """The JSON of a member.
+
+    Raises:
+        ArtifactError: FL1102, if it is none.
+
+    """
     try:
-        return json.loads(data)
-    except (ValueError, RecursionError) as error:
-        raise damaged(archive.path, f"{name}: {error}") from error
+        return parse(data, name)
+    except MalformedError as error:
+        raise damaged(archive.path, str(error)) from error
 
 
-__all__ = ["MANIFEST", "SCHEMA", "CudaKernel", "Manifest", "Native", "Target", "Text", "Weights"]
+__all__ = [
+    "MANIFEST",
+    "SCHEMA",
+    "SIGNATURE",
+    "CudaKernel",
+    "Manifest",
+    "Native",
+    "Target",
+    "Text",
+    "Weights",
+    "manifest_bytes",
+]

@@ -36,7 +36,7 @@ def file_of(archive: Archive, manifest: Manifest, member: str) -> Path:
     if known is None:
         raise errors.ARTIFACT_DAMAGED.error(str(archive.path), found=f"no member {member!r}")
     data = archive.checked(member, known)
-    return _file(known.sha256, Path(member).name, bytes(data))
+    return _file(known.sha256, Path(member).name[:64], data)
 
 
 @lru_cache(maxsize=1024)

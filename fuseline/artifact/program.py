@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, fields
 from typing import Any, Literal
 
-from fuseline.artifact.codec import MalformedError, decode, encode
+from fuseline.artifact.codec import decode, encode
 from fuseline.artifact.trees import Tree
 from fuseline.report import KernelRecord, Site
 from fuseline.runtime.plan import (
@@ -22,7 +22,6 @@ from fuseline.runtime.plan import (
     Step,
     VariantSpec,
     View,
-    is_integer_expression,
 )
 
 
@@ -180,92 +179,13 @@ class ProgramFile:
 
     @classmethod
     def of_json(cls, data: object, where: str) -> ProgramFile:
-        """What was written.
+        """What was written; `fuseline.artifact.check_program` holds its numbers to each other.
 
         Raises:
-            MalformedError: it is of another form, or its numbers do not fit each other.
+            MalformedError: it is of another form.
 
         """
-        found = decode(cls, data, where)
-        _Check(found, where).run()
-        return found
-
-
-class _Check:
-    """Holds the numbers of a program against each other: what is indexed is there."""
-
-    def __init__(self, program: ProgramFile, where: str) -> None:
-        self.program, self.where = program, where
-        self.plan = program.plan
-
-    def run(self) -> None:
-        """Raise `MalformedError` for the first that is wrong."""
-        plan, program = self.plan, self.program
-        self._same(len(program.inputs), len(plan.args), "inputs")
-        user = [i for i in program.inputs if i.kind in ("user", "symbol")]
-        self._same(len(user), program.takes.leaves, "leaves of a call")
-        self._same(len(program.returns), program.gives.leaves, "leaves of a result")
-        for buffer in plan.buffers:
-            if buffer.kind == "arg":
-                self._in(buffer.arg, len(plan.args), "argument")
-        for step in plan.steps:
-            if isinstance(step, NativeStep):
-                for number, _ in step.buffers:
-                    self._in(number, len(plan.buffers), "buffer", least=-1)
-            else:
-                for view in (*step.operands, *step.results):
-                    if view is not None:
-                        self._in(view.buffer, len(plan.buffers), "buffer")
-        for view in plan.returns:
-            self._in(view.buffer, len(plan.buffers), "buffer")
-        for group in plan.packed:
-            for number in group:
-                self._in(number, len(plan.args), "argument")
-        for places in (plan.symbols, program.symbols):
-            for number, _ in places.values():
-                self._in(number, len(plan.args), "argument")
-        for owed in program.returns:
-            if isinstance(owed, Given):
-                self._in(owed.result, len(plan.returns), "result")
-            elif isinstance(owed, Passed):
-                self._in(owed.input, len(plan.args), "argument")
-        for number in (*program.complex, *(n.input for n in program.numbers)):
-            self._in(number, len(plan.args), "argument")
-        for item in program.inputs:
-            if item.kind == "count":
-                numbered = item.name.isdecimal() and int(item.name) < len(program.inputs)
-                if not numbered or program.inputs[int(item.name)].kind != "symbol":
-                    raise MalformedError(f"{self.where}: a count of {item.name[:60]!r}")
-        self._expressions()
-
-    def _expressions(self) -> None:
-        for name in (*self.plan.symbols, *self.program.symbols):
-            if not name.isidentifier():
-                raise MalformedError(f"{self.where}: {name[:60]!r} is no name of a size")
-        known = {*self.plan.symbols, *self.program.symbols, "num_workers"}
-        exprs = [*self.plan.plan(dict.fromkeys(self.plan.ops, _nothing)).expressions()]
-        for owed in self.program.returns:
-            if isinstance(owed, Passed):
-                exprs += [
-                    e for e in (*owed.shape, *owed.strides, owed.offset) if isinstance(e, str)
-                ]
-            elif isinstance(owed, Counted) and isinstance(owed.value, str):
-                exprs.append(owed.value)
-        for text in exprs:
-            if not is_integer_expression(text, known):
-                raise MalformedError(f"{self.where}: {text[:60]!r} is no size")
-
-    def _in(self, number: int, count: int, what: str, least: int = 0) -> None:
-        if not least <= number < count:
-            raise MalformedError(f"{self.where}: {what} {number} of {count}")
-
-    def _same(self, one: int, other: int, what: str) -> None:
-        if one != other:
-            raise MalformedError(f"{self.where}: {one} {what} for {other}")
-
-
-def _nothing(binding: Mapping[str, int], tensors: Any) -> Any:
-    raise NotImplementedError
+        return decode(cls, data, where)
 
 
 __all__ = [

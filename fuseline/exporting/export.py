@@ -21,6 +21,7 @@ from fuseline.artifact.archive import PAGE, Writer, copied, replacing
 from fuseline.artifact.manifest import (
     MANIFEST,
     SCHEMA,
+    SIGNATURE,
     CudaKernel,
     Manifest,
     Native,
@@ -29,6 +30,7 @@ from fuseline.artifact.manifest import (
     Weights,
 )
 from fuseline.artifact.program import ProgramFile
+from fuseline.artifact.signing import signed
 from fuseline.build import Tools
 from fuseline.codegen.targets import TARGETS
 from fuseline.compilation import Compilation
@@ -157,6 +159,7 @@ def export_parts(
     tokenizer: str | None = None,
     command: str = "",
     versions: Iterable[str] = (),
+    sign: Path | None = None,
     progress: OnStage | None = None,
     **options: Any,
 ) -> Exported:
@@ -178,6 +181,7 @@ def export_parts(
         tokenizer: of the model, in the format of the package tokenizers.
         command: what was typed, for the manifest.
         versions: names of further packages whose versions the manifest notes.
+        sign: a PEM file with a private key of Ed25519.
         progress: told of every step.
         options: fields of `fuseline.Config`, such as ``strict``.
 
@@ -213,7 +217,7 @@ def export_parts(
     if text is not None and tokenizer is not None:
         made.members[TOKENIZER] = tokenizer.encode()
         about["text"] = replace(text, tokenizer=TOKENIZER)
-    return _written(Path(path), made, tensors, about, embed=embed_weights)
+    return _written(Path(path), made, tensors, about, embed=embed_weights, sign=sign)
 
 
 def _untold(stage: Stage) -> None:
@@ -394,7 +398,13 @@ def _native(tools: Tools, made: _Made, *, gpu: bool) -> Native:
 
 
 def _written(
-    path: Path, made: _Made, tensors: Mapping[str, Tensor], about: dict[str, Any], *, embed: bool
+    path: Path,
+    made: _Made,
+    tensors: Mapping[str, Tensor],
+    about: dict[str, Any],
+    *,
+    embed: bool,
+    sign: Path | None,
 ) -> Exported:
     """The file, with the manifest as its last member."""
     groups = _disjoint(made.groups)
@@ -422,7 +432,10 @@ def _written(
             members=dict(archive.members),
             **about,
         )
-        archive.add_bytes(MANIFEST, manifest.to_bytes())
+        text = manifest.to_bytes()
+        archive.add_bytes(MANIFEST, text)
+        if sign is not None:
+            archive.add_bytes(SIGNATURE, signed(text, sign))
         archive.end()
     return Exported(path, manifest, path.stat().st_size, tuple(made.programs))
 

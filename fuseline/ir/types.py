@@ -14,6 +14,8 @@ import sympy
 import torch
 from sympy.printing.str import StrPrinter
 
+from fuseline.expressions import is_integer_expression
+
 _sympy = cast("Any", sympy)  # most of its functions have no types
 
 Dim: TypeAlias = "int | sympy.Expr"
@@ -182,11 +184,9 @@ def parse_dim(text: str) -> Dim:
         ValueError: the text is not an integer expression over symbols.
 
     """
-    try:
-        tree = ast.parse(text.strip(), mode="eval").body
-    except SyntaxError as error:
-        raise ValueError(f"{text!r} is not a dim expression") from error
-    return dim(_read_dim(tree, text))
+    if not is_integer_expression(text):
+        raise ValueError(f"{text!r} is not a dim expression")
+    return dim(_read_dim(ast.parse(text.strip(), mode="eval").body, text))
 
 
 def _read_dim(node: ast.expr, text: str) -> Any:

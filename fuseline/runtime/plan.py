@@ -7,14 +7,14 @@ needs sympy, the IR, or a compiler.
 
 from __future__ import annotations
 
-import ast
-from collections.abc import Callable, Container, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Literal, TypeAlias
 
 import torch
 from torch import Tensor
 
+from fuseline.expressions import is_integer_expression, is_size_name
 from fuseline.runtime.lanes import Lane
 
 Expr: TypeAlias = "int | str"
@@ -275,7 +275,7 @@ class Evaluator:
         for text in self.texts:
             _check(text)
         for name in self.names:
-            if not name.isidentifier():
+            if not is_size_name(name):
                 raise ValueError(f"{name!r} is no name of a size")
         source = f"lambda {', '.join(self.names)}: [{', '.join(self.texts)}]"
         self._function: Callable[..., list[int]] = eval(
@@ -287,47 +287,6 @@ class Evaluator:
         values = self._function(*(binding[name] for name in self.names))
         table = dict(zip(self.texts, values, strict=True))
         return lambda expr: expr if isinstance(expr, int) else table[expr]
-
-
-_ALLOWED = (
-    *(ast.Expression, ast.BinOp, ast.UnaryOp, ast.Call, ast.Name, ast.Constant, ast.Load),
-    *(ast.Add, ast.Sub, ast.Mult, ast.FloorDiv, ast.Mod, ast.Pow, ast.USub),
-)
-_FUNCTIONS = ("Max", "Min")
-MOST_CHARACTERS = 10_000
-"""Of an expression: what is longer is none of ours, and takes the parser too deep."""
-
-MOST_POWER = 8
-"""The greatest exponent of an expression: a tower of them would be a number without end."""
-
-
-def is_integer_expression(text: str, names: Container[str] | None = None) -> bool:
-    """Whether a text is integer arithmetic over these names (any, by default), and nothing else."""
-    if len(text) > MOST_CHARACTERS:
-        return False
-    try:
-        nodes = list(ast.walk(ast.parse(text, mode="eval")))
-    except (SyntaxError, ValueError, RecursionError, MemoryError):
-        return False
-    called = {id(node.func) for node in nodes if isinstance(node, ast.Call)}
-    return all(_is_plain(node, called, names) for node in nodes)
-
-
-def _is_plain(node: ast.AST, called: set[int], names: Container[str] | None) -> bool:
-    match node:
-        case ast.Name(name) if id(node) in called:
-            return name in _FUNCTIONS
-        case ast.Name(name):
-            return names is None or name in names
-        case ast.Constant(value):
-            return type(value) is int
-        case ast.Call(function, arguments, keywords):
-            return isinstance(function, ast.Name) and bool(arguments) and not keywords
-        case ast.BinOp(_, ast.Pow(), right):
-            exponent = right.value if isinstance(right, ast.Constant) else None
-            return isinstance(exponent, int) and 0 <= exponent <= MOST_POWER
-        case _:
-            return isinstance(node, _ALLOWED)
 
 
 def _check(text: str) -> None:

@@ -59,7 +59,7 @@ def test_every_golden_has_a_program() -> None:
 def test_codes_are_well_formed() -> None:
     for name, code in CATALOGUE.items():
         assert name == code.code
-        assert re.fullmatch(r"FL(0[1-9]|10)\d\d", name)
+        assert re.fullmatch(r"FL(0[1-9]|1[01])\d\d", name)
         assert code.title == code.title.strip().rstrip(".")
         assert code.meaning.endswith(".")
         assert issubclass(code.kind, FuselineError)

@@ -1,0 +1,60 @@
+"""An artifact that is written by hand: all that a manifest has, and no code that runs."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+from fuseline.artifact.archive import Member, Writer
+from fuseline.artifact.machine import machine
+from fuseline.artifact.manifest import MANIFEST, SCHEMA, Manifest, Native, Target, Weights
+
+RUNNER, WEIGHTS, PROGRAM, FUNC = "runner.so", "weights.safetensors", "main.json", "main.ir"
+
+
+def write(path: Path, *, kind: str | None = None, runner: bytes = b"code", **changes: Any) -> Path:
+    """Write one for this machine, or another one.
+
+    Args:
+        path: of the file.
+        kind: of machine.
+        runner: what is in the place of the runner, whose digest the manifest has for ``b"code"``.
+        changes: of the manifest.
+
+    """
+    kind = kind or machine()
+    parts = {FUNC: b"func", PROGRAM: b"{}", RUNNER: b"code", WEIGHTS: _no_weights()}
+    with path.open("wb") as file:
+        writer = Writer(file)
+        for name, data in parts.items():
+            writer.add_bytes(name, data)
+        writer.end()
+        known: dict[str, Member] = dict(writer.members)
+    main = {"main": PROGRAM}
+    target = Target("cpu", "baseline", kind, (), main, {"main": FUNC}, {}, {}, {})
+    manifest = Manifest(
+        schema=SCHEMA,
+        fuseline="0.1.0",
+        made_with={},
+        model="handmade",
+        licence="",
+        programs=("main",),
+        targets=(target,),
+        native=(Native(kind, RUNNER, None, {}),),
+        weights=Weights(WEIGHTS, None, {}),
+        text=None,
+        members=known,
+    )
+    with path.open("wb") as file:
+        writer = Writer(file)
+        for name, data in {**parts, RUNNER: runner}.items():
+            writer.add_bytes(name, data)
+        writer.add_bytes(MANIFEST, replace(manifest, **changes).to_bytes())
+        writer.end()
+    return path
+
+
+def _no_weights() -> bytes:
+    head = b"{}" + b" " * 54
+    return len(head).to_bytes(8, "little") + head

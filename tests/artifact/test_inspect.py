@@ -1,0 +1,201 @@
+"""`fuseline inspect`: what a file holds, whether its bytes are right, and what changed."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+import fuseline
+from fuseline.cli import main
+from fuseline.cli.output import printable
+from tests.artifact.mutate import Good
+from tests.artifact.small import make, shared
+
+Print = pytest.CaptureFixture[str]
+
+
+def answer(capsys: Print) -> Any:
+    return json.loads(capsys.readouterr().out)
+
+
+def test_what_a_file_holds(capsys: Print) -> None:
+    assert main(["inspect", str(shared()), "--json"]) == 0
+    facts = answer(capsys)
+    assert facts["model"] == "tests.artifact.small.Small"
+    assert facts["licence"] == "Apache-2.0"
+    assert facts["made_with"]["torch"] == torch.__version__
+    assert facts["signature"] is None
+    assert facts["weights"]["dtypes"] == {"float32": {"tensors": 4, "bytes": 4 * (16 + 768 + 4)}}
+    (target,) = facts["targets"]
+    assert target["title"] == "cpu:baseline"
+    program = target["programs"]["main"]
+    assert program["inputs"] == [{"name": "x", "dtype": "float32", "shape": ["s77", 16]}]
+    assert program["state"] == [{"name": "count", "dtype": "float32", "shape": [4]}]
+    assert program["results"][2] == {"dtype": "int64", "shape": ["s77", 24]}
+    assert program["sizes"] == {"s77": {"least": 0, "most": 64}}
+    assert program["steps"]["torch"] == 1
+    assert [site["pattern"] for site in program["sites"]] == ["rms_norm"]
+    assert {k["status"] for k in program["kernels"]} == {"native", "reference"}
+    assert sum(m["size"] for m in facts["members"].values()) < facts["bytes"]
+
+
+def test_memory_is_what_a_call_takes(capsys: Print) -> None:
+    """The arena of the loaded program, for the same sizes."""
+    model = fuseline.load(shared(), threads=1)
+    for rows in (1, 7, 64):
+        assert main(["inspect", str(shared()), "--json", "--at", f"s77={rows}"]) == 0
+        memory = answer(capsys)["targets"][0]["programs"]["main"]["memory"]
+        bound = model.main.program.bind((rows,))
+        assert memory["arena"] == bound.arena
+        assert memory["at"] == {"s77": rows}
+        assert memory["results"] == 16 + 64 * rows
+
+
+def test_the_text(capsys: Print) -> None:
+    assert main(["inspect", str(shared()), "--full", "--verify"]) == 0
+    shown = capsys.readouterr().out
+    for part in (
+        "licence     Apache-2.0",
+        "digests     all checked",
+        "target cpu:baseline\n  x86_64 linux",
+        "input      x: float32[s77, 16]",
+        "size       s77 in 0..64",
+        "temporary  2 x 96*s77 bytes",
+        "sort at small.py",
+        "fused  rms_norm",
+        "weights.safetensors",
+    ):
+        assert part in shown, part
+
+
+@pytest.mark.parametrize(
+    ("given", "said"),
+    [("s77", "NAME=SIZE"), ("s77=-1", "NAME=SIZE"), ("s77=65", "0 to 64"), ("B=1", "one of s77")],
+)
+def test_sizes_that_are_none(given: str, said: str, capsys: Print) -> None:
+    assert main(["inspect", str(shared()), "--at", given]) == 2
+    assert said in capsys.readouterr().err
+
+
+def test_verify_names_every_member_that_was_changed(tmp_path: Path, capsys: Print) -> None:
+    good = Good(shared())
+    data = bytearray(good.data)
+    names = ["weights.safetensors", "binaries/cpu-baseline/main.so"]
+    for name in names:
+        data[data.index(good.members[name]) + len(good.members[name]) - 1] ^= 1
+    path = tmp_path / "changed.fuse"
+    path.write_bytes(data)
+    assert main(["inspect", str(path)]) == 0, "digests are only read with --verify"
+    capsys.readouterr()
+    assert main(["inspect", str(path), "--verify", "--json"]) == 1
+    wrong = answer(capsys)["wrong"]
+    assert len(wrong) == 2
+    for name in names:
+        assert any(f"{path}, {name}" in w["title"] for w in wrong)
+    assert {w["code"] for w in wrong} == {"FL1103"}
+
+
+def test_no_file(tmp_path: Path, capsys: Print) -> None:
+    assert main(["inspect", str(tmp_path / "none.fuse")]) == 1
+    assert "FL1101" in capsys.readouterr().err
+
+
+def test_nothing_in_a_file_reaches_the_terminal(tmp_path: Path, capsys: Print) -> None:
+    """Text of a file could move the cursor, or say that all is well."""
+    good = Good(shared())
+    about = json.loads(json.dumps(good.manifest))
+    about["licence"] = "free\x1b[2J\r\u202esigned"
+    path = tmp_path / "odd.fuse"
+    path.write_bytes(good.with_members({}, about))
+    assert main(["inspect", str(path)]) == 0
+    shown = capsys.readouterr().out
+    assert "free\\x1b[2J\\r\\u202esigned" in shown
+    assert printable(shown) == shown
+
+
+def test_two_builds_are_the_same(tmp_path: Path, capsys: Print) -> None:
+    again = make(tmp_path / "again.fuse")
+    assert again.read_bytes() == shared().read_bytes()
+    assert main(["inspect", str(again), "--diff", str(shared()), "--json"]) == 0
+    found = answer(capsys)
+    assert found["same"]
+    assert found["equal_manifests"]
+    assert {k["status"] for k in found["targets"][0]["kernels"]} == {"same"}
+
+
+def test_one_weight_that_changed(tmp_path: Path, capsys: Print) -> None:
+    good = Good(shared())
+    data = bytearray(good.members["weights.safetensors"])
+    data[-1] ^= 1  # of the last tensor: the others have the digests that they had
+    path = tmp_path / "trained.fuse"
+    path.write_bytes(good.with_members({"weights.safetensors": bytes(data)}))
+    assert main(["inspect", str(path), "--diff", str(shared()), "--json"]) == 1
+    found = answer(capsys)
+    assert not found["same"]
+    assert [w["name"] for w in found["weights"]["changed"]] == ["count"]
+    assert found["weights"]["same"] == 3
+    assert found["targets"][0]["status"] == "same"
+    assert main(["inspect", str(path), "--diff", str(shared())]) == 1
+    assert "changed  count: float32[4], sha256:" in capsys.readouterr().out
+
+
+def test_another_model(tmp_path: Path, capsys: Print) -> None:
+    """Other options, another target, other kernels: each is told."""
+    other = make(tmp_path / "other.fuse", cpu_isa=("x86-64-v3", "baseline"), licence="MIT", seed=1)
+    assert main(["inspect", str(other), "--diff", str(shared()), "--json"]) == 1
+    found = answer(capsys)
+    assert found["about"] == [{"what": "licence", "one": "Apache-2.0", "other": "MIT"}]
+    assert {t["title"]: t["status"] for t in found["targets"]} == {
+        "cpu:baseline": "same",
+        "cpu:x86-64-v3": "new",
+    }
+    changed = {w["name"] for w in found["weights"]["changed"]}
+    assert changed == {"norm", "up", "down"}
+
+
+def test_a_kernel_that_changed(tmp_path: Path, capsys: Print) -> None:
+    good = Good(shared())
+    name = next(n for n in good.members if n.startswith("sources/"))
+    path = tmp_path / "other.fuse"
+    library = "binaries/cpu-baseline/main.so"
+    path.write_bytes(good.with_members({name: good.members[name] + b"// other\n"}))
+    assert main(["inspect", str(path), "--diff", str(shared()), "--json"]) == 1
+    kernels = answer(capsys)["targets"][0]["kernels"]
+    changed = [k["symbol"] for k in kernels if k["status"] == "changed source"]
+    assert changed == [Path(name).stem]
+    path.write_bytes(good.with_members({library: good.members[library] + b"\0"}))
+    assert main(["inspect", str(path), "--diff", str(shared()), "--json"]) == 1
+    (target,) = answer(capsys)["targets"]
+    assert target["changes"] == [{"what": "library of main", "status": "changed binary only"}]
+
+
+class Step(nn.Module):
+    """One kernel."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        return torch.sigmoid(x) * 3 + x
+
+
+def test_kernels_of_a_gpu(tmp_path: Path, capsys: Print) -> None:
+    """Registers, shared memory, spills, size, and what each was chosen from; no GPU is needed."""
+    pytest.importorskip("triton", reason="compiling for GPUs needs Triton")
+    path = tmp_path / "gpu.fuse"
+    fuseline.export(Step(), (torch.ones(8, 32),), path=path, targets=["sm_90"], emit="both")
+    assert main(["inspect", str(path), "--json", "--verify"]) == 0
+    facts = answer(capsys)
+    (kernel,) = facts["targets"][0]["programs"]["main"]["kernels"]
+    assert kernel["resources"]["registers"] > 0
+    assert kernel["resources"]["spills"] == 0
+    assert kernel["warps"] > 0
+    assert kernel["cubin"]["size"] == kernel["resources"]["bytes"]
+    assert kernel["ptx"]["member"].endswith(".ptx")
+    assert kernel["choices"]
+    assert main(["inspect", str(path), "--full"]) == 0
+    shown = capsys.readouterr().out
+    assert "registers" in shown
+    assert "by model" in shown
