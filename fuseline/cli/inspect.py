@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 from fuseline.cli.arguments import add_json
 from fuseline.cli.artifact_text import changes, described
 from fuseline.cli.output import Output, printable
-from fuseline.errors import BAD_ARGUMENT, FuselineError
+from fuseline.errors import BAD_ARGUMENT
 
 if TYPE_CHECKING:
     from fuseline.artifact.inspecting import Opened
@@ -66,17 +66,15 @@ def run(arguments: argparse.Namespace, out: Output) -> int:
 
         with out.step("checking signature and digests"):
             verified(opened.archive, arguments.verify_key)
-    if arguments.diff is not None:
-        return _diff(Opened.of(Path(arguments.diff)), opened, out)
-    wrong: list[FuselineError] = []
-    verify = arguments.verify and arguments.verify_key is None
-    if verify:
+    elif arguments.verify:
         with out.step("checking digests"):
             wrong = opened.wrong()
-    if wrong:
-        data = {"wrong": [error.diagnostic.to_dict() for error in wrong]}
-        out.result(data, printable("\n".join(map(str, wrong))))
-        return 1
+        if wrong:
+            data = {"wrong": [error.diagnostic.to_dict() for error in wrong]}
+            out.result(data, printable("\n".join(map(str, wrong))))
+            return 1
+    if arguments.diff is not None:
+        return _diff(Opened.of(Path(arguments.diff)), opened, out)
     _known(sizes, opened)
     facts = opened.facts(sizes)
     facts["verified"] = arguments.verify or arguments.verify_key is not None
@@ -89,7 +87,7 @@ def _sizes(given: Iterable[str]) -> dict[str, int]:
     found: dict[str, int] = {}
     for text in given:
         name, _, value = text.partition("=")
-        if not name or not (value.isascii() and value.isdigit()) or len(value) > 18:
+        if not name or not (value.isascii() and value.isdigit()) or len(value) > 12:
             raise BAD_ARGUMENT.error("--at", found=repr(text), expected="NAME=SIZE")
         found[name] = int(value)
     return found
