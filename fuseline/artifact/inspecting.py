@@ -146,7 +146,7 @@ class Opened:
 
         Args:
             at: sizes that memory is computed for, by name; those that are not given are the
-                greatest that they may be, or the least where there is no greatest.
+                greatest that they may be, or the least where that is above `MOST_SIZE`.
 
         Raises:
             ArtifactError: FL1101 to FL1104, if it cannot be read, is damaged, or was changed.
@@ -271,6 +271,9 @@ class Opened:
         return found
 
 
+MOST_SIZE = 1 << 20
+"""The greatest size that memory is computed for without being asked."""
+
 _PART = 4 << 20
 """Bytes that are read at once."""
 
@@ -283,7 +286,7 @@ def _input(item: Any, spec: Any) -> Facts:
 
 def _given(plan: Plan, name: str, at: Mapping[str, int]) -> int:
     least, most = plan.ranges.get(name, (0, None))
-    return at.get(name, least if most is None else most)
+    return at.get(name, least if most is None or most > MOST_SIZE else most)
 
 
 def _nothing(binding: Mapping[str, int], tensors: Any) -> Any:

@@ -112,9 +112,11 @@ class Reader:
     def read(self, path: Path) -> None:
         """Do all of it; raises what is raised."""
         from fuseline.artifact.inspecting import Opened
+        from fuseline.cli.artifact_text import described
         from fuseline.config import Config
 
-        Opened.of(path).facts()
+        facts = Opened.of(path).facts()
+        described({**facts, "verified": False, "signed_by_key": False}, full=True)
         with self._without_code():
             loaded = self._load.load(path, device="cpu", threads=Config().threads or 1)
             for call in loaded.programs.values():
@@ -122,6 +124,7 @@ class Reader:
                 for end in (0, 1):
                     ranges = [plan.ranges.get(name, (0, None)) for name in plan.symbols]
                     program.bind(tuple(r[end] or r[0] for r in ranges))
+            str(loaded.report())
 
     @contextlib.contextmanager
     def _without_code(self) -> Generator[None, None, None]:
@@ -204,6 +207,7 @@ def campaign(
     batch: int = BATCH,
     work: Callable[[Path, int, range, Any], None] = _work,
     seconds: float = SECONDS,
+    progress: Callable[[int], None] | None = None,
 ) -> Report:
     """Try so many files made of a good one, in so many processes at a time.
 
@@ -215,6 +219,7 @@ def campaign(
         batch: files of a process.
         work: what it does; another one tests the campaign itself.
         seconds: that a file may take.
+        progress: told how many files are done, as a process ends.
 
     """
     report = Report(seed=seed, base_bytes=base.stat().st_size)
@@ -251,6 +256,10 @@ def campaign(
             job.process.join()
             job.pipe.close()
             running.remove(job)
+            if progress is not None:
+                progress(report.files)
+            if job.done == job.numbers.stop and job.process.exitcode:
+                report.crashes[job.done - 1] = _ending(job.process.exitcode)  # at its very end
             if job.done < job.numbers.stop:
                 if job.ended:
                     report.crashes[job.done] = _ending(job.process.exitcode)
@@ -303,7 +312,13 @@ def main() -> int:
             from tests.artifact.small import make
 
             base = make(Path(folder) / "small.fuse")
-        report = campaign(base, files=arguments.files, jobs=arguments.jobs, seed=arguments.seed)
+        report = campaign(
+            base,
+            files=arguments.files,
+            jobs=arguments.jobs,
+            seed=arguments.seed,
+            progress=lambda done: print(f"{done} files ...", file=sys.stderr, flush=True),
+        )
     arguments.output.write_text(f"{report.to_json()}\n")
     worst = f"{len(report.crashes)} crashes, {len(report.hangs)} hangs"
     print(f"{report.files} files, {len(report.outcomes)} outcomes, {worst}, "

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
+from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
@@ -33,24 +33,24 @@ def write(path: Path, *, kind: str | None = None, runner: bytes = b"code", **cha
         known: dict[str, Member] = dict(writer.members)
     main = {"main": PROGRAM}
     target = Target("cpu", "baseline", kind, (), main, {"main": FUNC}, {}, {}, {})
-    manifest = Manifest(
-        schema=SCHEMA,
-        fuseline="0.1.0",
-        made_with={},
-        model="handmade",
-        licence="",
-        programs=("main",),
-        targets=(target,),
-        native=(Native(kind, RUNNER, None, {}),),
-        weights=Weights(WEIGHTS, None, {}),
-        text=None,
-        members=known,
-    )
+    about: dict[str, Any] = dict.fromkeys(each.name for each in fields(Manifest))
+    about |= {
+        "schema": SCHEMA,
+        "fuseline": "0.1.0",
+        "made_with": {},
+        "model": "handmade",
+        "licence": "",
+        "programs": ("main",),
+        "targets": (target,),
+        "native": (Native(kind, RUNNER, None, {}),),
+        "weights": Weights(WEIGHTS, None, {}),
+        "members": known,
+    }
     with path.open("wb") as file:
         writer = Writer(file)
         for name, data in {**parts, RUNNER: runner}.items():
             writer.add_bytes(name, data)
-        writer.add_bytes(MANIFEST, replace(manifest, **changes).to_bytes())
+        writer.add_bytes(MANIFEST, Manifest(**{**about, **changes}).to_bytes())
         writer.end()
     return path
 
