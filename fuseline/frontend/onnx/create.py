@@ -5,7 +5,6 @@ from __future__ import annotations
 import math
 from typing import Any
 
-import numpy as np
 import sympy
 import torch
 from torch import Tensor
@@ -13,7 +12,7 @@ from torch import Tensor
 from fuseline.frontend.onnx.data import dtype_of
 from fuseline.frontend.onnx.node import Node
 from fuseline.frontend.onnx.registry import Unsupported, onnx_op
-from fuseline.ir.core import Opaque, Value
+from fuseline.ir.core import Value
 from fuseline.ir.ops import pointwise as p
 from fuseline.ir.ops.create import Iota
 from fuseline.ir.types import Dim, DType, TensorType, dim, floor_div
@@ -104,9 +103,15 @@ def _bernoulli(n: Node) -> Value:
     return n.b.cast(y, dtype)
 
 
-@onnx_op("MelWeightMatrix")
-def _mel_weight_matrix(n: Node) -> Any:
-    raise Unsupported("weights of mel filters")
+@onnx_op("OptionalHasElement")
+def _optional_has_element(n: Node) -> Tensor:
+    """A tensor is there or not; other optional values are refused where they come in."""
+    return torch.tensor(n.has(0))
 
 
-__all__ = ["Opaque", "np"]
+@onnx_op("OptionalGetElement")
+def _optional_get_element(n: Node) -> Value:
+    return n.x()
+
+
+__all__ = ["dim"]

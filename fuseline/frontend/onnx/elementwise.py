@@ -65,10 +65,10 @@ def _identity(n: Node) -> Any:
     return n.x()
 
 
-@onnx_op("Dropout", since=12)
+@onnx_op("Dropout", since=7)
 def _dropout(n: Node) -> Any:
     """As in inference: the input itself, and a mask of ones."""
-    if n.has(2) and bool(n.number(2)):
+    if n.opset >= 12 and n.has(2) and bool(n.number(2)):
         ratio = n.number(1) if n.has(1) else 0.5
         if ratio:
             raise Unsupported("dropout in training mode")

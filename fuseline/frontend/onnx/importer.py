@@ -33,8 +33,8 @@ for _family in (
 ):
     importlib.import_module(f"fuseline.frontend.onnx.{_family}")
 
-OLDEST = 13
-"""The first version of the standard operators that is read."""
+OLDEST = 7
+"""The first version of the standard operators that is read; 13 and newer ones are tested."""
 
 FOLDED = 1 << 16
 """Elements up to which results of constants are computed at import."""
@@ -169,7 +169,7 @@ class _Import:
             n = self._seen(proto, scope, domain, version)
             key = (domain, proto.op_type, proto.overload)
             if key in self.functions:
-                results = self._body(self.functions[key], n)
+                results = self._body(self.functions[key], n, scope)
             elif proto.op_type == "If" and not domain:
                 results = self._chosen(proto, scope, n)
             else:
@@ -238,7 +238,8 @@ class _Import:
             body = _standard_body(proto, n)
             if body is None:
                 raise Unsupported("no importer")
-            return self._body(body, n)
+            _add_defaults(n)
+            return self._body(body, n, scope)
         folds = bool(n.inputs) and all(g is None or g.tensor is not None for g in n.inputs)
         folds = folds and n.op not in _RANDOM
         target = Graph.new("constant") if folds else self.graph
@@ -264,14 +265,15 @@ class _Import:
 
     # -- bodies -----------------------------------------------------------------------------
 
-    def _body(self, function: Any, n: Node) -> Sequence[Given | None]:
+    def _body(self, function: Any, n: Node, scope: _Scope) -> Sequence[Given | None]:
         """Inline a call of a function."""
         attributes = dict(n.attributes)
         for each in function.attribute_proto:
             attributes.setdefault(each.name, self._attribute(each, _Scope({}, {})))
         inputs = list(n.inputs) + [None] * (len(function.input) - len(n.inputs))
         values = dict(zip(function.input, inputs, strict=False))
-        inner = _Scope(values, _opsets(function.opset_import), attributes)
+        opsets = {**scope.opsets, **_opsets(function.opset_import)}
+        inner = _Scope(values, opsets, attributes)
         for node in function.node:
             self._node(node, inner)
         return [inner.values.get(name) for name in function.output]
@@ -370,6 +372,16 @@ def _standard_body(proto: onnx.NodeProto, n: Node) -> Any:
         version, _resolved(proto, n).SerializeToString(), types
     )
     return onnx.FunctionProto.FromString(text) if text else None
+
+
+def _add_defaults(n: Node) -> None:
+    """Attributes that the standard gives a value where a node gives none."""
+    schema = cast("Any", onnx.defs).get_schema(n.op, n.opset, n.domain)
+    for name, attribute in schema.attributes.items():
+        default = attribute.default_value
+        if name not in n.attributes and default.type != AttributeProto.UNDEFINED:
+            value = cast("Any", onnx.helper).get_attribute_value(default)
+            n.attributes[name] = value.decode() if isinstance(value, bytes) else value
 
 
 def _resolved(proto: onnx.NodeProto, n: Node) -> onnx.NodeProto:

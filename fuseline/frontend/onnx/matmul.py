@@ -40,7 +40,7 @@ def _matmul(n: Node) -> Value:
     return product_of(n, n.x(0), n.x(1))
 
 
-@onnx_op("Gemm", since=11)
+@onnx_op("Gemm", since=7)
 def _gemm(n: Node) -> Value:
     lhs, rhs, term = n.x(0), n.x(1), n.opt(2)
     alpha, beta = n.attr("alpha", 1.0), n.attr("beta", 1.0)
@@ -73,6 +73,12 @@ def _shifted(n: Node, index: int, zero: int, *, row: bool) -> Value:
     if point.tensor.rank == 1 and row and point.shape[0] != 1:
         point = n.unsqueeze(point, [1])
     return sub(n, x, point)
+
+
+@onnx_op("Det", since=11)
+def _det(n: Node) -> Value:
+    x = n.x()
+    return n.call("linalg_det.default", x, kind=x.tensor.with_shape(x.shape[:-2]))
 
 
 # -- einsum ---------------------------------------------------------------------------------

@@ -96,7 +96,7 @@ def _window_of_weight(n: Node, x: Value, weight: Value) -> Window:
     return window_of(n, cast("Any", kernel), x.shape[2:])
 
 
-@onnx_op("Conv", since=11)
+@onnx_op("Conv", since=1)
 def _conv(n: Node) -> Value:
     x, weight = n.x(0), n.x(1)
     w = _window_of_weight(n, x, weight)
@@ -141,7 +141,7 @@ def _qlinear_conv(n: Node) -> Value:
     return quantized(n, y, out, zero, n.x(7).dtype)
 
 
-@onnx_op("ConvTranspose", since=11)
+@onnx_op("ConvTranspose", since=1)
 def _conv_transpose(n: Node) -> Value:
     x, weight, groups = n.x(0), n.x(1), n.attr("group", 1)
     kernel = [int(cast("Any", k)) for k in weight.shape[2:]]
@@ -322,7 +322,7 @@ def _counts(n: Node, sizes: Sequence[int], w: Window, more: Sequence[int]) -> Va
     return constant(n, count)
 
 
-@onnx_op("LpPool", since=11)
+@onnx_op("LpPool", since=1)
 def _lp_pool(n: Node) -> Value:
     x, power = n.x(), float(n.attr("p", 2))
     w, more = _pool_window(n, x)
@@ -345,7 +345,7 @@ def _global_lp(n: Node) -> Value:
     return n.b.add(p.Pow(sums, n.full(1 / power, x))).y
 
 
-@onnx_op("MaxUnpool", since=11)
+@onnx_op("MaxUnpool", since=1)
 def _max_unpool(n: Node) -> Value:
     """Puts each element where the indices of a max pool say, into zeros."""
     x, index = n.x(0), n.x(1)

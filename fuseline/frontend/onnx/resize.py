@@ -36,6 +36,17 @@ def _resize(n: Node) -> Value:
     return x
 
 
+@onnx_op("Upsample", since=9)
+def _upsample(n: Node) -> Value:
+    """The older form of Resize: by scales, from the corner of the first element."""
+    x = n.x()
+    n.attributes |= {"coordinate_transformation_mode": "asymmetric", "nearest_mode": "floor"}
+    for axis, scale in enumerate(float(v) for v in n.elements(1).flat):
+        if scale != 1:
+            x = _along(n, x, axis, _scaled(x.shape[axis], scale), scale, (0.0, 1.0))
+    return x
+
+
 def _sizes(n: Node, x: Value, axes: Sequence[int]) -> list[tuple[int, Dim, float]]:
     """Each axis with its new extent and its scale."""
     if n.has(2) and n.given(2).type.numel != 0:

@@ -244,12 +244,14 @@ def _concat(n: Node, *arrays: Any) -> Any:
 
 @_rule("Unsqueeze")
 def _unsqueeze(n: Node, a: Any, axes: Any = None) -> Any:
-    return np.expand_dims(a, tuple(int(v) for v in axes.flat))
+    places = n.attr("axes") if axes is None else axes.flat
+    return np.expand_dims(a, tuple(int(v) for v in places))
 
 
 @_rule("Squeeze")
 def _squeeze(n: Node, a: Any, axes: Any = None) -> Any:
-    return np.squeeze(a, None if axes is None else tuple(int(v) for v in axes.flat))
+    places = n.attr("axes") if axes is None else axes.flat
+    return np.squeeze(a, None if places is None else tuple(int(v) for v in places))
 
 
 @_rule("Reshape")

@@ -58,7 +58,7 @@ def _flatten(n: Node) -> Value:
     return n.b.reshape(x, (product(x.shape[:axis]), product(x.shape[axis:])))
 
 
-@onnx_op("Squeeze", since=13)
+@onnx_op("Squeeze")
 def _squeeze(n: Node) -> Value:
     x = n.x()
     axes = n.axes(1, x.tensor.rank)
@@ -70,9 +70,9 @@ def _squeeze(n: Node) -> Value:
     return n.b.reshape(x, [e for a, e in enumerate(x.shape) if a not in axes])
 
 
-@onnx_op("Unsqueeze", since=13)
+@onnx_op("Unsqueeze")
 def _unsqueeze(n: Node) -> Value:
-    return n.unsqueeze(n.x(), n.ints(1))
+    return n.unsqueeze(n.x(), n.ints(1) if n.has(1) else n.attr("axes"))
 
 
 @onnx_op("Transpose")
