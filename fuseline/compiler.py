@@ -359,7 +359,8 @@ class _Source:
         """The strides of the arguments."""
         if self.captured is not None:
             return argument_layouts(func, self.captured.inputs)
-        return {a: dense(a.shape) for a in func.args if not isinstance(a.type, IntType)}
+        tensors = [a for a in func.args if not isinstance(a.type, IntType)]
+        return {a: dense([1 if e == 0 else e for e in a.shape]) for a in tensors}  # as torch's are
 
     def owed(self, func: Func) -> list[Owed]:
         """What a caller may expect of the results."""

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 import re
 from collections.abc import Mapping
 from pathlib import Path
@@ -137,9 +136,9 @@ def _fresh(param: str, named: Mapping[str, str]) -> str:
     return plain
 
 
-def exact(value: float) -> Any:
-    """A number as it is computed with beside dims: an int where it is whole."""
-    return int(value) if math.isfinite(value) and value == int(value) else value
+def exact(value: Any) -> Any:
+    """A number, or a size, as it is computed with beside dims: an int where it is whole."""
+    return int(value) if isinstance(value, float) and value.is_integer() else value
 
 
 __all__ = [

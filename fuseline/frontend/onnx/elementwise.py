@@ -6,10 +6,12 @@ import math
 from typing import Any
 
 from fuseline.frontend.onnx.data import dtype_of
+from fuseline.frontend.onnx.idioms import gelu, is_number, root_of, silu
 from fuseline.frontend.onnx.node import Node
 from fuseline.frontend.onnx.registry import Unsupported, onnx_op
-from fuseline.ir.core import Opaque, Value
+from fuseline.ir.core import Value
 from fuseline.ir.ops import pointwise as p
+from fuseline.ir.ops.matmul import Linear
 from fuseline.ir.types import DType, TensorType, broadcast
 
 # -- one operand ----------------------------------------------------------------------------
@@ -26,7 +28,6 @@ _UNARY: dict[str, type[p.Unary]] = {
     "Exp": p.Exp,
     "Log": p.Log,
     "Sqrt": p.Sqrt,
-    "Reciprocal": p.Reciprocal,
     "Sin": p.Sin,
     "Cos": p.Cos,
     "Tanh": p.Tanh,
@@ -227,9 +228,7 @@ def _clip(n: Node) -> Value:
 # -- two operands and more ------------------------------------------------------------------
 
 _BINARY: dict[str, type[p.Binary]] = {
-    "Add": p.Add,
     "Sub": p.Sub,
-    "Mul": p.Mul,
     "And": p.LogicalAnd,
     "Or": p.LogicalOr,
     "Xor": p.Ne,
@@ -259,10 +258,37 @@ def _shared(*values: Value) -> TensorType:
     return TensorType(values[0].dtype, broadcast([v.shape for v in values]))
 
 
+@onnx_op("Add")
+def _add(n: Node) -> Value:
+    """A bias behind a product of a weight goes into it."""
+    for at in (0, 1):
+        product, bias = n.x(1 - at).owner, n.given(at)
+        if isinstance(product, Linear) and product.bias is None and bias.tensor is not None:
+            if bias.type.shape == product.weight.shape[:1] and n.x(at).dtype is product.y.dtype:
+                return n.b.add(Linear(product.x, product.weight, n.x(at))).y
+    return n.b.add(p.Add(n.x(0), n.x(1))).y
+
+
+@onnx_op("Mul")
+def _mul(n: Node) -> Value:
+    lhs, rhs = n.x(0), n.x(1)
+    idiom = silu(n.b, lhs, rhs) or gelu(n.b, lhs, rhs)
+    return idiom or n.b.add(p.Mul(lhs, rhs)).y
+
+
+@onnx_op("Reciprocal")
+def _reciprocal(n: Node) -> Value:
+    root = root_of(n.x())
+    return n.b.add(p.Reciprocal(n.x()) if root is None else p.Rsqrt(root)).y
+
+
 @onnx_op("Div")
 def _div(n: Node) -> Value:
     """Integers are divided towards 0."""
     lhs, rhs = n.x(0), n.x(1)
+    root = root_of(rhs)
+    if root is not None and is_number(lhs, 1):
+        return n.b.expand(n.b.add(p.Rsqrt(root)).y, broadcast([lhs.shape, rhs.shape]))
     if lhs.dtype.is_float:
         return n.b.add(p.Div(lhs, rhs)).y
     if lhs.dtype is DType.U8:
@@ -373,4 +399,4 @@ def _bit_cast(n: Node) -> Value:
     return n.call("view.dtype", x, dtype, kind=x.tensor.with_dtype(dtype))
 
 
-__all__ = ["Opaque", "add", "clamp", "convert", "mul", "sub"]
+__all__ = ["add", "clamp", "convert", "mul", "sub"]

@@ -23,7 +23,7 @@ from fuseline.frontend.onnx import data, symbolic
 from fuseline.frontend.onnx.node import SMALL, Given, Graph, Node, is_symbolic, to_tensor
 from fuseline.frontend.onnx.program import OnnxProgram
 from fuseline.frontend.onnx.registry import NeedsValue, Unsupported, importer_of
-from fuseline.ir.core import IRError, Loc, Origin, Value
+from fuseline.ir.core import Func, IRError, Loc, Origin, Trait, Value
 from fuseline.ir.evaluate import evaluate
 from fuseline.ir.types import DType, TensorType
 
@@ -117,6 +117,7 @@ class _Import:
             self._node(node, scope)
         outputs = [self._output(each.name, scope) for each in graph.output]
         self.graph.func.set_returns(outputs)
+        _drop_unread(self.graph.func, len(inputs))
         return OnnxProgram(
             func=self.graph.func,
             inputs=tuple(each.name for each in inputs),
@@ -250,7 +251,8 @@ class _Import:
         values = cast("Sequence[Any]", made if isinstance(made, (tuple, list)) else (made,))
         givens = [_as_given(v, depends) for v in values]
         if folds and all(_is_small(g) for g in givens if g is not None):
-            return _fold(target, givens, depends)
+            param = any(g is not None and g.param for g in n.inputs)
+            return _fold(target, givens, depends, param=param)
         if folds:  # large: an op of the program after all
             n.graph = self.graph
             made = importer(n)
@@ -303,6 +305,14 @@ class NeedsInput(errors.LoadError):
 _RANDOM = {"RandomNormal", "RandomUniform", "RandomNormalLike", "RandomUniformLike", "Bernoulli"}
 
 
+def _drop_unread(func: Func, inputs: int) -> None:
+    """Take away the ops whose results nothing reads, and then the weights that none reads."""
+    for op in reversed(func.ops):
+        if op.has(Trait.PURE) and not any(func.use_count(v) for v in op.results):
+            func.edit(erase=[op])
+    func.args[inputs:] = [a for a in func.args[inputs:] if func.use_count(a)]
+
+
 def _domain(domain: str) -> str:
     return "" if domain == "ai.onnx" else domain
 
@@ -343,13 +353,15 @@ def _computed(array: Any, dtype: DType, inputs: frozenset[str]) -> Given:
     return Given("", kind, tensor=to_tensor(array, dtype), inputs=inputs)
 
 
-def _fold(graph: Graph, givens: Sequence[Given | None], inputs: frozenset[str]) -> list[Any]:
-    """Results of constants, computed by the references."""
+def _fold(
+    graph: Graph, givens: Sequence[Given | None], inputs: frozenset[str], *, param: bool
+) -> list[Any]:
+    """Results of constants, computed by the references; of weights they are weights."""
     found = [g for g in givens if g is not None and g.value is not None and g.tensor is None]
     graph.func.set_returns([cast("Value", g.value) for g in found])
     tensors = evaluate(graph.func, [graph.tensors[a] for a in graph.func.args], binding={})
     done = {
-        g: _as_given(t.clone(memory_format=_CONTIGUOUS), inputs)
+        g: Given("", g.type, tensor=t.clone(memory_format=_CONTIGUOUS), inputs=inputs, param=param)
         for g, t in zip(found, tensors, strict=True)
     }
     return [done.get(g, g) if g is not None else None for g in givens]

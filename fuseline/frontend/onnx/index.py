@@ -7,6 +7,7 @@ from typing import Any
 import torch
 
 from fuseline.frontend.onnx.bounds import holds
+from fuseline.frontend.onnx.data import exact
 from fuseline.frontend.onnx.node import Node
 from fuseline.frontend.onnx.reduce import gather_along
 from fuseline.frontend.onnx.registry import Unsupported, onnx_op
@@ -112,7 +113,7 @@ def _scatter_nd(n: Node) -> Value:
 
 @onnx_op("OneHot", since=11)
 def _one_hot(n: Node) -> Value:
-    index, depth, values = n.x(0), dim(n.number(1)), n.x(2)
+    index, depth, values = n.x(0), dim(exact(n.number(1))), n.x(2)
     rank = index.tensor.rank + 1
     axis = n.axis(-1, rank)
     index = index if index.dtype.is_float else n.b.cast(index, DType.I64)

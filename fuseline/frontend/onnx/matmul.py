@@ -7,9 +7,10 @@ from collections.abc import Sequence
 from fuseline.frontend.onnx.elementwise import add, mul, sub
 from fuseline.frontend.onnx.node import Node
 from fuseline.frontend.onnx.registry import Unsupported, onnx_op
+from fuseline.frontend.onnx.sdpa import sdpa
 from fuseline.ir.core import Value
 from fuseline.ir.ops.matmul import Linear, Matmul
-from fuseline.ir.types import Dim, DType, TensorType
+from fuseline.ir.types import Dim, DType, TensorType, same
 
 
 def product_of(n: Node, lhs: Value, rhs: Value) -> Value:
@@ -37,7 +38,11 @@ def swapped(n: Node, x: Value) -> Value:
 
 @onnx_op("MatMul")
 def _matmul(n: Node) -> Value:
-    return product_of(n, n.x(0), n.x(1))
+    weight = n.turned(1)
+    if weight is not None and n.x(0).tensor.rank >= 2 and same(n.x(0).shape[-1], weight.shape[1]):
+        return n.b.add(Linear(n.x(0), weight, None)).y
+    lhs, rhs = n.x(0), n.x(1)
+    return sdpa(n.b, lhs, rhs) or product_of(n, lhs, rhs)
 
 
 @onnx_op("Gemm", since=7)
@@ -45,7 +50,8 @@ def _gemm(n: Node) -> Value:
     lhs, rhs, term = n.x(0), n.x(1), n.opt(2)
     alpha, beta = n.attr("alpha", 1.0), n.attr("beta", 1.0)
     lhs = swapped(n, lhs) if n.attr("transA", 0) else lhs
-    weight = rhs if n.attr("transB", 0) else swapped(n, rhs)
+    turned = None if n.attr("transB", 0) else n.turned(1)
+    weight = rhs if n.attr("transB", 0) else turned or swapped(n, rhs)
     biased = term is not None and beta == 1 and term.shape == weight.shape[:1]
     if alpha == 1 and lhs.dtype.is_float and (term is None or biased):
         return n.b.add(Linear(lhs, weight, term)).y

@@ -9,12 +9,12 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from typing import Any, cast
+from typing import Any, Literal, cast
 
 import numpy as np
 import sympy
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from fuseline.frontend.builder import Builder, axis_of
 from fuseline.frontend.onnx.registry import NeedsValue, Unsupported
@@ -38,7 +38,8 @@ class Given:
         tensor: its elements, where they are constant.
         known: its elements as dims in an array of objects, where they follow from sizes.
         inputs: the graph's inputs whose data it depends on.
-        param: whether it is an initializer.
+        param: whether it is an initializer, or made of one.
+        turned: a matrix with its dims swapped, once a product has asked for that.
     """
 
     name: str
@@ -48,6 +49,7 @@ class Given:
     known: Any = None
     inputs: frozenset[str] = frozenset()
     param: bool = False
+    turned: Given | None = None
 
     @property
     def elements(self) -> Any:
@@ -94,8 +96,12 @@ class Graph:
         if tensor.numel() == 1 and bool((tensor == tensor).all()):  # a NaN equals nothing
             return self.builder.full(tensor.item(), given.type.dtype, given.type.shape)
         hint = "".join(c if c.isalnum() else "_" for c in given.name).strip("_") or "constant"
-        kind = "param" if given.param and given.type.dtype.is_float else "const"
-        value = self.func.add_arg(given.type, hint, Origin(cast("Any", kind), given.name))
+        kind: Literal["param", "const"] = "const"
+        if given.param and given.type.dtype.is_float:
+            kind = "param"
+        value = self.func.add_arg(given.type, hint, Origin(kind, given.name))
+        if kind == "param":  # a parameter of ours, whose memory packing may move
+            tensor = nn.Parameter(tensor, requires_grad=False)
         self.tensors[value] = tensor
         return value
 
@@ -226,6 +232,19 @@ class Node:
         else:
             return None
         return [axis_of(a, rank) for a in found]
+
+    def turned(self, index: int) -> Value | None:
+        """A weight ``[K, N]`` as ``[N, K]``, in which form products of weights are merged and packed;
+        None for an input that is no constant matrix of floats.
+        """
+        given = self.given(index)
+        if given.tensor is None or given.tensor.dim() != 2 or not given.type.dtype.is_float:
+            return None
+        if given.turned is None:
+            tensor = given.tensor.t().contiguous()
+            kind = given.type.with_shape(tuple(tensor.shape))
+            given.turned = Given(given.name, kind, tensor=tensor, param=True)
+        return self.graph.value(given.turned)
 
     # -- building ---------------------------------------------------------------------------
 

@@ -10,11 +10,13 @@ from fuseline.frontend.builder import axis_of
 from fuseline.frontend.onnx.elementwise import mul, sub
 from fuseline.frontend.onnx.node import Node
 from fuseline.frontend.onnx.registry import Unsupported, onnx_op
-from fuseline.ir.core import Value
+from fuseline.ir.core import Trait, Value
 from fuseline.ir.ops import pointwise as p
 from fuseline.ir.ops import reduce as r
 from fuseline.ir.ops.create import Iota
 from fuseline.ir.ops.index import Gather
+from fuseline.ir.ops.matmul import Linear, Matmul
+from fuseline.ir.ops.view import Concat, Reshape
 from fuseline.ir.types import Dim, DType, TensorType, product
 
 
@@ -165,11 +167,28 @@ def _arg(n: Node) -> Value:
 
 @onnx_op("TopK", since=11)
 def _topk(n: Node) -> tuple[Value, Value]:
-    """Of equal elements the first ones: so by a stable sort."""
+    """Of equal elements the first ones: so by a stable sort, but for scores that a product gives:
+    of these, equal ones are a coincidence, and models of torch do not tell which they take.
+    """
     x, axis = n.x(), n.axis(-1)
     k = n.dims(1)[0]
+    if x.dtype.is_float and _is_score(x):
+        top = n.b.add(r.TopK(x, k=k, axis=axis, largest=bool(n.attr("largest", 1))))
+        return top.values, top.indices
     found = n.b.add(r.Sort(x, axis=axis, descending=bool(n.attr("largest", 1))))
     return n.b.slice(found.values, axis, 0, k), n.b.slice(found.indices, axis, 0, k)
+
+
+def _is_score(value: Value, depth: int = 8) -> bool:
+    """Whether a value is a product, or is computed from one element by element or by a softmax."""
+    op = value.owner
+    if op is None or not depth:
+        return False
+    if isinstance(op, (Linear, Matmul)):
+        return True
+    if isinstance(op, (r.Softmax, Reshape)) or op.has(Trait.POINTWISE):
+        return any(_is_score(v, depth - 1) for v in op.operands)
+    return False
 
 
 @onnx_op("Hardmax", since=13)
@@ -202,8 +221,6 @@ def _cumprod(n: Node) -> Value:
 
 
 def _scan(n: Node, step: Any, start: int) -> Value:
-    from fuseline.ir.ops.view import Concat
-
     x = n.x()
     axis = axis_of(n.ints(1)[0], x.tensor.rank)
     reverse = bool(n.attr("reverse", 0))
