@@ -45,7 +45,9 @@ class CompiledOnnx:
         return self.compiler.report()
 
 
-def compile_onnx(program: OnnxProgram, config: Config | None = None, **options: Any) -> CompiledOnnx:
+def compile_onnx(
+    program: OnnxProgram, config: Config | None = None, **options: Any
+) -> CompiledOnnx:
     """Compile an imported model for the CPU.
 
     Weights that merged products read are brought side by side at the first call, as those of a

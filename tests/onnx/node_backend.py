@@ -10,7 +10,7 @@ import sys
 import unittest
 import warnings
 from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Generator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, ClassVar, cast
@@ -43,10 +43,10 @@ WHY = {
 """What the numbers of a case differ for, by its name."""
 
 
-def _to_torch(array: Any) -> Tensor:
-    if not isinstance(array, (np.ndarray, np.generic)):
-        raise TypeError(f"an input of type {type(array).__name__}")
-    array = np.asarray(array)
+def _to_torch(given: Any) -> Tensor:
+    if not isinstance(given, (np.ndarray, np.generic)):
+        raise TypeError(f"an input of type {type(given).__name__}")
+    array: Any = np.asarray(cast("Any", given))
     if array.dtype == ml_dtypes.bfloat16:
         return from_numpy(array.view(np.int16)).view(torch.bfloat16)
     return from_numpy(array)
@@ -108,7 +108,7 @@ class NodeBackend(Backend):
 
 
 @contextmanager
-def _quiet() -> Iterator[None]:
+def _quiet() -> Generator[None]:
     """Without the warnings of numpy where ONNX makes its cases."""
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
@@ -156,7 +156,9 @@ def _reason(text: str) -> str:
 
 def _numbers(text: str) -> str:
     """The lines of numpy's message that say how far both are apart."""
-    lines = [line.strip() for line in text.splitlines() if "difference" in line or "ismatch" in line]
+    lines = [
+        line.strip() for line in text.splitlines() if "difference" in line or "ismatch" in line
+    ]
     return "; ".join(lines[:3]) or next(iter(text.strip().splitlines()), "other values")
 
 

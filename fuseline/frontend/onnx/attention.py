@@ -16,10 +16,11 @@ from fuseline.ir.core import Value
 from fuseline.ir.ops import pointwise as p
 from fuseline.ir.ops.create import Iota
 from fuseline.ir.ops.index import Index
+from fuseline.ir.ops.matmul import Matmul
 from fuseline.ir.ops.raised import Attention, Rope
 from fuseline.ir.ops.reduce import All, Softmax
 from fuseline.ir.ops.view import Concat
-from fuseline.ir.types import Dim, DType, dim
+from fuseline.ir.types import Dim, DType, dim, floor_div
 
 
 def split_heads(n: Node, x: Value, heads: int) -> Value:
@@ -151,10 +152,10 @@ def _mask(n: Node, a: Asked, past: Value | None) -> None:
 
 def _spelled(n: Node, a: Asked, mode: int) -> tuple[Value, Value]:
     """Attention by single ops, with the scores, softcapped or masked ones, or weights."""
-    batch, heads, queries, width = a.q.shape
+    heads, queries = a.q.shape[1:3]
     groups, keys = a.k.shape[1], a.k.shape[2]
     if heads != groups:
-        times = dim(heads) // dim(groups)  # type: ignore[operator, unused-ignore]
+        times = floor_div(heads, groups)
         a.k, a.v = (_repeated(n, x, times) for x in (a.k, a.v))
     wide = a.q.dtype if a.q.dtype is DType.F64 else DType.F32
     q, k = n.b.cast(a.q, wide), n.b.cast(a.k, wide)
@@ -179,8 +180,6 @@ def _spelled(n: Node, a: Asked, mode: int) -> tuple[Value, Value]:
 
 
 def _matmul(n: Node, lhs: Value, rhs: Value) -> Value:
-    from fuseline.ir.ops.matmul import Matmul
-
     return n.b.add(Matmul(lhs, rhs)).y
 
 

@@ -8,7 +8,9 @@ from typing import Any, cast
 import sympy
 
 from fuseline.frontend.onnx.node import Node
-from fuseline.ir.types import Dim, Range, dim, free_symbols
+from fuseline.ir.types import Dim, Range, dim, free_symbols, symbol
+
+_sympy = cast("Any", sympy)
 
 
 def holds(n: Node, bound: Dim, extent: Dim) -> bool:
@@ -27,10 +29,8 @@ def holds(n: Node, bound: Dim, extent: Dim) -> bool:
         return False
     (name,) = names
     known = n.b.func.symbols.get(name, Range())
-    slope: Any = cast("Any", sympy.diff(cast("Any", room), sympy.Symbol(
-        name, integer=True, nonnegative=True
-    )))
-    rest = dim(cast("Any", room).subs({s: 0 for s in cast("Any", room).free_symbols}))
+    size: Any = symbol(name)
+    slope, rest = cast("Any", room).diff(size), dim(cast("Any", room).subs({size: 0}))
     if not isinstance(rest, int) or slope not in (1, -1):
         return False
     if slope == 1:
@@ -48,7 +48,7 @@ def at_most(n: Node, bound: Dim, extent: Dim) -> Dim:
         return bound
     if holds(n, extent, bound):
         return extent
-    return dim(sympy.Min(cast("Any", bound), cast("Any", extent)))
+    return dim(_sympy.Min(bound, extent))
 
 
 def place(n: Node, bound: Dim, extent: Dim) -> Dim:
@@ -57,12 +57,12 @@ def place(n: Node, bound: Dim, extent: Dim) -> Dim:
         from_end = dim(extent + bound)
         if isinstance(from_end, int):
             return max(from_end, 0)
-        return from_end if holds(n, 0, from_end) else dim(sympy.Max(cast("Any", from_end), 0))
+        return from_end if holds(n, 0, from_end) else dim(_sympy.Max(from_end, 0))
     if not isinstance(bound, int) and not n.b.is_nonnegative(bound):
         if n.b.is_nonnegative(dim(-bound - 1)):
             return dim(extent + bound)
         if not holds(n, 0, bound):
-            bound = dim(sympy.Max(cast("Any", bound), 0))
+            bound = dim(_sympy.Max(bound, 0))
     return at_most(n, bound, extent)
 
 

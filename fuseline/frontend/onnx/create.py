@@ -52,7 +52,9 @@ def _range(n: Node) -> Value:
         length: Dim = max(math.ceil((stop - start) / step), 0)
     else:
         extent: Any = dim(stop - start) if step > 0 else dim(start - stop)
-        size = abs(step)
+        size = int(abs(step))
+        if size != abs(step):
+            raise Unsupported(f"a step of {step} between sizes")
         length = extent if size == 1 else dim(-floor_div(dim(-extent), size))
         if not n.b.is_nonnegative(length):
             length = dim(sympy.Max(length, 0))
@@ -112,6 +114,3 @@ def _optional_has_element(n: Node) -> Tensor:
 @onnx_op("OptionalGetElement")
 def _optional_get_element(n: Node) -> Value:
     return n.x()
-
-
-__all__ = ["dim"]

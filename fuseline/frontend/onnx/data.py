@@ -38,9 +38,10 @@ def dtype_of(element: int) -> DType:
         Unsupported: the IR has none.
 
     """
-    if element not in _DTYPES:
+    found = _DTYPES.get(cast("Any", element))
+    if found is None:
         raise Unsupported(f"the element type {TensorProto.DataType.Name(cast('Any', element))}")
-    return _DTYPES[element]
+    return found
 
 
 def element_of(dtype: DType) -> int:
@@ -62,13 +63,13 @@ def to_torch(proto: TensorProto, folder: Path | None) -> Tensor:
     array = cast("Any", numpy_helper).to_array(proto, str(folder or ""))
     if dtype is DType.BF16:
         bits = np.ascontiguousarray(array).view(np.uint16).astype(np.int16)
-        return torch.from_numpy(bits.reshape(array.shape)).view(torch.bfloat16)
+        return from_numpy(bits.reshape(array.shape)).view(torch.bfloat16)
     return from_numpy(array)
 
 
 def from_numpy(array: Any) -> Tensor:
     """A tensor of its own memory, 0-d arrays and ones that cannot be written included."""
-    return torch.from_numpy(np.array(array, order="C"))
+    return cast("Any", torch).from_numpy(np.array(array, order="C"))
 
 
 def tensor_type_of(proto: onnx.TypeProto, named: Mapping[str, str], unnamed: str) -> TensorType:
@@ -113,9 +114,7 @@ def name_dims(graph: onnx.GraphProto) -> dict[str, str]:
         if each.dim_param
     }
     named: dict[str, str] = {}
-    for param in params:
-        if re.fullmatch(r"[A-Za-z_]\w*", param):
-            named[param] = param
+    named.update({p: p for p in params if re.fullmatch(r"[A-Za-z_]\w*", p)})
     for param in params:
         named.setdefault(param, _expression(param, set(named)) or _fresh(param, named))
     return named
@@ -142,6 +141,12 @@ def exact(value: Any) -> Any:
 
 
 __all__ = [
-    "dim", "dtype_of", "element_of", "exact", "from_numpy", "name_dims", "tensor_type_of",
+    "dim",
+    "dtype_of",
+    "element_of",
+    "exact",
+    "from_numpy",
+    "name_dims",
+    "tensor_type_of",
     "to_torch",
 ]

@@ -263,9 +263,10 @@ def _add(n: Node) -> Value:
     """A bias behind a product of a weight goes into it."""
     for at in (0, 1):
         product, bias = n.x(1 - at).owner, n.given(at)
-        if isinstance(product, Linear) and product.bias is None and bias.tensor is not None:
-            if bias.type.shape == product.weight.shape[:1] and n.x(at).dtype is product.y.dtype:
-                return n.b.add(Linear(product.x, product.weight, n.x(at))).y
+        if not isinstance(product, Linear) or product.bias is not None or bias.tensor is None:
+            continue
+        if bias.type == TensorType(product.y.dtype, product.weight.shape[:1]):
+            return n.b.add(Linear(product.x, product.weight, n.x(at))).y
     return n.b.add(p.Add(n.x(0), n.x(1))).y
 
 

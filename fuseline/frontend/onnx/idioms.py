@@ -92,9 +92,7 @@ def _is_scaled(value: Value, x: Value) -> bool:
         case p.Div(lhs, rhs):
             return lhs is x and is_number(rhs, math.sqrt(2))
         case p.Mul(lhs, rhs):
-            return any(
-                a is x and is_number(b, math.sqrt(0.5)) for a, b in ((lhs, rhs), (rhs, lhs))
-            )
+            return any(a is x and is_number(b, math.sqrt(0.5)) for a, b in ((lhs, rhs), (rhs, lhs)))
         case _:
             return False
 

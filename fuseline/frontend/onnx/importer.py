@@ -28,8 +28,19 @@ from fuseline.ir.evaluate import evaluate
 from fuseline.ir.types import DType, TensorType
 
 for _family in (
-    "attention", "create", "elementwise", "index", "matmul", "microsoft", "norm", "pool", "quantize",
-    "recurrent", "reduce", "resize", "view",
+    "attention",
+    "create",
+    "elementwise",
+    "index",
+    "matmul",
+    "microsoft",
+    "norm",
+    "pool",
+    "quantize",
+    "recurrent",
+    "reduce",
+    "resize",
+    "view",
 ):
     importlib.import_module(f"fuseline.frontend.onnx.{_family}")
 
@@ -62,14 +73,14 @@ def import_onnx(
 
     """
     folder: Path | None = None
-    if not isinstance(model, onnx.ModelProto):
+    if isinstance(model, (str, Path)):
         path = Path(model)
         folder = path.parent
         try:
-            model = onnx.load(path, load_external_data=False)
+            model = cast("Any", onnx).load(path, load_external_data=False)
         except Exception as error:  # protobuf's own, which depend on its build
             raise errors.ONNX_FILE.error(str(path), found=_first_line(error)) from error
-    return _Import(model, folder, values or {}).run()
+    return _Import(cast("onnx.ModelProto", model), folder, values or {}).run()
 
 
 @dataclass
@@ -194,9 +205,7 @@ class _Import:
         except (IRError, ValueError, TypeError, IndexError, KeyError) as error:
             raise _unsupported(subject, where=where, found=_first_line(error)) from error
 
-    def _seen(
-        self, proto: onnx.NodeProto, scope: _Scope, domain: str, version: int
-    ) -> Node:
+    def _seen(self, proto: onnx.NodeProto, scope: _Scope, domain: str, version: int) -> Node:
         inputs: list[Given | None] = []
         for name in proto.input:
             if name and name not in scope.values:
@@ -207,7 +216,9 @@ class _Import:
             for each in proto.attribute
             if (value := self._attribute(each, scope)) is not None
         }
-        self.graph.builder.loc = Loc(proto.name or f"{proto.op_type}:{next(iter(proto.output), '')}")
+        self.graph.builder.loc = Loc(
+            proto.name or f"{proto.op_type}:{next(iter(proto.output), '')}"
+        )
         wanted = [bool(name) for name in proto.output]
         return Node(
             proto.name, proto.op_type, domain, version, inputs, wanted, attributes, self.graph

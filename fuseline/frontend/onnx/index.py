@@ -57,9 +57,8 @@ def _columns(n: Node, index: Value, batch: int) -> list[Value]:
         shape = [e if a == axis else 1 for a, e in enumerate(rows)]
         found.append(n.b.reshape(n.b.add(Iota(length=rows[axis])).y, shape))
     last = index.tensor.rank - 1
-    for column in range(width):
-        found.append(n.b.reshape(n.b.slice(index, last, column, column + 1), rows))
-    return found
+    parts = (n.b.slice(index, last, column, column + 1) for column in range(width))
+    return found + [n.b.reshape(part, rows) for part in parts]
 
 
 @onnx_op("GatherND", since=11)

@@ -89,7 +89,7 @@ def _matmul_nbits(n: Node) -> Value:
 
 
 def _dequantized(n: Node, bits: int, block: int) -> Tensor:
-    """The weights ``[N, K]``: blocks of each row's columns, packed with the first in the low bits."""
+    """The weights ``[N, K]``: blocks of each row's columns, the first in the low bits."""
     rows, columns = n.attr("N"), n.attr("K")
     blocks = -(-columns // block)
     values = _unpacked(n.constant(1).reshape(rows, blocks, -1), bits)
@@ -306,6 +306,3 @@ def _padding(n: Node, mask: Value, k: Value) -> Value:
         count = n.b.reshape(n.b.cast(mask, DType.I64), (batch, 1, 1, 1))
         return n.b.add(p.Lt(counted(n, keys), count)).y
     raise Unsupported(f"a mask of padding {mask.type}")
-
-
-__all__ = ["TensorType"]

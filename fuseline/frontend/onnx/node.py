@@ -21,7 +21,7 @@ from fuseline.frontend.onnx.registry import NeedsValue, Unsupported
 from fuseline.ir.core import Func, Origin, Ref, Value
 from fuseline.ir.ops.call import AtenCall
 from fuseline.ir.ops.view import Concat
-from fuseline.ir.types import Dim, DType, TensorType, dim
+from fuseline.ir.types import Dim, DType, Range, TensorType, dim, symbol
 
 SMALL = 1024
 """Elements of a tensor that may be known one by one."""
@@ -55,7 +55,7 @@ class Given:
     def elements(self) -> Any:
         """The elements as an array of objects; None where they are not known."""
         if self.known is None and self.tensor is not None and self.tensor.numel() <= SMALL:
-            self.known = objects(self.tensor.tolist(), tuple(self.tensor.shape))
+            self.known = objects(cast("Any", self.tensor).tolist(), tuple(self.tensor.shape))
         return self.known
 
 
@@ -234,8 +234,8 @@ class Node:
         return [axis_of(a, rank) for a in found]
 
     def turned(self, index: int) -> Value | None:
-        """A weight ``[K, N]`` as ``[N, K]``, in which form products of weights are merged and packed;
-        None for an input that is no constant matrix of floats.
+        """A weight ``[K, N]`` as ``[N, K]``: so they are merged and packed. None for an input that
+        is no constant matrix of floats.
         """
         given = self.given(index)
         if given.tensor is None or given.tensor.dim() != 2 or not given.type.dtype.is_float:
@@ -283,8 +283,6 @@ class Node:
         func = self.b.func
         number = sum(name.startswith("u") for name in func.symbols)
         name = f"u{number}_{hint}"
-        from fuseline.ir.types import Range, symbol
-
         func.symbols[name] = Range()
         return symbol(name)
 

@@ -6,8 +6,7 @@ from typing import Any
 
 from fuseline.frontend.onnx.elementwise import add, mul, sub
 from fuseline.frontend.onnx.node import Node
-from fuseline.frontend.onnx.reduce import total
-from fuseline.frontend.onnx.registry import Unsupported, onnx_op
+from fuseline.frontend.onnx.registry import onnx_op
 from fuseline.frontend.onnx.view import pad_axis
 from fuseline.ir.core import Value
 from fuseline.ir.ops import pointwise as p
@@ -150,6 +149,3 @@ def _lrn(n: Node) -> Value:
 def _global_average(n: Node) -> Value:
     x = n.x()
     return n.b.add(Mean(x, axes=tuple(range(2, x.tensor.rank)), keepdim=True)).y
-
-
-__all__ = ["Unsupported", "total"]

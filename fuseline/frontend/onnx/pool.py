@@ -43,7 +43,7 @@ def window_of(n: Node, kernel: Sequence[int], shape: Sequence[Dim]) -> Window:
     before, after = pads[:count], pads[count:]
     auto = n.attr("auto_pad", "NOTSET")
     if auto in ("SAME_UPPER", "SAME_LOWER"):
-        before, after = [], []
+        before, after = list[int](), list[int]()
         for axis, (size, step) in enumerate(zip(shape, strides, strict=True)):
             if not isinstance(size, int):
                 raise Unsupported(f"{auto} where sizes are not known")

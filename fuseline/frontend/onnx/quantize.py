@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 from fuseline.frontend.builder import axis_of
 from fuseline.frontend.onnx.data import dtype_of
 from fuseline.frontend.onnx.elementwise import add, clamp, mul, sub
@@ -35,7 +33,9 @@ def _against(n: Node, scale: Value, x: Value, axis: int, block: int) -> Value:
         every = n.b.reshape(n.b.expand(n.b.reshape(scale, apart), wide), whole)
         return n.b.slice(every, axis, 0, size)
     if scale.tensor.rank == 1 and x.tensor.rank >= 1 and scale.shape[0] != 1:
-        return n.b.reshape(scale, [scale.shape[0] if a == axis else 1 for a in range(x.tensor.rank)])
+        return n.b.reshape(
+            scale, [scale.shape[0] if a == axis else 1 for a in range(x.tensor.rank)]
+        )
     return n.b.reshape(scale, ()) if scale.tensor.numel == 1 else scale
 
 
@@ -101,10 +101,4 @@ def _single(n: Node, x: Value) -> Value:
     return n.b.reshape(x, ()) if x.tensor.numel == 1 else x
 
 
-def whole_convolution(n: Node, x: Value, w: Value, convolve: Any) -> Value:
-    """A convolution of integers, exact: in float64."""
-    wide = (n.b.cast(v, DType.F64) for v in (x, w))
-    return n.b.cast(convolve(*wide), DType.I32)
-
-
-__all__ = ["quantized", "whole_convolution"]
+__all__ = ["quantized"]

@@ -226,6 +226,3 @@ def _peepholes(n: Node, number: int) -> list[Value]:
     hidden = n.attr("hidden_size")
     row = n.b.reshape(n.b.slice(n.x(7), 0, number, number + 1), (3 * hidden,))
     return [n.b.slice(row, 0, k * hidden, (k + 1) * hidden) for k in range(3)]
-
-
-__all__ = ["LONGEST"]

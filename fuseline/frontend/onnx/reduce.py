@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 from fuseline.frontend.builder import axis_of
 from fuseline.frontend.onnx.elementwise import mul, sub
 from fuseline.frontend.onnx.node import Node
-from fuseline.frontend.onnx.registry import Unsupported, onnx_op
+from fuseline.frontend.onnx.registry import onnx_op
 from fuseline.ir.core import Trait, Value
 from fuseline.ir.ops import pointwise as p
 from fuseline.ir.ops import reduce as r
@@ -17,7 +17,7 @@ from fuseline.ir.ops.create import Iota
 from fuseline.ir.ops.index import Gather
 from fuseline.ir.ops.matmul import Linear, Matmul
 from fuseline.ir.ops.view import Concat, Reshape
-from fuseline.ir.types import Dim, DType, TensorType, product
+from fuseline.ir.types import Dim, DType, TensorType, same
 
 
 def _axes(n: Node) -> tuple[int, ...] | None:
@@ -40,7 +40,7 @@ def _reduced(n: Node, x: Value, axes: tuple[int, ...], kind: type[r.Reduce]) -> 
 
 
 def _is_empty(x: Value, axes: Sequence[int]) -> bool:
-    return any(x.shape[a] == 0 for a in axes)
+    return any(same(x.shape[a], 0) for a in axes)
 
 
 def _kept(n: Node, x: Value, axes: Sequence[int]) -> list[Dim]:
@@ -210,17 +210,21 @@ def along(n: Node, x: Value, axis: int) -> Value:
 
 @onnx_op("CumSum", since=11)
 def _cumsum(n: Node) -> Value:
-    return _scan(n, lambda x, axis: n.b.cast(n.b.add(r.Cumsum(x, axis=axis)).y, x.dtype), 0)
+    def step(x: Value, axis: int) -> Value:
+        return n.b.cast(n.b.add(r.Cumsum(x, axis=axis)).y, x.dtype)
+
+    return _scan(n, step, 0)
 
 
 @onnx_op("CumProd")
 def _cumprod(n: Node) -> Value:
-    return _scan(
-        n, lambda x, axis: n.call("cumprod.default", x, axis, dtype=x.dtype, kind=x.tensor), 1
-    )
+    def step(x: Value, axis: int) -> Value:
+        return n.call("cumprod.default", x, axis, dtype=x.dtype, kind=x.tensor)
+
+    return _scan(n, step, 1)
 
 
-def _scan(n: Node, step: Any, start: int) -> Value:
+def _scan(n: Node, step: Callable[[Value, int], Value], start: int) -> Value:
     x = n.x()
     axis = axis_of(n.ints(1)[0], x.tensor.rank)
     reverse = bool(n.attr("reverse", 0))
@@ -275,4 +279,4 @@ def gather_along(n: Node, x: Value, index: Value, axis: int) -> Value:
     return n.b.add(Gather(x, index, axis=axis)).y
 
 
-__all__ = ["Unsupported", "along", "gather_along", "product", "total"]
+__all__ = ["along", "gather_along", "total"]

@@ -23,11 +23,11 @@ Importer: TypeAlias = "Callable[[Node], Any]"
 FunctionT = TypeVar("FunctionT", bound=Callable[..., Any])
 
 
-class Unsupported(Exception):  # noqa: N818
+class Unsupported(Exception):
     """What an operator asks for has no meaning here; the message says what it is."""
 
 
-class NeedsValue(Exception):  # noqa: N818
+class NeedsValue(Exception):
     """A shape, or what decides the result's type, is data that only a run has.
 
     Attributes:

@@ -7,9 +7,9 @@ from collections.abc import Sequence
 from typing import Any, cast
 
 import numpy as np
-import torch
 
 from fuseline.frontend.builder import axis_of
+from fuseline.frontend.onnx.data import from_numpy
 from fuseline.frontend.onnx.elementwise import add
 from fuseline.frontend.onnx.matmul import product_of
 from fuseline.frontend.onnx.node import Node
@@ -22,7 +22,7 @@ from fuseline.ir.types import Dim, DType, dim, floor_div
 
 @onnx_op("Resize", since=11)
 def _resize(n: Node) -> Value:
-    """Along one axis after the other: by indices, or by a product with the weights of each place."""
+    """Along one axis after the other: by indices, or by a product with weights of each place."""
     x = n.x()
     rank = x.tensor.rank
     axes = [axis_of(a, rank) for a in n.attr("axes") or range(rank)]
@@ -93,30 +93,28 @@ def _along(
     outside = (places < 0) | (places > have - 1) if cropped else np.zeros(size, dtype=bool)
     if mode == "nearest" and not outside.any():
         index = np.clip(_nearest(n, places), 0, have - 1).astype(np.int64)
-        return n.b.add(IndexSelect(x, constant(n, torch.from_numpy(index)), axis=axis)).y
+        return n.b.add(IndexSelect(x, constant(n, from_numpy(index)), axis=axis)).y
     if mode == "nearest":
         weights = np.eye(have)[np.clip(_nearest(n, places), 0, have - 1).astype(np.int64)]
     else:
         weights = _weights(n, places, have, scale)
     weights[outside] = 0
     wide = n.b.cast(x, DType.F64 if x.dtype is DType.F64 else DType.F32)
-    table = constant(n, torch.from_numpy(weights.T.copy()).to(wide.dtype.torch))
+    table = constant(n, from_numpy(weights.T).to(wide.dtype.torch))
     order = [a for a in range(x.tensor.rank) if a != axis] + [axis]
     y = product_of(n, n.b.permute(wide, order), table)
     y = n.b.permute(y, [order.index(a) for a in range(len(order))])
     if outside.any():
         value = np.where(outside, float(n.attr("extrapolation_value", 0.0)), 0.0)
         shape = [size if a == axis else 1 for a in range(x.tensor.rank)]
-        column = torch.from_numpy(value).to(wide.dtype.torch).reshape(shape)
+        column = from_numpy(value).to(wide.dtype.torch).reshape(shape)
         y = add(n, y, constant(n, column))
     if x.dtype.is_float:
         return n.b.cast(y, x.dtype)
     return n.b.cast(n.call("round.default", y, kind=y.tensor), x.dtype)
 
 
-def _coordinates(
-    n: Node, have: int, size: int, scale: float, region: tuple[float, float]
-) -> Any:
+def _coordinates(n: Node, have: int, size: int, scale: float, region: tuple[float, float]) -> Any:
     """Where the elements of the result lie among those of x."""
     at = np.arange(size, dtype=np.float64)
     length = scale * have
@@ -165,7 +163,7 @@ def _weights(n: Node, places: Any, have: int, scale: float) -> Any:
     found = np.zeros((len(places), have))
     for row, place in enumerate(places):
         first = math.floor(place - reach / narrow) + (1 if narrow == 1 else 0)
-        around = np.arange(first, math.ceil(place + reach / narrow) + 1)
+        around = cast("Any", np).arange(first, math.ceil(place + reach / narrow) + 1)
         values = _kernel(mode, np.abs(around - place) * narrow, n.attr("cubic_coeff_a", -0.75))
         if n.attr("exclude_outside", 0):
             values = np.where((around >= 0) & (around < have), values, 0.0)
@@ -208,6 +206,3 @@ def _affine_grid(n: Node) -> Value:
     kind = theta.tensor.with_shape((size[0], *size[2:], len(size) - 2))
     aligned = bool(n.attr("align_corners", 0))
     return n.call("affine_grid_generator.default", theta, size, aligned, kind=kind)
-
-
-__all__ = ["Unsupported"]

@@ -9,6 +9,7 @@ node then becomes ops.
 from __future__ import annotations
 
 import functools
+import operator
 from collections.abc import Callable, Sequence
 from typing import Any, cast
 
@@ -16,6 +17,7 @@ import numpy as np
 import sympy
 
 from fuseline.frontend.builder import axis_of
+from fuseline.frontend.onnx.data import dtype_of
 from fuseline.frontend.onnx.node import SMALL, Given, Node, objects
 from fuseline.frontend.onnx.registry import Unsupported
 from fuseline.ir.types import DType, floor_div
@@ -50,13 +52,11 @@ def evaluate(n: Node) -> Any:
         found = rule(n, *arrays)
     except (TypeError, Unsupported):
         return None
-    return found if found is None or found.size <= SMALL else None
+    return cast("Any", found if found is None or found.size <= SMALL else None)
 
 
 def result_dtype(n: Node) -> DType:
     """The element type of what `evaluate` gives."""
-    from fuseline.frontend.onnx.data import dtype_of
-
     match n.op:
         case "Shape" | "Size":
             return DType.I64
@@ -77,11 +77,17 @@ def result_dtype(n: Node) -> DType:
 
 def _each(function: Callable[..., Any]) -> Rule:
     """A rule that works element by element, on broadcast arrays."""
+    return _each_of(lambda n: function)
+
+
+def _each_of(choose: Callable[[Node], Callable[..., Any]]) -> Rule:
+    """A rule as `_each`, by the function that is chosen for a node."""
 
     def rule(n: Node, *arrays: Any) -> Any:
-        wide = np.broadcast_arrays(*arrays) if len(arrays) > 1 else list(arrays)
-        values = [function(n, *each) for each in zip(*(a.flat for a in wide), strict=True)]
-        made = np.empty(len(values), dtype=object)
+        function = choose(n)
+        wide: list[Any] = list(np.broadcast_arrays(*arrays)) if len(arrays) > 1 else list(arrays)
+        values = [function(*each) for each in zip(*(a.flat for a in wide), strict=True)]
+        made: Any = np.empty(len(values), dtype=object)
         made[:] = values
         return made.reshape(wide[0].shape)
 
@@ -111,17 +117,25 @@ def _size(n: Node) -> Any:
 # -- arithmetic -----------------------------------------------------------------------------
 
 
-def _quotient(n: Node, a: Any, b: Any) -> Any:
-    if isinstance(a, (int, float)) and isinstance(b, (int, float)):
+def _division(n: Node) -> Callable[[Any, Any], Any]:
+    return _whole_quotient if is_whole(n.given(0)) else _quotient
+
+
+def _quotient(a: Any, b: Any) -> Any:
+    if _is_number(a) and _is_number(b):
         if b == 0:
             raise Unsupported("a division by 0")
-        if not is_whole(n.given(0)):
-            return a / b
+        return a / b
+    return _sympy.sympify(a) / _sympy.sympify(b)
+
+
+def _whole_quotient(a: Any, b: Any) -> Any:
+    """Rounded towards 0."""
+    if _is_number(a) and _is_number(b):
+        if b == 0:
+            raise Unsupported("a division by 0")
         return abs(a) // abs(b) * (1 if (a < 0) == (b < 0) else -1)
-    exact = sympy.sympify(a) / sympy.sympify(b)
-    if not is_whole(n.given(0)):
-        return exact
-    exact = _sympy.expand(exact)
+    exact = _sympy.expand(sympy.sympify(a) / sympy.sympify(b))
     if exact.is_polynomial() and all(c.is_Integer for c in exact.as_coefficients_dict().values()):
         return exact
     if not (_nonnegative(a) and _nonnegative(b)):
@@ -129,81 +143,113 @@ def _quotient(n: Node, a: Any, b: Any) -> Any:
     return floor_div(a, b)
 
 
+def _is_number(value: Any) -> bool:
+    return isinstance(value, (int, float))
+
+
 def _nonnegative(value: Any) -> bool:
-    return value >= 0 if isinstance(value, (int, float)) else bool(value.is_nonnegative)
+    return value >= 0 if _is_number(value) else bool(value.is_nonnegative)
 
 
-def _remainder(n: Node, a: Any, b: Any) -> Any:
-    if n.attr("fmod", 0) and not (_nonnegative(a) and _nonnegative(b)):
-        raise Unsupported("a remainder with the sign of a size")
-    return a % b if isinstance(a, int) and isinstance(b, int) else _sympy.Mod(a, b)
+def _modulo(n: Node) -> Callable[[Any, Any], Any]:
+    fmod = bool(n.attr("fmod", 0))
+
+    def remainder(a: Any, b: Any) -> Any:
+        if fmod and not (_nonnegative(a) and _nonnegative(b)):
+            raise Unsupported("a remainder with the sign of a size")
+        return a % b if isinstance(a, int) and isinstance(b, int) else _sympy.Mod(a, b)
+
+    return remainder
 
 
-def _floor(n: Node, a: Any) -> Any:
+def _floor(a: Any) -> Any:
     return _sympy.floor(a)
 
 
-def _ceil(n: Node, a: Any) -> Any:
+def _ceil(a: Any) -> Any:
     return -_sympy.floor(-a)
 
 
 def _fold(function: Callable[[Any, Any], Any]) -> Callable[..., Any]:
-    return lambda n, *values: functools.reduce(function, values)
+    def fold(*values: Any) -> Any:
+        return functools.reduce(function, values)
+
+    return fold
 
 
 def _most(a: Any, b: Any) -> Any:
-    return max(a, b) if isinstance(a, (int, float)) and isinstance(b, (int, float)) else (
-        _sympy.Max(a, b)
-    )
+    return max(a, b) if _is_number(a) and _is_number(b) else _sympy.Max(a, b)
 
 
 def _least(a: Any, b: Any) -> Any:
-    return min(a, b) if isinstance(a, (int, float)) and isinstance(b, (int, float)) else (
-        _sympy.Min(a, b)
-    )
+    return min(a, b) if _is_number(a) and _is_number(b) else _sympy.Min(a, b)
 
 
-RULES |= {
-    "Add": _each(lambda n, a, b: a + b),
-    "Sub": _each(lambda n, a, b: a - b),
-    "Mul": _each(lambda n, a, b: a * b),
-    "Neg": _each(lambda n, a: -a),
-    "Div": _each(_quotient),
-    "Mod": _each(_remainder),
-    "Floor": _each(_floor),
-    "Ceil": _each(_ceil),
-    "Max": _each(_fold(_most)),
-    "Min": _each(_fold(_least)),
-    "Sum": _each(_fold(lambda a, b: a + b)),
-    "Identity": lambda n, a: a,
-}
+def _identity(a: Any) -> Any:
+    return a
 
 
-def _decided(relation: Any) -> bool:
+RULES.update(
+    {
+        "Add": _each(operator.add),
+        "Sub": _each(operator.sub),
+        "Mul": _each(operator.mul),
+        "Neg": _each(operator.neg),
+        "Div": _each_of(_division),
+        "Mod": _each_of(_modulo),
+        "Floor": _each(_floor),
+        "Ceil": _each(_ceil),
+        "Max": _each(_fold(_most)),
+        "Min": _each(_fold(_least)),
+        "Sum": _each(_fold(operator.add)),
+        "Identity": _each(_identity),
+    }
+)
+
+
+def _decided(relation: Callable[..., Any]) -> Callable[..., bool]:
     """A relation as a bool; TypeError where sizes decide it."""
-    return bool(relation)
+
+    def decide(*values: Any) -> bool:
+        return bool(relation(*values))
+
+    return decide
 
 
-def _equal(n: Node, a: Any, b: Any) -> bool:
-    if isinstance(a, sympy.Basic) or isinstance(b, sympy.Basic):
-        difference: Any = _sympy.expand(a - b)
-        if difference.is_zero is None and not (difference.is_positive or difference.is_negative):
-            raise TypeError("sizes decide it")
-        return bool(difference.is_zero)
-    return a == b
+def _equal(a: Any, b: Any) -> bool:
+    if _is_number(a) and _is_number(b):
+        return bool(a == b)
+    difference: Any = _sympy.expand(a - b)
+    if difference.is_zero is None and not (difference.is_positive or difference.is_negative):
+        raise TypeError("sizes decide it")
+    return bool(difference.is_zero)
 
 
-RULES |= {
-    "Equal": _each(_equal),
-    "Less": _each(lambda n, a, b: _decided(a < b)),
-    "LessOrEqual": _each(lambda n, a, b: _decided(a <= b)),
-    "Greater": _each(lambda n, a, b: _decided(a > b)),
-    "GreaterOrEqual": _each(lambda n, a, b: _decided(a >= b)),
-    "And": _each(lambda n, a, b: bool(a) and bool(b)),
-    "Or": _each(lambda n, a, b: bool(a) or bool(b)),
-    "Not": _each(lambda n, a: not a),
-    "Where": _each(lambda n, c, a, b: a if _decided(c) else b),
-}
+def _both(a: Any, b: Any) -> bool:
+    return bool(a) and bool(b)
+
+
+def _either(a: Any, b: Any) -> bool:
+    return bool(a) or bool(b)
+
+
+def _where(condition: Any, a: Any, b: Any) -> Any:
+    return a if bool(condition) else b
+
+
+RULES.update(
+    {
+        "Equal": _each(_equal),
+        "Less": _each(_decided(operator.lt)),
+        "LessOrEqual": _each(_decided(operator.le)),
+        "Greater": _each(_decided(operator.gt)),
+        "GreaterOrEqual": _each(_decided(operator.ge)),
+        "And": _each(_both),
+        "Or": _each(_either),
+        "Not": _each(operator.not_),
+        "Where": _each(_where),
+    }
+)
 
 
 @_rule("Cast", "CastLike")
@@ -212,19 +258,16 @@ def _cast(n: Node, a: Any, *_: Any) -> Any:
 
     def convert(value: Any) -> Any:
         if to is DType.BOOL:
-            return _decided(value != 0)
-        if to.is_float:
-            return value if isinstance(value, sympy.Basic) else float(value)
-        if isinstance(value, sympy.Basic):
-            whole: Any = value
-            if whole.is_integer:
-                return value
-            if whole.is_nonnegative:
-                return _sympy.floor(value)
-            raise Unsupported("a size rounded towards 0")
-        return int(value)
+            return bool(value != 0) if _is_number(value) else not _equal(value, 0)
+        if _is_number(value):
+            return float(value) if to.is_float else int(value)
+        if to.is_float or value.is_integer:
+            return value
+        if value.is_nonnegative:
+            return _sympy.floor(value)
+        raise Unsupported("a size rounded towards 0")
 
-    return _each(lambda n, v: convert(v))(n, a)
+    return _each(convert)(n, a)
 
 
 # -- places ---------------------------------------------------------------------------------
@@ -233,8 +276,8 @@ def _cast(n: Node, a: Any, *_: Any) -> Any:
 @_rule("Gather")
 def _gather(n: Node, a: Any, index: Any) -> Any:
     places = np.array([int(i) for i in index.flat], dtype=np.int64).reshape(index.shape)
-    found = np.take(a, places, axis=n.attr("axis", 0))
-    return found if isinstance(found, np.ndarray) else objects(found, ())
+    found: Any = np.take(a, places, axis=n.attr("axis", 0))
+    return found if hasattr(found, "flat") else objects(found, ())
 
 
 @_rule("Concat")
@@ -301,11 +344,29 @@ def _reduced(function: Callable[[Sequence[Any]], Any]) -> Rule:
     return rule
 
 
-RULES |= {
-    "ReduceProd": _reduced(lambda v: functools.reduce(lambda a, b: a * b, v, 1)),
-    "ReduceSum": _reduced(lambda v: functools.reduce(lambda a, b: a + b, v, 0)),
-    "ReduceMax": _reduced(lambda v: functools.reduce(_most, v)),
-    "ReduceMin": _reduced(lambda v: functools.reduce(_least, v)),
-}
+def _product(values: Sequence[Any]) -> Any:
+    return functools.reduce(operator.mul, values, 1)
+
+
+def _total(values: Sequence[Any]) -> Any:
+    return functools.reduce(operator.add, values, 0)
+
+
+def _largest(values: Sequence[Any]) -> Any:
+    return functools.reduce(_most, values)
+
+
+def _smallest(values: Sequence[Any]) -> Any:
+    return functools.reduce(_least, values)
+
+
+RULES.update(
+    {
+        "ReduceProd": _reduced(_product),
+        "ReduceSum": _reduced(_total),
+        "ReduceMax": _reduced(_largest),
+        "ReduceMin": _reduced(_smallest),
+    }
+)
 
 __all__ = ["RULES", "evaluate", "result_dtype"]

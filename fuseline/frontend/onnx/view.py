@@ -11,6 +11,7 @@ import torch
 
 from fuseline.frontend.builder import axis_of
 from fuseline.frontend.onnx.bounds import at_most, place
+from fuseline.frontend.onnx.data import from_numpy
 from fuseline.frontend.onnx.node import Given, Node
 from fuseline.frontend.onnx.reduce import along, gather_along
 from fuseline.frontend.onnx.registry import Unsupported, onnx_op
@@ -19,7 +20,7 @@ from fuseline.ir.ops import pointwise as p
 from fuseline.ir.ops.create import Iota
 from fuseline.ir.ops.index import IndexSelect
 from fuseline.ir.ops.view import Concat, Pad
-from fuseline.ir.types import Dim, DType, TensorType, dim, product
+from fuseline.ir.types import Dim, DType, TensorType, dim, product, same
 
 FAR = 2**31 - 1
 """A bound from here on stands for the end."""
@@ -33,7 +34,7 @@ def _reshape(n: Node) -> Value:
     x = n.x()
     shape: list[Dim] = []
     for axis, extent in enumerate(n.dims(1)):
-        copied = extent == 0 and not n.attr("allowzero", 0)
+        copied = same(extent, 0) and not n.attr("allowzero", 0)
         shape.append(x.shape[axis] if copied else extent)
     if -1 in shape:
         at = shape.index(-1)
@@ -44,7 +45,7 @@ def _reshape(n: Node) -> Value:
 def _quotient(whole: Dim, part: Dim) -> Dim:
     if isinstance(whole, int) and isinstance(part, int):
         return whole // part if part else 0
-    found: Any = sympy.cancel(cast("Any", whole) / cast("Any", part))
+    found: Any = cast("Any", sympy).cancel(cast("Any", whole) / cast("Any", part))
     if not found.is_polynomial():
         found = sympy.floor(found)
     return dim(found)
@@ -223,7 +224,7 @@ def _pad_by_places(n: Node, x: Value, axis: int, before: Dim, after: Dim, mode: 
     if not (isinstance(size, int) and isinstance(before, int) and isinstance(after, int)):
         raise Unsupported(f"padding by {mode} where sizes are not known")
     places = np.pad(np.arange(size), (before, after), cast("Any", mode))
-    return n.b.add(IndexSelect(x, constant(n, torch.from_numpy(places)), axis=axis)).y
+    return n.b.add(IndexSelect(x, constant(n, from_numpy(places)), axis=axis)).y
 
 
 def constant(n: Node, tensor: torch.Tensor) -> Value:
