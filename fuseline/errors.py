@@ -442,6 +442,13 @@ ONNX_DATA = Code(
     LoadError,
     hint="give the input's value: import_onnx(model, values={name: tensor})",
 )
+ONNX_SIZE = Code(
+    "FL0824",
+    "cannot compile the ONNX model",
+    "A size in the model is told by the data of a run alone, so memory cannot be planned.",
+    LoadError,
+    hint="OnnxProgram.run runs it, op by op",
+)
 ONNX_INPUT = Code(
     "FL0823",
     "unexpected input of an ONNX model",

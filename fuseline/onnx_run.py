@@ -8,9 +8,11 @@ from typing import Any
 
 from torch import Tensor
 
+from fuseline import errors
 from fuseline.compiler import Compiler
 from fuseline.config import Config
 from fuseline.frontend.execute import Compiled
+from fuseline.frontend.importer import DependsOnData
 from fuseline.frontend.onnx.program import OnnxProgram
 from fuseline.ir.core import Func
 from fuseline.report import Report
@@ -37,8 +39,7 @@ class CompiledOnnx:
             InputError: FL0823, the inputs do not fit.
 
         """
-        dense = {name: tensor.contiguous() for name, tensor in inputs.items()}
-        return self.program.run_by(self.compiled, dense)
+        return self.program.run_by(self.compiled, {n: _dense(x) for n, x in inputs.items()})
 
     def report(self) -> Report:
         """What was fused, and which kernels there are."""
@@ -58,7 +59,7 @@ def compile_onnx(
         config: the options, or ``options``: single fields of `Config`.
 
     Raises:
-        DependsOnData: a size is left that only the data tells; ``program.run`` still runs it.
+        LoadError: FL0824, a size is left that only the data tells; ``program.run`` still runs it.
 
     """
     compiler = Compiler(config or Config.of(options))
@@ -68,7 +69,15 @@ def compile_onnx(
         _pin(func, program)
         return func
 
-    return CompiledOnnx(program, compiler, compiler.compile_func(program.func.name, make))
+    try:
+        return CompiledOnnx(program, compiler, compiler.compile_func(program.func.name, make))
+    except DependsOnData as error:
+        raise errors.ONNX_SIZE.error(found=str(error)) from error
+
+
+def _dense(tensor: Tensor) -> Tensor:
+    """A tensor in row-major order, one without elements too: that may have any strides."""
+    return tensor.contiguous() if tensor.numel() else tensor.new_empty(tensor.shape)
 
 
 def _pin(func: Func, program: OnnxProgram) -> None:

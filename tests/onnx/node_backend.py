@@ -32,13 +32,15 @@ LIST = Path(__file__).with_name("known_failures.txt")
 HEADER = """\
 # The node cases of onnx.backend.test that do not pass, and why; written by
 #     python tests/onnx/node_backend.py
-# Each line: the case, "import" where the references do not run it either or "cpu" where only the
-# compiled form does not, and the reason. A case that is listed and passes fails the test.
+# Each line: the case, where it fails, and the reason. It fails by the references and compiled
+# ("import"), or only compiled ("cpu"), or only by the references ("reference"). A case that is
+# listed and passes there fails the test.
 """
 
 WHY = {
     r"^test_bernoulli": "random: torch's generator is not the one of the standard's reference",
-    r"^test_training_dropout|_drop": "random: dropout in training mode",
+    r"^test_attention_4d_causal_fp16_expanded": "float16: products are summed in float32 and rounded "
+    "once, the expected values were summed in float16; two elements differ by one unit",
 }
 """What the numbers of a case differ for, by its name."""
 
@@ -132,7 +134,7 @@ def load() -> dict[str, Any]:
 def run(case: Any, *, compiled: bool, config: Config | None = None) -> str:
     """Run one case: why it fails, empty where it passes."""
     NodeBackend.compiled, NodeBackend.config = compiled, config
-    result = unittest.TestResult()
+    cast("Any", torch).manual_seed(0)  # else a random case passes now and then
     with _quiet():
         try:
             getattr(case, case._testMethodName)()
@@ -146,7 +148,6 @@ def run(case: Any, *, compiled: bool, config: Config | None = None) -> str:
             return known[0] if known else f"differs: {_numbers(str(error))}"
         except Exception as error:
             return f"{type(error).__name__}: {str(error).splitlines()[0] if str(error) else ''}"
-    assert not result.failures
     return ""
 
 
@@ -186,11 +187,10 @@ def write(by_reference: Mapping[str, str], compiled: Mapping[str, str]) -> None:
     """Write the list."""
     lines = [HEADER]
     for name in sorted(by_reference):
-        why, where = by_reference[name], "import"
-        if not why:
-            why, where = compiled.get(name, ""), "cpu"
-        if why:
-            lines.append(f"{name}\t{where}\t{why}\n")
+        one, other = by_reference[name], compiled[name]
+        where = "import" if one and other else "reference" if one else "cpu"
+        if one or other:
+            lines.append(f"{name}\t{where}\t{one or other}\n")
     LIST.write_text("".join(lines))
 
 
@@ -198,9 +198,8 @@ def main() -> None:
     """Run all cases both ways and write the list."""
     references = run_all(compiled=False)
     print(f"{Counter(not w for w in references.values())[True]} of {len(references)} by references")
-    compiled = run_all(compiled=True) if "--references" not in sys.argv else {}
-    if compiled:
-        print(f"{Counter(not w for w in compiled.values())[True]} of {len(compiled)} compiled")
+    compiled = run_all(compiled=True)
+    print(f"{Counter(not w for w in compiled.values())[True]} of {len(compiled)} compiled")
     write(references, compiled)
 
 

@@ -69,7 +69,8 @@ def to_torch(proto: TensorProto, folder: Path | None) -> Tensor:
 
 def from_numpy(array: Any) -> Tensor:
     """A tensor of its own memory, 0-d arrays and ones that cannot be written included."""
-    return cast("Any", torch).from_numpy(np.array(array, order="C"))
+    tensor: Tensor = cast("Any", torch).from_numpy(np.array(array, order="C"))
+    return tensor if tensor.numel() else tensor.new_empty(tensor.shape)  # numpy has strides of 0
 
 
 def tensor_type_of(proto: onnx.TypeProto, named: Mapping[str, str], unnamed: str) -> TensorType:

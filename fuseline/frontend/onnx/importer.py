@@ -50,6 +50,9 @@ OLDEST = 7
 FOLDED = 1 << 16
 """Elements up to which results of constants are computed at import."""
 
+DEEPEST = 32
+"""Bodies within bodies that are followed: a function that calls itself has no end."""
+
 _REFUSED = {
     "Loop": "control flow",
     "Scan": "control flow",
@@ -78,8 +81,10 @@ def import_onnx(
         folder = path.parent
         try:
             model = cast("Any", onnx).load(path, load_external_data=False)
-        except Exception as error:  # protobuf's own, which depend on its build
-            raise errors.ONNX_FILE.error(str(path), found=_first_line(error)) from error
+        except OSError as error:
+            raise errors.ONNX_FILE.error(str(path), found=error.strerror) from error
+        except Exception as error:  # protobuf's own, which differ from build to build
+            raise errors.ONNX_FILE.error(str(path), found="bytes that do not parse") from error
     return _Import(cast("onnx.ModelProto", model), folder, values or {}).run()
 
 
@@ -91,6 +96,8 @@ class _Scope:
     opsets: Mapping[str, int]
     attributes: Mapping[str, Any] = field(default_factory=dict[str, Any])
     """What the attributes of the function are in this call of it."""
+    depth: int = 0
+    """How many bodies it lies in."""
 
 
 class _Import:
@@ -280,13 +287,15 @@ class _Import:
 
     def _body(self, function: Any, n: Node, scope: _Scope) -> Sequence[Given | None]:
         """Inline a call of a function."""
+        if scope.depth > DEEPEST:
+            raise Unsupported(f"functions that call one another over {DEEPEST} times deep")
         attributes = dict(n.attributes)
         for each in function.attribute_proto:
             attributes.setdefault(each.name, self._attribute(each, _Scope({}, {})))
         inputs = list(n.inputs) + [None] * (len(function.input) - len(n.inputs))
         values = dict(zip(function.input, inputs, strict=False))
         opsets = {**scope.opsets, **_opsets(function.opset_import)}
-        inner = _Scope(values, opsets, attributes)
+        inner = _Scope(values, opsets, attributes, scope.depth + 1)
         for node in function.node:
             self._node(node, inner)
         return [inner.values.get(name) for name in function.output]
@@ -297,7 +306,7 @@ class _Import:
         if condition is None or is_symbolic(condition):
             raise Unsupported(_REFUSED["If"])
         branch = n.attr("then_branch" if condition.flat[0] else "else_branch").g
-        inner = _Scope(dict(scope.values), scope.opsets, scope.attributes)
+        inner = _Scope(dict(scope.values), scope.opsets, scope.attributes, scope.depth + 1)
         for each in branch.initializer:
             inner.values[each.name] = self._initializer(each.name, each)
         for node in branch.node:
