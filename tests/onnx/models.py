@@ -12,6 +12,7 @@ from torch import Tensor
 
 from fuseline.frontend.onnx import import_onnx
 from fuseline.frontend.onnx.data import from_numpy
+from fuseline.onnx_run import compile_onnx
 
 _helper = cast("Any", helper)
 
@@ -80,10 +81,16 @@ def by_onnxruntime(m: onnx.ModelProto, inputs: Mapping[str, Tensor]) -> dict[str
 
 
 def assert_as_onnxruntime(
-    m: onnx.ModelProto, inputs: Mapping[str, Tensor], *, atol: float = 2e-6, rtol: float = 2e-5
+    m: onnx.ModelProto,
+    inputs: Mapping[str, Tensor],
+    *,
+    atol: float = 2e-6,
+    rtol: float = 2e-5,
+    compiled: bool = False,
 ) -> None:
-    """The references of an imported model give what onnxruntime gives."""
-    found, wanted = import_onnx(m).run(inputs), by_onnxruntime(m, inputs)
-    assert list(found) == list(wanted)
-    for name, want in wanted.items():
-        torch.testing.assert_close(found[name], want, atol=atol, rtol=rtol)
+    """The references of an imported model, and its kernels, give what onnxruntime gives."""
+    program, wanted = import_onnx(m), by_onnxruntime(m, inputs)
+    for found in (program.run(inputs), compile_onnx(program)(inputs) if compiled else wanted):
+        assert list(found) == list(wanted)
+        for name, want in wanted.items():
+            torch.testing.assert_close(found[name], want, atol=atol, rtol=rtol)

@@ -39,8 +39,8 @@ HEADER = """\
 
 WHY = {
     r"^test_bernoulli": "random: torch's generator is not the one of the standard's reference",
-    r"^test_attention_4d_causal_fp16_expanded": "float16: products are summed in float32 and rounded "
-    "once, the expected values were summed in float16; two elements differ by one unit",
+    r"^test_attention_4d_causal_fp16_expanded": "float16: products are summed in float32 and "
+    "rounded once, the expected values were summed in float16; two elements differ by one unit",
 }
 """What the numbers of a case differ for, by its name."""
 

@@ -10,6 +10,7 @@ from torch import Tensor
 
 from fuseline.errors import LoadError
 from fuseline.frontend.onnx import import_onnx
+from fuseline.onnx_run import compile_onnx
 from tests.onnx.models import assert_as_onnxruntime, by_onnxruntime, model, node
 
 MS = "com.microsoft"
@@ -89,7 +90,7 @@ def test_skip_simplified_layer_norm(biased: bool) -> None:
     weights = {"w": seeded(80)} | ({"b": seeded(80, seed=2)} if biased else {})
     names = "x s w b" if biased else "x s w"
     made = node("SkipSimplifiedLayerNormalization", names, "y - - sum", MS, epsilon=1e-6)
-    assert_as_onnxruntime(model([made], x, ["y", "sum"], weights), x)
+    assert_as_onnxruntime(model([made], x, ["y", "sum"], weights), x, compiled=True)
 
 
 def test_skip_layer_norm() -> None:
@@ -158,7 +159,7 @@ def test_group_query_attention(
         **attributes,
     )  # fmt: skip
     m = model([made], inputs, ["y", "k1", "v1"], tables(32, 8))
-    assert_as_onnxruntime(m, inputs, atol=5e-6)
+    assert_as_onnxruntime(m, inputs, atol=5e-6, compiled=not attributes)
 
 
 def test_group_query_attention_of_batches_with_other_pasts() -> None:
@@ -167,7 +168,7 @@ def test_group_query_attention_of_batches_with_other_pasts() -> None:
     made = node(
         "GroupQueryAttention", "q k v pk pv n t", "y k1 v1", MS, num_heads=4, kv_num_heads=2
     )
-    assert_as_onnxruntime(model([made], inputs, ["y"]), inputs, atol=5e-6)
+    assert_as_onnxruntime(model([made], inputs, ["y"]), inputs, atol=5e-6, compiled=True)
 
 
 @pytest.mark.parametrize("mask", ["none", "keys", "lengths", "bias"])
@@ -185,7 +186,7 @@ def test_multi_head_attention(mask: str) -> None:
         names += " - m"
     made = node("MultiHeadAttention", names, "y", MS, num_heads=4)
     m = model([made], inputs, ["y"], {"b": seeded(192)})
-    assert_as_onnxruntime(m, inputs, atol=5e-6)
+    assert_as_onnxruntime(m, inputs, atol=5e-6, compiled=mask == "keys")
 
 
 def test_multi_head_attention_with_a_past() -> None:
@@ -204,3 +205,24 @@ def test_multi_head_attention_of_packed_operands() -> None:
     found = import_onnx(model([one], {"q": packed_qkv}, ["y"])).run({"q": packed_qkv})
     wanted = by_onnxruntime(model([three], parts, ["y"]), parts)
     torch.testing.assert_close(found["y"], wanted["y"], atol=5e-6, rtol=2e-5)
+
+
+def test_group_query_attention_with_sizes_that_a_run_gives() -> None:
+    """One program for a prompt and for decode steps, as language models are exported."""
+    shapes = {name: ("batch", "seq", n) for name, n in (("q", 64), ("k", 32), ("v", 32))}
+    shapes |= dict.fromkeys(("pk", "pv"), ("batch", 2, "past", 16))
+    shapes |= {"n": ("batch",), "t": ()}
+    made = node(
+        "GroupQueryAttention", "q k v pk pv n t cos sin", "y k1 v1", MS,
+        num_heads=4, kv_num_heads=2, do_rotary=1,
+    )  # fmt: skip
+    inputs = grouped(2, 1, 6, [7, 7])
+    m = model([made], inputs, ["y", "k1", "v1"], tables(32, 8), shapes=shapes)
+    program = import_onnx(m)
+    compiled = compile_onnx(program)
+    for batch, length, past in ((2, 1, 6), (1, 5, 0), (3, 1, 11)):
+        inputs = grouped(batch, length, past, [past + length] * batch)
+        wanted = by_onnxruntime(m, inputs)
+        for found in (program.run(inputs), compiled(inputs)):
+            for name, want in wanted.items():
+                torch.testing.assert_close(found[name], want, atol=5e-6, rtol=2e-5)

@@ -209,7 +209,7 @@ class _Import:
             ) from error
         except Unsupported as error:
             raise _unsupported(subject, where=where, found=str(error)) from error
-        except (IRError, ValueError, TypeError, IndexError, KeyError) as error:
+        except (IRError, ValueError, TypeError, LookupError, RuntimeError) as error:
             raise _unsupported(subject, where=where, found=_first_line(error)) from error
 
     def _seen(self, proto: onnx.NodeProto, scope: _Scope, domain: str, version: int) -> Node:
