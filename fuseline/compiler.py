@@ -112,7 +112,7 @@ class Compiler:
             raise CannotImport(placed)
         self.tools.require(placed.target, strict=self.config.strict)
         self.begin()
-        optimised = self._optimise(captured, placed)
+        optimised = self._optimise(_Source.of_capture(captured), placed)
         keeps = self.keeps_forms and placed.target.backend == "cpu"
         saved = optimised.saved() if keeps else None  # before a thread edits the func
         runnable = _Building(Later(lambda: self._runnable(self._build(optimised))), saved)
@@ -233,23 +233,37 @@ class Compiler:
         errors.BUILT_FOR_ANOTHER.warn(compilation.name, found=why, hint=hint)
         return None
 
-    def _optimise(self, captured: Captured, placed: Placed) -> _Optimised:
-        """Import a captured program and run the pipeline on it."""
+    def compile_func(self, name: str, make: Callable[[], Func]) -> Compiled:
+        """Compile a func that no capture has made, for tensors on the CPU that are dense.
+
+        Args:
+            name: of the program, for reports and dumps.
+            make: gives the func; again, if a pass fails, for what replays that.
+
+        Raises:
+            DependsOnData: a size is left that only the data tells.
+
+        """
+        self.tools.require(ON_CPU.target, strict=self.config.strict)
+        self.begin()
+        return self._runnable(self._build(self._optimise(_Source(name, make), ON_CPU)))
+
+    def _optimise(self, source: _Source, placed: Placed) -> _Optimised:
+        """Import a program and run the pipeline on it."""
         clock = Clock()
-        dump = Dump(self.config.dump_dir, captured.name) if self.config.dump_dir else None
+        dump = Dump(self.config.dump_dir, source.name) if self.config.dump_dir else None
         with clock("import"):
-            func = import_captured(captured)
-            pin(func, captured)
+            func = source.make()
         if dump:
             dump.start(func)
         with clock("optimise"):
-            run = self._run_passes(func, captured, dump, placed)
+            run = self._run_passes(func, source.make, dump, placed)
             outcome = _outcome(run)
-            layouts = argument_layouts(func, captured.inputs)
-            layouts |= own_results(func, layouts, _owed(captured))
+            layouts = source.layouts(func)
+            layouts |= own_results(func, layouts, source.owed(func))
         on_gpu = placed.device.type == "cuda"
         measure = on_gpu and not torch.cuda.is_current_stream_capturing()
-        return _Optimised(captured.name, func, layouts, outcome, clock, dump, placed, measure)
+        return _Optimised(source.name, func, layouts, outcome, clock, dump, placed, measure)
 
     def _build(self, optimised: _Optimised) -> Compilation:
         """Emit and build the kernels of a func, and plan its run."""
@@ -288,7 +302,9 @@ class Compiler:
         log.info("%s", _summary(compilation))
         return compilation
 
-    def _run_passes(self, func: Func, captured: Captured, dump: Dump | None, placed: Placed) -> Run:
+    def _run_passes(
+        self, func: Func, make: Callable[[], Func], dump: Dump | None, placed: Placed
+    ) -> Run:
         """Run the pipeline.
 
         Raises:
@@ -308,8 +324,7 @@ class Compiler:
             raise DependsOnData(str(error), missed) from error
         except Exception as error:
             done = manager.passes.index(manager.current) if manager.current else 0
-            again = import_captured(captured)
-            pin(again, captured)
+            again = make()
             self._manager(manager.passes[:done], None).run(again)
             failed = manager.passes[done].name
             text = print_func(again, locations=True)
@@ -334,6 +349,41 @@ class Compiler:
         for compilation in self.done:
             total = total if compilation.waits else total + compilation.report()
         return total
+
+
+@dataclass(frozen=True)
+class _Source:
+    """A program before all passes: what gives its func, how its arguments lie in memory, and what
+    is owed for its results. Where nothing else is said, all of that is dense.
+    """
+
+    name: str
+    make: Callable[[], Func]
+    captured: Captured | None = None
+
+    @classmethod
+    def of_capture(cls, captured: Captured) -> _Source:
+        """A captured program."""
+
+        def make() -> Func:
+            func = import_captured(captured)
+            pin(func, captured)
+            return func
+
+        return cls(captured.name, make, captured)
+
+    def layouts(self, func: Func) -> dict[Value, Layout]:
+        """The strides of the arguments."""
+        if self.captured is not None:
+            return argument_layouts(func, self.captured.inputs)
+        tensors = [a for a in func.args if not isinstance(a.type, IntType)]
+        return {a: dense([1 if e == 0 else e for e in a.shape]) for a in tensors}  # as torch's are
+
+    def owed(self, func: Func) -> list[Owed]:
+        """What a caller may expect of the results."""
+        if self.captured is not None:
+            return _owed(self.captured)
+        return [Owed(i, dense(v.shape).strides) for i, v in enumerate(func.returns)]
 
 
 @dataclass(frozen=True)

@@ -460,6 +460,44 @@ BAD_INPUTS = Code(
     hint="call the model in Python to see the whole traceback",
 )
 
+ONNX_FILE = Code(
+    "FL0820",
+    "cannot read the ONNX model",
+    "The file is no ONNX model, is damaged, lacks data that it points to, or is for a version of "
+    "the standard operators that is not read.",
+    LoadError,
+    hint="`onnx.checker.check_model` and `onnx.version_converter.convert_version` may help",
+)
+ONNX_UNSUPPORTED = Code(
+    "FL0821",
+    "unsupported in ONNX:",
+    "The model has an operator, a use of one, or a type of input that fuseline has no meaning for: "
+    "control flow that only data decides, sequences, strings, element types that the IR lacks.",
+    LoadError,
+)
+ONNX_DATA = Code(
+    "FL0822",
+    "a shape is data:",
+    "A shape, or another thing that must be known when a model is imported, is computed from the "
+    "data of an input.",
+    LoadError,
+    hint="give the input's value: import_onnx(model, values={name: tensor})",
+)
+ONNX_SIZE = Code(
+    "FL0824",
+    "cannot compile the ONNX model",
+    "A size in the model is told by the data of a run alone, so memory cannot be planned.",
+    LoadError,
+    hint="OnnxProgram.run runs it, op by op",
+)
+ONNX_INPUT = Code(
+    "FL0823",
+    "unexpected input of an ONNX model",
+    "An input is missing, unknown, of another type than the model says, or has another value than "
+    "the one that the model was imported with.",
+    InputError,
+)
+
 # -------------------------------------------------------------------- FL09xx: arguments at run time
 
 ARGUMENT_COUNT = Code(
