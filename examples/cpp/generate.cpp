@@ -1,6 +1,6 @@
 // Greedy tokens from a language model that was exported with its cache:
 //
-//   fuseline export smollm2 --decode static:2048 --output smollm2.fuse
+//   fuseline export smollm2 --decode static:2048 -o smollm2.fuse
 //   generate smollm2.fuse --prompt 504,5462,314 --new 64 --stop 2
 //
 // The program "prefill" takes ids [batch, tokens] and gives the logits behind the last one,
@@ -52,7 +52,8 @@ std::vector<int64_t> listed(const std::string &text) {
   return found;
 }
 
-void generate(const fuseline::Artifact &model, std::vector<int64_t> ids, int64_t most, int64_t stop) {
+void generate(const fuseline::Artifact &model, std::vector<int64_t> ids, int64_t most,
+              int64_t stop) {
   const fuseline::Program prefill = model.program("prefill"), decode = model.program("decode");
   for (int64_t made = 0; made < most; ++made) {
     const fuseline::Program &program = made == 0 ? prefill : decode;
@@ -68,7 +69,8 @@ void generate(const fuseline::Artifact &model, std::vector<int64_t> ids, int64_t
 }  // namespace
 
 int main(int argc, char **argv) {
-  std::map<std::string, std::string> options = {{"--prompt", ""}, {"--new", "64"}, {"--stop", "-1"}, {"--threads", "0"}};
+  std::map<std::string, std::string> options =
+      {{"--prompt", ""}, {"--new", "64"}, {"--stop", "-1"}, {"--threads", "0"}};
   bool right = argc >= 2 && argc % 2 == 0;
   for (int i = 2; right && i + 1 < argc; i += 2) {
     right = options.count(argv[i]) > 0;
@@ -82,7 +84,8 @@ int main(int argc, char **argv) {
     fuseline::Options how;
     how.threads = std::stoi(options["--threads"]);
     const fuseline::Artifact model = fuseline::Artifact::open(argv[1], how);
-    generate(model, listed(options["--prompt"]), std::stoll(options["--new"]), std::stoll(options["--stop"]));
+    generate(model, listed(options["--prompt"]), std::stoll(options["--new"]),
+             std::stoll(options["--stop"]));
     return 0;
   } catch (const std::exception &error) {
     std::cerr << error.what() << "\n";

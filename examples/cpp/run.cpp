@@ -29,7 +29,8 @@ struct Array {
 };
 
 const std::map<std::string, DType> kTypes = {
-    {"<f4", DType::float32}, {"<f8", DType::float64}, {"<f2", DType::float16}, {"|b1", DType::boolean},
+    {"<f4", DType::float32}, {"<f8", DType::float64}, {"<f2", DType::float16},
+        {"|b1", DType::boolean},
     {"|i1", DType::int8}, {"<i2", DType::int16}, {"<i4", DType::int32}, {"<i8", DType::int64},
     {"|u1", DType::uint8}, {"<c8", DType::complex64}, {"<c16", DType::complex128}};
 
@@ -39,10 +40,11 @@ size_t count_of(const std::vector<int64_t> &shape) {
   return count;
 }
 
-// -- .npy files ------------------------------------------------------------------------------------
+// -- .npy files ----------------------------------------------------------------------------------
 
 // What stands behind a key of the head.
-std::string behind(const std::string &head, const std::string &key, const char *open, const char *close) {
+std::string behind(const std::string &head, const std::string &key, const char *open,
+                   const char *close) {
   size_t from = head.find("'" + key + "':");
   from = from == head.npos ? from : head.find(open, from + key.size() + 3);
   const size_t to = from == head.npos ? from : head.find(close, from + 1);
@@ -54,7 +56,8 @@ Array read_array(const std::string &path) {
   std::ifstream file(path, std::ios::binary);
   char start[12] = {};
   if (!file.read(start, 10) || memcmp(start, "\x93NUMPY", 6) != 0) stop(path + " is no .npy file");
-  const auto byte = [&](int i) { return static_cast<size_t>(static_cast<unsigned char>(start[i])); };
+  const auto byte = [&](int i) { return static_cast<size_t>(static_cast<unsigned char>(start[i]));
+                                };
   size_t size = byte(8) | byte(9) << 8;
   if (start[6] > 1) {
     if (!file.read(start + 10, 2)) stop(path + " ends in its head");
@@ -76,7 +79,8 @@ Array read_array(const std::string &path) {
     at = end != at ? end : at + 1;
   }
   found.bytes.resize(count_of(found.shape) * fuseline::size_of(found.dtype));
-  if (!file.read(found.bytes.data(), static_cast<std::streamsize>(found.bytes.size()))) stop(path + " is too short");
+  if (!file.read(found.bytes.data(), static_cast<std::streamsize>(found.bytes.size())))
+    stop(path + " is too short");
   return found;
 }
 
@@ -89,7 +93,8 @@ void write_array(const std::string &path, const Array &array) {
   head += "), }";
   head.resize((head.size() + 11 + 63) / 64 * 64 - 11, ' ');
   head += '\n';
-  const char start[10] = {'\x93', 'N', 'U', 'M', 'P', 'Y', 1, 0, static_cast<char>(head.size() & 255),
+  const char start[10] = {'\x93', 'N', 'U', 'M', 'P', 'Y', 1, 0,
+                          static_cast<char>(head.size() & 255),
                           static_cast<char>(head.size() >> 8)};
   std::ofstream file(path, std::ios::binary);
   file.write(start, sizeof start).write(head.data(), static_cast<std::streamsize>(head.size()));
@@ -97,7 +102,7 @@ void write_array(const std::string &path, const Array &array) {
   if (!file.flush()) stop("cannot write " + path);
 }
 
-// -- bfloat16 --------------------------------------------------------------------------------------
+// -- bfloat16 ------------------------------------------------------------------------------------
 
 Array narrowed(const Array &from) {
   Array to;
@@ -116,33 +121,40 @@ Array narrowed(const Array &from) {
 Array widened(const Array &from) {
   Array to;
   to.dtype = DType::float32, to.shape = from.shape, to.bytes.resize(from.bytes.size() * 2);
-  for (size_t i = 0; i < count_of(from.shape); ++i) memcpy(&to.bytes[4 * i + 2], &from.bytes[2 * i], 2);
+  for (size_t i = 0; i < count_of(from.shape); ++i)
+    memcpy(&to.bytes[4 * i + 2], &from.bytes[2 * i], 2);
   return to;
 }
 
-// -- the command -----------------------------------------------------------------------------------
+// -- the command ---------------------------------------------------------------------------------
 
 std::string shown(const fuseline::Port &port) {
-  std::string text = port.name + ": " + (port.integer ? "an integer" : fuseline::name_of(port.dtype)) + "[";
+  std::string text = port.name + ": " +
+      (port.integer ? "an integer" : fuseline::name_of(port.dtype)) + "[";
   for (size_t i = 0; i < port.shape.size(); ++i) {
     const fuseline::Size &size = port.shape[i];
     text += (i ? ", " : "") + size.text;
     if (size.least == size.most || (size.least == 0 && size.most == INT64_MAX)) continue;
-    text += " in " + std::to_string(size.least) + ".." + (size.most == INT64_MAX ? "" : std::to_string(size.most));
+    text += " in " + std::to_string(size.least) + ".." +
+        (size.most == INT64_MAX ? "" : std::to_string(size.most));
   }
   return text + "]" + (port.written ? ", changed in place" : "");
 }
 
 void describe(const fuseline::Artifact &model) {
-  std::cout << model.model() << ", by fuseline " << model.version() << ", for " << model.target() << "\n";
+  std::cout << model.model() << ", by fuseline " << model.version();
+  std::cout << ", for " << model.target() << "\n";
   for (const std::string &name : model.programs()) {
     const fuseline::Program program = model.program(name);
     std::cout << name << "\n";
-    for (const fuseline::Port &port : program.inputs()) std::cout << "  takes " << shown(port) << "\n";
-    for (const fuseline::Port &port : program.outputs()) std::cout << "  gives " << shown(port) << "\n";
-    for (const auto &[path, value] : program.constants()) std::cout << "  gives " << path << " = " << value << "\n";
+    for (const fuseline::Port &port : program.inputs())
+      std::cout << "  takes " << shown(port) << "\n";
+    for (const fuseline::Port &port : program.outputs())
+      std::cout << "  gives " << shown(port) << "\n";
+    for (const auto &[path, value] : program.constants())
+      std::cout << "  gives " << path << " = " << value << "\n";
     for (const fuseline::State &state : program.state())
-      std::cout << "  keeps " << state.name << ": " << fuseline::name_of(state.tensor.dtype) << "\n";
+      std::cout << "  keeps " << state.name << "\n";
   }
 }
 
@@ -156,12 +168,14 @@ Array packed(const Tensor &t) {  // row by row
     size_t rest = i;
     for (size_t d = t.shape.size(); d-- > 0; rest /= static_cast<size_t>(t.shape[d]))
       place += static_cast<int64_t>(rest % static_cast<size_t>(t.shape[d])) * t.strides[d];
-    memcpy(&found.bytes[i * item], static_cast<const char *>(t.data) + place * static_cast<int64_t>(item), item);
+    memcpy(&found.bytes[i * item], static_cast<const char *>(t.data) +
+           place * static_cast<int64_t>(item), item);
   }
   return found;
 }
 
-void run(const fuseline::Program &program, const std::map<std::string, std::string> &given, int repeat,
+void run(const fuseline::Program &program, const std::map<std::string, std::string> &given,
+         int repeat,
          const std::string &folder) {
   std::vector<Array> arrays;
   arrays.reserve(program.inputs().size());
@@ -178,7 +192,8 @@ void run(const fuseline::Program &program, const std::map<std::string, std::stri
     Array array = read_array(found->second);
     if (port.dtype == DType::bfloat16 && array.dtype == DType::float32) array = narrowed(array);
     arrays.push_back(std::move(array));
-    inputs.emplace_back(Tensor{arrays.back().bytes.data(), arrays.back().dtype, arrays.back().shape, {}});
+    inputs.emplace_back(Tensor{arrays.back().bytes.data(), arrays.back().dtype, arrays.back().shape,
+                               {}});
   }
   if (used != given.size()) stop("an input that the program does not take");
   std::vector<fuseline::Output> results;
@@ -210,7 +225,8 @@ int main(int argc, char **argv) {
     const std::string word = argv[i];
     const size_t equals = word.find('=');
     if (word.rfind("--", 0) == 0) {
-      static const char *const kKnown[] = {"--program", "--target", "--threads", "--repeat", "--save"};
+      static const char *const kKnown[] =
+          {"--program", "--target", "--threads", "--repeat", "--save"};
       bool known = false;
       for (const char *name : kKnown) known = known || word == name;
       if (!known || i + 1 == argc) return usage();
@@ -236,7 +252,8 @@ int main(int argc, char **argv) {
       return 0;
     }
     if (options.count("--save")) mkdir(options["--save"].c_str(), 0777);
-    run(program, given, options.count("--repeat") ? std::stoi(options["--repeat"]) : 1, options["--save"]);
+    run(program, given, options.count("--repeat") ? std::stoi(options["--repeat"]) : 1,
+        options["--save"]);
     return 0;
   } catch (const std::exception &error) {  // of fuseline, or of what was typed
     std::cerr << error.what() << "\n";

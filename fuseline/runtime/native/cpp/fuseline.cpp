@@ -1,5 +1,5 @@
-// The loader and runner of fuseline.h. What it does is what fuseline/artifact and fuseline/runtime do
-// in Python, part by part and in their words; each part names the module that it follows.
+// The loader and runner of fuseline.h. It does what fuseline/artifact and fuseline/runtime do in
+// Python, part by part and in their words; each part names the module that it follows.
 //
 // Nothing in a file is trusted until it was looked at: names, sizes, offsets and counts are held
 // against the file and each other, JSON is bounded, and code is loaded only if its digest is right.
@@ -28,8 +28,8 @@
 #include <sys/utsname.h>
 #include <unistd.h>
 
-// The interface of the runner and the kernels: fuseline/runtime/native/fuseline_abi.h says what each
-// part is, and a test holds the two against each other.
+// The interface of the runner and the kernels: fuseline/runtime/native/fuseline_abi.h says what
+// each part is, and a test holds the two against each other.
 struct fl_host {
   fuseline::Sgemm sgemm;
 };
@@ -58,7 +58,7 @@ constexpr int32_t kMostThreads = 128;
 
 using Bytes = std::pair<const uint8_t *, uint64_t>;
 
-// -- errors (fuseline/errors.py) -------------------------------------------------------------------
+// -- errors (fuseline/errors.py) -----------------------------------------------------------------
 
 struct Code {
   const char *code, *title, *hint;
@@ -74,7 +74,8 @@ constexpr Code INDEX_OUTSIDE{
     "check token ids against the vocabulary, numbers of adapters against how many are in use, "
     "and the length against that of the cache"};
 constexpr Code NO_ROOM{"FL1010", "no memory on the device for a call",
-                       "call it with fewer tokens, or make room: graphs='none' frees what graphs hold"};
+                       "call it with fewer tokens, or make room: graphs='none' frees what graphs "
+                       "hold"};
 constexpr Code ARTIFACT_UNREADABLE{"FL1101", "cannot read the artifact", ""};
 constexpr Code ARTIFACT_DAMAGED{"FL1102", "no artifact, or a damaged one:",
                                 "export the model again, or copy the file again"};
@@ -96,7 +97,8 @@ Error error(const Code &code, const std::string &subject, const Said &said) {
   if (!subject.empty()) text += " " + subject;
   if (!said.where.empty()) text += " in " + said.where;
   if (!said.found.empty()) text += ": found " + said.found;
-  if (!said.expected.empty()) text += (said.found.empty() ? ": " : ", ") + ("expected " + said.expected);
+  if (!said.expected.empty())
+    text += (said.found.empty() ? ": " : ", ") + ("expected " + said.expected);
   while (!text.empty() && text.back() == '.') text.pop_back();
   const std::string hint = said.hint.empty() ? code.hint : said.hint;
   return Error(code.code, text + "." + (hint.empty() ? "" : " Hint: " + hint + "."));
@@ -119,7 +121,10 @@ std::string quoted(const std::string &text) { return "'" + text.substr(0, 80) + 
 bool is_utf8(const std::string &text) {
   for (size_t i = 0; i < text.size();) {
     const uint8_t lead = static_cast<uint8_t>(text[i]);
-    const int more = lead < 0x80 ? 0 : lead >> 5 == 6 ? 1 : lead >> 4 == 14 ? 2 : lead >> 3 == 30 ? 3 : -1;
+    const int more = lead < 0x80 ? 0
+                     : lead >> 5 == 6 ? 1
+                     : lead >> 4 == 14 ? 2
+                     : lead >> 3 == 30 ? 3 : -1;
     if (more < 0 || i + static_cast<size_t>(more) >= text.size()) return false;
     uint32_t value = more == 0 ? lead : lead & (0x3fu >> more);
     for (int k = 1; k <= more; ++k) {
@@ -128,13 +133,14 @@ bool is_utf8(const std::string &text) {
       value = value << 6 | (next & 0x3f);
     }
     const uint32_t least[] = {0, 0x80, 0x800, 0x10000};
-    if (value < least[more] || value > 0x10ffff || (value >= 0xd800 && value < 0xe000)) return false;
+    if (value < least[more] || value > 0x10ffff || (value >= 0xd800 && value < 0xe000))
+      return false;
     i += static_cast<size_t>(more) + 1;
   }
   return true;
 }
 
-// -- SHA-256 ---------------------------------------------------------------------------------------
+// -- SHA-256 -------------------------------------------------------------------------------------
 
 class Sha256 {
  public:
@@ -160,20 +166,23 @@ class Sha256 {
 
   void block(const uint8_t *data) {
     static constexpr uint32_t kRound[64] = {
-        0x428a2f98, 0x71374491, 0xb5c0fbcf, 0xe9b5dba5, 0x3956c25b, 0x59f111f1, 0x923f82a4, 0xab1c5ed5,
-        0xd807aa98, 0x12835b01, 0x243185be, 0x550c7dc3, 0x72be5d74, 0x80deb1fe, 0x9bdc06a7, 0xc19bf174,
-        0xe49b69c1, 0xefbe4786, 0x0fc19dc6, 0x240ca1cc, 0x2de92c6f, 0x4a7484aa, 0x5cb0a9dc, 0x76f988da,
-        0x983e5152, 0xa831c66d, 0xb00327c8, 0xbf597fc7, 0xc6e00bf3, 0xd5a79147, 0x06ca6351, 0x14292967,
-        0x27b70a85, 0x2e1b2138, 0x4d2c6dfc, 0x53380d13, 0x650a7354, 0x766a0abb, 0x81c2c92e, 0x92722c85,
-        0xa2bfe8a1, 0xa81a664b, 0xc24b8b70, 0xc76c51a3, 0xd192e819, 0xd6990624, 0xf40e3585, 0x106aa070,
-        0x19a4c116, 0x1e376c08, 0x2748774c, 0x34b0bcb5, 0x391c0cb3, 0x4ed8aa4a, 0x5b9cca4f, 0x682e6ff3,
-        0x748f82ee, 0x78a5636f, 0x84c87814, 0x8cc70208, 0x90befffa, 0xa4506ceb, 0xbef9a3f7, 0xc67178f2};
+        0x428a2f98, 0x71374491, 0xb5c0fbcf, 0xe9b5dba5, 0x3956c25b, 0x59f111f1, 0x923f82a4,
+        0xab1c5ed5, 0xd807aa98, 0x12835b01, 0x243185be, 0x550c7dc3, 0x72be5d74, 0x80deb1fe,
+        0x9bdc06a7, 0xc19bf174, 0xe49b69c1, 0xefbe4786, 0x0fc19dc6, 0x240ca1cc, 0x2de92c6f,
+        0x4a7484aa, 0x5cb0a9dc, 0x76f988da, 0x983e5152, 0xa831c66d, 0xb00327c8, 0xbf597fc7,
+        0xc6e00bf3, 0xd5a79147, 0x06ca6351, 0x14292967, 0x27b70a85, 0x2e1b2138, 0x4d2c6dfc,
+        0x53380d13, 0x650a7354, 0x766a0abb, 0x81c2c92e, 0x92722c85, 0xa2bfe8a1, 0xa81a664b,
+        0xc24b8b70, 0xc76c51a3, 0xd192e819, 0xd6990624, 0xf40e3585, 0x106aa070, 0x19a4c116,
+        0x1e376c08, 0x2748774c, 0x34b0bcb5, 0x391c0cb3, 0x4ed8aa4a, 0x5b9cca4f, 0x682e6ff3,
+        0x748f82ee, 0x78a5636f, 0x84c87814, 0x8cc70208, 0x90befffa, 0xa4506ceb, 0xbef9a3f7,
+        0xc67178f2};
     uint32_t w[64];
     for (int i = 0; i < 16; ++i)
       w[i] = uint32_t(data[4 * i]) << 24 | uint32_t(data[4 * i + 1]) << 16 |
              uint32_t(data[4 * i + 2]) << 8 | data[4 * i + 3];
     for (int i = 16; i < 64; ++i)
-      w[i] = w[i - 16] + w[i - 7] + (turned(w[i - 15], 7) ^ turned(w[i - 15], 18) ^ w[i - 15] >> 3) +
+      w[i] = w[i - 16] + w[i - 7] +
+          (turned(w[i - 15], 7) ^ turned(w[i - 15], 18) ^ w[i - 15] >> 3) +
              (turned(w[i - 2], 17) ^ turned(w[i - 2], 19) ^ w[i - 2] >> 10);
     std::array<uint32_t, 8> s = state_;
     for (int i = 0; i < 64; ++i) {
@@ -190,7 +199,7 @@ class Sha256 {
                                     0x510e527f, 0x9b05688c, 0x1f83d9ab, 0x5be0cd19};
 };
 
-// -- JSON ------------------------------------------------------------------------------------------
+// -- JSON ----------------------------------------------------------------------------------------
 
 constexpr int kMostDepth = 256;
 constexpr uint64_t kMostValues = 4'000'000, kMostJson = 256u << 20;
@@ -373,7 +382,8 @@ class JsonReader {
     }
     const int more = value < 0x800 ? 1 : value < 0x10000 ? 2 : 3;
     found += static_cast<char>((0xff << (7 - more) & 0xff) | value >> (6 * more));
-    for (int k = more - 1; k >= 0; --k) found += static_cast<char>(0x80 | (value >> (6 * k) & 0x3f));
+    for (int k = more - 1; k >= 0; --k)
+      found += static_cast<char>(0x80 | (value >> (6 * k) & 0x3f));
   }
 
   uint32_t hex() {
@@ -419,11 +429,11 @@ class Node {
     if (json_->kind != Json::text) wrong("a text");
     return json_->words;
   }
-  std::string text_or_null() const { return is_null() ? std::string() : text(); }
   int64_t integer() const {
     if (json_->kind != Json::integer) wrong("an integer");
     return json_->number;
   }
+  int64_t integer_or(int64_t other) const { return is_null() ? other : integer(); }
   bool boolean() const {
     if (json_->kind != Json::boolean) wrong("true or false");
     return json_->number != 0;
@@ -472,7 +482,8 @@ class Node {
   int32_t number(size_t count, const char *what, int64_t least = 0) const {
     const int64_t found = integer();
     if (found < least || found >= static_cast<int64_t>(count))
-      throw Odd(where_ + ": " + what + " " + std::to_string(found) + " of " + std::to_string(count));
+      throw Odd(where_ + ": " + what + " " + std::to_string(found) + " of " +
+                std::to_string(count));
     return static_cast<int32_t>(found);
   }
 
@@ -507,7 +518,7 @@ class Node {
   std::string where_;
 };
 
-// -- the file (fuseline/artifact/archive.py) -------------------------------------------------------
+// -- the file (fuseline/artifact/archive.py) -----------------------------------------------------
 
 constexpr uint64_t kMostMembers = 100'000, kMostDirectory = 64u << 20, kMostManifest = 256u << 20;
 
@@ -556,7 +567,8 @@ class Mapped {
 
 uint64_t little(Bytes data, uint64_t at, int bytes) {
   uint64_t value = 0;
-  for (int i = bytes - 1; i >= 0; --i) value = value << 8 | data.first[at + static_cast<uint64_t>(i)];
+  for (int i = bytes - 1; i >= 0; --i)
+    value = value << 8 | data.first[at + static_cast<uint64_t>(i)];
   return value;
 }
 
@@ -587,13 +599,15 @@ class Archive {
     uint64_t count, start, size;
     const uint64_t end = directory(&count, &start, &size);
     if (count > kMostMembers || size > kMostDirectory)
-      throw Odd("a directory of " + std::to_string(count) + " members in " + std::to_string(size) + " bytes");
+      throw Odd("a directory of " + std::to_string(count) + " members in " + std::to_string(size) +
+                " bytes");
     std::vector<std::pair<uint64_t, uint64_t>> spans = {{start, data_.second}};
     uint64_t at = start;
     for (uint64_t i = 0; i < count; ++i) at = member(at, end, start, &spans);
     std::sort(spans.begin(), spans.end());
     bool apart = at == end;
-    for (size_t i = 0; i + 1 < spans.size(); ++i) apart = apart && spans[i].second <= spans[i + 1].first;
+    for (size_t i = 0; i + 1 < spans.size(); ++i)
+      apart = apart && spans[i].second <= spans[i + 1].first;
     if (!apart) throw Odd("members that overlap");
   }
 
@@ -622,7 +636,8 @@ class Archive {
   uint64_t member(uint64_t at, uint64_t end, uint64_t start,
                   std::vector<std::pair<uint64_t, uint64_t>> *spans) {
     if (end - at < 46) throw Odd("a directory that ends in the middle");
-    const uint64_t length = number(at + 28, 2), extra = number(at + 30, 2), comment = number(at + 32, 2);
+    const uint64_t length = number(at + 28, 2), extra = number(at + 30, 2),
+        comment = number(at + 32, 2);
     if (!is(at, "PK\1\2") || (number(at + 8, 2) & ~0x800u) || number(at + 10, 2) || comment ||
         number(at + 34, 2))
       throw Odd("a member that is compressed, encrypted, or in another file");
@@ -635,7 +650,8 @@ class Archive {
     if (places_.count(name)) throw Odd("two members " + quoted(name));
     if (packed != whole) throw Odd(quoted(name) + " of two sizes");
     const uint64_t first = data_of(name, place);
-    if (first > start || start - first < whole) throw Odd(quoted(name) + " that reaches beyond the file");
+    if (first > start || start - first < whole)
+      throw Odd(quoted(name) + " that reaches beyond the file");
     places_[name] = {first, whole};
     spans->push_back({place, first + whole});
     return at + length + extra;
@@ -648,7 +664,8 @@ class Archive {
       if (size == 0xffffffff) wanted.push_back(&size);
     while (left && !wanted.empty()) {
       if (left < 4) throw Odd("an extra field that ends in the middle");
-      const uint64_t kind = number(at, 2), size = number(at + 2, 2), held = std::min(size, left - 4);
+      const uint64_t kind = number(at, 2), size = number(at + 2, 2),
+          held = std::min(size, left - 4);
       if (kind == 1) {
         if (held < 8 * wanted.size()) throw Odd("an extra field that ends in the middle");
         for (size_t i = 0; i < wanted.size(); ++i) *wanted[i] = number(at + 4 + 8 * i, 8);
@@ -673,7 +690,8 @@ class Archive {
   // Relative, by forward slashes, and only one way to write it.
   std::string checked_name(uint64_t at, uint64_t length) const {
     const std::string name(reinterpret_cast<const char *>(data_.first + at), length);
-    bool plain = !name.empty() && is_utf8(name) && name.find_first_of(std::string("\\\0", 2)) == name.npos;
+    bool plain = !name.empty() && is_utf8(name) && name.find('\\') == name.npos &&
+                 name.find('\0') == name.npos;
     for (size_t from = 0; plain;) {
       const size_t to = std::min(name.find('/', from), name.size());
       const std::string part = name.substr(from, to - from);
@@ -694,7 +712,7 @@ class Archive {
   std::map<std::string, std::pair<uint64_t, uint64_t>> places_;
 };
 
-// -- tensors (fuseline/artifact/weights.py) --------------------------------------------------------
+// -- tensors (fuseline/artifact/weights.py) ------------------------------------------------------
 
 struct Kind {
   const char *name, *stored;
@@ -714,7 +732,9 @@ DType dtype_of(const Node &node) {
 
 using Sizes = std::vector<int64_t>;
 
-bool is_empty(const Sizes &shape) { return std::find(shape.begin(), shape.end(), 0) != shape.end(); }
+bool is_empty(const Sizes &shape) {
+  return std::find(shape.begin(), shape.end(), 0) != shape.end();
+}
 
 // Strides of a tensor that lies row by row; those of torch for one without elements, too.
 Sizes row_by_row(const Sizes &shape) {
@@ -733,7 +753,8 @@ int64_t reach(const Sizes &shape, const Sizes &strides) {
   int64_t last = 0;
   if (shape.size() != strides.size()) throw Odd("a tensor with other dims than strides");
   for (size_t d = 0; d < shape.size(); ++d)
-    if (shape[d] < 0 || (strides[d] < 0 && shape[d] > 1)) throw Odd("a tensor with a negative size");
+    if (shape[d] < 0 || (strides[d] < 0 && shape[d] > 1))
+      throw Odd("a tensor with a negative size");
   if (is_empty(shape)) return 0;
   for (size_t d = 0; d < shape.size(); ++d) {
     int64_t step = 0;
@@ -745,7 +766,9 @@ int64_t reach(const Sizes &shape, const Sizes &strides) {
   return last + 1;
 }
 
-int64_t nbytes(const Tensor &t) { return reach(t.shape, t.strides) * static_cast<int64_t>(size_of(t.dtype)); }
+int64_t nbytes(const Tensor &t) {
+  return reach(t.shape, t.strides) * static_cast<int64_t>(size_of(t.dtype));
+}
 
 bool same_strides(const Sizes &shape, const Sizes &one, const Sizes &other) {
   if (is_empty(shape)) return true;
@@ -754,7 +777,9 @@ bool same_strides(const Sizes &shape, const Sizes &one, const Sizes &other) {
   return true;
 }
 
-bool is_contiguous(const Tensor &t) { return same_strides(t.shape, t.strides, row_by_row(t.shape)); }
+bool is_contiguous(const Tensor &t) {
+  return same_strides(t.shape, t.strides, row_by_row(t.shape));
+}
 
 void copy_dims(char *to, const char *from, const Tensor &target, const Tensor &source, size_t d) {
   const int64_t item = static_cast<int64_t>(size_of(target.dtype));
@@ -762,18 +787,21 @@ void copy_dims(char *to, const char *from, const Tensor &target, const Tensor &s
     memcpy(to, from, static_cast<size_t>(item));
     return;
   }
-  const int64_t count = target.shape[d], step = target.strides[d] * item, other = source.strides[d] * item;
+  const int64_t count = target.shape[d], step = target.strides[d] * item,
+      other = source.strides[d] * item;
   if (d + 1 == target.shape.size() && step == item && other == item) {
     memcpy(to, from, static_cast<size_t>(count * item));
     return;
   }
-  for (int64_t i = 0; i < count; ++i) copy_dims(to + i * step, from + i * other, target, source, d + 1);
+  for (int64_t i = 0; i < count; ++i)
+    copy_dims(to + i * step, from + i * other, target, source, d + 1);
 }
 
 // Between tensors of one shape and type that share no memory.
 void copy(const Tensor &target, const Tensor &source) {
   if (!is_empty(target.shape))
-    copy_dims(static_cast<char *>(target.data), static_cast<const char *>(source.data), target, source, 0);
+    copy_dims(static_cast<char *>(target.data), static_cast<const char *>(source.data), target,
+              source, 0);
 }
 
 // Tensors in a safetensors file that lies in memory, on that memory.
@@ -833,13 +861,15 @@ std::string described(const Argument &given) {
   if (const int64_t *number = std::get_if<int64_t>(&given)) return "int " + std::to_string(*number);
   const Tensor &t = std::get<Tensor>(given);
   std::string text = std::string("torch.") + name_of(t.dtype) + listed(t.shape);
-  if (t.strides.size() == t.shape.size() && !is_contiguous(t)) text += " with strides " + listed(t.strides);
+  if (t.strides.size() == t.shape.size() && !is_contiguous(t))
+    text += " with strides " + listed(t.strides);
   if (!t.data && !is_empty(t.shape)) text += " at a null pointer";
-  else if (reinterpret_cast<uintptr_t>(t.data) % std::min<size_t>(size_of(t.dtype), 8)) text += " that lies askew";
+  else if (reinterpret_cast<uintptr_t>(t.data) % std::min<size_t>(size_of(t.dtype), 8))
+    text += " that lies askew";
   return text + " on cpu";
 }
 
-// -- processors (fuseline/artifact/machine.py) -----------------------------------------------------
+// -- processors (fuseline/artifact/machine.py) ---------------------------------------------------
 
 std::string lower(std::string text) {
   for (char &c : text) c = static_cast<char>(tolower(static_cast<uint8_t>(c)));
@@ -861,7 +891,8 @@ Processor read_processor() {
   Processor found;
   cpu_set_t allowed;
   CPU_ZERO(&allowed);
-  if (sched_getaffinity(0, sizeof allowed, &allowed) == 0) found.cores = std::max(1, CPU_COUNT(&allowed));
+  if (sched_getaffinity(0, sizeof allowed, &allowed) == 0)
+    found.cores = std::max(1, CPU_COUNT(&allowed));
   FILE *file = fopen("/proc/cpuinfo", "re");
   if (!file) return found;
   std::set<std::pair<std::string, std::string>> cores;
@@ -901,12 +932,14 @@ const Processor &processor() {
   return found;
 }
 
-// -- sizes that follow from others (fuseline/runtime/plan.py) --------------------------------------
+// -- sizes that follow from others (fuseline/runtime/plan.py) ------------------------------------
 
 // Names of sizes in a program, each with a number.
 struct Symbols {
   std::map<std::string, int32_t> numbers;
-  int32_t of(const std::string &name) { return numbers.emplace(name, static_cast<int32_t>(numbers.size())).first->second; }
+  int32_t of(const std::string &name) {
+    return numbers.emplace(name, static_cast<int32_t>(numbers.size())).first->second;
+  }
 };
 
 // Integer arithmetic over names, as Python means it: `//` and `%` round down.
@@ -936,7 +969,9 @@ class Expr {
   std::string text() const { return is_literal() ? std::to_string(literal_) : text_; }
 
   // The number of the name that this is; -1 for a number or an expression.
-  int32_t symbol() const { return code_.size() == 1 && code_[0].op == 'n' ? static_cast<int32_t>(code_[0].value) : -1; }
+  int32_t symbol() const {
+    return code_.size() == 1 && code_[0].op == 'n' ? static_cast<int32_t>(code_[0].value) : -1;
+  }
 
   int64_t value(const Sizes &symbols) const {
     if (is_literal()) return literal_;
@@ -981,7 +1016,8 @@ class Expr {
         return found;
       default: break;
     }
-    if (b == 0) throw error(ARGUMENT_MISMATCH, "sizes", {"a division by zero in " + text_, "", "", ""});
+    if (b == 0)
+      throw error(ARGUMENT_MISMATCH, "sizes", {"a division by zero in " + text_, "", "", ""});
     const __int128 down = a / b - (a % b != 0 && (a % b < 0) != (b < 0));
     return op == '/' ? down : a - down * b;
   }
@@ -1079,7 +1115,7 @@ class Expr {
     }
     int64_t number() {
       const std::string digits = word();
-      need(digits.size() < 19 && std::all_of(digits.begin(), digits.end(), [](char c) { return isdigit(static_cast<uint8_t>(c)); }));
+      need(digits.size() < 19 && digits.find_first_not_of("0123456789") == digits.npos);
       return strtoll(digits.c_str(), nullptr, 10);
     }
   };
@@ -1107,10 +1143,11 @@ Size size_of_expr(const Expr &expr, const std::vector<std::pair<int64_t, int64_t
   if (expr.is_literal()) return {expr.text(), expr.value({}), expr.value({})};
   const int32_t symbol = expr.symbol();
   if (symbol < 0 || static_cast<size_t>(symbol) >= ranges.size()) return {expr.text()};
-  return {expr.text(), ranges[static_cast<size_t>(symbol)].first, ranges[static_cast<size_t>(symbol)].second};
+  return {expr.text(), ranges[static_cast<size_t>(symbol)].first,
+          ranges[static_cast<size_t>(symbol)].second};
 }
 
-// -- native code (fuseline/artifact/natives.py) ----------------------------------------------------
+// -- native code (fuseline/artifact/natives.py) --------------------------------------------------
 
 struct Member {
   std::string sha256;
@@ -1123,7 +1160,8 @@ Member member_of(const Node &node) {
 }
 
 // The bytes of a member that the manifest knows.
-Bytes checked(const Archive &archive, const std::map<std::string, Member> &members, const std::string &name) {
+Bytes checked(const Archive &archive, const std::map<std::string, Member> &members,
+              const std::string &name) {
   const auto known = members.find(name);
   if (known == members.end()) throw Odd("no member " + quoted(name));
   const Bytes data = archive.data(name);
@@ -1131,7 +1169,8 @@ Bytes checked(const Archive &archive, const std::map<std::string, Member> &membe
   if (found != known->second.sha256 || data.second != static_cast<uint64_t>(known->second.size))
     throw error(ARTIFACT_DIGEST, archive.path() + ", " + name,
                 {std::to_string(data.second) + " bytes of digest " + found.substr(0, 16),
-                 std::to_string(known->second.size) + " bytes of digest " + known->second.sha256.substr(0, 16),
+                 std::to_string(known->second.size) + " bytes of digest " +
+                     known->second.sha256.substr(0, 16),
                  "", ""});
   return data;
 }
@@ -1180,8 +1219,8 @@ class Library {
 struct Runner {
   const Library *loaded;
   void (*use_limits)(const fl_limits *);
-  fl_piece *(*piece_new)(const fl_step *, int32_t, const fl_ref *, int32_t, const int64_t *, int32_t,
-                         int32_t, const fl_host *, int32_t);
+  fl_piece *(*piece_new)(const fl_step *, int32_t, const fl_ref *, int32_t, const int64_t *,
+                         int32_t, int32_t, const fl_host *, int32_t);
   void (*piece_free)(fl_piece *);
   void (*piece_set)(fl_piece *, int32_t, void *);
   void (*piece_go)(fl_piece *);
@@ -1207,7 +1246,7 @@ struct Runner {
   }
 };
 
-// -- what a program's file says (fuseline/artifact/program.py, fuseline/runtime/plan.py) ------------
+// -- what a program's file says (fuseline/artifact/program.py, fuseline/runtime/plan.py) ---------
 
 enum class BufferKind { arg, temp, scratch, output };
 
@@ -1288,7 +1327,8 @@ void name_leaves(const Node &tree, const std::string &path, std::vector<std::str
   }
   const std::vector<std::string> keys = tree["keys"].texts();
   const Node children = tree["children"];
-  if (!keys.empty() && keys.size() != children.size()) throw Odd(tree.where() + " has other keys than children");
+  if (!keys.empty() && keys.size() != children.size())
+    throw Odd(tree.where() + " has other keys than children");
   for (size_t i = 0; i < children.size(); ++i) {
     const std::string key = keys.empty() ? std::to_string(i) : keys[i];
     name_leaves(children.at(i), path.empty() ? key : path + "." + key, names);
@@ -1322,11 +1362,13 @@ class PlanReader {
   }
 
   // The owed ones go to the plan, constants to `constants`; the names are those of outputs.
-  std::vector<std::string> read_returns(Plan *plan, std::vector<std::pair<std::string, std::string>> *constants) {
+  std::vector<std::string> read_returns(
+      Plan *plan, std::vector<std::pair<std::string, std::string>> *constants) {
     std::vector<std::string> names, all;
     name_leaves(file_["gives"], "", &all);
     const Node returns = file_["returns"];
-    if (returns.size() != all.size()) throw Odd(returns.where() + ": not as many as leaves of a result");
+    if (returns.size() != all.size())
+      throw Odd(returns.where() + ": not as many as leaves of a result");
     for (size_t i = 0; i < all.size(); ++i) {
       const Node item = returns.at(i);
       if (item.is("Constant")) {
@@ -1346,8 +1388,24 @@ class PlanReader {
 
   [[noreturn]] void refuse(const std::string &what) const {
     throw error(NO_BINARY, path_,
-                {"program " + quoted(name_) + " with " + what + ", which torch runs", "kernels alone", "",
+                {"program " + quoted(name_) + " with " + what + ", which torch runs",
+                 "kernels alone", "",
                  "load it in Python; fuseline.explain tells why an op has no kernel"});
+  }
+
+  // The ops that have no kernel, each with its place in the user's program.
+  std::string without_kernels(const std::string &label) const {
+    constexpr size_t kMost = 8;
+    std::vector<std::string> found;
+    file_["kernels"].each([&](const Node &record) {
+      if (record["status"].text() == "native") return;
+      const std::string &symbol = record["symbol"].text(), &origin = record["origin"].text();
+      const std::string text = (symbol.empty() ? record["op"].text() : symbol) +
+          (origin.empty() ? "" : " in " + origin);
+      if (found.size() < kMost && std::find(found.begin(), found.end(), text) == found.end())
+        found.push_back(text);
+    });
+    return found.empty() ? label : joined(found);
   }
 
   void read_symbols() {
@@ -1356,23 +1414,27 @@ class PlanReader {
     std::map<std::string, std::pair<int64_t, int64_t>> limits;
     ranges.each_field([&](const std::string &key, const Node &range) {
       if (range.size() != 2) range.wrong("2 items");
-      limits[key] = {range.at(0).integer(), range.at(1).is_null() ? INT64_MAX : range.at(1).integer()};
+      limits[key] = {range.at(0).integer(), range.at(1).integer_or(INT64_MAX)};
     });
     const auto place = [&](const std::string &name, const Node &source) {
       const bool plain = !name.empty() && !isdigit(static_cast<uint8_t>(name[0])) &&
                          std::all_of(name.begin(), name.end(), [](char c) {
                            return isalnum(static_cast<uint8_t>(c)) || c == '_';
                          });
-      if (!plain || source.size() != 2) throw Odd(file_.where() + ": " + quoted(name) + " is no name of a size");
-      return Source{found_.symbols.of(name), source.at(0).number(n_args, "argument"), source.at(1).integer()};
+      if (!plain || source.size() != 2)
+        throw Odd(file_.where() + ": " + quoted(name) + " is no name of a size");
+      return Source{found_.symbols.of(name), source.at(0).number(n_args, "argument"),
+                    source.at(1).integer()};
     };
     own.each_field([&](const std::string &name, const Node &source) {
       place(name, source);
       const auto range = limits.find(name);
-      found_.ranges.push_back(range == limits.end() ? std::pair<int64_t, int64_t>(0, INT64_MAX) : range->second);
+      const std::pair<int64_t, int64_t> any(0, INT64_MAX);
+      found_.ranges.push_back(range == limits.end() ? any : range->second);
     });
     found_.n_own = static_cast<int32_t>(found_.ranges.size());
-    if (found_.symbols.of("num_workers") != found_.n_own) throw Odd(own.where() + " has num_workers");
+    if (found_.symbols.of("num_workers") != found_.n_own)
+      throw Odd(own.where() + " has num_workers");
     file_["symbols"].each_field([&](const std::string &name, const Node &source) {
       const Source found = place(name, source);
       if (found.symbol > found_.n_own) found_.others.push_back(found);
@@ -1392,7 +1454,8 @@ class PlanReader {
       arg.shape = exprs(spec["shape"]), arg.strides = exprs(spec["strides"]);
       arg.value = expr(spec["value"]);
       arg.written = spec["written"].boolean(), arg.fixed = spec["fixed"].boolean();
-      if (arg.shape.size() != arg.strides.size()) throw Odd(spec.where() + " has other dims than strides");
+      if (arg.shape.size() != arg.strides.size())
+        throw Odd(spec.where() + " has other dims than strides");
       const std::string &kind = input["kind"].text();
       if (kind == "user" || kind == "symbol") arg.leaf = leaf++;
       else if (kind != "weight" && kind != "constant") input.wrong("an input of a known kind");
@@ -1400,25 +1463,29 @@ class PlanReader {
       found_.args.push_back(arg);
     }
     file_["complex"].each([&](const Node &item) {
-      refuse("the complex argument " + quoted(found_.args[static_cast<size_t>(arg_number(item))].input));
+      refuse("the complex argument " +
+             quoted(found_.args[static_cast<size_t>(arg_number(item))].input));
     });
     file_["numbers"].each([&](const Node &item) {
       item.must_be("Number");
       Arg &arg = found_.args[static_cast<size_t>(arg_number(item["input"]))];
       if (arg.integer || arg.leaf < 0) item.wrong("a number of a call");
-      arg.number = Size{"", item["low"].integer(), item["high"].is_null() ? INT64_MAX : item["high"].integer()};
+      arg.number = Size{"", item["low"].integer(), item["high"].integer_or(INT64_MAX)};
     });
     for (const Source &source : found_.others) check_source(source);
     std::vector<std::string> leaves;
     name_leaves(file_["takes"], "", &leaves);
-    if (leaves.size() != static_cast<size_t>(leaf)) throw Odd(inputs.where() + ": not as many as leaves of a call");
+    if (leaves.size() != static_cast<size_t>(leaf))
+      throw Odd(inputs.where() + ": not as many as leaves of a call");
   }
 
   void check_source(const Source &source) const {
     const Arg &arg = found_.args[static_cast<size_t>(source.arg)];
     const bool integer = arg.integer || arg.number;
-    if (integer ? source.dim >= 0 : source.dim < 0 || source.dim >= static_cast<int64_t>(arg.shape.size()))
-      throw Odd(file_.where() + ": a size of a dim that argument " + std::to_string(source.arg) + " lacks");
+    const int64_t dims = static_cast<int64_t>(arg.shape.size());
+    if (integer ? source.dim >= 0 : source.dim < 0 || source.dim >= dims)
+      throw Odd(file_.where() + ": a size of a dim that argument " + std::to_string(source.arg) +
+                " lacks");
   }
 
   void read_buffers() {
@@ -1443,17 +1510,17 @@ class PlanReader {
   }
 
   void read_step(const Node &node) {
-    if (node.is("HostOp")) {
-      const std::string &reason = node["reason"].text();
-      refuse(node["label"].text() + (reason.empty() ? "" : " (" + reason + ")"));
-    }
-    if (node.is("LibraryStep")) refuse(node["label"].text() + " (a call of the library " + node["name"].text() + ")");
+    if (node.is("HostOp")) refuse(without_kernels(node["label"].text()));
+    if (node.is("LibraryStep"))
+      refuse(node["label"].text() + " (a call of the library " + node["name"].text() + ")");
     node.must_be("NativeStep");
     Step step;
-    step.symbol = node["symbol"].text(), step.label = node["label"].text(), step.where = node["where"].text();
+    step.symbol = node["symbol"].text(), step.label = node["label"].text(),
+        step.where = node["where"].text();
     node["buffers"].each([&](const Node &pair) {
       if (pair.size() != 2) pair.wrong("2 items");
-      step.buffers.emplace_back(pair.at(0).number(found_.buffers.size(), "buffer", -1), expr(pair.at(1)));
+      step.buffers.emplace_back(pair.at(0).number(found_.buffers.size(), "buffer", -1),
+                                expr(pair.at(1)));
     });
     step.dims = exprs(node["dims"]);
     step.work = expr(node["work"]), step.scratch = expr(node["scratch"]);
@@ -1461,20 +1528,23 @@ class PlanReader {
     if (!when.is_null()) {
       if (when.size() != 3) when.wrong("3 items");
       step.when = When{expr(when.at(0)), when.at(1).integer(),
-                       when.at(2).is_null() ? INT64_MAX : when.at(2).integer()};
+                       when.at(2).integer_or(INT64_MAX)};
     }
     found_.steps.push_back(step);
   }
 
   Owed owed(const Node &item, const Plan &plan) const {
     const auto exprs = [&](const char *key) { return exprs_of(item[key], plan.symbols); };
-    if (item.is("Given")) return {Owed::given, item["result"].number(plan.returns.size(), "result"), {}, {}, {}};
-    if (item.is("Counted")) return {Owed::counted, 0, {}, {}, Expr::of(item["value"], plan.symbols)};
+    if (item.is("Given"))
+      return {Owed::given, item["result"].number(plan.returns.size(), "result"), {}, {}, {}};
+    if (item.is("Counted"))
+      return {Owed::counted, 0, {}, {}, Expr::of(item["value"], plan.symbols)};
     item.must_be("Passed");
     Owed found{Owed::passed, item["input"].number(plan.args.size(), "argument"), exprs("shape"),
                exprs("strides"), Expr::of(item["offset"], plan.symbols)};
     const Arg &arg = plan.args[static_cast<size_t>(found.number)];
-    if (arg.integer || arg.number || found.shape.size() != found.strides.size()) item.wrong("a view of a tensor");
+    if (arg.integer || arg.number || found.shape.size() != found.strides.size())
+      item.wrong("a view of a tensor");
     return found;
   }
 
@@ -1483,15 +1553,17 @@ class PlanReader {
   Plan found_;
 };
 
-// -- running (fuseline/runtime/executor.py, fuseline/runtime/native/signature.py) -------------------
+// -- running (fuseline/runtime/executor.py, fuseline/runtime/native/signature.py) ----------------
 
 constexpr int64_t kAlignment = 64, kSerialWork = 400'000;
 constexpr size_t kMostBindings = 64;
 
 std::shared_ptr<void> memory_of(int64_t bytes) {
-  const uint64_t rounded = (static_cast<uint64_t>(std::max<int64_t>(bytes, 1)) + kAlignment - 1) / kAlignment * kAlignment;
+  const uint64_t least = static_cast<uint64_t>(std::max<int64_t>(bytes, 1));
+  const uint64_t rounded = (least + kAlignment - 1) / kAlignment * kAlignment;
   void *found = bytes > INT64_MAX - kAlignment ? nullptr : aligned_alloc(kAlignment, rounded);
-  if (!found) throw error(NO_ROOM, "", {"none for " + std::to_string(bytes) + " bytes", "", "", ""});
+  if (!found)
+    throw error(NO_ROOM, "", {"none for " + std::to_string(bytes) + " bytes", "", "", ""});
   return std::shared_ptr<void>(found, free);
 }
 
@@ -1530,13 +1602,16 @@ struct Call {
   std::vector<int64_t> numbers;  // in memory
   Sizes symbols;
 
-  const Tensor &tensor(int32_t number) const { return std::get<Tensor>(*args[static_cast<size_t>(number)]); }
+  const Tensor &tensor(int32_t number) const {
+    return std::get<Tensor>(*args[static_cast<size_t>(number)]);
+  }
 };
 
 // Holds the arguments of a call to what the plan expects, and finds the symbols' values.
 class Signature {
  public:
-  Signature(const Plan &plan, Call *call) : plan_(plan), call_(*call), known_(plan.symbols.numbers.size()) {
+  Signature(const Plan &plan, Call *call)
+      : plan_(plan), call_(*call), known_(plan.symbols.numbers.size()) {
     call_.symbols.assign(known_.size(), 0);
   }
 
@@ -1563,7 +1638,8 @@ class Signature {
       for (size_t d = 0; d < arg.shape.size(); ++d)
         composite(arg, arg.shape[d], t.shape[d], "", t.shape, d);
       for (size_t d = 0; d < arg.strides.size() && !is_empty(t.shape); ++d)
-        if (t.shape[d] > 1) composite(arg, arg.strides[d], t.strides[d], "the stride of ", t.strides, d);
+        if (t.shape[d] > 1)
+          composite(arg, arg.strides[d], t.strides[d], "the stride of ", t.strides, d);
     }
   }
 
@@ -1611,7 +1687,8 @@ class Signature {
     const size_t s = static_cast<size_t>(symbol);
     if (known_[s]) return expr.text() + "=" + std::to_string(call_.symbols[s]);
     const auto [least, most] = plan_.ranges[s];
-    return expr.text() + " in " + std::to_string(least) + ".." + (most == INT64_MAX ? "" : std::to_string(most));
+    return expr.text() + " in " + std::to_string(least) + ".." +
+        (most == INT64_MAX ? "" : std::to_string(most));
   }
 
   void check_overlap() const {
@@ -1628,14 +1705,16 @@ class Signature {
     }
   }
 
-  void composite(const Arg &arg, const Expr &expr, int64_t actual, const char *what, const Sizes &all,
+  void composite(const Arg &arg, const Expr &expr, int64_t actual, const char *what,
+                 const Sizes &all,
                  size_t dim) const {
     if (expr.is_literal() || (expr.symbol() >= 0 && expr.symbol() < plan_.n_own)) return;
     const int64_t value = expr.value(call_.symbols);
     if (value != actual)
       throw error(ARGUMENT_MISMATCH, arg.input,
                   {(*what ? "strides " : "") + listed(all),
-                   std::to_string(value) + " in " + what + "dim " + std::to_string(dim) + ", which is " + expr.text(),
+                   std::to_string(value) + " in " + what + "dim " + std::to_string(dim) +
+                       ", which is " + expr.text(),
                    "", ""});
   }
 
@@ -1715,7 +1794,8 @@ class Execution {
         found.push_back({nullptr, DType::int64, {}, {}});
       } else {
         found.push_back({nullptr, plan_.args[static_cast<size_t>(owed.number)].dtype,
-                         values_of(owed.shape, call_.symbols), values_of(owed.strides, call_.symbols)});
+                         values_of(owed.shape, call_.symbols),
+                             values_of(owed.strides, call_.symbols)});
       }
     }
     return found;
@@ -1770,7 +1850,8 @@ class Execution {
       reach(t.shape, t.strides);
     } catch (const Odd &odd) {
       throw error(ARGUMENT_MISMATCH, arg.name,
-                  {std::string(odd.what()) + ": " + listed(t.shape) + " with strides " + listed(t.strides),
+                  {std::string(odd.what()) + ": " + listed(t.shape) + " with strides " +
+                   listed(t.strides),
                    "", "", ""});
     }
     return t;
@@ -1778,10 +1859,12 @@ class Execution {
 
   [[noreturn]] static void mismatch(const Arg &arg, const Argument &given) {
     const int64_t *value = std::get_if<int64_t>(&given);
-    const std::string low = std::to_string(arg.number->least), high = std::to_string(arg.number->most);
+    const std::string low = std::to_string(arg.number->least);
+    const std::string high = std::to_string(arg.number->most);
+    const std::string limits = low + (arg.number->most == INT64_MAX ? " or more" : " to " + high);
     throw error(ARGUMENT_MISMATCH, arg.input,
                 {value ? std::to_string(*value) : described(given),
-                 "an integer, " + (arg.number->most == INT64_MAX ? low + " or more" : low + " to " + high), "", ""});
+                 "an integer, " + limits, "", ""});
   }
 
   // -- binding --
@@ -1789,7 +1872,8 @@ class Execution {
   Bound &bind() {
     std::list<Bound> &known = program_.bound;
     const Sizes key(call_.symbols.begin(), call_.symbols.begin() + plan_.n_own);
-    const auto found = std::find_if(known.begin(), known.end(), [&](const Bound &b) { return b.key == key; });
+    const auto found = std::find_if(known.begin(), known.end(),
+                                    [&](const Bound &b) { return b.key == key; });
     if (found != known.end()) {
       known.splice(known.begin(), known, found);
       return known.front();
@@ -1821,19 +1905,23 @@ class Execution {
     }
     for (const Buffer &buffer : plan_.buffers) {
       const bool inside = buffer.kind == BufferKind::temp || buffer.kind == BufferKind::scratch;
-      const int64_t size = buffer.kind == BufferKind::scratch ? scratch : buffer.nbytes.value(bound->symbols);
+      const int64_t size = buffer.kind == BufferKind::scratch ? scratch
+          : buffer.nbytes.value(bound->symbols);
       bound->nbytes.push_back(size);
       bound->places.push_back(inside ? bound->arena : -1);
-      if (inside && __builtin_add_overflow(bound->arena, rounded(size), &bound->arena)) rounded(INT64_MAX);
+      if (inside && __builtin_add_overflow(bound->arena, rounded(size), &bound->arena))
+        rounded(INT64_MAX);
       rounded(size);
     }
   }
 
   BoundView bound_view(const View &view, const Bound &bound) const {
     BoundView found{view.buffer, view.offset.value(bound.symbols),
-                    {nullptr, view.dtype, values_of(view.shape, bound.symbols), values_of(view.strides, bound.symbols)}};
+                    {nullptr, view.dtype, values_of(view.shape, bound.symbols),
+                     values_of(view.strides, bound.symbols)}};
     const size_t number = static_cast<size_t>(view.buffer);
-    if (plan_.buffers[number].kind != BufferKind::arg) check_inside(found.form, found.offset, bound.nbytes[number]);
+    if (plan_.buffers[number].kind != BufferKind::arg)
+      check_inside(found.form, found.offset, bound.nbytes[number]);
     return found;
   }
 
@@ -1858,16 +1946,19 @@ class Execution {
     for (const Step *step : bound->steps) {
       const int64_t shares = step->work.value(bound->symbols) / kSerialWork;
       const int64_t width = std::max<int64_t>(1, std::min<int64_t>(loaded_.threads, shares));
-      steps.push_back({step->kernel, static_cast<int32_t>(refs.size()), static_cast<int32_t>(dims.size()),
+      steps.push_back({step->kernel, static_cast<int32_t>(refs.size()),
+                       static_cast<int32_t>(dims.size()),
                        static_cast<int32_t>(width), 0});
       for (const auto &[buffer, offset] : step->buffers) {
         const int64_t place = buffer < 0 ? -1 : bound->places[static_cast<size_t>(buffer)];
-        refs.push_back({offset.value(bound->symbols) + (place < 0 ? 0 : place), place < 0 ? buffer : arena, 0});
+        const int64_t start = offset.value(bound->symbols) + std::max<int64_t>(place, 0);
+        refs.push_back({start, place < 0 ? buffer : arena, 0});
       }
       for (const Expr &dim : step->dims) dims.push_back(dim.value(bound->symbols));
     }
     fl_piece *piece = loaded_.runner->piece_new(
-        steps.data(), static_cast<int32_t>(steps.size()), refs.data(), static_cast<int32_t>(refs.size()),
+        steps.data(), static_cast<int32_t>(steps.size()), refs.data(),
+            static_cast<int32_t>(refs.size()),
         dims.data(), static_cast<int32_t>(dims.size()), arena + 1, &loaded_.host, loaded_.threads);
     if (!piece) throw std::bad_alloc();
     bound->piece = {piece, loaded_.runner->piece_free};
@@ -1877,7 +1968,8 @@ class Execution {
 
   // Memory of the caller for results, held to their forms: nothing may be read there that a result
   // was copied over.
-  std::vector<Tensor> checked_targets(const std::vector<Tensor> &forms, const std::vector<Tensor> &given) const {
+  std::vector<Tensor> checked_targets(const std::vector<Tensor> &forms,
+                                      const std::vector<Tensor> &given) const {
     if (given.size() != forms.size())
       throw error(ARGUMENT_COUNT, "for the results",
                   {std::to_string(given.size()), std::to_string(forms.size()), "", ""});
@@ -1890,7 +1982,8 @@ class Execution {
       const uintptr_t address = reinterpret_cast<uintptr_t>(target.data);
       bool fits = target.dtype == forms[i].dtype && target.shape == forms[i].shape;
       fits = fits && target.strides.size() == target.shape.size() && apart(target);
-      fits = fits && (empty || (address && address % std::min<size_t>(size_of(target.dtype), 8) == 0));
+      const bool askew = address % std::min<size_t>(size_of(target.dtype), 8) != 0;
+      fits = fits && (empty || (address && !askew));
       if (!fits)
         throw error(ARGUMENT_MISMATCH, "for the result " + name,
                     {described(Argument(target)),
@@ -1899,7 +1992,8 @@ class Execution {
       const std::optional<Span> span = Span::of(target);
       for (size_t k = 0; span && k < spans.size(); ++k)
         if (spans[k] && span->meets(*spans[k]))
-          throw error(ARGUMENTS_OVERLAP, name, {"memory of " + program_.outputs[k].name, "", "", ""});
+          throw error(ARGUMENTS_OVERLAP, name,
+                      {"memory of " + program_.outputs[k].name, "", "", ""});
       for (size_t k = 0; span && k < plan_.args.size(); ++k) {
         if (plan_.args[k].integer) continue;
         const std::optional<Span> other = Span::of(call_.tensor(static_cast<int32_t>(k)));
@@ -1915,7 +2009,8 @@ class Execution {
   // Whether a target is the argument that the result is.
   bool is_itself(size_t i, const Tensor &target, const Tensor &form) const {
     const Owed &owed = plan_.owed[i];
-    if (owed.kind != Owed::passed || !same_strides(form.shape, form.strides, target.strides)) return false;
+    if (owed.kind != Owed::passed || !same_strides(form.shape, form.strides, target.strides))
+      return false;
     return passed(owed, form).data == target.data;
   }
 
@@ -1937,7 +2032,7 @@ class Execution {
     }
   }
 
-  // The memory of each buffer. A result that is all of a buffer goes to the caller's memory at once.
+  // The memory of each buffer. One that is a result goes to the caller's memory at once.
   void make_room(const std::vector<Tensor> &forms, const std::vector<Tensor> &targets) {
     if (loaded_.arena_bytes < bound_->arena) {
       loaded_.arena.reset(), loaded_.arena_bytes = 0;
@@ -1953,7 +2048,8 @@ class Execution {
       const size_t number = static_cast<size_t>(view.buffer);
       const bool whole = plan_.buffers[number].kind == BufferKind::output && !view.offset &&
                          nbytes(view.form) == bound_->nbytes[number];
-      if (whole && !slots_[number] && same_strides(forms[i].shape, forms[i].strides, targets[i].strides))
+      if (whole && !slots_[number] &&
+          same_strides(forms[i].shape, forms[i].strides, targets[i].strides))
         slots_[number] = targets[i].data;
     }
     for (size_t number = 0; number < slots_.size(); ++number) {
@@ -2000,7 +2096,8 @@ class Execution {
     const BoundView &view = bound_->returns[static_cast<size_t>(owed.number)];
     const size_t number = static_cast<size_t>(view.buffer);
     const Buffer &buffer = plan_.buffers[number];
-    if (buffer.kind == BufferKind::arg) check_inside(form, view.offset, nbytes(call_.tensor(buffer.arg)));
+    if (buffer.kind == BufferKind::arg)
+      check_inside(form, view.offset, nbytes(call_.tensor(buffer.arg)));
     found.tensor.data = static_cast<char *>(slots_[number]) + view.offset;
     found.memory = buffer.kind == BufferKind::arg ? held_by(buffer.arg) : owners_[number];
     if (bound_->places[number] >= 0) {  // the next call writes there
@@ -2037,7 +2134,7 @@ class Execution {
   std::vector<std::shared_ptr<void>> owners_;
 };
 
-// -- loading (fuseline/artifact/load.py, manifest.py, choose.py) -----------------------------------
+// -- loading (fuseline/artifact/load.py, manifest.py, choose.py) ---------------------------------
 
 class Loader {
  public:
@@ -2059,12 +2156,14 @@ class Loader {
 
   Json read_manifest() const {
     const Bytes data = loaded_.archive.data("manifest.json");
-    if (data.second > kMostManifest) throw Odd("a manifest of " + std::to_string(data.second) + " bytes");
+    if (data.second > kMostManifest)
+      throw Odd("a manifest of " + std::to_string(data.second) + " bytes");
     Json found = JsonReader::read(data, "manifest.json");
     const Node schema = Node(found, "manifest.json")["schema"];
     if (schema.integer() != kSchema)
       throw error(ARTIFACT_SCHEMA, path(),
-                  {"schema " + std::to_string(schema.integer()), "schema " + std::to_string(kSchema), "", ""});
+                  {"schema " + std::to_string(schema.integer()),
+                   "schema " + std::to_string(kSchema), "", ""});
     return found;
   }
 
@@ -2073,7 +2172,9 @@ class Loader {
     loaded_.version = root["fuseline"].text();
     loaded_.names = root["programs"].texts();
     if (loaded_.names.empty()) throw Odd("no programs");
-    root["members"].each_field([&](const std::string &name, const Node &node) { members_[name] = member_of(node); });
+    root["members"].each_field([&](const std::string &name, const Node &node) {
+      members_[name] = member_of(node);
+    });
     std::set<std::string> odd = {"manifest.json"};
     for (const auto &member : members_) odd.insert(member.first);
     for (const std::string &name : loaded_.archive.names())
@@ -2104,7 +2205,8 @@ class Loader {
       const size_t features = target["features"].size();
       const std::string reason = lacking(target, title);
       if (!reason.empty()) {
-        if (std::find(refusals.begin(), refusals.end(), reason) == refusals.end()) refusals.push_back(reason);
+        if (std::find(refusals.begin(), refusals.end(), reason) == refusals.end())
+          refusals.push_back(reason);
       } else if (!best || features > most) {
         best.emplace(target), most = features;
       }
@@ -2139,7 +2241,8 @@ class Loader {
 
   void read_weights(const Node &weights) {
     const Node member = weights["member"];
-    const Bytes data = member.is_null() ? beside(weights["file"]) : loaded_.archive.data(member.text());
+    const Bytes data = member.is_null() ? beside(weights["file"])
+        : loaded_.archive.data(member.text());
     const std::map<std::string, Tensor> memory = read_tensors(data);
     weights["tensors"].each_field([&](const std::string &name, const Node &at) {
       loaded_.tensors[name] = placed(memory, at.must_be("Placed"));
@@ -2150,7 +2253,8 @@ class Loader {
     if (file.size() != 2) file.wrong("2 items");
     const std::string &name = file.at(0).text();
     const Member known = member_of(file.at(1));
-    if (name.empty() || name.find('/') != name.npos || name == "." || name == ".." || name.find('\0') != name.npos)
+    if (name.empty() || name.find('/') != name.npos || name == "." || name == ".." ||
+        name.find('\0') != name.npos)
       throw Odd("weights in " + quoted(name));
     const size_t slash = path().rfind('/');
     const std::string place = (slash == path().npos ? "" : path().substr(0, slash + 1)) + name;
@@ -2158,7 +2262,8 @@ class Loader {
     const Bytes data = loaded_.beside->bytes();
     if (data.second != static_cast<uint64_t>(known.size))
       throw error(ARTIFACT_DAMAGED, place,
-                  {std::to_string(data.second) + " bytes in the place of " + std::to_string(known.size), "", "", ""});
+                  {std::to_string(data.second) + " bytes in the place of " +
+                   std::to_string(known.size), "", "", ""});
     return data;
   }
 
@@ -2171,12 +2276,15 @@ class Loader {
       has.push_back(native.must_be("Native")["machine"].text());
       if (has.back() == machine() && runner.empty()) runner = native["runner"].text();
     });
-    if (runner.empty()) throw error(NO_BINARY, path(), {"code for " + joined(has), machine(), "", ""});
+    if (runner.empty())
+      throw error(NO_BINARY, path(), {"code for " + joined(has), machine(), "", ""});
     const Bytes code = checked(loaded_.archive, members_, runner);
     loaded_.runner = &Runner::of(runner, members_[runner].sha256, code);
-    loaded_.threads = std::min(options_.threads > 0 ? options_.threads : processor().cores, kMostThreads);
+    loaded_.threads = std::min(options_.threads > 0 ? options_.threads : processor().cores,
+                               kMostThreads);
     loaded_.host.sgemm = options_.sgemm;
-    if (options_.omp_get_max_threads || options_.omp_set_num_threads || options_.mkl_set_num_threads_local) {
+    if (options_.omp_get_max_threads || options_.omp_set_num_threads ||
+        options_.mkl_set_num_threads_local) {
       const bool both = options_.omp_get_max_threads && options_.omp_set_num_threads;
       const fl_limits limits = {both ? options_.omp_get_max_threads : nullptr,
                                 both ? options_.omp_set_num_threads : nullptr,
@@ -2195,7 +2303,8 @@ class Loader {
     program->name = name;
     PlanReader reader(path(), name, Node(json, where));
     program->plan = reader.read();
-    const std::vector<std::string> outputs = reader.read_returns(&program->plan, &program->constants);
+    const std::vector<std::string> outputs =
+        reader.read_returns(&program->plan, &program->constants);
     describe(program.get(), outputs);
     load_kernels(program.get(), target["libraries"].text_by_name());
     loaded_.programs[name] = std::move(program);
@@ -2205,7 +2314,8 @@ class Loader {
     if (program->plan.steps.empty()) return;
     const auto member = libraries.find(program->name);
     if (member == libraries.end()) throw Odd("no kernels of program " + quoted(program->name));
-    program->kernels = std::make_unique<Library>(member->second, checked(loaded_.archive, members_, member->second));
+    const Bytes code = checked(loaded_.archive, members_, member->second);
+    program->kernels = std::make_unique<Library>(member->second, code);
     for (Step &step : program->plan.steps)
       step.kernel = program->kernels->function<fl_kernel>(step.symbol);
   }
@@ -2231,7 +2341,8 @@ class Loader {
       Port port{outputs[i], owed.kind == Owed::counted, DType::int64, {}, {}, false};
       if (owed.kind == Owed::given) {
         const View &view = plan.returns[static_cast<size_t>(owed.number)];
-        port.dtype = view.dtype, port.shape = sizes(view.shape, plan), port.strides = sizes(view.strides, plan);
+        port.dtype = view.dtype, port.shape = sizes(view.shape, plan),
+            port.strides = sizes(view.strides, plan);
       } else if (owed.kind == Owed::passed) {
         port.dtype = plan.args[static_cast<size_t>(owed.number)].dtype;
         port.shape = sizes(owed.shape, plan), port.strides = sizes(owed.strides, plan);
@@ -2265,14 +2376,16 @@ class Loader {
     bool apart = false;
     for (int32_t number : group) {
       Arg &arg = plan->args[static_cast<size_t>(number)];
-      if (arg.leaf >= 0 || arg.written) throw Odd("weights of one product that are not held, or written");
+      if (arg.leaf >= 0 || arg.written)
+        throw Odd("weights of one product that are not held, or written");
       Tensor *t = std::get_if<Tensor>(&arg.held);
       if (!members.empty()) {
         const Tensor &before = *members.back();
         apart = apart || static_cast<char *>(before.data) + nbytes(before) != t->data;
       }
       members.push_back(t);
-      if (__builtin_add_overflow(bytes, elements(*t) * static_cast<int64_t>(size_of(t->dtype)), &bytes))
+      if (__builtin_add_overflow(bytes, elements(*t) * static_cast<int64_t>(size_of(t->dtype)),
+                                 &bytes))
         throw Odd("weights of one product that are too large");
     }
     if (!apart) return;
@@ -2298,7 +2411,7 @@ class Loader {
 
 }  // namespace
 
-// -- the interface ---------------------------------------------------------------------------------
+// -- the interface -------------------------------------------------------------------------------
 
 const char *name_of(DType dtype) { return kKinds[static_cast<size_t>(dtype)].name; }
 std::size_t size_of(DType dtype) { return kKinds[static_cast<size_t>(dtype)].size; }
@@ -2306,7 +2419,9 @@ std::size_t size_of(DType dtype) { return kKinds[static_cast<size_t>(dtype)].siz
 const std::string &Program::name() const { return program_->name; }
 const std::vector<Port> &Program::inputs() const { return program_->inputs; }
 const std::vector<Port> &Program::outputs() const { return program_->outputs; }
-const std::vector<std::pair<std::string, std::string>> &Program::constants() const { return program_->constants; }
+const std::vector<std::pair<std::string, std::string>> &Program::constants() const {
+  return program_->constants;
+}
 
 std::vector<State> Program::state() const {
   std::vector<State> found;

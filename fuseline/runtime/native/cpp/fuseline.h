@@ -3,7 +3,8 @@
 //
 //   fuseline::Artifact model = fuseline::Artifact::open("model.fuse");
 //   std::vector<float> x(2 * 64, 1.0f);
-//   auto results = model.main().run({fuseline::Tensor{x.data(), fuseline::DType::float32, {2, 64}}});
+//   fuseline::Tensor rows{x.data(), fuseline::DType::float32, {2, 64}, {}};
+//   std::vector<fuseline::Output> results = model.main().run({rows});
 //
 // A file holds native code, which runs in this process: open what you trust. Digests tell a file
 // that was damaged from one that was not; they do not tell who made it.
@@ -52,7 +53,7 @@ struct Tensor {
 // What a call takes: tensors, and integers where the model took integers.
 using Argument = std::variant<Tensor, std::int64_t>;
 
-// A size: a number ("64"), a name ("s27"), which has one value in a call, or an expression of names.
+// A size: a number ("64"), a name ("s27"), which has one value in a call, or an expression of both.
 // `least` and `most` are the range of a number or a name; INT64_MAX where there is no end.
 struct Size {
   std::string text;
