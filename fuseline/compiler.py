@@ -132,7 +132,7 @@ class Compiler:
         if isinstance(placed, str):
             raise CannotImport(placed)
         self.tools.require(placed.target, strict=self.config.strict)
-        return self._build(self._optimise(captured, placed))
+        return self._build(self._optimise(_Source.of_capture(captured), placed))
 
     @property
     def keeps_forms(self) -> bool:
