@@ -65,9 +65,9 @@ ODD: list[Any] = [
 
 
 def _change(value: Any, random: np.random.Generator) -> None:
-    keys: list[Any] = [*value] if isinstance(value, dict) else [*range(len(value))]
+    keys: list[Any] = [*value.keys()] if hasattr(value, "keys") else [*range(len(value))]
     key = keys[random.integers(0, len(keys))]
-    inner = value[key]
+    inner: Any = value[key]
     if isinstance(inner, dict | list) and inner and random.integers(0, 8):
         _change(inner, random)
     elif random.integers(0, 4):

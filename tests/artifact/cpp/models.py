@@ -128,6 +128,13 @@ class Store(nn.Module):
         return self.head(self.store.sum(1)) * self.count
 
 
+class Peek(Store):
+    """Reads the cache, and writes nothing."""
+
+    def forward(self, ids: Tensor) -> Tensor:
+        return self.store.sum(1) + self.embed(ids).sum(1)
+
+
 class Rows(nn.Module):
     """A product of rows, for which the program has a place in the memory of the caller."""
 
@@ -187,6 +194,14 @@ def exported_store(path: Path, **options: Any) -> None:
         "prefill": Part(model, (ids(1, 5),), {}, ({1: tokens},)),
         "decode": Part(model, (ids(1, 1),)),
     }
+    export_parts(parts, path=path, **options)
+
+
+def exported_peek(path: Path, **options: Any) -> None:
+    """A program that reads the state of one behind it."""
+    peek, model = Peek().eval(), Store().eval()
+    peek.load_state_dict(model.state_dict())
+    parts = {"peek": Part(peek, (ids(1, 1),)), "decode": Part(model, (ids(1, 1),))}
     export_parts(parts, path=path, **options)
 
 

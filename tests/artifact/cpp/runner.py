@@ -9,6 +9,7 @@ import subprocess
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -194,10 +195,10 @@ class Opened:
 
 def _tensor(item: _Item) -> Tensor:
     """A tensor on memory of C++."""
-    dtype = DTYPES[item.dtype]
+    dtype: torch.dtype = DTYPES[int(item.dtype)]
     shape, strides = list(item.shape[: item.dims]), list(item.strides[: item.dims])
     if 0 in shape:
         return torch.empty(shape, dtype=dtype)
     count = 1 + sum((n - 1) * s for n, s in zip(shape, strides, strict=True))
-    memory = (ctypes.c_char * (count * dtype.itemsize)).from_address(item.data or 0)
+    memory: Any = (ctypes.c_char * (count * dtype.itemsize)).from_address(int(item.data or 0))
     return torch.frombuffer(memory, dtype=dtype, count=count).as_strided(shape, strides)

@@ -85,6 +85,7 @@ def test_the_example_tells_what_is_wrong(built: Built, block: Path) -> None:
         ((), 2, "MODEL.fuse"),
         (("absent.fuse",), 1, "FL1101 cannot read the artifact absent.fuse"),
         ((block, "ids=absent.npy", "scale=absent.npy"), 1, "absent.npy is no .npy file"),
+        ((block, "--program", "other"), 1, "no program 'other', but main"),
         ((block, "ids=absent.npy"), 1, "absent.npy is no .npy file"),
     ):
         command = [built.run, *words]

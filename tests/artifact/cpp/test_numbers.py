@@ -147,6 +147,18 @@ def test_state_is_kept_shared_by_programs_and_given_back(built: Built, store: Pa
     )
 
 
+def test_state_is_seen_by_programs_that_only_read_it(
+    built: Built, folder: Path, options: dict[str, Any]
+) -> None:
+    """Whichever of them comes first in the file."""
+    models.exported_peek(folder / "peek.fuse", **options)
+    opened, token = Opened(built, folder / "peek.fuse"), models.ids(1, 1)
+    empty = opened(token, program="peek")[0]
+    for count in range(1, 4):
+        opened(token, program="decode")
+        close(opened(token, program="peek")[0], (count + 1) * empty)
+
+
 def test_integers_of_a_call(built: Built, folder: Path, options: dict[str, Any]) -> None:
     """One is a size, one lies in memory; what counts both is a result."""
     path, model, varies = folder / "integers.fuse", models.Integers(), torch.export.Dim.DYNAMIC

@@ -2464,9 +2464,12 @@ int Artifact::threads() const { return loaded_->threads; }
 const std::vector<std::string> &Artifact::programs() const { return loaded_->names; }
 
 Program Artifact::program(const std::string &name) const {
+  const auto known = loaded_->programs.find(name);
+  if (known == loaded_->programs.end())
+    throw std::out_of_range("no program " + quoted(name) + ", but " + joined(loaded_->names));
   Program found;
   found.loaded_ = loaded_;
-  found.program_ = loaded_->programs.at(name).get();
+  found.program_ = known->second.get();
   return found;
 }
 
