@@ -87,14 +87,18 @@ class Call:
         return torch.full((), value, dtype=torch.int64, device=self.program.device)
 
     def _check(self, flat: Sequence[Any]) -> None:
-        """Hold sizes that follow from others to them: tracing had guards for these."""
+        """Hold sizes and strides that follow from others to them: tracing had guards for these."""
         value = self.program.numbers(self.program.check(flat))
-        for number, axis, expr in self._composite:
-            if flat[number].shape[axis] != value(expr):
+        for number, axis, shape, stride in self._composite:
+            tensor: Tensor = flat[number]
+            far = tensor.shape[axis] > 1 and tensor.numel() > 0  # else no stride matters
+            if tensor.shape[axis] != value(shape) or (far and tensor.stride(axis) != value(stride)):
                 raise errors.ARGUMENT_MISMATCH.error(
                     self.file.inputs[number].name,
-                    found=str(list(flat[number].shape)),
-                    expected=f"{value(expr)} in dim {axis}, which is {expr}",
+                    found=f"{list(tensor.shape)} with strides {list(tensor.stride())}",
+                    expected=f"{value(shape)} in dim {axis}, which is {shape}, with a stride of "
+                    f"{value(stride)}",
+                    hint="give it as the example of the export was, such as by .contiguous()",
                 )
 
     def _bind(self, given: Sequence[Any]) -> dict[str, int]:
@@ -125,14 +129,19 @@ class Call:
                 return value
 
 
-def _composite(file: ProgramFile) -> list[tuple[int, int, str]]:
-    """The sizes of inputs that are computed from symbols: input, dim, expression."""
+def _composite(file: ProgramFile) -> list[tuple[int, int, Expr, Expr]]:
+    """The dims of inputs whose size or stride is computed: input, dim, size, stride."""
     known = set(file.plan.symbols)
+
+    def computed(expr: Expr) -> bool:
+        return isinstance(expr, str) and expr not in known
+
     return [
-        (number, axis, expr)
-        for number, spec in enumerate(file.plan.args)
-        for axis, expr in enumerate(spec.shape)
-        if isinstance(expr, str) and expr not in known
+        (number, axis, shape, stride)
+        for number, (item, spec) in enumerate(zip(file.inputs, file.plan.args, strict=True))
+        if item.kind == "user"
+        for axis, (shape, stride) in enumerate(zip(spec.shape, spec.strides, strict=True))
+        if computed(shape) or computed(stride)
     ]
 
 

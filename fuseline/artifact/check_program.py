@@ -102,9 +102,12 @@ def _tree(tree: Tree, depth: int) -> None:
         raise MalformedError(f"more than {MOST_DEPTH} containers within one another")
     named = tree.kind in ("dict", "record")
     missing = tree.kind == "dict" and len(tree.keys) != len(tree.children)
-    if missing or (tree.keys and (len(tree.keys) != len(tree.children) or tree.kind == "leaf")):
+    if missing or (
+        tree.keys and (len(tree.keys) != len(tree.children) or tree.kind in ("leaf", "constant"))
+    ):
         raise MalformedError(f"{len(tree.keys)} keys for {len(tree.children)} children")
-    if (tree.kind == "leaf" and tree.children) or (named and len(set(tree.keys)) != len(tree.keys)):
+    plain = tree.kind in ("leaf", "constant")
+    if (plain and tree.children) or (named and len(set(tree.keys)) != len(tree.keys)):
         raise MalformedError("a leaf with children, or keys of the same name")
     for child in tree.children:
         _tree(child, depth + 1)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import importlib
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from importlib.machinery import EXTENSION_SUFFIXES
 from pathlib import Path
 from typing import Any
@@ -64,7 +64,15 @@ class Loaded:
         if choice.device.type == "cuda":
             assert native.launcher is not None
             self._launcher = Launcher.of(natives.library(archive, manifest, native.launcher))
-        self.programs = {name: self._program(name) for name in manifest.programs}
+        target = choice.target
+        files = {n: read_program(archive, manifest, target, n) for n in manifest.programs}
+        self._memory.keep(
+            item.name
+            for file in files.values()
+            for item, spec in zip(file.inputs, file.plan.args, strict=True)
+            if spec.written and item.kind in ("weight", "constant")
+        )
+        self.programs = {name: self._program(name, file) for name, file in files.items()}
 
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
         """Run the model on arguments like those that it was exported with.
@@ -96,9 +104,8 @@ class Loaded:
             total += Report(program.file.sites, program.file.kernels)
         return total
 
-    def _program(self, name: str) -> Call:
-        archive, target = self._archive, self.choice.target
-        file = read_program(archive, self.manifest, target, name)
+    def _program(self, name: str, file: ProgramFile) -> Call:
+        archive = self._archive
         plan = file.plan.plan(self._references(name, file))
         fixed = self._memory.given(file.inputs, plan)
         program = CheckedProgram(
@@ -183,21 +190,35 @@ class _Memory:
         for name, tensor in self._state.items():
             tensor.copy_(self.tensors[name])
 
+    def keep(self, names: Iterable[str]) -> None:
+        """Make what programs write this process's own: the same for all of them, also for those
+        that only read it.
+        """
+        for name in names:
+            if name not in self._state:
+                self._state[name] = self._stored(name, whole=True).clone()
+
+    def _stored(self, name: str, *, whole: bool) -> Tensor:
+        """A tensor of the file; a whole one has memory for each of its elements.
+
+        Raises:
+            ArtifactError: FL1102, where it is not there.
+
+        """
+        if name not in self.tensors:
+            raise damaged(self._path, f"no weight {name!r}")
+        if whole and not weights.is_within(self.tensors[name]):
+            raise damaged(self._path, f"{name[:80]!r} that is larger than its memory")
+        return self.tensors[name]
+
     def given(self, inputs: Sequence[Input], plan: Plan) -> dict[int, Tensor]:
         """The tensors of inputs that are not of a call, by number."""
         found: dict[int, Tensor] = {}
         packed = {number for group in plan.packed for number in group}
-        for number, (item, spec) in enumerate(zip(inputs, plan.args, strict=True)):
-            if item.kind not in ("weight", "constant"):
-                continue
-            if item.name not in self.tensors:
-                raise damaged(self._path, f"no weight {item.name!r}")
-            tensor = self.tensors[item.name]
-            if (spec.written or number in packed) and not weights.is_within(tensor):
-                raise damaged(self._path, f"{item.name[:80]!r} that is larger than its memory")
-            if spec.written:  # of this process, and the same one for all programs
-                tensor = self._state.setdefault(item.name, tensor.clone())
-            found[number] = self._state.get(item.name, tensor)
+        for number, item in enumerate(inputs):
+            if item.kind in ("weight", "constant"):
+                tensor = self._stored(item.name, whole=number in packed)
+                found[number] = self._state.get(item.name, tensor)
         for group in plan.packed:
             found |= _side_by_side(group, found)
         return found

@@ -10,7 +10,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal, cast
 
-Kind = Literal["leaf", "tuple", "list", "dict", "record"]
+Kind = Literal["leaf", "constant", "tuple", "list", "dict", "record"]
 
 
 @dataclass(frozen=True)
@@ -18,14 +18,16 @@ class Tree:
     """One node.
 
     Attributes:
-        kind: ``leaf``, or the container.
+        kind: ``leaf``; ``constant``, which is the same in every call; or the container.
         keys: of a dict or a record; none, where a record has no names.
         children: in the order of the leaves.
+        value: of a constant.
     """
 
     kind: Kind = "leaf"
     keys: tuple[str, ...] = ()
     children: tuple[Tree, ...] = ()
+    value: bool | int | float | str | None = None
 
     @property
     def leaves(self) -> int:
@@ -35,6 +37,8 @@ class Tree:
     def __str__(self) -> str:
         if self.kind == "leaf":
             return "*"
+        if self.kind == "constant":
+            return repr(self.value)
         inner = [str(child) for child in self.children]
         if self.keys:
             inner = [f"{key}: {text}" for key, text in zip(self.keys, inner, strict=True)]
@@ -64,6 +68,10 @@ def flatten(tree: Tree, value: object) -> Iterator[object]:
     """
     if tree.kind == "leaf":
         yield value
+        return
+    if tree.kind == "constant":
+        if type(value) is not type(tree.value) or value != tree.value:
+            raise ValueError(f"{str(value)[:60]!r} in the place of {tree.value!r}")
         return
     for child, item in zip(tree.children, _items(tree, value), strict=True):
         yield from flatten(child, item)
@@ -102,6 +110,8 @@ def unflatten(tree: Tree, leaves: Iterator[object]) -> Any:
     """The value with this nesting."""
     if tree.kind == "leaf":
         return next(leaves)
+    if tree.kind == "constant":
+        return tree.value
     items = [unflatten(child, leaves) for child in tree.children]
     if tree.kind == "list":
         return items

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any, cast
 
 from torch import Tensor
@@ -57,7 +58,7 @@ def program_file(name: str, exported: Exported, compilation: Compilation) -> Pro
                 for arg in func.args[len(captured.inputs) :]
             ),
         ),
-        takes=tree_of(exported.in_spec),
+        takes=tree_of(exported.in_spec, exported.constants),
         gives=tree_of(exported.out_spec),
         returns=tuple(map(_owed, captured.returns)),
         symbols={s.name: (s.source[0], _axis(s.source[1])) for s in captured.symbols},
@@ -111,22 +112,41 @@ def groups_of(program: str, captured: Captured, compilation: Compilation) -> lis
     return [[names[i] for i in group] for group in packed]
 
 
-def tree_of(spec: Any) -> Tree:
-    """The nesting that torch has found of arguments or results."""
-    children: Sequence[Any] = spec.children() if callable(getattr(spec, "children", None)) else ()
-    if spec.is_leaf():
-        return Tree()
-    inner = tuple(map(tree_of, children))
-    kind = _CONTAINERS.get(spec.type, "record")
-    if kind in ("tuple", "list"):
-        return Tree(kind, (), inner)
-    context: Any = spec.context
-    fields: Any = getattr(context, "_fields", context)  # the class of a named tuple
-    names = list(cast("Sequence[Any]", fields)) if isinstance(fields, list | tuple) else []
-    named = len(names) == len(inner) and all(isinstance(name, str) for name in names)
-    if kind == "dict" and not named:
-        raise TypeError(f"a dict with the keys {names}, which are no strings")
-    return Tree(kind, tuple(names) if named else (), inner)
+def tree_of(spec: Any, constants: Mapping[int, Any] | None = None) -> Tree:
+    """The nesting that torch has found of arguments or results.
+
+    Args:
+        spec: what torch says.
+        constants: leaves that are the same in every call, by number.
+
+    """
+    return _Nesting(constants or {}).tree(spec)
+
+
+@dataclass
+class _Nesting:
+    """A nesting in the making; ``leaf`` is the number of the next one."""
+
+    constants: Mapping[int, Any]
+    leaf: int = 0
+
+    def tree(self, spec: Any) -> Tree:
+        """One node."""
+        if spec.is_leaf():
+            number, self.leaf = self.leaf, self.leaf + 1
+            fixed = number in self.constants
+            return Tree("constant", value=self.constants[number]) if fixed else Tree()
+        inner = tuple(self.tree(child) for child in spec.children())
+        kind = _CONTAINERS.get(spec.type, "record")
+        if kind in ("tuple", "list"):
+            return Tree(kind, (), inner)
+        context: Any = spec.context
+        fields: Any = getattr(context, "_fields", context)  # the class of a named tuple
+        names = list(cast("Sequence[Any]", fields)) if isinstance(fields, list | tuple) else []
+        named = len(names) == len(inner) and all(isinstance(name, str) for name in names)
+        if kind == "dict" and not named:
+            raise TypeError(f"a dict with the keys {names}, which are no strings")
+        return Tree(kind, tuple(names) if named else (), inner)
 
 
 def _axis(dim: int | None) -> int:

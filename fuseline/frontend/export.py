@@ -23,12 +23,16 @@ class Exported:
 
     Attributes:
         captured: the program; its parameters, buffers and constants have their values.
-        in_spec: the tree of ``(args, kwargs)``; its leaves are the user inputs in order.
+        in_spec: the tree of ``(args, kwargs)``; its leaves are the user inputs in order, and the
+            constants among them.
+        constants: the leaves of a call that are no tensors, and no integers that vary, by number:
+            None, a flag, a string. They are part of the program.
         out_spec: the tree of the returned value, whose leaves are ``captured.returns``.
     """
 
     captured: Captured
     in_spec: pytree.TreeSpec
+    constants: Mapping[int, bool | int | float | str | None]
     out_spec: pytree.TreeSpec
 
 
@@ -56,6 +60,7 @@ def capture_export(
     """
     with torch.no_grad(), Traceable(model):
         program = _torch.export_graph(model, args, kwargs, dynamic_shapes)
+        constants = _constants(program)
         sources = _sources(program)
         captured = convert(
             program.graph_module,
@@ -65,7 +70,7 @@ def capture_export(
             ranges=program.range_constraints,
         )
     spec = program.call_spec
-    return Exported(captured, spec.in_spec, spec.out_spec)
+    return Exported(captured, spec.in_spec, constants, spec.out_spec)
 
 
 _KINDS = {
@@ -76,10 +81,30 @@ _KINDS = {
 }
 
 
-def _sources(program: Any) -> list[Source]:
-    placeholders = [n for n in program.graph_module.graph.nodes if n.op == "placeholder"]
+def _constants(program: Any) -> dict[int, bool | int | float | str | None]:
+    """Take the inputs that are constants out of the graph, which has their values inside."""
+    found: dict[int, bool | int | float | str | None] = {}
+    leaf = 0
+    for node, spec in _inputs(program):
+        if _KINDS.get(spec.kind.name) is not InputKind.USER:
+            continue
+        value: Any = value_of(node)
+        if not isinstance(value, Tensor | torch.SymInt) and not node.users:
+            found[leaf] = value
+            program.graph_module.graph.erase_node(node)
+        leaf += 1
+    return found
+
+
+def _inputs(program: Any) -> list[tuple[fx.Node, Any]]:
+    """Placeholders with what torch's export says of them, those that are still in the graph."""
+    placeholders = {n.name: n for n in program.graph_module.graph.nodes if n.op == "placeholder"}
     specs = program.graph_signature.input_specs
-    return [_source(program, n, s) for n, s in zip(placeholders, specs, strict=True)]
+    return [(placeholders[s.arg.name], s) for s in specs if s.arg.name in placeholders]
+
+
+def _sources(program: Any) -> list[Source]:
+    return [_source(program, node, spec) for node, spec in _inputs(program)]
 
 
 def _source(program: Any, node: fx.Node, spec: Any) -> Source:

@@ -17,7 +17,7 @@ from fuseline.artifact import machine
 from fuseline.artifact.load import load
 from fuseline.debug.oracle import relative_error
 from fuseline.errors import ArtifactError, FuselineError, InputError
-from fuseline.exporting import export
+from fuseline.exporting import Part, export, export_parts
 from tests.codegen import oracle
 
 ROWS = torch.export.Dim("rows", min=1, max=64)
@@ -324,3 +324,68 @@ def test_a_count_of_adapters(tmp_path: Path) -> None:
         with torch.no_grad():
             want = model(x, torch.tensor(ids), active)
         assert errors_within(loaded(x, torch.tensor(ids), active), want, x.dtype)
+
+
+class Optional(nn.Module):
+    """Has arguments that are constants to the program."""
+
+    def forward(self, x: Tensor, more: Tensor | None, *, how: str, flag: bool = True) -> Any:
+        y = x if more is None else x + more
+        return {"y": 2 * y if flag and how == "twice" else y, "none": None}
+
+
+def test_constants_among_arguments(tmp_path: Path) -> None:
+    x = seeded(5, 16)
+    made = export(Optional(), (x, None), {"how": "twice", "flag": True}, path=tmp_path / "o.fuse")
+    loaded = load(made.path)
+    found = loaded(x, None, how="twice", flag=True)
+    assert torch.equal(found["y"], 2 * x)
+    assert found["none"] is None
+    for args, kwargs in (((x, x), {}), ((x, None), {"flag": False}), ((x, None), {"how": "once"})):
+        with pytest.raises(ArtifactError, match="FL1108"):
+            loaded(*args, **{"how": "twice", "flag": True, **kwargs})
+
+
+class Scaled(nn.Module):
+    """Reads what another program writes."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.total: Tensor
+        self.register_buffer("total", torch.zeros(4))
+
+    def forward(self, x: Tensor) -> Tensor:
+        return x + self.total
+
+
+class Counter(Scaled):
+    """Writes it."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        self.total.add_(x)
+        return self.total + 0
+
+
+def test_a_program_that_only_reads_sees_what_another_writes(tmp_path: Path) -> None:
+    x = torch.ones(4)
+    parts = {"read": Part(Scaled(), (x,)), "write": Part(Counter(), (x,))}
+    loaded = load(export_parts(parts, path=tmp_path / "two.fuse").path)
+    for count in (1, 2):
+        loaded.programs["write"](x)
+        assert torch.equal(loaded.programs["read"](x), torch.full((4,), 1.0 + count))
+    loaded.reset()
+    assert torch.equal(loaded.programs["read"](x), x)
+
+
+def test_strides_that_follow_from_sizes_are_held_to(tmp_path: Path) -> None:
+    class Sums(nn.Module):
+        def forward(self, x: Tensor) -> Tensor:
+            return x.sum(-1) * 2
+
+    shapes = ({0: torch.export.Dim("b", max=8), 1: torch.export.Dim("s", max=64)},)
+    loaded = load(exported(tmp_path, Sums(), seeded(2, 5, 8), dynamic_shapes=shapes))
+    wide = seeded(3, 9, 8)
+    assert torch.allclose(loaded(wide), 2 * wide.sum(-1), atol=1e-5)
+    with pytest.raises(InputError, match="FL0902"):
+        loaded(wide[:, :5])
+    assert torch.allclose(loaded(wide[:1, :5]), 2 * wide[:1, :5].sum(-1), atol=1e-5)

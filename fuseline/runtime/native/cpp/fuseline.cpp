@@ -1325,6 +1325,7 @@ void name_leaves(const Node &tree, const std::string &path, std::vector<std::str
     names->push_back(path.empty() ? "result" : path);
     return;
   }
+  if (tree["kind"].text() == "constant") return;  // the same in every call, and in the program
   const std::vector<std::string> keys = tree["keys"].texts();
   const Node children = tree["children"];
   if (!keys.empty() && keys.size() != children.size())
@@ -1458,6 +1459,7 @@ class PlanReader {
         throw Odd(spec.where() + " has other dims than strides");
       const std::string &kind = input["kind"].text();
       if (kind == "user" || kind == "symbol") arg.leaf = leaf++;
+      else if (kind == "count") refuse("a count that is read from memory");
       else if (kind != "weight" && kind != "constant") input.wrong("an input of a known kind");
       if (arg.leaf < 0 && arg.integer) throw Odd(spec.where() + ": an integer that is a weight");
       found_.args.push_back(arg);
