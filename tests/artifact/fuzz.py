@@ -167,7 +167,7 @@ def _work(base: Path, seed: int, numbers: range, pipe: Any) -> None:
     """In a process of its own: read the files of some numbers, and tell how each ended."""
     torch.set_num_threads(1)
     good, reader = Good(base), Reader(base)
-    before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss << 10
+    before = _most_memory()
     size = int(Path("/proc/self/statm").read_text().split()[0]) * resource.getpagesize()
     resource.setrlimit(resource.RLIMIT_AS, (size + ROOM, size + ROOM))
     gc.freeze()
@@ -181,9 +181,14 @@ def _work(base: Path, seed: int, numbers: range, pipe: Any) -> None:
             pipe.send((number, kind, *outcome(reader, path), 0, before))
             if number % 100 == 0:
                 gc.collect()
-    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss << 10
-    pipe.send((ENDED, "", "", True, peak, before))
+    pipe.send((ENDED, "", "", True, _most_memory(), before))
     pipe.close()
+
+
+def _most_memory() -> int:
+    """The most bytes of memory that this process has had; `getrusage` begins with its parent's."""
+    lines = Path("/proc/self/status").read_text().splitlines()
+    return next(int(line.split()[1]) << 10 for line in lines if line.startswith("VmHWM:"))
 
 
 @dataclass
