@@ -9,13 +9,14 @@ meanwhile gives a diagnostic.
 
 from __future__ import annotations
 
+import errno
 import hashlib
 import os
+import secrets
 import struct
-import tempfile
 import zipfile
 from collections.abc import Callable, Generator, Iterable
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, BinaryIO
@@ -54,23 +55,22 @@ def replacing(path: Path) -> Generator[BinaryIO, None, None]:
         ArtifactError: FL1106, where it cannot be written.
 
     """
-    temporary: Path | None = None
+    target = Path(os.path.realpath(path))  # a link stays one
+    temporary = target.with_name(f".{target.name}.{secrets.token_hex(6)}.tmp")
     try:
-        number, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.", suffix=".tmp")
-        temporary = Path(name)
+        if target.exists() and not target.is_file():
+            raise OSError(errno.EINVAL, "it is no plain file")
+        number = os.open(temporary, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o666)
         with os.fdopen(number, "w+b") as file:
             yield file
             file.flush()
             os.fsync(file.fileno())
-            umask = os.umask(0)
-            os.umask(umask)
-            os.fchmod(file.fileno(), 0o666 & ~umask)
-        temporary.replace(path)
+        temporary.replace(target)
     except OSError as error:
-        found = os.strerror(error.errno) if error.errno else str(error)
+        found = error.strerror or str(error)
         raise errors.ARTIFACT_UNWRITABLE.error(str(path), found=found) from error
     finally:
-        if temporary is not None:
+        with suppress(OSError):
             temporary.unlink(missing_ok=True)
 
 
@@ -103,6 +103,16 @@ class Writer:
     def end(self) -> None:
         """Write the directory."""
         self._zip.close()
+
+    def __enter__(self) -> Writer:
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, *error: object) -> None:
+        """End the file; after an error leave it as it is: it will not be one."""
+        if kind is None:
+            self.end()
+        else:
+            self._zip.fp = None
 
 
 def copied(parts: Iterable[bytes | memoryview], write: Callable[[Any], object]) -> Member:

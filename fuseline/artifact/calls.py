@@ -64,7 +64,7 @@ class Call:
         for number, leaf in zip(self._order, leaves, strict=True):
             given[number] = leaf
         for number in self.file.complex:
-            given[number] = torch.view_as_real(given[number])
+            given[number] = self._real(number, given[number])
         flat = list(given)
         for number, limits in self._numbers.items():
             flat[number] = self._in_memory(number, given[number], limits.low, limits.high)
@@ -76,6 +76,17 @@ class Call:
         bound = self._bind(given)
         return trees.unflatten(
             self.file.gives, iter([self._owed(r, given, results, bound) for r in self.file.returns])
+        )
+
+    def _real(self, number: int, value: object) -> Tensor:
+        """The real view of a complex argument."""
+        if isinstance(value, Tensor) and value.is_complex():
+            return torch.view_as_real(value.resolve_conj())
+        found = f"torch.{value.dtype}" if isinstance(value, Tensor) else type(value).__name__
+        raise errors.ARGUMENT_MISMATCH.error(
+            self.file.inputs[number].name,
+            found=found.replace("torch.torch", "torch"),
+            expected="a complex tensor",
         )
 
     def _in_memory(self, number: int, value: object, low: int, high: int | None) -> Tensor:

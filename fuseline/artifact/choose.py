@@ -92,7 +92,10 @@ def _for_gpu(
         return None
     where = torch.device("cuda", 0 if device is None else device.index or 0)
     major, minor = torch.cuda.get_device_capability(where)
-    able = list(_able(targets, major, minor))
+    fitting = list(_able(targets, major, minor))
+    reasons = [_too_large(target, where) for _, _, target in fitting]
+    refusals += filter(None, reasons)
+    able = [each for each, reason in zip(fitting, reasons, strict=True) if not reason]
     if not able:
         refusals.append(f"the GPU is of sm_{major}{minor}")
         return None
@@ -107,11 +110,28 @@ def _able(targets: list[Target], major: int, minor: int) -> Iterator[tuple[bool,
         if found is None:
             continue
         own = int(found.group(1)), int(found.group(2))
+        here = major, minor
+        later = own[0] == 8  # code for later generations has features of just one processor
         binary = all(k.cubin for k in target.kernels.values())
-        if binary and own[0] == major and own[1] <= minor:
+        if binary and (own == here or (later and own[0] == major and own[1] <= minor)):
             yield False, 10 * own[0] + own[1], target
-        elif own <= (major, minor) and all(k.ptx for k in target.kernels.values()):
+        elif (own == here or (later and own <= here)) and all(
+            k.ptx for k in target.kernels.values()
+        ):
             yield True, 10 * own[0] + own[1], target
+
+
+def _too_large(target: Target, device: torch.device) -> str:
+    """Why a device of less memory in its processors cannot run the kernels; empty where it can."""
+    most: int = getattr(
+        torch.cuda.get_device_properties(device), "shared_memory_per_block_optin", 0
+    )
+    for symbol, kernel in target.kernels.items():
+        if most and kernel.shared_memory > most:
+            return (
+                f"{symbol} of {target.name} needs {kernel.shared_memory} bytes shared, not {most}"
+            )
+    return ""
 
 
 def _here(device: torch.device | None) -> str:

@@ -241,13 +241,15 @@ def _side_by_side(group: Sequence[int], found: Mapping[int, Tensor]) -> dict[int
 
 def _moved(memory: Mapping[str, Tensor], device: torch.device) -> dict[str, Tensor]:
     """Tensors of one file on a device, as far from each other as they are in the file."""
-    if not memory:
-        return {}
-    first = min(t.data_ptr() for t in memory.values())
-    last = max(t.data_ptr() + t.nbytes for t in memory.values())
+    some = [t for t in memory.values() if t.numel()]  # what is empty lies nowhere
+    first = min((t.data_ptr() for t in some), default=0)
+    last = max((t.data_ptr() + t.nbytes for t in some), default=0)
     blob = torch.empty(last - first, dtype=torch.uint8, device=device)
     found: dict[str, Tensor] = {}
     for name, tensor in memory.items():
+        if not tensor.numel():
+            found[name] = tensor.to(device)
+            continue
         begin = tensor.data_ptr() - first
         part = blob[begin : begin + tensor.nbytes].view(tensor.dtype).view(tensor.shape)
         found[name] = part.copy_(tensor)

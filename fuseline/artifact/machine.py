@@ -45,10 +45,18 @@ def machine() -> str:
     return f"{platform.machine()} {platform.system()}".lower()
 
 
-def needed(options: Iterable[str]) -> tuple[str, ...]:
-    """What code needs that was compiled with these options."""
+_FEATURES = {"neon": "asimd", "fp16": "asimdhp", "sve": "sve", "bf16": "bf16"}
+"""The words of `fuseline.runtime.toolchain` for what ARM processors have, and the system's."""
+
+
+def needed(options: Iterable[str], features: Iterable[str] = ()) -> tuple[str, ...]:
+    """What code needs that was compiled with these options, by a compiler that says that with them
+    the processor has these features.
+    """
     words = {option.removeprefix("-m") for option in options}
-    return tuple(sorted(_FLAGS[w] or w for w in words & _FLAGS.keys()))
+    words |= {feature.replace("amx_", "amx-") for feature in features}
+    found = {_FLAGS[w] or w for w in words & _FLAGS.keys()}
+    return tuple(sorted(found | {_FEATURES[f] for f in set(features) & _FEATURES.keys()}))
 
 
 @lru_cache(maxsize=1)

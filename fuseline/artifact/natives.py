@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import tempfile
-from functools import lru_cache
 from pathlib import Path
 
 from fuseline import errors
@@ -39,9 +38,20 @@ def file_of(archive: Archive, manifest: Manifest, member: str) -> Path:
     return _file(known.sha256, Path(member).name[:64], data)
 
 
-@lru_cache(maxsize=1024)
+_FILES: dict[str, Path] = {}
+"""What was made a file, by digest. Files stay open: to the loader of the system a path is a
+library, and a number that is used again would be an earlier one's.
+"""
+
+
 def _file(digest: str, name: str, data: bytes) -> Path:
     """A file of this process's alone, in memory where the system has such files."""
+    if digest not in _FILES:
+        _FILES[digest] = _made(digest, name, data)
+    return _FILES[digest]
+
+
+def _made(digest: str, name: str, data: bytes) -> Path:
     try:
         if hasattr(os, "memfd_create"):
             number = os.memfd_create(f"fuseline-{name}-{digest[:8]}", os.MFD_CLOEXEC)

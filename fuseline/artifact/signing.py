@@ -113,14 +113,12 @@ def sign_file(path: Path, key: Path) -> str:
     manifest = Manifest.read(archive, text)
     verify_members(archive, manifest)
     member = signed(text, key)
-    with replacing(path) as file:
-        writer = Writer(file)
+    with replacing(path) as file, Writer(file) as writer:
         for name in archive.names:
             if name != SIGNATURE:
                 align = PAGE if name == manifest.weights.member else 0
                 writer.add(name, archive.size(name), archive.parts(name), align)
         writer.add_bytes(SIGNATURE, member)
-        writer.end()
     found = Signature.of(Archive.open(path))
     assert found is not None, "it was written"
     return found.fingerprint

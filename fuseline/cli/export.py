@@ -56,7 +56,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--emit",
         choices=("sass", "ptx", "both"),
         default="sass",
-        help="for GPUs: machine code, PTX that later GPUs run too, or both (default: sass)",
+        help="for GPUs: machine code, PTX that the driver compiles (that of sm_80 for later GPUs, "
+        "too), or both (default: sass)",
     )
     parser.add_argument(
         "--input",
@@ -71,7 +72,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         metavar="static:LENGTH",
         help="a language model's prefill and decode step over a cache of so many tokens",
     )
-    parser.add_argument("--batch", type=count, default=1, help="sequences of --decode (default: 1)")
+    parser.add_argument("--batch", type=count, help="sequences of --decode (default: 1)")
     parser.add_argument(
         "--weights",
         choices=("embed", "external"),
@@ -101,6 +102,7 @@ def run(arguments: argparse.Namespace, out: Output) -> int:
         loaded = models.load(arguments.model, config, dtype=arguments.dtype)
     started = time.perf_counter()
     from fuseline.exporting import export_parts
+    from fuseline.exporting.export import by_torch
 
     parts, text, tokenizer = _parts(arguments, loaded, length)
     with _Steps(out) as steps:
@@ -121,13 +123,8 @@ def run(arguments: argparse.Namespace, out: Output) -> int:
             config=config,
         )
     seconds = time.perf_counter() - started
-    by_torch = _by_torch(exported)
-    if arguments.strict and by_torch:
-        from fuseline.errors import CANNOT_EXPORT
-
-        exported.path.unlink()
-        raise CANNOT_EXPORT.error(loaded.name, found=f"no kernel for {', '.join(by_torch)}")
-    out.result(_data(exported, seconds, by_torch), _text(exported, seconds, by_torch))
+    operations = by_torch(exported.programs)
+    out.result(_data(exported, seconds, operations), _text(exported, seconds, operations))
     return 0
 
 
@@ -165,10 +162,14 @@ class _Steps:
 def _length(arguments: argparse.Namespace) -> int | None:
     """Tokens of the cache, where there is one."""
     if arguments.decode is None:
+        if arguments.batch is not None:
+            found, expected = f"{arguments.batch} without --decode", "a range in --input"
+            raise BAD_ARGUMENT.error("--batch", found=found, expected=expected)
         return None
     kind, _, number = arguments.decode.partition(":")
-    if kind != "static" or not number.isdecimal() or not int(number):
-        raise BAD_ARGUMENT.error("--decode", found=arguments.decode, expected="static:LENGTH")
+    if kind != "static" or not number.isdecimal() or int(number) < 2:
+        expected = "static:LENGTH, with 2 tokens or more"
+        raise BAD_ARGUMENT.error("--decode", found=arguments.decode, expected=expected)
     if arguments.input:
         raise BAD_ARGUMENT.error("--input", found="one beside --decode", expected="one of the two")
     return int(number)
@@ -194,8 +195,9 @@ def _parts(
         if not hasattr(model, "generation_config"):
             raise NOT_A_TEXT_MODEL.error(loaded.name, found=f"a {type(model).__name__}")
         stop = tuple(sorted(stop_tokens(model)))
-        text = Text(arguments.batch, length, stop, None)
-        return decoding.parts(model, arguments.batch, length), text, _tokenizer(loaded)
+        batch = arguments.batch or 1
+        text = Text(batch, length, stop, None)
+        return decoding.parts(model, batch, length), text, _tokenizer(loaded)
     if not arguments.input:
         if loaded.tokenizer is None and not hasattr(model, "generation_config"):
             return {"main": Part(model, loaded.args, loaded.kwargs)}, None, None
@@ -231,19 +233,7 @@ def _Function(function: Any) -> Any:  # noqa: N802 -- a class that is made where
     return Function()
 
 
-def _by_torch(exported: Exported) -> list[str]:
-    """Operations that run by torch, on any target."""
-    return sorted(
-        {
-            record.op
-            for program in exported.programs
-            for record in program.kernels
-            if record.status == "reference"
-        }
-    )
-
-
-def _data(exported: Exported, seconds: float, by_torch: list[str]) -> dict[str, object]:
+def _data(exported: Exported, seconds: float, operations: list[str]) -> dict[str, object]:
     manifest = exported.manifest
     return {
         "path": str(exported.path),
@@ -254,11 +244,11 @@ def _data(exported: Exported, seconds: float, by_torch: list[str]) -> dict[str, 
             {"name": t.title, "needs": list(t.features), "kernels": len(t.sources)}
             for t in manifest.targets
         ],
-        "run_by_torch": by_torch,
+        "run_by_torch": operations,
     }
 
 
-def _text(exported: Exported, seconds: float, by_torch: list[str]) -> str:
+def _text(exported: Exported, seconds: float, operations: list[str]) -> str:
     manifest = exported.manifest
     rows = [
         ["file", f"{exported.path}, {exported.nbytes / 1e6:.1f} MB, in {seconds:.0f} s"],
@@ -267,6 +257,6 @@ def _text(exported: Exported, seconds: float, by_torch: list[str]) -> str:
     for target in manifest.targets:
         needs = f", needs {' '.join(target.features)}" if target.features else ""
         rows.append([target.title, f"{len(target.sources)} kernels{needs}"])
-    if by_torch:
-        rows.append(["by torch", ", ".join(by_torch)])
+    if operations:
+        rows.append(["by torch", ", ".join(operations)])
     return columns(rows, indent="")

@@ -10,7 +10,7 @@ from dataclasses import dataclass, field, replace
 from importlib.machinery import EXTENSION_SUFFIXES
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
 import torch
 from torch import Tensor, nn
@@ -42,6 +42,7 @@ from fuseline.frontend.importer import CannotImport
 from fuseline.ir.text import print_func
 from fuseline.runtime.build import Progress
 from fuseline.runtime.gpu.kernels import Launcher
+from fuseline.runtime.graphs.recorder import first_line
 from fuseline.runtime.native import Runner
 
 Emit = Literal["sass", "ptx", "both"]
@@ -175,7 +176,7 @@ def export_parts(
         cpu_isa: instruction sets of a CPU, each of which gets code of its own: ``native``,
             ``x86-64-v3``, ``baseline``.
         emit: for GPUs: machine code (``sass``), ``ptx``, which later GPUs run too, or both.
-        embed_weights: False writes them to a file beside, ``<name>.safetensors``.
+        embed_weights: False writes them to a file beside, ``<path>.<digest>.safetensors``.
         licence: of the model, for the manifest.
         text: that the programs are a language model's.
         tokenizer: of the model, in the format of the package tokenizers.
@@ -186,6 +187,8 @@ def export_parts(
         options: fields of `fuseline.Config`, such as ``strict``.
 
     """
+    path = Path(path)
+    _check_options(path, targets, emit, options)
     config: Config = options.pop("config", None) or Config.of(options)
     config = config.replace(reuse=False)
     if config.cache == "latent":
@@ -201,9 +204,11 @@ def export_parts(
         made.targets.append(_compiled(wanted, exported, config, emit, made, tell))
     tell(Stage("write"))
     native = _native(Tools.find(config), made, gpu=any(t.name != "cpu" for t in made.targets))
-    tensors: dict[str, Tensor] = {}
-    for name, each in exported.items():
-        tensors |= describe.tensors_of(name, each.captured)
+    if config.strict and (operations := by_torch(made.programs)):
+        raise errors.CANNOT_EXPORT.error(
+            " and ".join(parts), found=f"no kernel for {', '.join(operations)}"
+        )
+    tensors = _tensors(exported)
     model = next(iter(parts.values())).model
     about = {
         "made_with": _versions(command, versions),
@@ -217,11 +222,58 @@ def export_parts(
     if text is not None and tokenizer is not None:
         made.members[TOKENIZER] = tokenizer.encode()
         about["text"] = replace(text, tokenizer=TOKENIZER)
-    return _written(Path(path), made, tensors, about, embed=embed_weights, sign=sign)
+    return _written(path, made, tensors, about, embed=embed_weights, sign=sign)
+
+
+def _check_options(
+    path: Path, targets: Sequence[str], emit: str, options: Mapping[str, Any]
+) -> None:
+    """Refuse what cannot be meant before anything is compiled."""
+    if not path.parent.is_dir():
+        found = f"no directory {path.parent}"
+        raise errors.ARTIFACT_UNWRITABLE.error(str(path), found=found)
+    if isinstance(targets, str) or not targets:
+        raise errors.INVALID_OPTION.error(
+            "targets", found=repr(targets), expected="a list, such as ['cpu', 'sm_90']"
+        )
+    if "target" in options:
+        raise errors.INVALID_OPTION.error(
+            "target", found=repr(options["target"]), expected="targets, a list of them"
+        )
+    if emit not in get_args(Emit):
+        expected = f"one of {', '.join(get_args(Emit))}"
+        raise errors.INVALID_OPTION.error("emit", found=repr(emit), expected=expected)
 
 
 def _untold(stage: Stage) -> None:
     """Nobody watches."""
+
+
+def by_torch(programs: Iterable[ProgramFile]) -> list[str]:
+    """Operations that run by torch, on any target."""
+    records = (record for program in programs for record in program.kernels)
+    return sorted({record.op for record in records if record.status == "reference"})
+
+
+def _tensors(exported: Mapping[str, frontend.Exported]) -> dict[str, Tensor]:
+    """All tensors by name.
+
+    Raises:
+        ArtifactError: FL1107, if two programs have different ones of one name.
+
+    """
+    found: dict[str, Tensor] = {}
+    for program, each in exported.items():
+        for name, tensor in describe.tensors_of(program, each.captured).items():
+            other = found.setdefault(name, tensor)
+            places = {(t.data_ptr(), t.shape, t.stride(), t.dtype) for t in (other, tensor)}
+            if len(places) > 1:
+                raise errors.CANNOT_EXPORT.error(
+                    program,
+                    found=f"{name}, which is another tensor in an earlier program",
+                    hint="give all programs of a file one module, or parameters of other names",
+                )
+    return found
 
 
 def _captured(name: str, part: Part, tell: OnStage) -> frontend.Exported:
@@ -233,7 +285,7 @@ def _captured(name: str, part: Part, tell: OnStage) -> frontend.Exported:
     except errors.FuselineError:
         raise
     except Exception as error:
-        found = f"{type(error).__name__}: {str(error).strip().splitlines()[0]}"
+        found = f"{type(error).__name__}: {first_line(error)}"
         raise errors.CANNOT_EXPORT.error(
             name, found=found, hint="run torch.export on the model to see what it lacks"
         ) from error
@@ -298,7 +350,10 @@ def _compiled(
             compilation = compiler.ahead(each.captured)
         except CannotImport as error:
             raise errors.CANNOT_EXPORT.error(name, found=str(error)) from error
-        file = describe.program_file(name, each, compilation)
+        try:
+            file = describe.program_file(name, each, compilation)
+        except TypeError as error:
+            raise errors.CANNOT_EXPORT.error(name, found=str(error)) from error
         made.programs.append(file)
         programs[name] = f"programs/{name}/{folder}.json"
         made.members[programs[name]] = _json(file.to_json())
@@ -331,7 +386,11 @@ def _isa(compiler: Compiler, isa: str) -> dict[str, Any]:
         options, _ = machine.ISAS[isa]
         chain = replace(tools.toolchain, cpu=options, features=frozenset())
         compiler.use(replace(tools, toolchain=chain))
-    needs = machine.needed(options) if isa == "native" else machine.ISAS[isa][1]
+    needs = (
+        machine.ISAS[isa][1]
+        if isa != "native"
+        else machine.needed(options, tools.toolchain.features)
+    )
     return {"isa": isa, "machine": machine.machine(), "features": tuple(sorted(needs))}
 
 
@@ -412,11 +471,13 @@ def _written(
     head, size = weights.header(stored.memory, groups)
     beside = None
     if not embed:
-        name = path.with_suffix(".safetensors")
+        # Named by what it holds: an earlier artifact keeps its own, and never takes other weights.
+        member = copied(weights.parts(stored.memory, head), lambda part: None)
+        name = path.with_name(f"{path.name}.{member.sha256[:12]}.safetensors")
         with replacing(name) as file:
-            beside = name.name, copied(weights.parts(stored.memory, head), file.write)
-    with replacing(path) as file:
-        archive = Writer(file)
+            copied(weights.parts(stored.memory, head), file.write)
+        beside = name.name, member
+    with replacing(path) as file, Writer(file) as archive:
         for name, data in sorted(made.members.items()):
             archive.add_bytes(name, data)
         if embed:
@@ -436,7 +497,6 @@ def _written(
         archive.add_bytes(MANIFEST, text)
         if sign is not None:
             archive.add_bytes(SIGNATURE, signed(text, sign))
-        archive.end()
     return Exported(path, manifest, path.stat().st_size, tuple(made.programs))
 
 

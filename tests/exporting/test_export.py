@@ -107,8 +107,8 @@ def test_weights_beside_the_file(tmp_path: Path) -> None:
     model = Block().eval()
     x = seeded(5, 48)
     path = exported(tmp_path, model, x, embed_weights=False)
-    beside = path.with_suffix(".safetensors")
-    assert beside.is_file()
+    (beside,) = tmp_path.glob("*.safetensors")
+    assert beside.name.startswith("model.fuse.")
     assert errors_within(load(path)(x)["z"][0], model(x)["z"][0], x.dtype)
     beside.write_bytes(beside.read_bytes()[:-8])
     with pytest.raises(ArtifactError, match="FL1102"):
@@ -368,7 +368,9 @@ class Counter(Scaled):
 
 def test_a_program_that_only_reads_sees_what_another_writes(tmp_path: Path) -> None:
     x = torch.ones(4)
-    parts = {"read": Part(Scaled(), (x,)), "write": Part(Counter(), (x,))}
+    reader, writer = Scaled(), Counter()
+    writer.total = reader.total
+    parts = {"read": Part(reader, (x,)), "write": Part(writer, (x,))}
     loaded = load(export_parts(parts, path=tmp_path / "two.fuse").path)
     for count in (1, 2):
         loaded.programs["write"](x)
@@ -389,3 +391,36 @@ def test_strides_that_follow_from_sizes_are_held_to(tmp_path: Path) -> None:
     with pytest.raises(InputError, match="FL0902"):
         loaded(wide[:, :5])
     assert torch.allclose(loaded(wide[:1, :5]), 2 * wide[:1, :5].sum(-1), atol=1e-5)
+
+
+def test_two_tensors_of_one_name_are_refused(tmp_path: Path) -> None:
+    x = torch.ones(4)
+    one, other = Scaled(), Scaled()
+    other.total += 1
+    parts = {"one": Part(one, (x,)), "other": Part(other, (x,))}
+    with pytest.raises(ArtifactError, match=r"FL1107.*total"):
+        export_parts(parts, path=tmp_path / "two.fuse")
+
+
+def test_what_is_no_plain_file_stays(tmp_path: Path) -> None:
+    x = seeded(5, 48)
+    real = tmp_path / "real.fuse"
+    (tmp_path / "model.fuse").symlink_to(real)
+    path = exported(tmp_path, Gate(), x)
+    assert path.is_symlink()
+    assert real.is_file()
+    pipe = tmp_path / "pipe.fuse"
+    os.mkfifo(pipe)
+    with pytest.raises(ArtifactError, match="FL1106"):
+        export(Gate(), (x,), path=pipe)
+    assert pipe.is_fifo()
+
+
+def test_strict_leaves_an_earlier_file(tmp_path: Path) -> None:
+    x = seeded(5, 16)
+    path = exported(tmp_path, Inverse(), x)
+    before = path.read_bytes()
+    with pytest.raises(ArtifactError, match=r"FL1107.*no kernel"):
+        exported(tmp_path, Inverse(), x, strict=True)
+    assert path.read_bytes() == before
+    assert list(tmp_path.iterdir()) == [path]
