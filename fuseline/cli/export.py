@@ -27,9 +27,7 @@ if TYPE_CHECKING:
 
 EXAMPLE = """\
   fuseline export smollm2 --decode static:512 --target cpu --target sm_90 -o smollm2.fuse
-  fuseline export my_module:make_model --input x:float32[B=1..64,128] -o model.fuse
-  fuseline generate smollm2.fuse --prompt "The sea is"
-"""
+  fuseline export my_module:make_model --input x:float32[B=1..64,128] -o model.fuse"""
 
 TARGETS = ("cpu", "sm_80", "sm_90", "sm_100", "sm_120")
 ISAS = ("native", "x86-64-v3", "baseline")
