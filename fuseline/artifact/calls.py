@@ -170,7 +170,11 @@ def _evaluator(file: ProgramFile) -> Callable[[Expr, Mapping[str, int]], int]:
     def value(expr: Expr, bound: Mapping[str, int]) -> int:
         if isinstance(expr, int):
             return expr
-        return int(eval(codes[expr], {"__builtins__": {}, "Max": max, "Min": min}, {**bound}))
+        names = {"__builtins__": {}, "Max": max, "Min": min}
+        try:
+            return int(eval(codes[expr], names, {**bound}))
+        except ZeroDivisionError as error:
+            raise errors.ARTIFACT_DAMAGED.error("size", found=f"{expr} of {dict(bound)}") from error
 
     return value
 
