@@ -678,6 +678,7 @@ WRONG_CALL = Code(
     "called unlike the example of the export:",
     "A loaded program takes what it was exported with: as many arguments, in the same nesting.",
     ArtifactError,
+    hint="pass by keyword what the export was given by keyword (`--input` does that)",
 )
 UNSIGNED = Code(
     "FL1111",

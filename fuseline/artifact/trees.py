@@ -83,7 +83,12 @@ def _items(tree: Tree, value: object) -> Sequence[object]:
             return (
                 [getattr(value, key) for key in tree.keys] if _has(value, tree.keys) else _no(tree)
             )
-        given = cast("Mapping[str, object]", value)
+        constants = {
+            key: child.value
+            for key, child in zip(tree.keys, tree.children, strict=True)
+            if child.kind == "constant"  # it may be left out
+        }
+        given = {**constants, **cast("Mapping[str, object]", value)}
         if set(given) != set(tree.keys):
             odd = ", ".join(sorted(map(str, set(given) ^ set(tree.keys))))
             raise ValueError(f"missing, or unknown: {odd}")

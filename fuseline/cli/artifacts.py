@@ -8,7 +8,8 @@ import time
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any, cast
 
-from fuseline.cli.arguments import options
+from fuseline.cli.arguments import BATCH, LENGTH, options
+from fuseline.cli.generate import TOKENS, read_prompt
 from fuseline.cli.output import Output, columns
 from fuseline.errors import BAD_ARGUMENT, MISSING_PACKAGE, NOT_A_TEXT_MODEL, TOO_LONG
 
@@ -40,8 +41,12 @@ def run(arguments: argparse.Namespace, out: Output) -> int:
     rows = [["loaded", f"in {seconds:.2f} s: {loaded.choice}"]]
     for name, program in loaded.programs.items():
         args, kwargs = _example(program, arguments.batch, arguments.length)
+        loaded.reset()
         results = _leaves(program(*args, **kwargs))
-        times = [_seconds(program, args, kwargs) for _ in range(arguments.runs)]
+        times: list[float] = []
+        for _ in range(arguments.runs):
+            loaded.reset()  # a cache that is full takes no more
+            times.append(_seconds(program, args, kwargs))
         given = [_described(leaf) for leaf in _leaves((args, kwargs))]
         made = [_described(leaf) for leaf in results]
         median = statistics.median(times)
@@ -72,10 +77,11 @@ def generate(arguments: argparse.Namespace, out: Output) -> int:
         raise NOT_A_TEXT_MODEL.error(arguments.model, found=found)
     tokenizer = _tokenizer(loaded, needed=not arguments.ids)
     ids = list(arguments.ids or _encoded(arguments, tokenizer))
-    if len(ids) + arguments.tokens > text.length:
+    wanted: int = arguments.tokens or max(1, min(TOKENS, text.length - len(ids)))
+    if len(ids) + wanted > text.length:
         raise TOO_LONG.error(
             where=arguments.model,
-            found=f"{len(ids)} tokens of prompt and {arguments.tokens} to make",
+            found=f"{len(ids)} tokens of prompt and {wanted} to make",
             expected=f"at most {text.length} together",
         )
     from fuseline.cli.generation import Sampling, generate
@@ -88,7 +94,7 @@ def generate(arguments: argparse.Namespace, out: Output) -> int:
     shown = ""
     first = 0.0
     stop = frozenset(text.stop)
-    for token in generate(session, ids, arguments.tokens, sampling, stop=stop, timing=timing):
+    for token in generate(session, ids, wanted, sampling, stop=stop, timing=timing):
         first = first or time.perf_counter() - started
         tokens.append(token)
         whole = tokenizer.decode(tokens) if tokenizer is not None else " ".join(map(str, tokens))
@@ -155,14 +161,12 @@ def _encoded(arguments: argparse.Namespace, tokenizer: Any) -> list[int]:
     if arguments.chat:
         found = "it with a .fuse file, which has no chat template"
         raise BAD_ARGUMENT.error("--chat", found=found, expected="the text as the model reads it")
-    from fuseline.cli.generate import read_prompt
-
     return list(tokenizer.encode(read_prompt(arguments)).ids)
 
 
 def _example(program: Call, batch: int | None, length: int | None) -> tuple[Any, Any]:
-    """Seeded arguments of sizes that the program takes: the first symbol is as many as ``batch``,
-    the others as ``length``.
+    """Seeded arguments of sizes that the program takes: a size that is a first dim is ``batch``,
+    any other is ``length``, as far as their ranges go.
     """
     import torch
 
@@ -170,9 +174,9 @@ def _example(program: Call, batch: int | None, length: int | None) -> tuple[Any,
 
     plan, file = program.program.plan, program.file
     sizes: dict[str, int] = {}
-    for place, name in enumerate(plan.symbols):
+    for name, (_, axis) in plan.symbols.items():
         low, high = plan.ranges.get(name, (1, None))
-        wanted = (batch if place == 0 and len(plan.symbols) > 1 else length) or 1
+        wanted = (batch or BATCH) if axis == 0 else (length or LENGTH)
         sizes[name] = max(low, min(wanted, high or wanted))
     value = program.program.numbers(tuple(sizes.values()))
     generator = torch.Generator().manual_seed(0)

@@ -114,7 +114,7 @@ def run(arguments: argparse.Namespace, out: Output) -> int:
             licence=arguments.licence,
             text=text,
             tokenizer=tokenizer,
-            command=shlex.join(["fuseline", *sys.argv[1:]]),
+            command=_command(sys.argv[1:]),
             versions=("transformers", "triton"),
             sign=None if arguments.sign is None else Path(arguments.sign),
             progress=steps.tell,
@@ -124,6 +124,16 @@ def run(arguments: argparse.Namespace, out: Output) -> int:
     operations = by_torch(exported.programs)
     out.result(_data(exported, seconds, operations), _text(exported, seconds, operations))
     return 0
+
+
+def _command(words: list[str]) -> str:
+    """What was typed, but for the places of files that are written and of keys."""
+    found = ["fuseline"]
+    left_out = ("-o", "--output", "--sign")
+    for before, word in zip(["", *words], words, strict=False):
+        if before not in left_out and word.partition("=")[0] not in left_out:
+            found.append(word)
+    return shlex.join(found)
 
 
 class _Steps:

@@ -28,6 +28,9 @@ if TYPE_CHECKING:
     from fuseline.cli.output import Output
     from fuseline.cli.text import Tokenizer
 
+TOKENS = 128
+"""How many are made where the command line does not say; fewer where a file has less room."""
+
 SUFFIX = ".fuse"
 """Of the files that `fuseline export` writes."""
 
@@ -45,7 +48,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--ids", type=seed, nargs="+", metavar="ID", help="token ids instead of a text (.fuse only)"
     )
     parser.add_argument("--chat", action="store_true", help="ask with the model's chat template")
-    parser.add_argument("--tokens", type=count, default=128, help="how many at most (default: 128)")
+    parser.add_argument("--tokens", type=count, help=f"how many at most (default: {TOKENS})")
     parser.add_argument(
         "--temperature", type=positive, default=0.0, help="0 is greedy, which is the default"
     )
@@ -107,6 +110,7 @@ def run(arguments: argparse.Namespace, out: Output) -> int:
         return artifacts.generate(arguments, out)
     if arguments.ids:
         raise BAD_ARGUMENT.error("--ids", found="ids for a model", expected="a .fuse file")
+    arguments.tokens = arguments.tokens or TOKENS
     config = Config.of(_options(arguments))
     with out.step(f"loading {arguments.model}"):
         from fuseline.cli import models

@@ -75,7 +75,9 @@ def test_generate_from_a_file(tmp_path: Path, capsys: pytest.CaptureFixture[str]
     assert "32" in json.loads(capsys.readouterr().out)["error"]["expected"]
     assert main(["generate", str(path), "--prompt", "text"]) == 1
     assert "--ids" in capsys.readouterr().err
-    assert main(["run", str(path), "--length", "5", "--runs", "2", "--json"]) == 0
+    assert main(["generate", str(path), "--ids", "7", "101", "5", "--json"]) == 0
+    assert len(json.loads(capsys.readouterr().out)["tokens"]) == 29  # as many as there is room for
+    assert main(["run", str(path), "--length", "5", "--runs", "9", "--json"]) == 0
     programs = json.loads(capsys.readouterr().out)["programs"]
     assert programs["prefill"]["inputs"] == ["int64[1, 5]"]
     assert programs["decode"]["outputs"] == ["float32[1, 131]"]
