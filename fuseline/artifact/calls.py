@@ -170,7 +170,7 @@ def _evaluator(file: ProgramFile) -> Callable[[Expr, Mapping[str, int]], int]:
     def value(expr: Expr, bound: Mapping[str, int]) -> int:
         if isinstance(expr, int):
             return expr
-        names = {"__builtins__": {}, "Max": max, "Min": min}
+        names: dict[str, Any] = {"__builtins__": {}, "Max": max, "Min": min}
         try:
             return int(eval(codes[expr], names, {**bound}))
         except ZeroDivisionError as error:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Iterator
 from dataclasses import dataclass
+from typing import Any, cast
 
 import torch
 
@@ -123,9 +124,8 @@ def _able(targets: list[Target], major: int, minor: int) -> Iterator[tuple[bool,
 
 def _too_large(target: Target, device: torch.device) -> str:
     """Why a device of less memory in its processors cannot run the kernels; empty where it can."""
-    most: int = getattr(
-        torch.cuda.get_device_properties(device), "shared_memory_per_block_optin", 0
-    )
+    properties = cast("Any", torch.cuda).get_device_properties(device)
+    most: int = getattr(properties, "shared_memory_per_block_optin", 0)
     for symbol, kernel in target.kernels.items():
         if most and kernel.shared_memory > most:
             return (

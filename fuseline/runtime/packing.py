@@ -15,7 +15,7 @@ from itertools import pairwise
 import torch
 from torch import Tensor, nn
 
-from fuseline import _torch
+from fuseline._torch import has_hooks, is_fake, storage_holders, storage_of
 from fuseline.runtime import resident
 from fuseline.runtime.fork import renew_in_children
 
@@ -58,7 +58,7 @@ def is_packed(group: Sequence[Tensor]) -> bool:
     first = group[0]
     place = first.data_ptr()
     for tensor in group:
-        same = tensor.dtype is first.dtype and _torch.storage_of(tensor) == _torch.storage_of(first)
+        same = tensor.dtype is first.dtype and storage_of(tensor) == storage_of(first)
         if not same or tensor.data_ptr() != place:
             return False
         place += tensor.nbytes
@@ -76,7 +76,7 @@ def pinned(params: Mapping[str, Tensor]) -> dict[str, str]:
     by_storage: dict[int, list[str]] = {}
     for name, tensor in params.items():
         if name not in reasons and tensor.numel():
-            by_storage.setdefault(_torch.storage_of(tensor), []).append(name)
+            by_storage.setdefault(storage_of(tensor), []).append(name)
     for names in by_storage.values():
         reasons |= _storage_reasons({name: params[name] for name in names})
     return reasons
@@ -115,12 +115,12 @@ def _group_reason(group: Sequence[Tensor]) -> str:
         return f"the parameters differ: {'; '.join(shown)}"
     by_storage: dict[int, list[Tensor]] = {}
     for p in group:
-        by_storage.setdefault(_torch.storage_of(p), []).append(p)
+        by_storage.setdefault(storage_of(p), []).append(p)
     if any(map(_overlap, by_storage.values())):
         return "two of the parameters share their memory"
     _forget_dead(by_storage.values())
     for members in by_storage.values():  # several, or a part, where an earlier pack was broken up
-        p, others = members[0], _torch.storage_holders(members[0]) - len(members)
+        p, others = members[0], storage_holders(members[0]) - len(members)
         own = [reason for member in members if (reason := _own_reason(member))]
         if reason := (own or [_shared(others)])[0]:
             return f"the parameter of shape {list(p.shape)} {reason}"
@@ -140,7 +140,7 @@ def _shared(others: int) -> str:
 def _forget_dead(sharing: Iterable[Sequence[Tensor]]) -> None:
     """Collect garbage if that may help: a tensor that only a dead cycle holds is no reader."""
     groups = [members for members in sharing if not members[0].is_meta]
-    if any(_torch.storage_holders(members[0]) > len(members) for members in groups):
+    if any(storage_holders(members[0]) > len(members) for members in groups):
         gc.collect()
 
 
@@ -150,13 +150,13 @@ def _own_reason(p: Tensor) -> str:
         return f"is a {type(p).__name__}, not a plain parameter"
     if p.layout is not torch.strided or p.is_quantized:
         return "is quantised" if p.is_quantized else f"has the layout {p.layout}"
-    if p.is_meta or _torch.is_fake(p):
+    if p.is_meta or is_fake(p):
         return "has no memory (it is on the meta device)"
     if not p.is_contiguous():
         return "is not contiguous"
     if p.is_shared() and not p.is_cuda:
         return "lies in memory that processes share"
-    if _torch.has_hooks(p):
+    if has_hooks(p):
         return "has hooks"
     return ""
 
@@ -165,7 +165,7 @@ def _storage_reason(p: Tensor) -> str:
     """Why the memory of a parameter is not its alone; empty where it is."""
     if not _is_whole(p):
         return "is a part of a larger storage"
-    return _shared(_torch.storage_holders(p) - 1)
+    return _shared(storage_holders(p) - 1)
 
 
 def _is_whole(p: Tensor) -> bool:

@@ -200,8 +200,12 @@ def test_a_driver_that_is_too_old_for_torch_is_a_problem(
 
 
 def test_a_gpu_has_its_target_and_what_it_lacks(
-    monkeypatch: pytest.MonkeyPatch, capsys: Print
+    monkeypatch: pytest.MonkeyPatch, capsys: Print, tmp_path: Path
 ) -> None:
+    """With a cache of its own: what other tests built would serve in the place of a compiler."""
+    (tmp_path / "cache").mkdir(0o700)
+    monkeypatch.setenv("FUSELINE_CACHE_DIR", str(tmp_path / "cache"))
+
     class Properties:
         total_memory = 80 * 2**30
 

@@ -31,8 +31,9 @@ class _Fails(FuncPass):
         raise RuntimeError("this pass is broken")
 
 
-def _failing_pipeline(*, cache_latents: bool) -> list[Pass]:
+def _failing_pipeline(*, cache_latents: bool, on_gpu: bool) -> list[Pass]:
     assert not cache_latents
+    assert not on_gpu
     return [Dce(), _Fails()]
 
 

@@ -536,7 +536,6 @@ class Mapped {
     }
     const int failed = errno;
     ::close(file);
-    if (S_ISDIR(about.st_mode)) unreadable(path, strerror(EISDIR));
     if (!S_ISREG(about.st_mode)) unreadable(path, "it is no file");
     if (size_ && data_ == MAP_FAILED) unreadable(path, strerror(failed));
   }
