@@ -259,21 +259,27 @@ def _tensors(exported: Mapping[str, frontend.Exported]) -> dict[str, Tensor]:
     """All tensors by name.
 
     Raises:
-        ArtifactError: FL1107, if two programs have different ones of one name.
+        ArtifactError: FL1107, if two programs have ones of one name that hold something else.
 
     """
     found: dict[str, Tensor] = {}
     for program, each in exported.items():
         for name, tensor in describe.tensors_of(program, each.captured).items():
             other = found.setdefault(name, tensor)
-            places = {(t.data_ptr(), t.shape, t.stride(), t.dtype) for t in (other, tensor)}
-            if len(places) > 1:
+            if not _are_one(other, tensor):
                 raise errors.CANNOT_EXPORT.error(
                     program,
                     found=f"{name}, which is another tensor in an earlier program",
                     hint="give all programs of a file one module, or parameters of other names",
                 )
     return found
+
+
+def _are_one(one: Tensor, other: Tensor) -> bool:
+    """Whether one stored tensor can stand for both: they are of one form, and hold the same."""
+    forms = {(t.shape, t.stride(), t.dtype) for t in (one, other)}
+    same = one.data_ptr() == other.data_ptr()
+    return len(forms) == 1 and (same or torch.equal(one.detach(), other.detach()))
 
 
 def _captured(name: str, part: Part, tell: OnStage) -> frontend.Exported:
