@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 from fuseline.cli.output import columns
+from fuseline.cli.units import bytes_text
 
 if TYPE_CHECKING:
     from fuseline.artifact.inspecting import Facts
@@ -41,7 +42,7 @@ def _about(facts: Facts) -> str:
         ["digests", "all checked" if facts["verified"] else "not checked: --verify reads all"],
         *(["runs on", native] for native in _natives(facts)),
     ]
-    return _section(f"{facts['path']}: {size(facts['bytes'])}", rows)
+    return _section(f"{facts['path']}: {bytes_text(facts['bytes'])}", rows)
 
 
 def _signature(facts: Facts) -> str:
@@ -62,9 +63,9 @@ def _natives(facts: Facts) -> list[str]:
 
 def _weights(weights: Facts) -> list[list[str]]:
     where = f"{weights['in']}, beside the file" if weights["beside"] else weights["in"]
-    rows = [[where, f"{weights['tensors']} tensors", size(weights["bytes"])]]
+    rows = [[where, f"{weights['tensors']} tensors", bytes_text(weights["bytes"])]]
     for dtype, kind in weights["dtypes"].items():
-        rows.append([f"  {dtype}", f"{kind['tensors']} stored", size(kind["bytes"])])
+        rows.append([f"  {dtype}", f"{kind['tensors']} stored", bytes_text(kind["bytes"])])
     return rows
 
 
@@ -79,7 +80,8 @@ def _program(title: str, program: Facts, *, full: bool) -> list[str]:
     rows.append(
         [
             "memory",
-            f"{size(memory['arena'])} of temporaries and {size(memory['results'])} of results"
+            f"{bytes_text(memory['arena'])} of temporaries and "
+            f"{bytes_text(memory['results'])} of results"
             + (f", where {at}" if at else "")
             + ", with one worker",
         ]
@@ -129,7 +131,7 @@ def _kernels(kernels: Sequence[Facts]) -> list[list[str]]:
                 kernel["symbol"],
                 *(str(has.get(what, "-")) for what in ("registers", "shared_memory", "spills")),
                 f"{widest} bits" if has else "-",
-                size(code["size"]) if code else "-",
+                bytes_text(code["size"]) if code else "-",
                 f"{kernel['op']} at {kernel['origin']}{by}",
             ]
         )
@@ -174,7 +176,7 @@ def _members(facts: Facts, *, full: bool) -> list[list[str]]:
     for name, member in members.items():
         top = name.rpartition("/")[0] or name
         folders.setdefault(top, []).append(member["size"])
-    return [[top, str(len(sizes)), size(sum(sizes))] for top, sizes in folders.items()]
+    return [[top, str(len(sizes)), bytes_text(sum(sizes))] for top, sizes in folders.items()]
 
 
 # -- what changed ---------------------------------------------------------------------------------
@@ -225,13 +227,3 @@ def _tensor(change: Facts) -> str:
     if _type(one) != _type(other):
         return f"{change['name']}: {_type(one)} -> {_type(other)}"
     return f"{change['name']}: {_type(one)}, sha256:{one['sha256'][:16]} -> {other['sha256'][:16]}"
-
-
-def size(number: int) -> str:
-    """A size for people: 1.5 MB."""
-    value = float(number)
-    for unit in ("B", "kB", "MB"):
-        if value < 1000:
-            return f"{value:.0f} {unit}" if unit == "B" else f"{value:.1f} {unit}"
-        value /= 1000
-    return f"{value:.1f} GB"
