@@ -126,7 +126,7 @@ class Packed:
         for group, reason in zip(groups, outcomes, strict=True):
             if reason:
                 shapes = ", ".join(str(list(p.shape)) for p in group)
-                errors.CANNOT_PACK.warn(f"parameters {shapes}", found=reason, stacklevel=3)
+                errors.CANNOT_PACK.warn(f"parameters {shapes}", found=reason)
                 return False
         self.places = self._places(arguments)
         return True

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import logging
-import warnings
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass, field, replace
@@ -112,7 +111,7 @@ def _from_elsewhere(cache: Cache) -> Toolchain | None:
 @lru_cache
 def _warn(problem: errors.Diagnostic) -> None:
     """Say once a process that native code cannot be built."""
-    warnings.warn(errors.FuselineWarning(problem), stacklevel=2)
+    errors.warn(problem)
 
 
 @dataclass(frozen=True)

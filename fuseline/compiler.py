@@ -274,7 +274,7 @@ class Compiler:
             built = self._built(func, layouts, optimised.placed, measure=optimised.measure)
             outcome = outcome.with_kernels(ops, built)
         if dump:
-            dump.kernels(built.sources)
+            dump.kernels(built.sources, {s: b.ptx for s, b in built.binaries.items() if b.ptx})
             dump.plan(built.assembled.plan)
             dump.sites(outcome.sites)
         device = optimised.placed.device

@@ -11,12 +11,12 @@ Bugs of ours are `InternalError`, which has no code: there is nothing that a use
 
 from __future__ import annotations
 
+import inspect
+import os
+import sys
 import warnings
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
-
-if TYPE_CHECKING:
-    from pathlib import Path
+from pathlib import Path
 
 
 @dataclass(frozen=True)
@@ -191,11 +191,22 @@ class Code:
         found: str | None = None,
         expected: str | None = None,
         hint: str | None = None,
-        stacklevel: int = 2,
     ) -> None:
-        """Warn that a documented fallback is taken."""
+        """Warn that a documented fallback is taken, at the line of the user's that led to it."""
         text = self.diagnostic(subject, where=where, found=found, expected=expected, hint=hint)
-        warnings.warn(FuselineWarning(text), stacklevel=stacklevel + 1)
+        warn(text)
+
+
+def warn(problem: Diagnostic) -> None:
+    """Warn of a problem at the line that led to it: the nearest outside of this package and of
+    torch.
+    """
+    torch = getattr(sys.modules.get("torch"), "__file__", None)
+    inside = tuple(f"{Path(file).parent}{os.sep}" for file in (__file__, torch) if file)
+    level, frame = 1, inspect.currentframe()
+    while frame is not None and frame.f_code.co_filename.startswith((*inside, "<eval_with_key>")):
+        level, frame = level + 1, frame.f_back
+    warnings.warn(FuselineWarning(problem), stacklevel=level)
 
 
 CATALOGUE: dict[str, Code] = {}
@@ -538,6 +549,14 @@ TWO_FORMS_OF_CACHE = Code(
     "values: neither would see what the other has written.",
     InputError,
     hint="begin with a new cache, and compile what fills it and what reads it with the same option",
+)
+NO_LATENTS = Code(
+    "FL0907",
+    'cache="latent" changes nothing in',
+    "A warning. No cache that the program writes is expanded from a latent, or none that is may be "
+    "replaced, so that all of them stay as the model has them.",
+    InputError,
+    hint="`report()` lists what was looked at, and why it stays; leave the option out otherwise",
 )
 CANNOT_PACK = Code(
     "FL0903",

@@ -58,6 +58,9 @@ class LatentCaches:
             if i not in owners and _may_be_cache(arg) and func.users(arg)
         ]
         self._written = {i for i, arg in self._plain if isinstance(arg.type, BufferType)}
+        if self._written and not self._states:
+            names = ", ".join(_name(arg) for i, arg in self._plain if i in self._written)
+            errors.NO_LATENTS.warn(func.name, found=f"caches of keys and values only ({names})")
 
     def __call__(self, arguments: Sequence[Argument]) -> Sequence[Tensor]:
         """Call the program.

@@ -68,7 +68,7 @@ class UntilRefused:
                 self.refused = True
                 found, hint = str(error.diagnostic), error.diagnostic.hint
                 found = found.partition(" Hint:")[0].rstrip(".")
-                errors.BUILT_FOR_ANOTHER.warn(self.name, found=found, hint=hint, stacklevel=3)
+                errors.BUILT_FOR_ANOTHER.warn(self.name, found=found, hint=hint)
         self.check(arguments)
         return self.plain(arguments)
 

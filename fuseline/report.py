@@ -29,7 +29,7 @@ BREAK = "graph break: "
 PLAIN = "plain ATen: "
 """Begins the names of stats that say why a graph is run by torch as a whole."""
 
-OP_BY_OP = "not run by its kernels: "
+OP_BY_OP = "not run by its kernels, but op by op by torch: "
 """Begins the name of a statistic: why a program that was built for a GPU runs op by op."""
 
 FROM_CACHE = "programs from the cache"
@@ -238,7 +238,9 @@ class Report:
         others = [k for k in self.kernels if k.status == "reference"]
         chosen = sum(k.launches for k in self.kernels if k.status == "library")
         libraries = f", {chosen} by torch's libraries" if chosen else ""
-        line = f"steps: {native} native{libraries}, {sum(k.launches for k in others)} run by torch"
+        idle = sum(int(n) for name, n in self.stats.items() if name.startswith(OP_BY_OP))
+        head = "steps, as built" if idle and idle == self.stats.get("programs") else "steps"
+        line = f"{head}: {native} native{libraries}, {sum(k.launches for k in others)} run by torch"
         counts = Counter[str]()
         for k in others:
             counts[k.symbol] += k.launches

@@ -109,6 +109,14 @@ def test_steps_that_torch_runs_are_counted_and_named() -> None:
     assert line == "steps: 2 native, 4 run by torch (aten.sort.stable x3, topk)"
 
 
+def test_kernels_that_do_not_run_here_are_said_not_to() -> None:
+    why = "not run by its kernels, but op by op by torch: built for sm_90, tensors on the cpu"
+    apart = Report(kernels=(KERNEL,), stats={"programs": 1, why: 1})
+    assert str(apart).splitlines()[:2] == ["steps, as built: 2 native, 0 run by torch", why]
+    both = apart + Report(kernels=(KERNEL,), stats={"programs": 1})
+    assert str(both).splitlines()[:2] == ["steps: 4 native, 0 run by torch", why]
+
+
 def test_breaks_and_what_is_not_compiled_stand_in_the_first_lines() -> None:
     broken = Report(stats={"graph breaks": 3, "graph break: branch": 2, "graph break: item": 1})
     line = "graph breaks: 3, and what is between graphs runs in eager (branch; item)"

@@ -6,6 +6,7 @@
     model-00/rewrites.txt                every applied rewrite, by number
     model-00/sites.txt                   the sites, fused and missed, with reasons
     model-00/kernels/<symbol>.cpp        the generated sources; .py where they are Triton, .cu CUDA
+    model-00/kernels/<symbol>.ptx        what became of one for a GPU, before it is machine code
     model-00/plan.txt                    buffers and steps
     model-00/index.html                  all diffs on one page
 
@@ -85,12 +86,14 @@ class Dump:
         ]
         _write(self.root / "sites.txt", "\n".join(lines) + "\n")
 
-    def kernels(self, sources: Mapping[str, str]) -> None:
-        """The generated sources."""
+    def kernels(self, sources: Mapping[str, str], ptx: Mapping[str, str] | None = None) -> None:
+        """The generated sources, and what PTX was made of them."""
         folder = self.root / "kernels"
         folder.mkdir(exist_ok=True)
         for symbol, text in sources.items():
             _write(folder / f"{symbol}.{_kind(text)}", text)
+        for symbol, text in (ptx or {}).items():
+            _write(folder / f"{symbol}.ptx", text)
 
     def plan(self, plan: Plan) -> None:
         """The plan, a line a buffer and a line a step."""

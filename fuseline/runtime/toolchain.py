@@ -124,7 +124,7 @@ def toolchains_of_others(cache: Cache) -> list[Toolchain]:
     the one used last first: for portable code that is in the cache, and for nothing else.
     """
     here = f" {_machine()}"
-    found = [_of_entry(e) for e in _toolchain_entries(cache) if here in str(e.factors["compiler"])]
+    found = [_of_entry(e) for e in _toolchain_entries(cache) if here in _compiler(e)]
     return [toolchain.portable for toolchain in found]
 
 
@@ -143,9 +143,14 @@ def _toolchain_entries(cache: Cache) -> list[Entry]:
     return sorted(entries, key=lambda entry: entry.used, reverse=True)
 
 
+def _compiler(entry: Entry) -> str:
+    """What an entry says of the version; empty where it says nothing, as one of others may."""
+    return str(entry.factors.get("compiler", ""))
+
+
 def _of_entry(entry: Entry) -> Toolchain:
     """A toolchain that is not here."""
-    return _described((), str(entry.factors["compiler"]), entry)
+    return _described((), _compiler(entry), entry)
 
 
 def no_compiler() -> errors.FuselineError:

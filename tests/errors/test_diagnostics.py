@@ -12,7 +12,11 @@ from pathlib import Path
 
 import pytest
 
+from fuseline.compiler import Compiler
+from fuseline.config import Config
 from fuseline.errors import CATALOGUE, Code, Diagnostic, FuselineError, FuselineWarning, UsageError
+from fuseline.ir.text import parse_func
+from fuseline.saved import SavedProgram
 
 PROGRAMS = sorted((Path(__file__).parent / "programs").glob("fl*.py"))
 
@@ -68,6 +72,15 @@ def test_codes_are_well_formed() -> None:
 def test_a_code_cannot_be_declared_twice() -> None:
     with pytest.raises(ValueError, match="FL0101 is declared twice"):
         Code("FL0101", "again", "Again.", UsageError)
+
+
+def test_a_warning_is_shown_at_the_line_of_the_user() -> None:
+    compiler = Compiler(Config(cache="latent"))
+    text = 'func @f(%c: buffer<f32[1, 2, 4, 3]> = buffer "c", %x: f32[1, 2, 4, 3]) {'
+    func = parse_func(text + "\n  write %c, %x\n  return\n}")
+    with pytest.warns(FuselineWarning, match="FL0907") as caught:
+        compiler.restore(SavedProgram("f", func, {}, (), ()).to_text())
+    assert {w.filename for w in caught} == {__file__}
 
 
 def test_text_form_of_a_diagnostic() -> None:

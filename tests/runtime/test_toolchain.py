@@ -77,6 +77,13 @@ def test_no_compiler(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         find_toolchain(Cache.open(tmp_path / "cache"))
 
 
+def test_an_entry_of_others_may_say_nothing(tmp_path: Path) -> None:
+    cache = Cache(tmp_path / "cache")
+    (tmp_path / "cache").mkdir(mode=0o700)
+    cache.get_or_build("toolchain", {"nothing": "of use"}, lambda folder: None)
+    assert module.toolchains_of_others(cache) == []
+
+
 def test_options_of_the_gcc_driver() -> None:
     read = module._gcc_options  # pyright: ignore[reportPrivateUsage]
     assert read(GCC_DRIVER) == ["-march=znver3", "-mavx2", "-mno-avx512f", "-mtune=znver3"]

@@ -14,7 +14,6 @@ import re
 import shutil
 import stat
 import tempfile
-import warnings
 from functools import lru_cache
 from pathlib import Path
 
@@ -143,7 +142,7 @@ def warn_once(root: Path, reason: str) -> None:
     if root in _warned:
         return
     _warned.add(root)
-    errors.CACHE_FALLBACK.warn(where=str(root), found=reason, stacklevel=3)
+    errors.CACHE_FALLBACK.warn(where=str(root), found=reason)
 
 
 def warn_of_base(problem: errors.Diagnostic) -> None:
@@ -152,7 +151,7 @@ def warn_of_base(problem: errors.Diagnostic) -> None:
     if where in _warned:
         return
     _warned.add(where)
-    warnings.warn(errors.FuselineWarning(problem), stacklevel=2)
+    errors.warn(problem)
 
 
 def _remove(root: Path, process: int) -> None:

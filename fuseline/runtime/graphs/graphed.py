@@ -285,7 +285,7 @@ class Graphed:
         if state.moves >= MOVES:
             name = args[rest[0]].name
             state.reason = f"{name} moves from call to call"
-            errors.ARGUMENT_MOVED.warn(name, found=f"{MOVES} places", stacklevel=5)
+            errors.ARGUMENT_MOVED.warn(name, found=f"{MOVES} places")
         return False  # what moved once may be in use by now: the next call records anew
 
     def _moved(self, entry: Entry, given: Sequence[Any]) -> list[int]:
@@ -333,7 +333,7 @@ class Graphed:
             state.entry = self._recorded_if_it_fits(bound, state, given, wider)
         except NotRecordable as error:
             state.reason = str(error)
-            errors.NOT_RECORDED.warn(found=str(error), stacklevel=6)
+            errors.NOT_RECORDED.warn(found=str(error))
         if state.entry is not None:
             self._evict()
         state.seconds += time.perf_counter() - start
@@ -352,7 +352,7 @@ class Graphed:
                 self._forget_all()
                 if last:
                     state.reason = "no memory for a recording"
-                    errors.NOT_RECORDED.warn(found=first_line(error), stacklevel=7)
+                    errors.NOT_RECORDED.warn(found=first_line(error))
         return None
 
     def _recorded(

@@ -160,7 +160,8 @@ def test_with_nvrtc_the_report_names_the_kernel(binary_cache: Cache) -> None:
 
 def test_dumps_show_the_source(tmp_path: Path) -> None:
     kernel = launch().kernel
-    Dump(tmp_path, "model").kernels({kernel.symbol: kernel.render()})
+    Dump(tmp_path, "model").kernels({kernel.symbol: kernel.render()}, {kernel.symbol: ".target"})
     (file,) = (tmp_path).rglob("*.cu")
     assert file.stem == kernel.symbol
     assert file.read_text() == kernel.render()
+    assert file.with_suffix(".ptx").read_text() == ".target"
