@@ -8,6 +8,7 @@ from __future__ import annotations
 import json
 import math
 import sys
+import time
 from collections.abc import Callable, Generator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -16,6 +17,9 @@ from typing import cast
 from fuseline.errors import Diagnostic
 
 Show = Callable[[str], None]
+
+SILENCE = 10.0
+"""Seconds without a line, at least, while work goes on where there is no terminal."""
 
 
 @dataclass(frozen=True)
@@ -47,17 +51,29 @@ class Output:
     def step(self, text: str) -> Generator[Show]:
         """Show that something is going on: a spinner on a terminal, a line elsewhere.
 
-        What it gives shows how far the work is; that is for those who watch, so a terminal only.
+        What it gives shows how far the work is: at once on a terminal, and elsewhere a line now and
+        then, of work that takes long.
         """
         if not sys.stderr.isatty():
             self.note(f"{text} ...")
-            yield _show_nothing
+            yield self._now_and_then(text)
             return
         from rich.console import Console  # slow to import, and not needed elsewhere
         from rich.markup import escape
 
         with Console(file=sys.stderr).status(escape(text)) as status:
             yield lambda detail: status.update(escape(f"{text}: {detail}"))
+
+    def _now_and_then(self, text: str) -> Show:
+        latest = time.monotonic()
+
+        def show(detail: str) -> None:
+            nonlocal latest
+            if (now := time.monotonic()) - latest >= SILENCE:
+                latest = now
+                self.note(f"{text}: {detail}")
+
+        return show
 
 
 def printable(text: str) -> str:
@@ -79,10 +95,6 @@ def _finite(value: object) -> object:
             return [_finite(item) for item in cast("Sequence[object]", value)]
         case _:
             return value
-
-
-def _show_nothing(detail: str) -> None:
-    """Details of progress where nobody watches."""
 
 
 def columns(rows: list[list[str]], indent: str = "  ") -> str:
