@@ -2,6 +2,7 @@
 
     make bench                                    # all of it
     python -m benchmarks --only 'speed/qwen3/*'   # some parts anew, the others kept
+    python -m benchmarks --avx2 --output FILE     # where there is more: torch and fuseline alike
     python -m benchmarks --quick --output /tmp/quick.json
 
 Results are written after every part, so that what was measured stays if the run is stopped.
@@ -11,6 +12,7 @@ from __future__ import annotations
 
 import argparse
 import fnmatch
+import os
 import sys
 import tempfile
 import time
@@ -21,7 +23,7 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 
 from benchmarks import page
-from benchmarks.common import RESULTS, Json, machine, read_json, say, versions, write_json
+from benchmarks.common import AVX2, RESULTS, Json, machine, read_json, say, versions, write_json
 from benchmarks.parts import Part, parts, run
 
 DEFAULT = RESULTS / "cpu.json"
@@ -38,9 +40,16 @@ def main(argv: Sequence[str] | None = None) -> int:
     )
     parser.add_argument("--only", nargs="+", default=["*"], metavar="PATTERN", help="of part names")
     parser.add_argument("--quick", action="store_true", help="a tiny model: does it work at all?")
+    parser.add_argument(
+        "--avx2",
+        action="store_true",
+        help="let no contender use more than AVX2",
+    )
     parser.add_argument("--list", action="store_true", help="print the names of the parts")
     parser.add_argument("--output", type=Path, default=DEFAULT)
     args = parser.parse_args(argv)
+    if args.avx2:
+        os.environ.update(AVX2)
     chosen = [
         part
         for part in parts(quick=args.quick)

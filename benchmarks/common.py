@@ -6,6 +6,7 @@ time; every sample is kept.
 
 from __future__ import annotations
 
+import importlib
 import importlib.metadata
 import json
 import os
@@ -31,16 +32,30 @@ _NUMBERS = re.compile(r"\[[-+.e\d\s,]*\]")
 INSTRUCTIONS = ("avx2", "avx512f", "avx512_bf16", "avx512_fp16", "amx_bf16")
 """What decides how fast a product is; the name of a virtual machine's processor may not tell it."""
 
+AVX2 = {
+    "ATEN_CPU_CAPABILITY": "avx2",
+    "ONEDNN_MAX_CPU_ISA": "AVX2",
+    "TORCHINDUCTOR_CPP_MARCH": "x86-64-v3",
+    "CXX": "g++ -mno-avx512f",
+}
+"""What keeps torch, its libraries and compiler, and fuseline from using more than AVX2."""
+
 PAUSE = 0.02
 """Seconds between contenders, in which the helper threads of the last one go to sleep: OpenMP's
 spin for some milliseconds first."""
 
 
+def limited() -> bool:
+    """Whether no more than AVX2 is used, by all contenders."""
+    return all(os.environ.get(name) == value for name, value in AVX2.items())
+
+
 def machine() -> Json:
     """What the figures depend on, in words that name no host, user or directory."""
+    able = [name for name in INSTRUCTIONS if name in _about_cpu("flags").split()]
     return {
         "cpu": _about_cpu("model name") or platform.processor() or platform.machine(),
-        "instructions": [name for name in INSTRUCTIONS if name in _about_cpu("flags").split()],
+        "instructions": ["avx2 (all that is used)"] if limited() else able,
         "cores": len(os.sched_getaffinity(0)),
         "memory_bytes": os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES"),
         "system": f"{platform.system()} {platform.machine()}",
@@ -81,6 +96,10 @@ def first_line(command: Sequence[str]) -> str:
     except (OSError, subprocess.CalledProcessError):
         return ""
     return done.stdout.strip().split("\n", 1)[0]
+
+
+if limited():  # CXX is for fuseline; Inductor takes no options in a compiler's name
+    importlib.import_module("torch._inductor.config").cpp.cxx = (None, "g++")
 
 
 def by_turns(

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import os
+import platform
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -13,7 +15,7 @@ import torch
 
 from benchmarks import models
 from benchmarks.__main__ import main
-from benchmarks.common import ROOT, read_json
+from benchmarks.common import AVX2, ROOT, read_json
 from benchmarks.micro_experts import Case, apart
 from fuseline.testing import assert_same_values
 
@@ -34,6 +36,33 @@ def test_speed_compares_and_keeps_every_sample(tmp_path: Path) -> None:
     assert len(case["samples_s"]["fuseline"]) >= 20
     assert case["difference_to_eager"]["fuseline"] < 1e-5
     assert case["stats"]["host steps"] == 0
+
+
+@pytest.mark.skipif(
+    platform.machine() != "x86_64" or shutil.which("g++") is None, reason="AVX2 is g++'s, on x86-64"
+)
+def test_nobody_uses_more_than_avx2_where_that_is_the_limit(tmp_path: Path) -> None:
+    program = """
+import sys, torch
+from pathlib import Path
+from benchmarks.common import machine
+from fuseline.runtime.cache import Cache
+from fuseline.runtime.toolchain import find_toolchain
+from torch._inductor import config, cpu_vec_isa
+features = find_toolchain(Cache(Path(sys.argv[1]))).features
+print(torch.backends.cpu.get_cpu_capability(), cpu_vec_isa.pick_vec_isa(), config.cpp.cxx[1])
+print([name for name in features if "512" in name], machine()["instructions"])
+"""
+    (tmp_path / "cache").mkdir(mode=0o700)
+    done = subprocess.run(
+        [sys.executable, "-c", program, str(tmp_path / "cache")],
+        cwd=ROOT,
+        env=os.environ | AVX2,
+        capture_output=True,
+        text=True,
+    )
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.splitlines() == ["AVX2 avx2 g++", "[] ['avx2 (all that is used)']"]
 
 
 @pytest.mark.slow
