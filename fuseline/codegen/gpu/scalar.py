@@ -151,6 +151,8 @@ def _unary(op: Op, x: str, result: DType) -> str:
             unsigned = result in (DType.U8, DType.BOOL)
             return f"tl.abs({x})" if result.is_float else x if unsigned else _distance(x)
         case ops.BitwiseNot():
+            if result is DType.U8:
+                return f"({x} ^ 255)"  # Triton 3.6 interprets ~ of it as an overflow
             return f"({x} == 0)" if result is DType.BOOL else f"(~{x})"
         case ops.Sign():
             return x if result is DType.BOOL else f"(({x} > 0).to({kind}) - ({x} < 0).to({kind}))"
