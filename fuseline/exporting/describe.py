@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
-from typing import Any, cast
+from dataclasses import dataclass, replace
+from typing import Any, TypeAlias, cast
 
 from torch import Tensor
 
@@ -30,10 +30,13 @@ from fuseline.frontend.captured import (
     Return,
 )
 from fuseline.frontend.export import Exported
+from fuseline.frontend.imported import Imported
 from fuseline.ir.core import Func, Value
 from fuseline.ir.evaluate import Reference
 from fuseline.ir.types import Dim, IntType, format_dim, symbol
 from fuseline.runtime.plan import Expr, HostStep
+
+Program: TypeAlias = "Captured | Imported"
 
 _CONTAINERS: dict[type, Kind] = {tuple: "tuple", list: "list", dict: "dict"}
 
@@ -41,6 +44,10 @@ _CONTAINERS: dict[type, Kind] = {tuple: "tuple", list: "list", dict: "dict"}
 def program_file(name: str, exported: Exported, compilation: Compilation) -> ProgramFile:
     """What is stored of a program for the target that it was compiled for."""
     captured, func = exported.captured, compilation.func
+    takes = tree_of(exported.in_spec, exported.constants)
+    if exported.by_place:
+        own, named = takes.children
+        takes = replace(takes, children=(own, replace(named, kind="names")))
     plan = compilation.built.assembled.plan
     place = {op: number for number, op in enumerate(func.ops)}
     ops: dict[int, int] = {}
@@ -58,7 +65,7 @@ def program_file(name: str, exported: Exported, compilation: Compilation) -> Pro
                 for arg in func.args[len(captured.inputs) :]
             ),
         ),
-        takes=tree_of(exported.in_spec, exported.constants),
+        takes=takes,
         gives=tree_of(exported.out_spec),
         returns=tuple(map(_owed, captured.returns)),
         symbols={s.name: (s.source[0], _axis(s.source[1])) for s in captured.symbols},
@@ -96,7 +103,7 @@ def stored_name(program: str, item: Any) -> str:
     return f"{program}::{item.name}" if item.kind is InputKind.CONSTANT else str(item.name)
 
 
-def tensors_of(program: str, captured: Captured) -> dict[str, Tensor]:
+def tensors_of(program: str, captured: Program) -> dict[str, Tensor]:
     """Parameters, buffers and constants by the names that they are stored under."""
     return {
         stored_name(program, item): item.actual
@@ -105,7 +112,7 @@ def tensors_of(program: str, captured: Captured) -> dict[str, Tensor]:
     }
 
 
-def groups_of(program: str, captured: Captured, compilation: Compilation) -> list[list[str]]:
+def groups_of(program: str, captured: Program, compilation: Compilation) -> list[list[str]]:
     """The tensors that lie one behind the other."""
     names = [stored_name(program, item) for item in captured.inputs]
     packed = compilation.built.assembled.plan.packed

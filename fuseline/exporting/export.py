@@ -10,12 +10,12 @@ from dataclasses import dataclass, field, replace
 from importlib.machinery import EXTENSION_SUFFIXES
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
-from typing import Any, Literal, get_args
+from typing import Any, Literal, TypeAlias, get_args
 
 import torch
 from torch import Tensor, nn
 
-from fuseline import _version, errors
+from fuseline import _torch, _version, errors
 from fuseline.artifact import machine, weights
 from fuseline.artifact.archive import PAGE, Writer, copied, replacing
 from fuseline.artifact.manifest import (
@@ -45,6 +45,7 @@ from fuseline.runtime.gpu.kernels import Launcher
 from fuseline.runtime.graphs.recorder import first_line
 from fuseline.runtime.native import Runner
 
+Model: TypeAlias = "nn.Module | torch.export.ExportedProgram | frontend.Whole"
 Emit = Literal["sass", "ptx", "both"]
 WEIGHTS = "weights.safetensors"
 TOKENIZER = "tokenizer.json"
@@ -57,13 +58,14 @@ class Part:
     """A program of an artifact before it is captured.
 
     Attributes:
-        model: a module.
+        model: a module; or what knows its inputs, so that nothing else is given: what
+            ``torch.export`` has captured, or an ONNX model that was imported.
         args: example positional arguments.
         kwargs: example keyword arguments.
         dynamic_shapes: which dims may vary, as ``torch.export.export`` takes it.
     """
 
-    model: nn.Module
+    model: Model
     args: tuple[Any, ...] = ()
     kwargs: Mapping[str, Any] = field(default_factory=dict[str, Any])
     dynamic_shapes: Any = None
@@ -117,7 +119,7 @@ class _Made:
 
 
 def export(
-    model: nn.Module,
+    model: Model,
     args: tuple[Any, ...] = (),
     kwargs: Mapping[str, Any] | None = None,
     *,
@@ -126,10 +128,11 @@ def export(
     dynamic_shapes: Any = None,
     **options: Any,
 ) -> Exported:
-    """Compile a module ahead of time and write it to one file.
+    """Compile a model ahead of time and write it to one file.
 
     Args:
-        model: the module, on the CPU.
+        model: a module, on the CPU; or, without anything else about its inputs, an
+            ``ExportedProgram`` of torch, or what `fuseline.frontend.onnx.import_onnx` gives.
         args: example positional arguments.
         kwargs: example keyword arguments.
         path: of the file to write, ``.fuse`` by custom; it is replaced as a whole.
@@ -212,7 +215,7 @@ def export_parts(
     model = next(iter(parts.values())).model
     about = {
         "made_with": _versions(command, versions),
-        "model": f"{type(model).__module__}.{type(model).__qualname__}",
+        "model": _title(model),
         "licence": licence,
         "programs": tuple(parts),
         "targets": tuple(made.targets),
@@ -284,10 +287,20 @@ def _are_one(one: Tensor, other: Tensor) -> bool:
 
 def _captured(name: str, part: Part, tell: OnStage) -> frontend.Exported:
     tell(Stage(f"capture {name}"))
-    try:
-        return frontend.capture_export(
-            part.model, part.args, part.kwargs, dynamic_shapes=part.dynamic_shapes, name=name
+    model = part.model
+    if not isinstance(model, nn.Module) and (part.args or part.kwargs or part.dynamic_shapes):
+        raise errors.INVALID_OPTION.error(
+            "args", found=f"inputs for a {type(model).__name__}", expected="none: it has its own"
         )
+    try:
+        if isinstance(model, frontend.Whole):
+            return model.exported(name)
+        with _torch.refusals_to(log):
+            if isinstance(model, torch.export.ExportedProgram):
+                return frontend.capture_program(model, name=name)
+            return frontend.capture_export(
+                model, part.args, part.kwargs, dynamic_shapes=part.dynamic_shapes, name=name
+            )
     except errors.FuselineError:
         raise
     except Exception as error:
@@ -295,6 +308,13 @@ def _captured(name: str, part: Part, tell: OnStage) -> frontend.Exported:
         raise errors.CANNOT_EXPORT.error(
             name, found=found, hint="run torch.export on the model to see what it lacks"
         ) from error
+
+
+def _title(model: Model) -> str:
+    """What the manifest says of a model."""
+    if isinstance(model, frontend.Whole):
+        return model.title
+    return f"{type(model).__module__}.{type(model).__qualname__}"
 
 
 @dataclass(frozen=True)
