@@ -75,6 +75,7 @@ def compile_onnx(
     Raises:
         LoadError: FL0820, it is no imported model; FL0824, a size is left that only the data
             tells: ``program.run`` still runs it.
+        UsageError: FL0101, for a target that is no CPU.
 
     """
     if not isinstance(cast("object", program), OnnxProgram):
@@ -83,7 +84,14 @@ def compile_onnx(
             expected="an OnnxProgram",
             hint="give compile_onnx what import_onnx gives",
         )
-    compiler = Compiler(config or Config.of(options), progress)
+    config = config or Config.of(options)
+    if config.target not in ("auto", "cpu"):
+        raise errors.INVALID_OPTION.error(
+            "target",
+            found=repr(config.target),
+            expected="'cpu', where the model runs: fuseline.export builds it for GPUs",
+        )
+    compiler = Compiler(config, progress)
     try:
         return CompiledOnnx(program, compiler, compiler.compile_import(program.imported()))
     except DependsOnData as error:
