@@ -18,9 +18,9 @@ class Tree:
     """One node.
 
     Attributes:
-        kind: ``leaf``; ``constant``, which is the same in every call; or the container. The keywords
-            of a call are a ``dict``, or ``names``: those may be given by place, too, and lie in
-            memory in any order.
+        kind: ``leaf``; ``constant``, which is the same in every call; or the container. What a call
+            gives by keyword is a ``dict``, or ``names``: those may be given by place, too, and lie
+            in memory in any order.
         keys: of a dict, a record or names; none, where a record has no names.
         children: in the order of the leaves.
         value: of a constant.

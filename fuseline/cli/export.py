@@ -100,9 +100,7 @@ def run(arguments: argparse.Namespace, out: Output) -> int:
     with out.step(f"loading {arguments.model}"):
         from fuseline.cli import models
 
-        loaded = models.load(
-            arguments.model, config, dtype=arguments.dtype, inputs=arguments.input
-        )
+        loaded = models.load(arguments.model, config, dtype=arguments.dtype, inputs=arguments.input)
     started = time.perf_counter()
     from fuseline.exporting import export_parts
     from fuseline.exporting.export import by_torch

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import warnings
+import zipfile
 from pathlib import Path
 from typing import Any
 
@@ -23,13 +24,19 @@ def load(path: Path) -> LoadedModel:
     Raises:
         LoadError: FL0811, for a file that torch does not read.
     """
+    if not zipfile.is_zipfile(path):
+        raise NOT_A_PROGRAM.error(
+            str(path), found="no archive", expected="one of torch.export.save"
+        )
+    said: list[str] = []
     try:
-        with warnings.catch_warnings(), refusals_to(logger):
+        with warnings.catch_warnings(), refusals_to(logger) as said:
             warnings.simplefilter("ignore")  # of torch, about how it reads its own files
             program: Any = torch.export.load(path)
             model = program.module()
     except Exception as error:  # whatever torch trips over in somebody's file
-        raise NOT_A_PROGRAM.error(str(path), found=first_line(error)) from error
+        found = said[-1].splitlines()[0][:200] if said else first_line(error)
+        raise NOT_A_PROGRAM.error(str(path), found=found) from error
     # Copying the module for the float64 oracle, torch warns of its own code.
     warnings.filterwarnings("ignore", message=r"`isinstance\(treespec", category=FutureWarning)
     args, kwargs = program.example_inputs or ((), {})

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Any, TypeAlias, cast
 
 from torch import Tensor
@@ -30,24 +30,22 @@ from fuseline.frontend.captured import (
     Return,
 )
 from fuseline.frontend.export import Exported
-from fuseline.frontend.imported import Imported
+from fuseline.frontend.imported import Imported, Ready
 from fuseline.ir.core import Func, Value
 from fuseline.ir.evaluate import Reference
 from fuseline.ir.types import Dim, IntType, format_dim, symbol
 from fuseline.runtime.plan import Expr, HostStep
 
 Program: TypeAlias = "Captured | Imported"
+Ahead: TypeAlias = "Exported | Ready"
 
 _CONTAINERS: dict[type, Kind] = {tuple: "tuple", list: "list", dict: "dict"}
 
 
-def program_file(name: str, exported: Exported, compilation: Compilation) -> ProgramFile:
+def program_file(name: str, exported: Ahead, compilation: Compilation) -> ProgramFile:
     """What is stored of a program for the target that it was compiled for."""
     captured, func = exported.captured, compilation.func
-    takes = tree_of(exported.in_spec, exported.constants)
-    if exported.by_place:
-        own, named = takes.children
-        takes = replace(takes, children=(own, replace(named, kind="names")))
+    takes, gives = _trees(exported)
     plan = compilation.built.assembled.plan
     place = {op: number for number, op in enumerate(func.ops)}
     ops: dict[int, int] = {}
@@ -66,7 +64,7 @@ def program_file(name: str, exported: Exported, compilation: Compilation) -> Pro
             ),
         ),
         takes=takes,
-        gives=tree_of(exported.out_spec),
+        gives=gives,
         returns=tuple(map(_owed, captured.returns)),
         symbols={s.name: (s.source[0], _axis(s.source[1])) for s in captured.symbols},
         complex=captured.pairs,
@@ -78,6 +76,16 @@ def program_file(name: str, exported: Exported, compilation: Compilation) -> Pro
         sites=report.sites,
         kernels=report.kernels,
     )
+
+
+def _trees(exported: Ahead) -> tuple[Tree, Tree]:
+    """What a call takes and gives."""
+    if isinstance(exported, Exported):
+        return tree_of(exported.in_spec, exported.constants), tree_of(exported.out_spec)
+    named, given = exported.takes, exported.gives
+    inputs = Tree("names", named, (Tree(),) * len(named))
+    takes = Tree("tuple", (), (Tree("tuple"), inputs))
+    return takes, Tree("dict", given, (Tree(),) * len(given))
 
 
 def _counted(func: Func, arg: Value) -> int:
@@ -177,4 +185,4 @@ def _owed(owed: Return) -> Given | Passed | Counted | Constant:
             return Constant(value)
 
 
-__all__ = ["groups_of", "program_file", "stored_name", "tensors_of", "tree_of"]
+__all__ = ["Ahead", "groups_of", "program_file", "stored_name", "tensors_of", "tree_of"]

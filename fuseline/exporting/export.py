@@ -38,6 +38,7 @@ from fuseline.compiler import Compiler
 from fuseline.config import Config
 from fuseline.exporting import describe
 from fuseline.frontend import export as frontend
+from fuseline.frontend.imported import Whole
 from fuseline.frontend.importer import CannotImport
 from fuseline.ir.text import print_func
 from fuseline.runtime.build import Progress
@@ -45,7 +46,7 @@ from fuseline.runtime.gpu.kernels import Launcher
 from fuseline.runtime.graphs.recorder import first_line
 from fuseline.runtime.native import Runner
 
-Model: TypeAlias = "nn.Module | torch.export.ExportedProgram | frontend.Whole"
+Model: TypeAlias = "nn.Module | torch.export.ExportedProgram | Whole"
 Emit = Literal["sass", "ptx", "both"]
 WEIGHTS = "weights.safetensors"
 TOKENIZER = "tokenizer.json"
@@ -258,7 +259,7 @@ def by_torch(programs: Iterable[ProgramFile]) -> list[str]:
     return sorted({record.op for record in records if record.status == "reference"})
 
 
-def _tensors(exported: Mapping[str, frontend.Exported]) -> dict[str, Tensor]:
+def _tensors(exported: Mapping[str, describe.Ahead]) -> dict[str, Tensor]:
     """All tensors by name.
 
     Raises:
@@ -285,7 +286,7 @@ def _are_one(one: Tensor, other: Tensor) -> bool:
     return len(forms) == 1 and (same or torch.equal(one.detach(), other.detach()))
 
 
-def _captured(name: str, part: Part, tell: OnStage) -> frontend.Exported:
+def _captured(name: str, part: Part, tell: OnStage) -> describe.Ahead:
     tell(Stage(f"capture {name}"))
     model = part.model
     if not isinstance(model, nn.Module) and (part.args or part.kwargs or part.dynamic_shapes):
@@ -293,8 +294,8 @@ def _captured(name: str, part: Part, tell: OnStage) -> frontend.Exported:
             "args", found=f"inputs for a {type(model).__name__}", expected="none: it has its own"
         )
     try:
-        if isinstance(model, frontend.Whole):
-            return model.exported(name)
+        if isinstance(model, Whole):
+            return model.ready(name)
         with _torch.refusals_to(log):
             if isinstance(model, torch.export.ExportedProgram):
                 return frontend.capture_program(model, name=name)
@@ -312,7 +313,7 @@ def _captured(name: str, part: Part, tell: OnStage) -> frontend.Exported:
 
 def _title(model: Model) -> str:
     """What the manifest says of a model."""
-    if isinstance(model, frontend.Whole):
+    if isinstance(model, Whole):
         return model.title
     return f"{type(model).__module__}.{type(model).__qualname__}"
 
@@ -348,7 +349,7 @@ def _wanted(targets: Sequence[str], isas: Sequence[str]) -> list[_Wanted]:
 
 def _compiled(
     wanted: _Wanted,
-    exported: Mapping[str, frontend.Exported],
+    exported: Mapping[str, describe.Ahead],
     config: Config,
     emit: Emit,
     made: _Made,

@@ -1,11 +1,10 @@
 """Whole-graph capture by ``torch.export``, for programs that are compiled ahead of time; and what
-has been captured before: an ``ExportedProgram``, or a `Whole` program.
+was captured so before.
 """
 
 from __future__ import annotations
 
 import copy
-from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, cast
@@ -17,7 +16,6 @@ from torch.utils import _pytree as pytree
 from fuseline import _torch
 from fuseline.frontend.captured import Captured, InputKind
 from fuseline.frontend.convert import Source, convert
-from fuseline.frontend.imported import Imported
 from fuseline.frontend.places import value_of
 from fuseline.frontend.record import NotSimple
 from fuseline.frontend.traceable import Traceable
@@ -34,32 +32,12 @@ class Exported:
         constants: the leaves of a call that are no tensors, and no integers that vary, by number:
             None, a flag, a string. They are part of the program.
         out_spec: the tree of the returned value, whose leaves are ``captured.returns``.
-        by_place: whether a call may give the keywords by place instead, in their order.
     """
 
-    captured: Captured | Imported
+    captured: Captured
     in_spec: pytree.TreeSpec
     constants: Mapping[int, bool | int | float | str | None]
     out_spec: pytree.TreeSpec
-    by_place: bool = False
-
-
-class Whole(ABC):
-    """A program that needs no example inputs: it knows what it takes."""
-
-    @property
-    @abstractmethod
-    def title(self) -> str:
-        """What it is, in a few words."""
-
-    @abstractmethod
-    def exported(self, name: str) -> Exported:
-        """The program, to be compiled ahead of time.
-
-        Args:
-            name: of the program in its artifact.
-
-        """
 
 
 def capture_export(

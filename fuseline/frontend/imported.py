@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from dataclasses import dataclass
 
 from torch import Tensor
@@ -46,4 +47,38 @@ class Imported:
     name: str = "main"
 
 
-__all__ = ["Imported", "Item"]
+@dataclass(frozen=True)
+class Ready:
+    """A program that comes as IR, and how it is called: with its inputs by name, or by place; it
+    gives a dict.
+
+    Attributes:
+        captured: the program.
+        takes: the names of the inputs that a call gives, in order.
+        gives: those of the results.
+    """
+
+    captured: Imported
+    takes: tuple[str, ...]
+    gives: tuple[str, ...]
+
+
+class Whole(ABC):
+    """What becomes a program by itself: it knows its inputs."""
+
+    @property
+    @abstractmethod
+    def title(self) -> str:
+        """What it is, in a few words."""
+
+    @abstractmethod
+    def ready(self, name: str) -> Ready:
+        """The program, to be compiled ahead of time.
+
+        Args:
+            name: of the program in its artifact.
+
+        """
+
+
+__all__ = ["Imported", "Item", "Ready", "Whole"]

@@ -90,7 +90,9 @@ def import_onnx(
         try:
             model = cast("Any", onnx).load(path, load_external_data=False)
         except OSError as error:
-            raise errors.ONNX_FILE.error(str(path), found=error.strerror, hint="check the path") from error
+            raise errors.ONNX_FILE.error(
+                str(path), found=error.strerror, hint="check the path"
+            ) from error
         except Exception as error:  # protobuf's own, which differ from build to build
             raise errors.ONNX_FILE.error(str(path), found="bytes that do not parse") from error
     if not isinstance(model, onnx.ModelProto):

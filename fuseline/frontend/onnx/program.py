@@ -8,12 +8,10 @@ from typing import cast
 
 import torch
 from torch import Tensor
-from torch.utils import _pytree as pytree
 
 from fuseline import errors
 from fuseline.frontend.captured import Argument, FromGraph, InputKind
-from fuseline.frontend.export import Exported, Whole
-from fuseline.frontend.imported import Imported, Item
+from fuseline.frontend.imported import Imported, Item, Ready, Whole
 from fuseline.ir.core import Func, IRError
 from fuseline.ir.evaluate import evaluate
 
@@ -71,19 +69,16 @@ class OnnxProgram(Whole):
         returns = tuple(FromGraph(i) for i in range(len(self.outputs)))
         return Imported(func, tuple(items), returns, name=name)
 
-    def exported(self, name: str) -> Exported:
-        """The program, to be compiled ahead of time; it takes its inputs by name or by place, and
-        gives a dict of the outputs.
+    def ready(self, name: str) -> Ready:
+        """The program, to be compiled ahead of time; it gives the outputs by their names.
 
         Args:
             name: of the program in its artifact.
 
         """
         program = self.imported(name)
-        inputs = dict.fromkeys((i.name for i in program.inputs if i.kind is InputKind.USER), 0)
-        outputs = dict.fromkeys(self.outputs, 0)
-        takes, gives = map(pytree.tree_structure, (((), inputs), outputs))
-        return Exported(program, takes, {}, gives, by_place=True)
+        takes = tuple(i.name for i in program.inputs if i.kind is InputKind.USER)
+        return Ready(program, takes, self.outputs)
 
     def arguments(self, inputs: Mapping[str, Tensor]) -> list[Tensor]:
         """What the func takes for a call with these inputs, by name.

@@ -24,11 +24,19 @@ class Extent(Protocol):
     """
 
     @property
-    def low(self) -> int: ...
+    def low(self) -> int:
+        """See there."""
+        ...
+
     @property
-    def high(self) -> int: ...
+    def high(self) -> int:
+        """See there."""
+        ...
+
     @property
-    def name(self) -> str: ...
+    def name(self) -> str:
+        """See there."""
+        ...
 
 
 class Spec(Protocol):
@@ -41,11 +49,19 @@ class Spec(Protocol):
     """
 
     @property
-    def name(self) -> str: ...
+    def name(self) -> str:
+        """See there."""
+        ...
+
     @property
-    def dtype(self) -> torch.dtype: ...
+    def dtype(self) -> torch.dtype:
+        """See there."""
+        ...
+
     @property
-    def dims(self) -> Sequence[Extent]: ...
+    def dims(self) -> Sequence[Extent]:
+        """See there."""
+        ...
 
 
 @dataclass
