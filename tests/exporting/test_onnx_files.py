@@ -102,6 +102,31 @@ def test_weights_keep_the_names_of_the_file(tmp_path: Path) -> None:
     assert all(kind == "constant" for name, kind in state.items() if "::" in name)
 
 
+def test_a_matrix_that_the_file_transposes(tmp_path: Path) -> None:
+    """As torch.onnx writes a linear: its weight is that of the file, also where rows of it are
+    gathered, as a language model's head is tied to its embedding.
+    """
+    nodes = [
+        node("Gather", "head i", "rows"),
+        node("Transpose", "q", "qt", perm=[1, 0]),
+        node("MatMul", "rows qt", "x"),
+        node("Transpose", "head", "ht", perm=[1, 0]),
+        node("MatMul", "x ht", "y"),
+        node("Transpose", "cube", "turned", perm=[0, 2, 1]),
+        node("MatMul", "rows turned", "z"),
+        node("Transpose", "q", "same", perm=[0, 1]),
+        node("MatMul", "rows same", "w"),
+    ]
+    i = torch.tensor([4, 0])
+    weights = {"head": seeded(11, 6), "q": seeded(6, 6), "cube": seeded(2, 5, 6)}
+    made = model(nodes, {"i": i}, ["y", "z", "w"], weights, domains=())
+    loaded = exported(tmp_path, import_onnx(made))
+    names = set(loaded.manifest.weights.tensors)
+    assert names >= {"head", "q"}
+    assert not names & {"ht", "qt", "head.2"}
+    assert_alike(loaded(i), by_onnxruntime(made, {"i": i}))
+
+
 def test_one_name_for_two_tensors(tmp_path: Path) -> None:
     """The rows of a matrix are gathered, and it is multiplied by."""
     nodes = [node("Gather", "w i", "rows"), node("MatMul", "x w", "y")]

@@ -316,7 +316,9 @@ class _Import:
         givens = [_as_given(v, depends) for v in values]
         if folds and all(_is_small(g) for g in givens if g is not None):
             param = any(g is not None and g.param for g in n.inputs)
-            return _fold(target, givens, depends, param=param)
+            folded = _fold(target, givens, depends, param=param)
+            _note_turned(n, folded)
+            return folded
         if folds:  # large: an op of the program after all
             n.graph = self.graph
             made = importer(n)
@@ -451,6 +453,15 @@ def _fold(
         for g, t in zip(found, tensors, strict=True)
     }
     return [done.get(g, g) if g is not None else None for g in givens]
+
+
+def _note_turned(n: Node, folded: Sequence[Given | None]) -> None:
+    """A weight that the file transposes before a product reads it: products want it as it was."""
+    if n.op != "Transpose" or n.domain or folded[0] is None:
+        return
+    weight = n.given(0)
+    if weight.param and weight.type.rank == 2 and n.attr("perm", [1, 0]) == [1, 0]:
+        folded[0].turned = weight
 
 
 def _standard_body(proto: onnx.NodeProto, n: Node) -> Any:
