@@ -40,7 +40,6 @@ class Call:
         self._numbers = {n.input: n for n in file.numbers}
         self._composite = _composite(file)
         self._value = _evaluator(file)
-        self._by_name = file.takes.children[1].kind == "names"
 
     @property
     def state(self) -> dict[str, Tensor]:
@@ -63,7 +62,7 @@ class Call:
             takes = str(self.file.takes)
             raise errors.WRONG_CALL.error(self.name, found=str(error), expected=takes) from error
         for number, leaf in zip(self._order, leaves, strict=True):
-            given[number] = _row_major(leaf) if self._by_name else leaf
+            given[number] = leaf
         for number in self.file.complex:
             given[number] = self._real(number, given[number])
         flat = list(given)
@@ -139,16 +138,6 @@ class Call:
                 return self._value(expr, bound)
             case Constant(value):
                 return value
-
-
-def _row_major(leaf: Any) -> Any:
-    """A tensor with its elements in row-major order: programs that name their inputs say nothing of
-    strides.
-    """
-    if not isinstance(leaf, Tensor):
-        return leaf
-    # One without elements counts as contiguous, whatever its strides are.
-    return leaf.contiguous() if leaf.numel() else leaf.new_empty(leaf.shape)
 
 
 def _composite(file: ProgramFile) -> list[tuple[int, int, Expr, Expr]]:

@@ -19,8 +19,7 @@ class Tree:
 
     Attributes:
         kind: ``leaf``; ``constant``, which is the same in every call; or the container. What a call
-            gives by keyword is a ``dict``, or ``names``: those may be given by place, too, and lie
-            in memory in any order.
+            gives by keyword is a ``dict``, or ``names``: those may be given by place, too.
         keys: of a dict, a record or names; none, where a record has no names.
         children: in the order of the leaves.
         value: of a constant.

@@ -39,7 +39,9 @@ def load(path: Path) -> LoadedModel:
         raise NOT_A_PROGRAM.error(str(path), found=found) from error
     # Copying the module for the float64 oracle, torch warns of its own code.
     warnings.filterwarnings("ignore", message=r"`isinstance\(treespec", category=FutureWarning)
-    args, kwargs = program.example_inputs or ((), {})
+    if program.example_inputs is None:
+        return LoadedModel(str(path), model, whole=program)
+    args, kwargs = program.example_inputs
     return LoadedModel(str(path), model, tuple(args), dict(kwargs), whole=program)
 
 

@@ -19,11 +19,13 @@ class Item:
         name: of a weight or a constant, where it is stored; else what the caller knows it by.
         kind: what it is.
         actual: the tensor itself, of all inputs that are no user's.
+        written: whether the program gives it new contents; none does so far.
     """
 
     name: str
     kind: InputKind
     actual: Tensor | None = None
+    written: bool = False
 
 
 @dataclass(frozen=True)

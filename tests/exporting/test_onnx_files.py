@@ -76,7 +76,6 @@ def test_sizes_stay_open_and_inputs_come_by_name_or_place(tmp_path: Path) -> Non
         want = by_onnxruntime(small(), {"ids": given})
         assert_alike(loaded(ids=given), want)
         assert_alike(loaded(given), want)
-        assert_alike(loaded(ids=given.t().contiguous().t()), want)
     assert loaded(ids(0, 3))["keys"].shape == (0, 3, 8)
 
 
@@ -217,6 +216,11 @@ def test_dims_in_common_are_narrowed_together() -> None:
 def test_inputs_that_the_file_has_otherwise(texts: list[str], said: str) -> None:
     with pytest.raises(InputError, match=said):
         import_onnx(two(), inputs=[parse(text) for text in texts])
+
+
+def test_inputs_as_text_are_to_be_parsed() -> None:
+    with pytest.raises(InputError, match=r"FL0823 .*'y:float32\[4,5\]'.*Hint: .*parse"):
+        import_onnx(two(), inputs=cast("Any", ["y:float32[4,5]"]))
 
 
 def test_names_of_inputs_and_sizes_may_be_anything(tmp_path: Path) -> None:

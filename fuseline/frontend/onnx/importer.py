@@ -83,10 +83,8 @@ def import_onnx(
         InputError: FL0823, for ``values`` or ``inputs`` that do not fit the model.
 
     """
-    folder: Path | None = None
-    if isinstance(model, (str, Path)):
-        path = Path(model)
-        folder = path.parent
+    path = Path(model) if isinstance(model, (str, Path)) else None
+    if path is not None:
         try:
             model = cast("Any", onnx).load(path, load_external_data=False)
         except OSError as error:
@@ -99,8 +97,9 @@ def import_onnx(
         found, expected = type(model).__name__, "a ModelProto, or the path of a file"
         raise errors.ONNX_FILE.error(found=found, expected=expected)
     if not model.HasField("graph"):
-        where = None if folder is None else str(path)
+        where = None if path is None else str(path)
         raise errors.ONNX_FILE.error(where, found="a model without a graph")
+    folder = None if path is None else path.parent
     return _Import(model, folder, _checked(values or {}, model)).run(inputs)
 
 

@@ -109,6 +109,11 @@ def narrowed(
     asked = _Asked()
     computed: list[tuple[str, Any, Extent]] = []
     for spec in wanted:
+        if not hasattr(spec, "dims"):
+            hint = "fuseline.exporting.inputs.parse makes one of a text"
+            raise errors.ONNX_INPUT.error(
+                "inputs", found=repr(spec), expected="InputSpec objects", hint=hint
+            )
         kind = types.get(spec.name)
         if kind is None:
             raise errors.ONNX_INPUT.error(
