@@ -21,6 +21,7 @@ from fuseline import errors
 from fuseline.arguments import Numbered, Packed
 from fuseline.build import Built, How, OnProgress, Tools, build
 from fuseline.clock import Clock
+from fuseline.codegen.targets import TARGETS
 from fuseline.compilation import Compilation, Outcome
 from fuseline.config import Config
 from fuseline.debug.dump import Dump, check_folder
@@ -28,6 +29,7 @@ from fuseline.debug.reproducer import internal_error
 from fuseline.frontend.backend import Backend
 from fuseline.frontend.captured import Argument, Captured, Input
 from fuseline.frontend.execute import Compiled, CompileStep
+from fuseline.frontend.imported import Imported
 from fuseline.frontend.importer import (
     CannotImport,
     DependsOnData,
@@ -119,8 +121,9 @@ class Compiler:
         self._builds.add(runnable.build)
         return runnable
 
-    def ahead(self, captured: Captured) -> Compilation:
-        """Compile a captured program, to be written down; it cannot be called.
+    def ahead(self, program: Captured | Imported) -> Compilation:
+        """Compile a captured program, or one that comes as IR, to be written down; it cannot be
+        called.
 
         Raises:
             CannotImport: the program has something that the IR has no type for, or that its target
@@ -128,11 +131,15 @@ class Compiler:
             BuildError: under ``Config(strict=True)``, if a kernel cannot be built.
 
         """
-        placed = place(captured, self.config.target)
+        if isinstance(program, Imported):
+            wanted, source = self.config.target, _Source.of_import(program)
+            placed = ON_CPU if wanted == "auto" else Placed(TARGETS[wanted], ON_CPU.device)
+        else:
+            placed, source = place(program, self.config.target), _Source.of_capture(program)
         if isinstance(placed, str):
             raise CannotImport(placed)
         self.tools.require(placed.target, strict=self.config.strict)
-        return self._build(self._optimise(_Source.of_capture(captured), placed))
+        return self._build(self._optimise(source, placed))
 
     @property
     def keeps_forms(self) -> bool:
@@ -233,12 +240,8 @@ class Compiler:
         errors.BUILT_FOR_ANOTHER.warn(compilation.name, found=why, hint=hint)
         return None
 
-    def compile_func(self, name: str, make: Callable[[], Func]) -> Compiled:
-        """Compile a func that no capture has made, for tensors on the CPU that are dense.
-
-        Args:
-            name: of the program, for reports and dumps.
-            make: gives the func; again, if a pass fails, for what replays that.
+    def compile_import(self, program: Imported) -> Compiled:
+        """Compile a program that comes as IR, for tensors on the CPU that are dense.
 
         Raises:
             DependsOnData: a size is left that only the data tells.
@@ -246,7 +249,7 @@ class Compiler:
         """
         self.tools.require(ON_CPU.target, strict=self.config.strict)
         self.begin()
-        return self._runnable(self._build(self._optimise(_Source(name, make), ON_CPU)))
+        return self._runnable(self._build(self._optimise(_Source.of_import(program), ON_CPU)))
 
     def _optimise(self, source: _Source, placed: Placed) -> _Optimised:
         """Import a program and run the pipeline on it."""
@@ -372,6 +375,17 @@ class _Source:
 
         return cls(captured.name, make, captured)
 
+    @classmethod
+    def of_import(cls, program: Imported) -> _Source:
+        """A program that comes as IR."""
+
+        def make() -> Func:
+            func = program.func.clone()
+            pin_import(func, program)
+            return func
+
+        return cls(program.name, make)
+
     def layouts(self, func: Func) -> dict[Value, Layout]:
         """The strides of the arguments."""
         if self.captured is not None:
@@ -446,6 +460,19 @@ def pin(func: Func, captured: Captured) -> None:
         reason = "its memory is not known" if actual is None else reasons.get(arg.hint, "")
         if reason and arg.origin is not None:
             arg.origin = replace(arg.origin, pinned=reason)
+
+
+def pin_import(func: Func, program: Imported) -> None:
+    """Note on each parameter of a program that comes as IR why it cannot be moved beside others."""
+    params = {
+        str(number): item.actual
+        for number, (arg, item) in enumerate(zip(func.args, program.inputs, strict=True))
+        if arg.origin is not None and arg.origin.kind == "param" and item.actual is not None
+    }
+    reasons = packing.pinned(params)
+    for number, arg in enumerate(func.args):
+        if str(number) in params and arg.origin is not None:
+            arg.origin = replace(arg.origin, pinned=reasons.get(str(number), ""))
 
 
 def argument_layouts(func: Func, inputs: Sequence[Input]) -> dict[Value, Layout]:

@@ -471,6 +471,22 @@ BAD_INPUTS = Code(
     hint="call the model in Python to see the whole traceback",
 )
 
+OTHER_FILE = Code(
+    "FL0810",
+    "this command does not take",
+    "The file is of a kind that other commands take: an artifact has no model to look into, and an "
+    "ONNX model no tokenizer.",
+    LoadError,
+)
+NOT_A_PROGRAM = Code(
+    "FL0811",
+    "cannot read the exported program",
+    "The file is not what `torch.export.save` writes, is damaged, or is of a version of torch that "
+    "the installed one does not read.",
+    LoadError,
+    hint="save the program again with the version of torch that is installed here",
+)
+
 ONNX_FILE = Code(
     "FL0820",
     "cannot read the ONNX model",
@@ -505,7 +521,8 @@ ONNX_INPUT = Code(
     "FL0823",
     "unexpected input of an ONNX model",
     "An input is missing, unknown, of another type than the model says, or has another value than "
-    "the one that the model was imported with.",
+    "the one that the model was imported with; or a size is asked for that the file does not leave "
+    "open.",
     InputError,
 )
 

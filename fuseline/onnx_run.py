@@ -2,21 +2,21 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import dataclass, replace
-from typing import Any
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, cast
 
 from torch import Tensor
 
 from fuseline import errors
+from fuseline.build import OnProgress
 from fuseline.compiler import Compiler
 from fuseline.config import Config
+from fuseline.frontend.captured import Argument
 from fuseline.frontend.execute import Compiled
 from fuseline.frontend.importer import DependsOnData
 from fuseline.frontend.onnx.program import OnnxProgram
-from fuseline.ir.core import Func
 from fuseline.report import Report
-from fuseline.runtime import packing
 
 
 @dataclass(frozen=True)
@@ -39,7 +39,16 @@ class CompiledOnnx:
             InputError: FL0823, the inputs do not fit.
 
         """
-        return self.program.run_by(self.compiled, {n: _dense(x) for n, x in inputs.items()})
+        return self.program.run_by(self._run, inputs)
+
+    def _run(self, arguments: Sequence[Argument]) -> Sequence[Tensor]:
+        """The compiled program takes no inputs that were constant when it was imported."""
+        program = self.program
+        inputs = cast("Sequence[Tensor]", arguments[: len(program.inputs)])
+        named = zip(program.inputs, inputs, strict=True)
+        return self.compiled(
+            [*(_dense(x) for n, x in named if n not in program.fixed), *program.tensors]
+        )
 
     def report(self) -> Report:
         """What was fused, and which kernels there are."""
@@ -47,7 +56,11 @@ class CompiledOnnx:
 
 
 def compile_onnx(
-    program: OnnxProgram, config: Config | None = None, **options: Any
+    program: OnnxProgram,
+    config: Config | None = None,
+    *,
+    progress: OnProgress | None = None,
+    **options: Any,
 ) -> CompiledOnnx:
     """Compile an imported model for the CPU.
 
@@ -57,20 +70,30 @@ def compile_onnx(
     Args:
         program: what `fuseline.frontend.onnx.import_onnx` gave.
         config: the options, or ``options``: single fields of `Config`.
+        progress: called as kernels are built.
 
     Raises:
-        LoadError: FL0824, a size is left that only the data tells; ``program.run`` still runs it.
+        LoadError: FL0820, it is no imported model; FL0824, a size is left that only the data
+            tells: ``program.run`` still runs it.
+        UsageError: FL0101, for a target that is no CPU.
 
     """
-    compiler = Compiler(config or Config.of(options))
-
-    def make() -> Func:
-        func = program.func.clone()
-        _pin(func, program)
-        return func
-
+    if not isinstance(cast("object", program), OnnxProgram):
+        raise errors.ONNX_FILE.error(
+            found=type(program).__name__,
+            expected="an OnnxProgram",
+            hint="give compile_onnx what import_onnx gives",
+        )
+    config = config or Config.of(options)
+    if config.target not in ("auto", "cpu"):
+        raise errors.INVALID_OPTION.error(
+            "target",
+            found=repr(config.target),
+            expected="'cpu', where the model runs: fuseline.export builds it for GPUs",
+        )
+    compiler = Compiler(config, progress)
     try:
-        return CompiledOnnx(program, compiler, compiler.compile_func(program.func.name, make))
+        return CompiledOnnx(program, compiler, compiler.compile_import(program.imported()))
     except DependsOnData as error:
         raise errors.ONNX_SIZE.error(found=str(error)) from error
 
@@ -78,16 +101,6 @@ def compile_onnx(
 def _dense(tensor: Tensor) -> Tensor:
     """A tensor in row-major order, one without elements too: that may have any strides."""
     return tensor.contiguous() if tensor.numel() else tensor.new_empty(tensor.shape)
-
-
-def _pin(func: Func, program: OnnxProgram) -> None:
-    """Note on each parameter why it cannot be moved beside others, where that is so."""
-    weights = dict(zip(func.args[len(program.inputs) :], program.tensors, strict=True))
-    params = {a: t for a, t in weights.items() if a.origin is not None and a.origin.kind == "param"}
-    reasons = packing.pinned({str(i): t for i, t in enumerate(params.values())})
-    for number, arg in enumerate(params):
-        if arg.origin is not None:
-            arg.origin = replace(arg.origin, pinned=reasons.get(str(number), ""))
 
 
 __all__ = ["CompiledOnnx", "compile_onnx"]

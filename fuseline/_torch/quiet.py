@@ -6,7 +6,7 @@ import gc
 import importlib
 import logging
 from collections.abc import Generator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from typing import Any, cast
 
 
@@ -46,9 +46,54 @@ def tracing_errors_to(log: logging.Logger) -> Generator[None]:
     Torch raises the same error, so whoever reports that would have it said twice, once with the
     traceback of torch's insides.
     """
-    theirs = logging.getLogger("torch._subclasses.fake_tensor")
+    with _demoted(log, "torch._subclasses.fake_tensor", []):
+        yield
+
+
+_REFUSING = (
+    "torch._subclasses.fake_tensor",
+    "torch.fx.experimental.symbolic_shapes",
+    "torch.export",
+    "torch.export._trace",
+    "torch._export.non_strict_utils",
+    "torch._export.serde.serialize",
+)
+"""The loggers of what ``torch.export`` says beside the error that it raises."""
+
+_PRINTING = ("torch.export._trace", "torch.fx.graph_module")
+"""The modules that print before they raise: the graph so far, the line of a graph that failed."""
+
+
+@contextmanager
+def refusals_to(log: logging.Logger) -> Generator[list[str]]:
+    """Make debug records of `log` from what ``torch.export`` logs and prints of programs and files
+    that it refuses: it raises an error as well. What the program itself prints is printed.
+
+    Gives the list of what is logged: of files the error only says that something was.
+    """
+    said: list[str] = []
+
+    def note(*parts: object, **how: object) -> None:
+        del how
+        log.debug("torch: %s", " ".join(map(str, parts)))
+
+    modules = [importlib.import_module(name) for name in _PRINTING]
+    with ExitStack() as stack:
+        for name in _REFUSING:
+            stack.enter_context(_demoted(log, name, said))
+        for module in modules:
+            vars(module)["print"] = note  # in the place of the builtin
+            stack.callback(vars(module).pop, "print", None)
+        yield said
+
+
+@contextmanager
+def _demoted(log: logging.Logger, name: str, said: list[str]) -> Generator[None]:
+    theirs = logging.getLogger(name)
 
     def demote(record: logging.LogRecord) -> bool:
+        cause = record.exc_info[1] if record.exc_info else None
+        said.append(record.getMessage() if cause is None else f"{type(cause).__name__}: {cause}")
         log.debug("torch: %s", record.getMessage(), exc_info=record.exc_info)
         return False
 

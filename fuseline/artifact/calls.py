@@ -57,7 +57,7 @@ class Call:
         """
         given: list[Any] = [self._fixed.get(i) for i in range(len(self.file.inputs))]
         try:
-            leaves = list(trees.flatten(self.file.takes, (args, kwargs)))
+            leaves = list(trees.leaves_of_call(self.file.takes, args, kwargs))
         except ValueError as error:
             takes = str(self.file.takes)
             raise errors.WRONG_CALL.error(self.name, found=str(error), expected=takes) from error

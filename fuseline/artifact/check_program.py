@@ -90,7 +90,9 @@ def _counts(program: ProgramFile) -> None:
     takes, gives = program.takes, program.gives
     _tree(takes, 0)
     _tree(gives, 0)
-    if [child.kind for child in takes.children] != ["tuple", "dict"] or takes.kind != "tuple":
+    kinds = [child.kind for child in takes.children]
+    by_place = kinds == ["tuple", "names"] and not takes.children[0].children
+    if takes.kind != "tuple" or not (kinds == ["tuple", "dict"] or by_place):
         raise MalformedError(f"a call that takes {str(takes)[:60]}")
     user = [i for i in program.inputs if i.kind in ("user", "symbol")]
     _same(len(user), takes.leaves, "leaves of a call")
@@ -100,8 +102,8 @@ def _counts(program: ProgramFile) -> None:
 def _tree(tree: Tree, depth: int) -> None:
     if depth > MOST_DEPTH:
         raise MalformedError(f"more than {MOST_DEPTH} containers within one another")
-    named = tree.kind in ("dict", "record")
-    missing = tree.kind == "dict" and len(tree.keys) != len(tree.children)
+    named = tree.kind in ("dict", "names", "record")
+    missing = tree.kind in ("dict", "names") and len(tree.keys) != len(tree.children)
     if missing or (
         tree.keys and (len(tree.keys) != len(tree.children) or tree.kind in ("leaf", "constant"))
     ):

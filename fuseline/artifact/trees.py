@@ -10,7 +10,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal, cast
 
-Kind = Literal["leaf", "constant", "tuple", "list", "dict", "record"]
+Kind = Literal["leaf", "constant", "tuple", "list", "dict", "record", "names"]
 
 
 @dataclass(frozen=True)
@@ -18,8 +18,9 @@ class Tree:
     """One node.
 
     Attributes:
-        kind: ``leaf``; ``constant``, which is the same in every call; or the container.
-        keys: of a dict or a record; none, where a record has no names.
+        kind: ``leaf``; ``constant``, which is the same in every call; or the container. What a call
+            gives by keyword is a ``dict``, or ``names``: those may be given by place, too.
+        keys: of a dict, a record or names; none, where a record has no names.
         children: in the order of the leaves.
         value: of a constant.
     """
@@ -59,6 +60,26 @@ class Record(dict[str, Any]):
         return list(self.values())[key] if isinstance(key, int) else super().__getitem__(key)
 
 
+def leaves_of_call(
+    takes: Tree, args: Sequence[object], kwargs: Mapping[str, object]
+) -> Iterator[object]:
+    """The leaves of a call's arguments.
+
+    Raises:
+        ValueError: they have another nesting, or are too many.
+
+    """
+    named = takes.children[1]
+    if args and named.kind == "names":
+        if len(args) > len(named.keys):
+            raise ValueError(f"{len(args)} in the place of {len(named.keys)}: {named}")
+        by_place = dict(zip(named.keys, args, strict=False))
+        if twice := sorted(by_place.keys() & kwargs.keys()):
+            raise ValueError(f"by place and by name: {', '.join(twice)}")
+        args, kwargs = (), {**by_place, **kwargs}
+    return flatten(takes, (tuple(args), kwargs))
+
+
 def flatten(tree: Tree, value: object) -> Iterator[object]:
     """The leaves of a value that has this nesting.
 
@@ -93,7 +114,7 @@ def _items(tree: Tree, value: object) -> Sequence[object]:
             odd = ", ".join(sorted(map(str, set(given) ^ set(tree.keys))))
             raise ValueError(f"missing, or unknown: {odd}")
         return [given[key] for key in tree.keys]
-    if tree.kind == "dict" and isinstance(value, Mapping) and not value:
+    if tree.kind in ("dict", "names") and isinstance(value, Mapping) and not value:
         return []
     if not isinstance(value, tuple | list):
         _no(tree)
@@ -120,11 +141,11 @@ def unflatten(tree: Tree, leaves: Iterator[object]) -> Any:
     items = [unflatten(child, leaves) for child in tree.children]
     if tree.kind == "list":
         return items
-    if tree.kind == "dict":
+    if tree.kind in ("dict", "names"):
         return dict(zip(tree.keys, items, strict=True))
     if tree.kind == "record" and tree.keys:
         return Record(zip(tree.keys, items, strict=True))
     return tuple(items)
 
 
-__all__ = ["Kind", "Record", "Tree", "flatten", "unflatten"]
+__all__ = ["Kind", "Record", "Tree", "flatten", "leaves_of_call", "unflatten"]

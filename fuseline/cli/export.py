@@ -1,8 +1,9 @@
 """Compile a model ahead of time, and write it to one file that runs without a compiler.
 
 A language model with --decode becomes two programs over one cache, a prefill and a step, which
-`fuseline generate` runs. Any other model becomes one program, as its forward pass is. No GPU is
-needed for any target. Code for the CPU of another kind of machine is not made: export there.
+`fuseline generate` runs. Any other model becomes one program, as its forward pass is; so do an ONNX
+model, whose inputs --input can narrow, and a program that torch.export has saved. No GPU is needed
+for any target. Code for the CPU of another kind of machine is not made: export there.
 """
 
 from __future__ import annotations
@@ -27,7 +28,9 @@ if TYPE_CHECKING:
 
 EXAMPLE = """\
   fuseline export smollm2 --decode static:512 --target cpu --target sm_90 -o smollm2.fuse
-  fuseline export my_module:make_model --input x:float32[B=1..64,128] -o model.fuse"""
+  fuseline export my_module:make_model --input x:float32[B=1..64,128] -o model.fuse
+  fuseline export model.onnx --input ids:int64[B=1..8,S=1..512] --target sm_90 -o model.fuse
+  fuseline export program.pt2 -o model.fuse"""
 
 TARGETS = ("cpu", "sm_80", "sm_90", "sm_100", "sm_120")
 ISAS = ("native", "x86-64-v3", "baseline")
@@ -97,7 +100,7 @@ def run(arguments: argparse.Namespace, out: Output) -> int:
     with out.step(f"loading {arguments.model}"):
         from fuseline.cli import models
 
-        loaded = models.load(arguments.model, config, dtype=arguments.dtype)
+        loaded = models.load(arguments.model, config, dtype=arguments.dtype, inputs=arguments.input)
     started = time.perf_counter()
     from fuseline.exporting import export_parts
     from fuseline.exporting.export import by_torch
@@ -192,6 +195,10 @@ def _parts(
     from fuseline.errors import NOT_A_TEXT_MODEL
     from fuseline.exporting import Part, inputs
 
+    if loaded.whole is not None:
+        if length is not None:
+            raise NOT_A_TEXT_MODEL.error(loaded.name, found="a program without a cache")
+        return {"main": Part(loaded.whole)}, None, None
     model: Any = loaded.model
     if not isinstance(model, nn.Module):
         model = _Function(model)

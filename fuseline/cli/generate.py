@@ -6,6 +6,7 @@ import argparse
 import sys
 import time
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, get_args
 
 from fuseline.cli.arguments import (
@@ -18,6 +19,7 @@ from fuseline.cli.arguments import (
     share,
 )
 from fuseline.cli.compiling import Tally
+from fuseline.cli.files import kind_of
 from fuseline.cli.timing import Timing
 from fuseline.config import Cache, Config
 from fuseline.errors import BAD_ARGUMENT, NOT_A_TEXT_MODEL, TOO_LONG
@@ -30,9 +32,6 @@ if TYPE_CHECKING:
 
 TOKENS = 128
 """How many are made where the command line does not say; fewer where a file has less room."""
-
-SUFFIX = ".fuse"
-"""Of the files that `fuseline export` writes."""
 
 EXAMPLE = """\
   fuseline generate smollm2 --prompt "The sea is" --tokens 64
@@ -104,7 +103,7 @@ class Answer:
 
 def run(arguments: argparse.Namespace, out: Output) -> int:
     """Generate, stream the text, then print the rates."""
-    if arguments.model.endswith(SUFFIX):
+    if kind_of(Path(arguments.model)) == "fuse":
         from fuseline.cli import artifacts
 
         return artifacts.generate(arguments, out)
@@ -115,7 +114,7 @@ def run(arguments: argparse.Namespace, out: Output) -> int:
     with out.step(f"loading {arguments.model}"):
         from fuseline.cli import models
 
-        loaded = models.load(arguments.model, config, dtype=arguments.dtype)
+        loaded = models.load(arguments.model, config, dtype=arguments.dtype, takes=("gguf",))
     tokenizer = _require_text_model(loaded)
     ids = tokenizer.encode(_prompt(arguments, loaded.name, tokenizer))
     _check_length(loaded, ids, arguments.tokens)

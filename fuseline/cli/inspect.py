@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 
 from fuseline.cli.arguments import add_json
 from fuseline.cli.artifact_text import changes, described
+from fuseline.cli.files import kind_of, refusal
 from fuseline.cli.output import Output, printable
 from fuseline.errors import BAD_ARGUMENT
 
@@ -55,11 +56,16 @@ def run(arguments: argparse.Namespace, out: Output) -> int:
 
     Raises:
         ArtifactError: FL1101 to FL1104, FL1111, FL1112.
+        LoadError: FL0810, for a file of another kind.
         UsageError: FL0103, for a size that is none, or that no program has.
     """
     from fuseline.artifact.inspecting import Opened
 
     sizes = _sizes(arguments.at)
+    for file in (arguments.file, arguments.diff):
+        kind = kind_of(Path(file)) if file and Path(file).is_file() else None
+        if kind not in (None, "fuse"):
+            raise refusal(file, kind)
     opened = Opened.of(Path(arguments.file))
     if arguments.verify_key is not None:
         from fuseline.artifact.signing import verified

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, cast
+from typing import Any, TypeAlias, cast
 
 from torch import Tensor
 
@@ -30,17 +30,22 @@ from fuseline.frontend.captured import (
     Return,
 )
 from fuseline.frontend.export import Exported
+from fuseline.frontend.imported import Imported, Ready
 from fuseline.ir.core import Func, Value
 from fuseline.ir.evaluate import Reference
 from fuseline.ir.types import Dim, IntType, format_dim, symbol
 from fuseline.runtime.plan import Expr, HostStep
 
+Program: TypeAlias = "Captured | Imported"
+Ahead: TypeAlias = "Exported | Ready"
+
 _CONTAINERS: dict[type, Kind] = {tuple: "tuple", list: "list", dict: "dict"}
 
 
-def program_file(name: str, exported: Exported, compilation: Compilation) -> ProgramFile:
+def program_file(name: str, exported: Ahead, compilation: Compilation) -> ProgramFile:
     """What is stored of a program for the target that it was compiled for."""
     captured, func = exported.captured, compilation.func
+    takes, gives = _trees(exported)
     plan = compilation.built.assembled.plan
     place = {op: number for number, op in enumerate(func.ops)}
     ops: dict[int, int] = {}
@@ -58,8 +63,8 @@ def program_file(name: str, exported: Exported, compilation: Compilation) -> Pro
                 for arg in func.args[len(captured.inputs) :]
             ),
         ),
-        takes=tree_of(exported.in_spec, exported.constants),
-        gives=tree_of(exported.out_spec),
+        takes=takes,
+        gives=gives,
         returns=tuple(map(_owed, captured.returns)),
         symbols={s.name: (s.source[0], _axis(s.source[1])) for s in captured.symbols},
         complex=captured.pairs,
@@ -71,6 +76,16 @@ def program_file(name: str, exported: Exported, compilation: Compilation) -> Pro
         sites=report.sites,
         kernels=report.kernels,
     )
+
+
+def _trees(exported: Ahead) -> tuple[Tree, Tree]:
+    """What a call takes and gives."""
+    if isinstance(exported, Exported):
+        return tree_of(exported.in_spec, exported.constants), tree_of(exported.out_spec)
+    named, given = exported.takes, exported.gives
+    inputs = Tree("names", named, (Tree(),) * len(named))
+    takes = Tree("tuple", (), (Tree("tuple"), inputs))
+    return takes, Tree("dict", given, (Tree(),) * len(given))
 
 
 def _counted(func: Func, arg: Value) -> int:
@@ -96,7 +111,7 @@ def stored_name(program: str, item: Any) -> str:
     return f"{program}::{item.name}" if item.kind is InputKind.CONSTANT else str(item.name)
 
 
-def tensors_of(program: str, captured: Captured) -> dict[str, Tensor]:
+def tensors_of(program: str, captured: Program) -> dict[str, Tensor]:
     """Parameters, buffers and constants by the names that they are stored under."""
     return {
         stored_name(program, item): item.actual
@@ -105,7 +120,7 @@ def tensors_of(program: str, captured: Captured) -> dict[str, Tensor]:
     }
 
 
-def groups_of(program: str, captured: Captured, compilation: Compilation) -> list[list[str]]:
+def groups_of(program: str, captured: Program, compilation: Compilation) -> list[list[str]]:
     """The tensors that lie one behind the other."""
     names = [stored_name(program, item) for item in captured.inputs]
     packed = compilation.built.assembled.plan.packed
@@ -170,4 +185,4 @@ def _owed(owed: Return) -> Given | Passed | Counted | Constant:
             return Constant(value)
 
 
-__all__ = ["groups_of", "program_file", "stored_name", "tensors_of", "tree_of"]
+__all__ = ["Ahead", "groups_of", "program_file", "stored_name", "tensors_of", "tree_of"]

@@ -10,12 +10,12 @@ from dataclasses import dataclass, field, replace
 from importlib.machinery import EXTENSION_SUFFIXES
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
-from typing import Any, Literal, get_args
+from typing import Any, Literal, TypeAlias, get_args
 
 import torch
 from torch import Tensor, nn
 
-from fuseline import _version, errors
+from fuseline import _torch, _version, errors
 from fuseline.artifact import machine, weights
 from fuseline.artifact.archive import PAGE, Writer, copied, replacing
 from fuseline.artifact.manifest import (
@@ -38,6 +38,7 @@ from fuseline.compiler import Compiler
 from fuseline.config import Config
 from fuseline.exporting import describe
 from fuseline.frontend import export as frontend
+from fuseline.frontend.imported import Whole
 from fuseline.frontend.importer import CannotImport
 from fuseline.ir.text import print_func
 from fuseline.runtime.build import Progress
@@ -45,6 +46,7 @@ from fuseline.runtime.gpu.kernels import Launcher
 from fuseline.runtime.graphs.recorder import first_line
 from fuseline.runtime.native import Runner
 
+Model: TypeAlias = "nn.Module | torch.export.ExportedProgram | Whole"
 Emit = Literal["sass", "ptx", "both"]
 WEIGHTS = "weights.safetensors"
 TOKENIZER = "tokenizer.json"
@@ -57,13 +59,14 @@ class Part:
     """A program of an artifact before it is captured.
 
     Attributes:
-        model: a module.
+        model: a module; or what knows its inputs, so that nothing else is given: what
+            ``torch.export`` has captured, or an ONNX model that was imported.
         args: example positional arguments.
         kwargs: example keyword arguments.
         dynamic_shapes: which dims may vary, as ``torch.export.export`` takes it.
     """
 
-    model: nn.Module
+    model: Model
     args: tuple[Any, ...] = ()
     kwargs: Mapping[str, Any] = field(default_factory=dict[str, Any])
     dynamic_shapes: Any = None
@@ -117,7 +120,7 @@ class _Made:
 
 
 def export(
-    model: nn.Module,
+    model: Model,
     args: tuple[Any, ...] = (),
     kwargs: Mapping[str, Any] | None = None,
     *,
@@ -126,10 +129,11 @@ def export(
     dynamic_shapes: Any = None,
     **options: Any,
 ) -> Exported:
-    """Compile a module ahead of time and write it to one file.
+    """Compile a model ahead of time and write it to one file.
 
     Args:
-        model: the module, on the CPU.
+        model: a module, on the CPU; or, without anything else about its inputs, an
+            ``ExportedProgram`` of torch, or what `fuseline.frontend.onnx.import_onnx` gives.
         args: example positional arguments.
         kwargs: example keyword arguments.
         path: of the file to write, ``.fuse`` by custom; it is replaced as a whole.
@@ -212,7 +216,7 @@ def export_parts(
     model = next(iter(parts.values())).model
     about = {
         "made_with": _versions(command, versions),
-        "model": f"{type(model).__module__}.{type(model).__qualname__}",
+        "model": _title(model),
         "licence": licence,
         "programs": tuple(parts),
         "targets": tuple(made.targets),
@@ -255,7 +259,7 @@ def by_torch(programs: Iterable[ProgramFile]) -> list[str]:
     return sorted({record.op for record in records if record.status == "reference"})
 
 
-def _tensors(exported: Mapping[str, frontend.Exported]) -> dict[str, Tensor]:
+def _tensors(exported: Mapping[str, describe.Ahead]) -> dict[str, Tensor]:
     """All tensors by name.
 
     Raises:
@@ -282,12 +286,22 @@ def _are_one(one: Tensor, other: Tensor) -> bool:
     return len(forms) == 1 and (same or torch.equal(one.detach(), other.detach()))
 
 
-def _captured(name: str, part: Part, tell: OnStage) -> frontend.Exported:
+def _captured(name: str, part: Part, tell: OnStage) -> describe.Ahead:
     tell(Stage(f"capture {name}"))
-    try:
-        return frontend.capture_export(
-            part.model, part.args, part.kwargs, dynamic_shapes=part.dynamic_shapes, name=name
+    model = part.model
+    if not isinstance(model, nn.Module) and (part.args or part.kwargs or part.dynamic_shapes):
+        raise errors.INVALID_OPTION.error(
+            "args", found=f"inputs for a {type(model).__name__}", expected="none: it has its own"
         )
+    try:
+        if isinstance(model, Whole):
+            return model.ready(name)
+        with _torch.refusals_to(log):
+            if isinstance(model, torch.export.ExportedProgram):
+                return frontend.capture_program(model, name=name)
+            return frontend.capture_export(
+                model, part.args, part.kwargs, dynamic_shapes=part.dynamic_shapes, name=name
+            )
     except errors.FuselineError:
         raise
     except Exception as error:
@@ -295,6 +309,13 @@ def _captured(name: str, part: Part, tell: OnStage) -> frontend.Exported:
         raise errors.CANNOT_EXPORT.error(
             name, found=found, hint="run torch.export on the model to see what it lacks"
         ) from error
+
+
+def _title(model: Model) -> str:
+    """What the manifest says of a model."""
+    if isinstance(model, Whole):
+        return model.title
+    return f"{type(model).__module__}.{type(model).__qualname__}"
 
 
 @dataclass(frozen=True)
@@ -328,7 +349,7 @@ def _wanted(targets: Sequence[str], isas: Sequence[str]) -> list[_Wanted]:
 
 def _compiled(
     wanted: _Wanted,
-    exported: Mapping[str, frontend.Exported],
+    exported: Mapping[str, describe.Ahead],
     config: Config,
     emit: Emit,
     made: _Made,

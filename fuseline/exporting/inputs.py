@@ -18,7 +18,7 @@ EXAMPLES = (3, 5, 7, 11, 13, 17, 19, 23)
 of others, so that tracing takes none for another.
 """
 
-_INPUT = re.compile(r"(?P<name>\w+):(?P<dtype>\w+)\[(?P<dims>[^\]]*)\]")
+_INPUT = re.compile(r"(?P<name>[^\[\]]+):(?P<dtype>\w+)\[(?P<dims>[^\]]*)\]")
 _DIM = re.compile(r"(?:(?P<name>[A-Za-z_]\w*)=)?(?P<low>\d+)(?:\.\.(?P<high>\d+))?")
 
 

@@ -1,8 +1,11 @@
-"""Whole-graph capture by ``torch.export``, for programs that are compiled ahead of time."""
+"""Whole-graph capture by ``torch.export``, for programs that are compiled ahead of time; and what
+was captured so before.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import copy
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, cast
 
@@ -14,6 +17,7 @@ from fuseline import _torch
 from fuseline.frontend.captured import Captured, InputKind
 from fuseline.frontend.convert import Source, convert
 from fuseline.frontend.places import value_of
+from fuseline.frontend.record import NotSimple
 from fuseline.frontend.traceable import Traceable
 
 
@@ -59,16 +63,41 @@ def capture_export(
 
     """
     with torch.no_grad(), Traceable(model):
-        program = _torch.export_graph(model, args, kwargs, dynamic_shapes)
-        constants = _constants(program)
-        sources = _sources(program)
-        captured = convert(
-            program.graph_module,
-            sources,
-            name=name,
-            road="export",
-            ranges=program.range_constraints,
-        )
+        return _exported(_torch.export_graph(model, args, kwargs, dynamic_shapes), name)
+
+
+def capture_program(program: torch.export.ExportedProgram, *, name: str = "main") -> Exported:
+    """What ``torch.export`` has captured, with the dims that vary as it has them.
+
+    The program stays as it is. Its graph may be functional (after ``run_decompositions``) or not.
+
+    Args:
+        program: what ``torch.export.export`` or ``torch.export.load`` gave.
+        name: of the program.
+
+    Raises:
+        NotSimple: the graph has something that cannot be made functional here.
+        TypeError: the program takes what no artifact holds, such as an object of a class.
+
+    """
+    with torch.no_grad():
+        return _exported(program, name)
+
+
+def _exported(program: Any, name: str) -> Exported:
+    graph = copy.deepcopy(program.graph)  # of nodes alone: tensors are not copied
+    _write_in_place(program, graph)
+    inputs = _inputs(program, graph)
+    constants = _constants(inputs, graph)
+    left = {node for node in graph.nodes if node.op == "placeholder"}
+    sources = [_source(program, node, spec) for node, spec in inputs if node in left]
+    captured = convert(
+        fx.GraphModule(program.graph_module, graph),
+        sources,
+        name=name,
+        road="export",
+        ranges=program.range_constraints,
+    )
     spec = program.call_spec
     return Exported(captured, spec.in_spec, constants, spec.out_spec)
 
@@ -81,30 +110,54 @@ _KINDS = {
 }
 
 
-def _constants(program: Any) -> dict[int, bool | int | float | str | None]:
+def _inputs(program: Any, graph: fx.Graph) -> list[tuple[fx.Node, Any]]:
+    """Placeholders with what torch's export says of them."""
+    placeholders = [node for node in graph.nodes if node.op == "placeholder"]
+    return list(zip(placeholders, program.graph_signature.input_specs, strict=True))
+
+
+def _constants(
+    inputs: Sequence[tuple[fx.Node, Any]], graph: fx.Graph
+) -> dict[int, bool | int | float | str | None]:
     """Take the inputs that are constants out of the graph, which has their values inside."""
     found: dict[int, bool | int | float | str | None] = {}
     leaf = 0
-    for node, spec in _inputs(program):
+    for node, spec in inputs:
         if _KINDS.get(spec.kind.name) is not InputKind.USER:
             continue
         value: Any = value_of(node)
         if not isinstance(value, Tensor | torch.SymInt) and not node.users:
             found[leaf] = value
-            program.graph_module.graph.erase_node(node)
+            graph.erase_node(node)
         leaf += 1
     return found
 
 
-def _inputs(program: Any) -> list[tuple[fx.Node, Any]]:
-    """Placeholders with what torch's export says of them, those that are still in the graph."""
-    placeholders = {n.name: n for n in program.graph_module.graph.nodes if n.op == "placeholder"}
-    specs = program.graph_signature.input_specs
-    return [(placeholders[s.arg.name], s) for s in specs if s.arg.name in placeholders]
+def _write_in_place(program: Any, graph: fx.Graph) -> None:
+    """Have a functional graph write the inputs whose new contents are among its outputs.
 
+    Raises:
+        NotSimple: it has an output of another kind, such as the gradients of a training step.
 
-def _sources(program: Any) -> list[Source]:
-    return [_source(program, node, spec) for node, spec in _inputs(program)]
+    """
+    specs = program.graph_signature.output_specs
+    output = next(node for node in graph.nodes if node.op == "output")
+    values = list(output.args[0])
+    places = {spec.target: node for node, spec in _inputs(program, graph) if spec.target}
+    places |= {node.name: node for node in graph.nodes if node.op == "placeholder"}
+    kept: list[Any] = []
+    for value, spec in zip(values, specs, strict=True):
+        kind = spec.kind.name
+        if kind == "USER_OUTPUT":
+            kept.append(value)
+        elif kind in ("BUFFER_MUTATION", "PARAMETER_MUTATION", "USER_INPUT_MUTATION"):
+            place = places[spec.target]
+            with graph.inserting_before(output):
+                written = graph.call_function(torch.ops.aten.copy_.default, (place, value))
+            written.meta = {**value.meta, "val": place.meta["val"]}
+        else:
+            raise NotSimple(f"an output that is a {kind}")
+    output.args = (tuple(kept),)
 
 
 def _source(program: Any, node: fx.Node, spec: Any) -> Source:

@@ -92,6 +92,15 @@ PROGRAMS: dict[str, tuple[str, object, str]] = {
     "an attribute of Python": ("plan.steps.0.symbol", "__class__", "a kernel of the name"),
     "too few leaves": ("takes.children.0.children", [], "leaves of a call"),
     "a call of another form": ("takes.kind", "list", "a call that takes"),
+    "names beside places": ("takes.children.1.kind", "names", "a call that takes"),
+    "names without leaves": (
+        "takes.children",
+        [
+            {"is": "Tree", "kind": "tuple", "keys": [], "children": [], "value": None},
+            {"is": "Tree", "kind": "names", "keys": ["x"], "children": [], "value": None},
+        ],
+        "1 keys for 0 children",
+    ),
     "keys of one name": ("gives.keys", ["y", "y", "order"], "keys of the same name"),
     "too few keys": ("gives.keys", ["y"], "1 keys for 3 children"),
     "a result": ("returns.0.result", 9, "result 9 of 3"),

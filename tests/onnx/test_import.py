@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 from typing import Any, cast
 
@@ -24,6 +25,92 @@ _helper = cast("Any", helper)
 
 def ints(*values: int) -> torch.Tensor:
     return torch.tensor(values, dtype=torch.int64)
+
+
+def misused() -> OnnxProgram:
+    return import_onnx(model([node("Relu", "x", "y")], {"x": seeded(2, 3)}, ["y"]))
+
+
+@pytest.mark.parametrize("given", [3, b"bytes", torch.nn.ReLU(), onnx.GraphProto(), None])
+def test_what_is_no_model(given: Any) -> None:
+    said = f"FL0820 .*found {type(given).__name__}, expected a ModelProto, or the path"
+    with pytest.raises(LoadError, match=said):
+        import_onnx(given)
+
+
+def test_files_that_are_no_models(tmp_path: Path) -> None:
+    with pytest.raises(LoadError, match=r"FL0820 .*absent.*No such file.*Hint: check the path"):
+        import_onnx(str(tmp_path / "absent.onnx"))
+    with pytest.raises(LoadError, match="FL0820 .*directory"):
+        import_onnx(tmp_path)
+    (tmp_path / "empty.onnx").write_bytes(b"")
+    with pytest.raises(LoadError, match=r"FL0820 .*empty\.onnx: found a model without a graph"):
+        import_onnx(tmp_path / "empty.onnx")
+    with pytest.raises(LoadError, match="FL0820 .*found a model without a graph"):
+        import_onnx(onnx.ModelProto())
+
+
+@pytest.mark.parametrize(
+    ("values", "said"),
+    [
+        ([torch.ones(2, 3)], "values: found list"),
+        ({"x": [1.0]}, "x: found list, expected a tensor"),
+        ({"z": torch.ones(2, 3)}, "z: found no such input, expected x"),
+    ],
+)
+def test_wrong_values(values: Any, said: str) -> None:
+    made = model([node("Relu", "x", "y")], {"x": seeded(2, 3)}, ["y"])
+    with pytest.raises(InputError, match=f"FL0823 .*{said}"):
+        import_onnx(made, values)
+
+
+@pytest.mark.parametrize("given", [[torch.ones(2, 3)], torch.ones(2, 3), {"x": [1.0]}, {}])
+def test_wrong_inputs(given: Any) -> None:
+    program = misused()
+    for run in (program.run, compile_onnx(program)):
+        with pytest.raises(InputError, match="FL0823"):
+            run(given)
+
+
+def test_what_is_no_program() -> None:
+    for given in (Path("model.onnx"), onnx.ModelProto()):
+        with pytest.raises(LoadError, match="FL0820 .*expected an OnnxProgram. Hint: give"):
+            compile_onnx(cast("Any", given))
+
+
+@pytest.mark.parametrize("where", ["model", "function"])
+def test_operator_sets_that_onnx_does_not_have(where: str) -> None:
+    newest = int(cast("Any", onnx).defs.onnx_opset_version())
+    x = {"x": seeded(2, 3)}
+    body = _helper.make_function(
+        *("here", "Twice", ["x"], ["y"], [node("Add", "x x", "y")]),
+        [_helper.make_opsetid("", newest + (where == "function"))],
+    )
+    made = model(
+        [node("Twice", "x", "y", "here")],
+        x,
+        ["y"],
+        opset=newest + (where == "model"),
+        functions=[body],
+        domains=("here",),
+    )
+    said = f"found operator set {newest + 1}, expected at most {newest}, the newest that onnx "
+    with pytest.raises(LoadError, match=f"FL0820 .*{said}{re.escape(onnx.__version__)} has"):
+        import_onnx(made)
+
+
+def test_data_beside_a_model_without_a_place(tmp_path: Path) -> None:
+    x, weights = {"x": seeded(2, 3)}, {"w": seeded(3)}
+    made = model([node("Add", "x w", "y")], x, ["y"], weights)
+    cast("Any", onnx).save(
+        *(made, tmp_path / "m.onnx"),
+        save_as_external_data=True,
+        location="w.data",
+        size_threshold=0,
+    )
+    alone = cast("Any", onnx).load(tmp_path / "m.onnx", load_external_data=False)
+    with pytest.raises(LoadError, match=r"FL0820 .*'w\.data'.*Hint: give the path of the model"):
+        import_onnx(alone)
 
 
 def shape_of(program: OnnxProgram) -> list[str]:

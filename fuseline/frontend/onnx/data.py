@@ -13,6 +13,7 @@ import torch
 from onnx import TensorProto, numpy_helper
 from torch import Tensor
 
+from fuseline.expressions import is_size_name
 from fuseline.frontend.onnx.registry import Unsupported
 from fuseline.ir.types import Dim, DType, TensorType, dim, free_symbols, parse_dim, symbol
 
@@ -53,18 +54,44 @@ def to_torch(proto: TensorProto, folder: Path | None) -> Tensor:
     """The tensor of a proto; external data are read from the folder of the model.
 
     Raises:
-        Unsupported: the IR does not have its element type, or its data lie elsewhere.
+        Unsupported: the IR does not have its element type.
+        NoDataError: its data are in a file that is not there.
 
     """
     dtype = dtype_of(proto.data_type)
-    external = proto.data_location == TensorProto.EXTERNAL
-    if external and folder is None:
-        raise Unsupported(f"the data of {proto.name}, in a file beside a model that has no place")
+    if proto.data_location == TensorProto.EXTERNAL:
+        _check_file(proto, folder)
     array = cast("Any", numpy_helper).to_array(proto, str(folder or ""))
     if dtype is DType.BF16:
         bits = np.ascontiguousarray(array).view(np.uint16).astype(np.int16)
         return from_numpy(bits.reshape(array.shape)).view(torch.bfloat16)
     return from_numpy(array)
+
+
+class NoDataError(Exception):
+    """The file with a tensor's data is not there; what was looked for, and what helps."""
+
+    def __init__(self, found: str, hint: str) -> None:
+        super().__init__(found)
+        self.found, self.hint = found, hint
+
+
+def _check_file(proto: TensorProto, folder: Path | None) -> None:
+    """See that the file with a tensor's data is there; that it lies below the folder, and is a
+    plain one, is for the package onnx to check.
+    """
+    places = {str(entry.key): str(entry.value) for entry in proto.external_data}
+    name = places.get("location", "")
+    if folder is None:
+        raise NoDataError(
+            f"data in the file {name!r}, beside a model that was given without its place",
+            "give the path of the model, or load it by onnx.load, which reads such files",
+        )
+    if not (folder / name).exists():
+        raise NoDataError(
+            f"no file {name!r} in {folder.resolve()}",
+            "keep a model and the files that it names in one folder",
+        )
 
 
 def from_numpy(array: Any) -> Tensor:
@@ -115,7 +142,7 @@ def name_dims(graph: onnx.GraphProto) -> dict[str, str]:
         if each.dim_param
     }
     named: dict[str, str] = {}
-    named.update({p: p for p in params if re.fullmatch(r"[A-Za-z_]\w*", p)})
+    named.update({p: p for p in params if is_size_name(p)})
     for param in params:
         named.setdefault(param, _expression(param, set(named)) or _fresh(param, named))
     return named
@@ -130,7 +157,7 @@ def _expression(text: str, known: set[str]) -> str | None:
 
 
 def _fresh(param: str, named: Mapping[str, str]) -> str:
-    plain = "d_" + re.sub(r"\W+", "_", param).strip("_")
+    plain = "d_" + re.sub(r"\W+", "_", param, flags=re.ASCII).strip("_")
     while plain in named.values():
         plain += "_"
     return plain

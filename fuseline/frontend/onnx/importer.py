@@ -9,7 +9,8 @@ no importer but a function body in the standard.
 from __future__ import annotations
 
 import importlib
-from collections.abc import Mapping, Sequence
+import re
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, cast
@@ -23,6 +24,7 @@ from fuseline.frontend.onnx import data, symbolic
 from fuseline.frontend.onnx.node import SMALL, Given, Graph, Node, is_symbolic, to_tensor
 from fuseline.frontend.onnx.program import OnnxProgram
 from fuseline.frontend.onnx.registry import NeedsValue, Unsupported, importer_of
+from fuseline.frontend.onnx.sizes import Spec, narrowed
 from fuseline.ir.core import Func, IRError, Loc, Origin, Trait, Value
 from fuseline.ir.evaluate import evaluate
 from fuseline.ir.types import DType, TensorType
@@ -61,7 +63,9 @@ _REFUSED = {
 
 
 def import_onnx(
-    model: onnx.ModelProto | str | Path, values: Mapping[str, Tensor] | None = None
+    model: onnx.ModelProto | str | Path,
+    values: Mapping[str, Tensor] | None = None,
+    inputs: Iterable[Spec] = (),
 ) -> OnnxProgram:
     """Import an ONNX model.
 
@@ -69,23 +73,51 @@ def import_onnx(
         model: the model, or its file; external data are read from the file's folder.
         values: inputs to be taken as constant, by name. That is needed where a shape is data, such
             as the ``k`` of a TopK that is an input. A run must then give the same.
+        inputs: types of inputs that are narrower than the file has them: sizes fixed, or with a
+            range and a name. `fuseline.exporting.inputs.parse` makes them of a text.
 
     Raises:
-        LoadError: FL0820 for a file that is no model or is too old; FL0821 for an operator, or a
-            use of one, that has no meaning here; FL0822 where a shape is data.
+        LoadError: FL0820 for a file that is no model, or is older or newer than what is read;
+            FL0821 for an operator, or a use of one, that has no meaning here; FL0822 where a shape
+            is data.
+        InputError: FL0823, for ``values`` or ``inputs`` that do not fit the model.
 
     """
-    folder: Path | None = None
-    if isinstance(model, (str, Path)):
-        path = Path(model)
-        folder = path.parent
+    path = Path(model) if isinstance(model, (str, Path)) else None
+    if path is not None:
         try:
             model = cast("Any", onnx).load(path, load_external_data=False)
         except OSError as error:
-            raise errors.ONNX_FILE.error(str(path), found=error.strerror) from error
+            raise errors.ONNX_FILE.error(
+                str(path), found=error.strerror, hint="check the path"
+            ) from error
         except Exception as error:  # protobuf's own, which differ from build to build
             raise errors.ONNX_FILE.error(str(path), found="bytes that do not parse") from error
-    return _Import(cast("onnx.ModelProto", model), folder, values or {}).run()
+    if not isinstance(model, onnx.ModelProto):
+        found, expected = type(model).__name__, "a ModelProto, or the path of a file"
+        raise errors.ONNX_FILE.error(found=found, expected=expected)
+    if not model.HasField("graph"):
+        where = None if path is None else str(path)
+        raise errors.ONNX_FILE.error(where, found="a model without a graph")
+    folder = None if path is None else path.parent
+    return _Import(model, folder, _checked(values or {}, model)).run(inputs)
+
+
+def _checked(values: object, model: onnx.ModelProto) -> Mapping[str, Tensor]:
+    """Inputs to be taken as constant, if they are that."""
+    if not isinstance(values, Mapping):
+        raise errors.ONNX_INPUT.error(
+            "values", found=type(values).__name__, expected="a dict of tensors by name"
+        )
+    known = [each.name for each in model.graph.input]
+    for name, value in cast("Mapping[str, object]", values).items():
+        if name not in known:
+            expected = ", ".join(known) or "none"
+            raise errors.ONNX_INPUT.error(name, found="no such input", expected=expected)
+        if not isinstance(value, Tensor):
+            found = type(value).__name__
+            raise errors.ONNX_INPUT.error(name, found=found, expected="a tensor of torch")
+    return cast("Mapping[str, Tensor]", values)
 
 
 @dataclass
@@ -114,21 +146,17 @@ class _Import:
             (_domain(f.domain), f.name, f.overload): f for f in cast("Any", model).functions
         }
 
-    def run(self) -> OnnxProgram:
+    def run(self, wanted: Iterable[Spec]) -> OnnxProgram:
         """Import inputs, nodes and outputs."""
         model, graph = self.model, self.model.graph
         opsets = _opsets(model.opset_import)
-        version = opsets.get("")
-        if version is not None and version < OLDEST:
-            raise errors.ONNX_FILE.error(
-                graph.name, found=f"operator set {version}", expected=f"{OLDEST} or newer"
-            )
+        _check_version(graph.name, opsets)
         scope = _Scope({}, opsets)
         weights = {each.name: each for each in graph.initializer}
         if graph.sparse_initializer:
             raise _unsupported("the model", found="a sparse initializer")
         inputs = [each for each in graph.input if each.name not in weights]
-        self._inputs(scope, inputs)
+        self._inputs(scope, inputs, wanted)
         for name, proto in weights.items():
             scope.values[name] = self._initializer(name, proto)
         for node in graph.node:
@@ -142,28 +170,42 @@ class _Import:
             outputs=tuple(each.name for each in graph.output),
             tensors=tuple(self.graph.tensors[a] for a in self.graph.func.args[len(inputs) :]),
             fixed={k: v for k, v in self.fixed.items() if k in {each.name for each in inputs}},
+            initializers=frozenset(weights),
+            origin=" ".join(filter(None, (model.producer_name, model.producer_version))),
         )
 
-    def _inputs(self, scope: _Scope, inputs: Sequence[onnx.ValueInfoProto]) -> None:
+    def _inputs(
+        self, scope: _Scope, inputs: Sequence[onnx.ValueInfoProto], wanted: Iterable[Spec]
+    ) -> None:
         named = data.name_dims(self.model.graph)
+        hints: list[str] = []
+        types: dict[str, TensorType] = {}
         for number, each in enumerate(inputs):
-            hint = "".join(c if c.isalnum() else "_" for c in each.name).strip("_") or f"x{number}"
+            plain = re.sub(r"\W+", "_", each.name, flags=re.ASCII).strip("_") or f"x{number}"
+            hints.append(plain)
+            unnamed = f"size_{plain}" if plain[0].isdigit() else f"{plain}_size"
             fixed = self.fixed.get(each.name)
             try:
-                kind = data.tensor_type_of(each.type, named, f"{hint}_size".lower())
+                kind = data.tensor_type_of(each.type, named, unnamed.lower())
                 if fixed is not None:
                     kind = TensorType(DType.from_torch(fixed.dtype), tuple(fixed.shape))
             except (Unsupported, KeyError) as error:
                 raise _unsupported(f"input {each.name}", found=str(error)) from error
-            value = self.graph.func.add_arg(kind, hint, Origin("input", each.name))
-            depends = frozenset({each.name})
-            scope.values[each.name] = Given(each.name, kind, value, fixed, inputs=depends)
+            types[each.name] = kind
+        types, ranges = narrowed(types, wanted)
+        self.graph.func.symbols.update(ranges)
+        for (name, kind), hint in zip(types.items(), hints, strict=True):
+            value = self.graph.func.add_arg(kind, hint, Origin("input", name))
+            fixed, depends = self.fixed.get(name), frozenset({name})
+            scope.values[name] = Given(name, kind, value, fixed, inputs=depends)
 
     def _initializer(self, name: str, proto: onnx.TensorProto) -> Given | None:
         try:
             tensor = data.to_torch(proto, self.folder)
         except Unsupported as error:
             raise _unsupported(f"initializer {name}", found=str(error)) from error
+        except data.NoDataError as error:
+            raise _no_data(f"initializer {name}", error) from error
         except Exception as error:  # data that are too short, a file that is not there ...
             raise errors.ONNX_FILE.error(
                 where=f"initializer {name}", found=_first_line(error)
@@ -235,7 +277,10 @@ class _Import:
         if proto.ref_attr_name:
             return scope.attributes.get(proto.ref_attr_name)
         if proto.type == AttributeProto.TENSOR:
-            return data.to_torch(proto.t, self.folder)
+            try:
+                return data.to_torch(proto.t, self.folder)
+            except data.NoDataError as error:
+                raise _no_data(f"attribute {proto.name}", error) from error
         if proto.type in (AttributeProto.GRAPH, AttributeProto.GRAPHS):
             return proto
         value = cast("Any", onnx.helper).get_attribute_value(proto)
@@ -270,7 +315,9 @@ class _Import:
         givens = [_as_given(v, depends) for v in values]
         if folds and all(_is_small(g) for g in givens if g is not None):
             param = any(g is not None and g.param for g in n.inputs)
-            return _fold(target, givens, depends, param=param)
+            folded = _fold(target, givens, depends, param=param)
+            _note_turned(n, folded)
+            return folded
         if folds:  # large: an op of the program after all
             n.graph = self.graph
             made = importer(n)
@@ -295,6 +342,7 @@ class _Import:
         inputs = list(n.inputs) + [None] * (len(function.input) - len(n.inputs))
         values = dict(zip(function.input, inputs, strict=False))
         opsets = {**scope.opsets, **_opsets(function.opset_import)}
+        _check_version(f"function {function.name}", opsets)
         inner = _Scope(values, opsets, attributes, scope.depth + 1)
         for node in function.node:
             self._node(node, inner)
@@ -341,6 +389,25 @@ def _opsets(imports: Any) -> dict[str, int]:
     return {_domain(each.domain): int(each.version) for each in imports}
 
 
+def _no_data(where: str, error: data.NoDataError) -> errors.FuselineError:
+    return errors.ONNX_FILE.error(where=where, found=error.found, hint=error.hint)
+
+
+def _check_version(where: str, opsets: Mapping[str, int]) -> None:
+    """Hold the version of the standard operators to those that are read."""
+    version = opsets.get("")
+    newest = int(cast("Any", onnx).defs.onnx_opset_version())
+    if version is None or OLDEST <= version <= newest:
+        return
+    if version < OLDEST:
+        found, expected, hint = f"operator set {version}", f"{OLDEST} or newer", None
+    else:
+        found = f"operator set {version}"
+        expected = f"at most {newest}, the newest that onnx {onnx.__version__} has"
+        hint = "install a newer onnx, or convert the model by onnx.version_converter"
+    raise errors.ONNX_FILE.error(where, found=found, expected=expected, hint=hint)
+
+
 def _first_line(error: Exception) -> str:
     return (str(error) or type(error).__name__).splitlines()[0]
 
@@ -385,6 +452,15 @@ def _fold(
         for g, t in zip(found, tensors, strict=True)
     }
     return [done.get(g, g) if g is not None else None for g in givens]
+
+
+def _note_turned(n: Node, folded: Sequence[Given | None]) -> None:
+    """A weight that the file transposes before a product reads it: products want it as it was."""
+    if n.op != "Transpose" or n.domain or folded[0] is None:
+        return
+    weight = n.given(0)
+    if weight.param and weight.type.rank == 2 and n.attr("perm", [1, 0]) == [1, 0]:
+        folded[0].turned = weight
 
 
 def _standard_body(proto: onnx.NodeProto, n: Node) -> Any:

@@ -41,6 +41,27 @@ def test_blocks_equal_eager_and_the_python_runner(built: Built, case: Case) -> N
         assert opened.shapes(*given) == [[*shape, 48], [shape[0], 48], [47], []]
 
 
+def test_an_onnx_model(built: Built, tmp_path: Path) -> None:
+    """Inputs and results in the file's order, under its names."""
+    from fuseline.frontend.onnx import import_onnx
+    from tests.onnx.models import model, node
+
+    shape = ("rows", 24)
+    x, skip = (torch.linspace(-1, 1, 72).view(3, 24) * n for n in (1, 2))
+    weight = torch.linspace(-1, 1, 24 * 7).view(24, 7).sin()
+    nodes = [node("Add", "x skip.1", "sum"), node("MatMul", "sum weight", "y.1")]
+    made = model(
+        *(nodes, {"x": x, "skip.1": skip}, ["y.1", "sum"], {"weight": weight}),
+        shapes={"x": shape, "skip.1": shape},
+        domains=(),
+    )
+    opened = Opened(built, export(import_onnx(made), path=tmp_path / "m.fuse").path)
+    for rows in (3, 1, 2):
+        y, total = opened(x[:rows].clone(), skip[:rows].clone())
+        close(total, x[:rows] + skip[:rows])
+        close(y, total @ weight)
+
+
 def test_weights_beside_and_shares_of_several_threads(built: Built, block: Path) -> None:
     """More work than one thread does alone: the same on four."""
     given = models.ids(8, 131), models.scale(torch.float32)
