@@ -12,7 +12,7 @@ from fuseline import errors
 from fuseline.artifact import trees
 from fuseline.artifact.program import Constant, Counted, Given, Passed, ProgramFile
 from fuseline.runtime.executor import Program
-from fuseline.runtime.plan import Expr
+from fuseline.runtime.plan import ArgSpec, Expr, View
 
 
 class Call:
@@ -40,6 +40,23 @@ class Call:
         self._numbers = {n.input: n for n in file.numbers}
         self._composite = _composite(file)
         self._value = _evaluator(file)
+
+    def __repr__(self) -> str:
+        inputs = zip(self.file.inputs, self.program.plan.args, strict=True)
+        taken = [f"{i.name}: {_form(s)}" for i, s in inputs if i.kind in ("user", "symbol")]
+        given = [self._gives(owed) for owed in self.file.returns]
+        return f"{self.name}({', '.join(taken)}) -> {', '.join(given)}"
+
+    def _gives(self, owed: Given | Passed | Counted | Constant) -> str:
+        match owed:
+            case Given(number):
+                return _form(self.program.plan.returns[number])
+            case Passed(number, shape):
+                return f"{self.file.inputs[number].name} as [{', '.join(map(str, shape))}]"
+            case Counted(value):
+                return f"int {value}"
+            case Constant(value):
+                return repr(value)
 
     @property
     def state(self) -> dict[str, Tensor]:
@@ -138,6 +155,13 @@ class Call:
                 return self._value(expr, bound)
             case Constant(value):
                 return value
+
+
+def _form(spec: ArgSpec | View) -> str:
+    """Type and sizes of a tensor, or the value of an integer."""
+    if isinstance(spec, ArgSpec) and spec.kind == "int":
+        return f"int {spec.value}"
+    return f"{str(spec.dtype).removeprefix('torch.')}[{', '.join(map(str, spec.shape))}]"
 
 
 def _composite(file: ProgramFile) -> list[tuple[int, int, Expr, Expr]]:

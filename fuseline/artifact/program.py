@@ -173,6 +173,12 @@ class ProgramFile:
     sites: tuple[Site, ...]
     kernels: tuple[KernelRecord, ...]
 
+    @property
+    def state(self) -> set[str]:
+        """The names of the tensors that it writes and keeps from call to call."""
+        pairs = zip(self.inputs, self.plan.args, strict=True)
+        return {i.name for i, spec in pairs if spec.written and i.kind in ("weight", "constant")}
+
     def to_json(self) -> Any:
         """What is written."""
         return encode(self)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, cast
 
@@ -105,6 +105,11 @@ def tensors_of(program: str, captured: Captured) -> dict[str, Tensor]:
     }
 
 
+def state_of(programs: Iterable[ProgramFile]) -> set[str]:
+    """The names of the tensors that programs write and keep from call to call."""
+    return set().union(*(program.state for program in programs))
+
+
 def groups_of(program: str, captured: Captured, compilation: Compilation) -> list[list[str]]:
     """The tensors that lie one behind the other."""
     names = [stored_name(program, item) for item in captured.inputs]
@@ -170,4 +175,4 @@ def _owed(owed: Return) -> Given | Passed | Counted | Constant:
             return Constant(value)
 
 
-__all__ = ["groups_of", "program_file", "stored_name", "tensors_of", "tree_of"]
+__all__ = ["groups_of", "program_file", "state_of", "stored_name", "tensors_of", "tree_of"]
