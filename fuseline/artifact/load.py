@@ -112,7 +112,8 @@ class Loaded:
             threads=self._config.threads or torch.get_num_threads(),
         )
         run = program if self._gpu is None else self._gpu.run(program)
-        return Call(name, file, program, run, fixed)
+        text = self.manifest.text
+        return Call(name, file, program, run, fixed, None if text is None else text.length)
 
     def _references(self, name: str, file: ProgramFile) -> Mapping[int, HostCall]:
         """What runs by torch: the IR is imported where there is such an op, and nowhere else."""
@@ -144,7 +145,7 @@ def references_of(
     data = archive.checked(member, manifest.members[member])
     references: Any = importlib.import_module("fuseline.artifact.references")
     try:
-        return references.references(data.decode(), file.plan.ops)
+        return references.references(data.decode(), file.plan.ops, file.traced)
     except (MalformedError, UnicodeDecodeError) as error:
         raise damaged(archive.path, f"{member}: {error}") from error
 

@@ -14,7 +14,15 @@ from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, Any
 
-from fuseline.cli.arguments import add_inputs, add_json, add_model, count, options
+from fuseline.cli.arguments import (
+    add_file_checks,
+    add_inputs,
+    add_json,
+    add_model,
+    count,
+    options,
+    refuse,
+)
 from fuseline.cli.output import Output, columns
 from fuseline.config import Config
 
@@ -59,6 +67,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add_model(parser)
     add_inputs(parser)
     parser.add_argument("--runs", type=count, default=10, help="timed calls of each (default: 10)")
+    add_file_checks(parser)
     add_json(parser)
 
 
@@ -68,6 +77,7 @@ def run(arguments: argparse.Namespace, out: Output) -> int:
         from fuseline.cli import artifacts
 
         return artifacts.run(arguments, out)
+    refuse(arguments, ("--verify", "--verify-key"), arguments.model, "a .fuse file")
     config = Config.of(options(arguments))
     with out.step(f"loading {arguments.model}"):
         from fuseline.cli import models

@@ -20,6 +20,7 @@ from fuseline.artifact.program import (
 )
 from fuseline.artifact.trees import Kind, Tree
 from fuseline.compilation import Compilation
+from fuseline.exporting.renaming import renamed
 from fuseline.frontend.captured import (
     Captured,
     FromGraph,
@@ -49,7 +50,7 @@ def program_file(name: str, exported: Exported, compilation: Compilation) -> Pro
             assert isinstance(step.call, Reference)
             ops[number] = place[step.call.op]
     report = compilation.report()
-    return ProgramFile(
+    file = ProgramFile(
         plan=PlanFile.of(plan, ops),
         inputs=(
             *(Input(stored_name(name, i), _KINDS[i.kind]) for i in captured.inputs),
@@ -68,9 +69,11 @@ def program_file(name: str, exported: Exported, compilation: Compilation) -> Pro
             for i, arg in enumerate(func.args)
             if arg.origin is not None and arg.origin.kind == "number"
         ),
+        traced={},
         sites=report.sites,
         kernels=report.kernels,
     )
+    return renamed(file, exported.names)
 
 
 def _counted(func: Func, arg: Value) -> int:

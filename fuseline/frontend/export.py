@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, cast
 
 import torch
@@ -14,6 +14,7 @@ from fuseline import _torch
 from fuseline.frontend.captured import Captured, InputKind
 from fuseline.frontend.convert import Source, convert
 from fuseline.frontend.places import value_of
+from fuseline.frontend.size_names import given_names, size_names
 from fuseline.frontend.traceable import Traceable
 
 
@@ -28,12 +29,14 @@ class Exported:
         constants: the leaves of a call that are no tensors, and no integers that vary, by number:
             None, a flag, a string. They are part of the program.
         out_spec: the tree of the returned value, whose leaves are ``captured.returns``.
+        names: the user's name of each symbol that has one.
     """
 
     captured: Captured
     in_spec: pytree.TreeSpec
     constants: Mapping[int, bool | int | float | str | None]
     out_spec: pytree.TreeSpec
+    names: Mapping[str, str] = field(default_factory=dict[str, str])
 
 
 def capture_export(
@@ -70,7 +73,11 @@ def capture_export(
             ranges=program.range_constraints,
         )
     spec = program.call_spec
-    return Exported(captured, spec.in_spec, constants, spec.out_spec)
+    user = [i.value for i in captured.inputs if i.kind in (InputKind.USER, InputKind.SYMBOL)]
+    named = given_names(model, args, kwargs or {}, dynamic_shapes)
+    varying = [names for leaf, names in enumerate(named) if leaf not in constants]
+    names = size_names(captured.symbols, user, varying)
+    return Exported(captured, spec.in_spec, constants, spec.out_spec, names)
 
 
 _KINDS = {
