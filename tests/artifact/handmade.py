@@ -13,18 +13,26 @@ from fuseline.artifact.manifest import MANIFEST, SCHEMA, Manifest, Native, Targe
 RUNNER, WEIGHTS, PROGRAM, FUNC = "runner.so", "weights.safetensors", "main.json", "main.ir"
 
 
-def write(path: Path, *, kind: str | None = None, runner: bytes = b"code", **changes: Any) -> Path:
+def write(
+    path: Path,
+    *,
+    kind: str | None = None,
+    runner: bytes = b"code",
+    stored: bytes | None = None,
+    **changes: Any,
+) -> Path:
     """Write one for this machine, or another one.
 
     Args:
         path: of the file.
         kind: of machine.
         runner: what is in the place of the runner, whose digest the manifest has for ``b"code"``.
+        stored: the file of weights; one without any, by default.
         changes: of the manifest.
 
     """
     kind = kind or machine()
-    parts = {FUNC: b"func", PROGRAM: b"{}", RUNNER: b"code", WEIGHTS: _no_weights()}
+    parts = {FUNC: b"func", PROGRAM: b"{}", RUNNER: b"code", WEIGHTS: stored or _no_weights()}
     with path.open("wb") as file:
         writer = Writer(file)
         for name, data in parts.items():
