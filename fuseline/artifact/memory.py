@@ -52,16 +52,21 @@ class Memory:
             if device.type != "cpu":
                 needed = {at.memory for at in weight.values() if isinstance(at, Placed)}
                 memory = moved({n: t for n, t in memory.items() if n in needed}, device)
-            self.tensors = {n: weights.place(memory, at).to(device) for n, at in weight.items()}
+            self.tensors = {
+                name: self._zeros(at, device)
+                if isinstance(at, Zeros)
+                else weights.place(memory, at)
+                for name, at in weight.items()
+            }
         except MalformedError as error:
             raise damaged(archive.path, str(error)) from error
         self.state: dict[str, Tensor] = {}
         for name in written:
-            match stored.get(name):
-                case Zeros(dtype, shape):
-                    self.state[name] = torch.zeros(shape, dtype=dtype, device=device)
-                case _:
-                    self.state[name] = self._whole(name, self._first).to(device, copy=True)
+            at = stored.get(name)
+            if isinstance(at, Zeros):
+                self.state[name] = self._zeros(at, device)
+            else:
+                self.state[name] = self._whole(name, self._first).to(device, copy=True)
         self._packed: dict[tuple[str, ...], list[Tensor]] = {}
 
     def _hold_to_room(self, stored: Mapping[str, Placed | Zeros], device: torch.device) -> None:
@@ -71,6 +76,14 @@ class Memory:
             raise errors.NO_ROOM.error(
                 str(self._path), found=f"{most} bytes of memory", expected=f"{total} bytes of state"
             )
+
+    def _zeros(self, at: Zeros, device: torch.device) -> Tensor:
+        try:
+            return torch.zeros(at.shape, dtype=at.dtype, device=device)
+        except (MemoryError, RuntimeError) as error:
+            raise errors.NO_ROOM.error(
+                str(self._path), found=f"none for {at.nbytes} bytes of state"
+            ) from error
 
     def reset(self) -> None:
         """Give the state its first values, in place."""

@@ -312,15 +312,13 @@ def _count(value: object) -> int:
     return value
 
 
-def place(memory: Mapping[str, Tensor], at: Placed | Zeros) -> Tensor:
-    """A tensor on memory that was read, or of zeros in memory of its own.
+def place(memory: Mapping[str, Tensor], at: Placed) -> Tensor:
+    """A tensor on memory that was read.
 
     Raises:
         MalformedError: it reaches beyond the memory, or there is none of that name.
 
     """
-    if isinstance(at, Zeros):
-        return torch.zeros(at.shape, dtype=at.dtype)
     base = memory.get(at.memory)
     if base is None:
         raise MalformedError(f"no memory {at.memory!r} is stored")

@@ -139,7 +139,7 @@ def test_one_weight_that_changed(tmp_path: Path, capsys: Print) -> None:
     assert main(["inspect", str(path), "--diff", str(shared()), "--json"]) == 1
     found = answer(capsys)
     assert not found["same"]
-    assert [w["name"] for w in found["weights"]["changed"]] == ["count"]
+    assert [w["name"] for w in found["weights"]["changed"]] == ["down"]
     assert found["weights"]["same"] == 3
     assert found["targets"][0]["status"] == "same"
     assert main(["inspect", str(path), "--diff", str(shared())]) == 1

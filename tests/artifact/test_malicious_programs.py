@@ -257,7 +257,8 @@ def test_state_that_would_become_larger_than_the_file(good: Good, tmp_path: Path
     """Repeating one element takes no memory, until it is copied."""
 
     def change(about: Any) -> None:
-        about["weights"]["tensors"]["count"] |= {"shape": [2**40], "strides": [0]}
+        large = {**about["weights"]["tensors"]["up"], "shape": [2**40], "strides": [0]}
+        about["weights"]["tensors"]["count"] = large
 
     with pytest.raises(ArtifactError, match=r"FL1102.*'count' that is larger than its memory"):
         fuseline.load(rewritten(good, tmp_path, change, "manifest"))

@@ -56,8 +56,8 @@ def test_state_of_zeros_is_stored_nowhere_and_other_state_behind_weights() -> No
     head, size = header(how.memory, [("q", "k")])
     assert size < 1000
     memory = read(memoryview(bytearray(b"".join(parts(how.memory, head)))))
-    for name, tensor in tensors().items():
-        assert torch.equal(place(memory, how.tensors[name]), tensor)
+    for name, at in how.tensors.items():
+        assert isinstance(at, Zeros) or torch.equal(place(memory, at), tensors()[name])
 
 
 def test_state_that_lies_another_way_is_stored() -> None:
