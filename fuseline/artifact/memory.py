@@ -7,6 +7,7 @@ what it began as stays in the file, or is zeros, so that nothing on a GPU is hel
 from __future__ import annotations
 
 from collections.abc import Collection, Mapping, Sequence
+from typing import NoReturn
 
 import torch
 from torch import Tensor
@@ -73,17 +74,21 @@ class Memory:
         """What is stored nowhere costs a file nothing: it may ask for any amount."""
         total = sum(at.nbytes for at in stored.values() if isinstance(at, Zeros))
         if total and total > (most := memory_of(device)):
-            raise errors.NO_ROOM.error(
-                str(self._path), found=f"{most} bytes of memory", expected=f"{total} bytes of state"
-            )
+            self._no_room(f"{most} bytes of memory", total)
 
     def _zeros(self, at: Zeros, device: torch.device) -> Tensor:
         try:
             return torch.zeros(at.shape, dtype=at.dtype, device=device)
-        except (MemoryError, RuntimeError) as error:
-            raise errors.NO_ROOM.error(
-                str(self._path), found=f"none for {at.nbytes} bytes of state"
-            ) from error
+        except (MemoryError, RuntimeError):
+            self._no_room("less", at.nbytes)
+
+    def _no_room(self, found: str, nbytes: int) -> NoReturn:
+        raise errors.NO_ROOM.error(
+            str(self._path),
+            found=found,
+            expected=f"{nbytes} bytes for state",
+            hint="load it where there is more memory, or export it with a shorter cache",
+        )
 
     def reset(self) -> None:
         """Give the state its first values, in place."""

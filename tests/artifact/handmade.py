@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from dataclasses import fields
 from pathlib import Path
 from typing import Any
@@ -9,6 +10,8 @@ from typing import Any
 from fuseline.artifact.archive import Member, Writer
 from fuseline.artifact.machine import machine
 from fuseline.artifact.manifest import MANIFEST, SCHEMA, Manifest, Native, Target, Weights
+from fuseline.artifact.program import PlanFile, ProgramFile
+from fuseline.artifact.trees import Tree
 
 RUNNER, WEIGHTS, PROGRAM, FUNC = "runner.so", "weights.safetensors", "main.json", "main.ir"
 
@@ -32,7 +35,12 @@ def write(
 
     """
     kind = kind or machine()
-    parts = {FUNC: b"func", PROGRAM: b"{}", RUNNER: b"code", WEIGHTS: stored or _no_weights()}
+    parts = {
+        FUNC: b"func",
+        PROGRAM: _no_program(),
+        RUNNER: b"code",
+        WEIGHTS: stored or _no_weights(),
+    }
     with path.open("wb") as file:
         writer = Writer(file)
         for name, data in parts.items():
@@ -61,6 +69,14 @@ def write(
         writer.add_bytes(MANIFEST, Manifest(**{**about, **changes}).to_bytes())
         writer.end()
     return path
+
+
+def _no_program() -> bytes:
+    """One that takes nothing, does nothing and gives nothing."""
+    plan = PlanFile((), (), (), (), {}, {}, (), {}, {}, (), {})
+    takes = Tree("tuple", (), (Tree("tuple"), Tree("dict")))
+    file = ProgramFile(plan, (), takes, Tree("tuple"), (), {}, (), (), {}, (), ())
+    return json.dumps(file.to_json()).encode()
 
 
 def _no_weights() -> bytes:

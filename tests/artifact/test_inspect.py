@@ -143,7 +143,7 @@ def test_one_weight_that_changed(tmp_path: Path, capsys: Print) -> None:
     assert found["weights"]["same"] == 3
     assert found["targets"][0]["status"] == "same"
     assert main(["inspect", str(path), "--diff", str(shared())]) == 1
-    assert "changed  count: float32[4], sha256:" in capsys.readouterr().out
+    assert "changed  down: float32[16, 24], sha256:" in capsys.readouterr().out
 
 
 def test_another_model(tmp_path: Path, capsys: Print) -> None:

@@ -127,7 +127,7 @@ def test_merged_weights_that_are_written_are_refused(tmp_path: Path) -> None:
 
 def test_more_zeros_than_memory_are_refused(tmp_path: Path) -> None:
     archive, manifest = written(tmp_path, cache=Zeros(torch.float32, (1 << 30, 1 << 20)))
-    with pytest.raises(DeviceError, match=r"FL1010.*bytes of state"):
+    with pytest.raises(DeviceError, match=r"FL1010.*bytes for state"):
         Memory(archive, manifest, torch.device("cpu"), STATE)
 
 
