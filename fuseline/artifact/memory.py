@@ -146,8 +146,12 @@ class Memory:
 def _copied(members: Sequence[Tensor]) -> list[Tensor]:
     """A copy of tensors, one behind the other."""
     buffer = torch.cat([t.reshape(-1) for t in members])
-    parts = buffer.split([t.numel() for t in members])
-    return [part.view(t.shape) for part, t in zip(parts, members, strict=True)]
+    parts: list[Tensor] = []
+    start = 0
+    for member in members:
+        parts.append(buffer[start : start + member.numel()].view(member.shape))
+        start += member.numel()
+    return parts
 
 
 def moved(memory: Mapping[str, Tensor], device: torch.device) -> dict[str, Tensor]:

@@ -110,7 +110,7 @@ def tensors_of(program: str, captured: Captured) -> dict[str, Tensor]:
 
 def state_of(programs: Iterable[ProgramFile]) -> set[str]:
     """The names of the tensors that programs write and keep from call to call."""
-    return set().union(*(program.state for program in programs))
+    return {name for program in programs for name in program.state}
 
 
 def groups_of(program: str, captured: Captured, compilation: Compilation) -> list[list[str]]:

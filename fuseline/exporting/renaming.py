@@ -85,7 +85,7 @@ def _of(kind: Any, value: Any, change: Callable[[Expr], Expr]) -> Any:
     if isinstance(value, Mapping) and typing.get_args(kind):
         inner = typing.get_args(kind)[1]
         return {k: _of(inner, v, change) for k, v in cast("Mapping[str, Any]", value).items()}
-    return value
+    return cast("object", value)
 
 
 def _parts(kind: Any) -> tuple[Any, ...]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -87,7 +88,8 @@ def test_a_device_holds_no_state_twice(tmp_path: Path) -> None:
     held = [*memory.tensors.values(), *memory.state.values()]
     assert {t.device.type for t in held} == {"meta"}
     assert set(memory.state) == set(STATE)
-    storages = {t.untyped_storage()._cdata: t.untyped_storage().nbytes() for t in held}
+    kept: list[Any] = [t.untyped_storage() for t in held]
+    storages = {storage._cdata: storage.nbytes() for storage in kept}
     own = sum(t.nbytes for t in tensors().values())
     assert own <= sum(storages.values()) <= own + 4 * 64  # padding between weights
     memory.reset()
@@ -145,4 +147,4 @@ def test_zeros_that_pass_64_bits_together_are_refused(tmp_path: Path) -> None:
     changed = Weights(handmade.WEIGHTS, None, many)
     sizes = {name: archive.size(name) for name in manifest.members}
     with pytest.raises(MalformedError, match="zeros of"):
-        check_manifest(Manifest(**{**vars(manifest), "weights": changed}), sizes)
+        check_manifest(replace(manifest, weights=changed), sizes)
