@@ -556,8 +556,9 @@ INDEX_OUTSIDE = Code(
     "A token id, a cache position or another index is negative or not below the size of what it is "
     "an index into. What else the call writes in place may have been written.",
     IndexInputError,
-    hint="check token ids against the vocabulary, numbers of adapters against how many are in use, "
-    "and the length against that of the cache",
+    hint="check token ids against the vocabulary, and numbers of adapters against how many are in "
+    "use; a cache that is full takes no more: reset it, or make it longer (max_cache_len, or for a "
+    "file --decode static:LENGTH)",
 )
 TWO_FORMS_OF_CACHE = Code(
     "FL0906",

@@ -61,7 +61,7 @@ class CheckedProgram(Program):
             total = check_bounds(self.plan, self.numbers(key))
         except MalformedError as error:
             raise damaged(self._path, str(error)) from error
-        if total > (most := _memory(self.device)):
+        if total > (most := memory_of(self.device)):
             raise errors.NO_ROOM.error(
                 str(self._path), found=f"{most} bytes of memory", expected=f"{total} bytes"
             )
@@ -69,7 +69,7 @@ class CheckedProgram(Program):
 
 
 @lru_cache(maxsize=8)
-def _memory(device: torch.device) -> int:
+def memory_of(device: torch.device) -> int:
     """Bytes that the machine or the GPU has in all."""
     if device.type == "cuda":
         cuda: Any = torch.cuda
@@ -164,4 +164,4 @@ def _view(view: View, value: Value, sizes: Sequence[int | None]) -> None:
         )
 
 
-__all__ = ["CheckedProgram", "applies", "check_bounds"]
+__all__ = ["CheckedProgram", "applies", "check_bounds", "memory_of"]

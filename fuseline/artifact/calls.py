@@ -12,7 +12,7 @@ from fuseline import errors
 from fuseline.artifact import trees
 from fuseline.artifact.program import Constant, Counted, Given, Passed, ProgramFile
 from fuseline.runtime.executor import Program
-from fuseline.runtime.plan import Expr
+from fuseline.runtime.plan import ArgSpec, Expr, View
 
 
 class Call:
@@ -22,6 +22,7 @@ class Call:
         name: of the program.
         file: what it takes and gives.
         program: the plan with its kernels.
+        room: tokens that its cache has room for, where it is a language model's.
     """
 
     def __init__(
@@ -31,8 +32,9 @@ class Call:
         program: Program,
         run: Callable[[Sequence[Any]], Sequence[Tensor]],
         fixed: Mapping[int, Tensor],
+        room: int | None = None,
     ) -> None:
-        self.name, self.file, self.program = name, file, program
+        self.name, self.file, self.program, self.room = name, file, program, room
         self._run = run
         self._fixed = fixed
         self._order = [i for i, item in enumerate(file.inputs) if item.kind in ("user", "symbol")]
@@ -40,6 +42,23 @@ class Call:
         self._numbers = {n.input: n for n in file.numbers}
         self._composite = _composite(file)
         self._value = _evaluator(file)
+
+    def __repr__(self) -> str:
+        inputs = zip(self.file.inputs, self.program.plan.args, strict=True)
+        taken = [f"{i.name}: {_form(s)}" for i, s in inputs if i.kind in ("user", "symbol")]
+        given = [self._gives(owed) for owed in self.file.returns]
+        return f"{self.name}({', '.join(taken)}) -> {', '.join(given)}"
+
+    def _gives(self, owed: Given | Passed | Counted | Constant) -> str:
+        match owed:
+            case Given(number):
+                return _form(self.program.plan.returns[number])
+            case Passed(number, shape):
+                return f"{self.file.inputs[number].name} as [{', '.join(map(str, shape))}]"
+            case Counted(value):
+                return f"int {value}"
+            case Constant(value):
+                return repr(value)
 
     @property
     def state(self) -> dict[str, Tensor]:
@@ -52,7 +71,7 @@ class Call:
 
         Raises:
             ArtifactError: FL1108.
-            InputError: FL0901 to FL0904.
+            InputError: FL0901 to FL0905.
 
         """
         given: list[Any] = [self._fixed.get(i) for i in range(len(self.file.inputs))]
@@ -72,11 +91,26 @@ class Call:
             flat[number] = self._in_memory(counted, given[counted], 0, None)
         if self._composite:
             self._check(flat)
-        results = self._run(flat)
+        try:
+            results = self._run(flat)
+        except errors.IndexInputError as error:
+            raise self._told(error) from None
         bound = self._bind(given)
         return trees.unflatten(
             self.file.gives, iter([self._owed(r, given, results, bound) for r in self.file.returns])
         )
+
+    def _told(self, error: errors.IndexInputError) -> errors.FuselineError:
+        """An error of a program with a cache says how much it takes, and how to get more."""
+        if self.room is None:
+            return error
+        known = error.diagnostic
+        hint = (
+            f"check token ids against the vocabulary; the cache has room for {self.room} tokens: "
+            "reset() of the loaded model empties it, and an export with --decode static:LENGTH "
+            "makes a longer one"
+        )
+        return errors.INDEX_OUTSIDE.error(where=known.where, found=known.found, hint=hint)
 
     def _real(self, number: int, value: object) -> Tensor:
         """The real view of a complex argument."""
@@ -138,6 +172,13 @@ class Call:
                 return self._value(expr, bound)
             case Constant(value):
                 return value
+
+
+def _form(spec: ArgSpec | View) -> str:
+    """Type and sizes of a tensor, or the value of an integer."""
+    if isinstance(spec, ArgSpec) and spec.kind == "int":
+        return f"int {spec.value}"
+    return f"{str(spec.dtype).removeprefix('torch.')}[{', '.join(map(str, spec.shape))}]"
 
 
 def _composite(file: ProgramFile) -> list[tuple[int, int, Expr, Expr]]:

@@ -6,7 +6,8 @@ import re
 from collections.abc import Iterable, Iterator, Mapping
 from typing import TYPE_CHECKING
 
-from fuseline.artifact.codec import MalformedError
+from fuseline.artifact.codec import GREATEST, MalformedError
+from fuseline.artifact.weights import Zeros
 
 if TYPE_CHECKING:
     from fuseline.artifact.manifest import CudaKernel, Manifest, Target
@@ -60,6 +61,9 @@ def check_manifest(manifest: Manifest, sizes: Mapping[str, int]) -> None:
         raise MalformedError("weights in a member and beside it, or in neither")
     if weights.file is not None and not _DIGEST.fullmatch(weights.file[1].sha256):
         raise MalformedError("weights with a digest that is none")
+    zeros = sum(at.nbytes for at in weights.tensors.values() if isinstance(at, Zeros))
+    if zeros > GREATEST:
+        raise MalformedError(f"zeros of {zeros} bytes")
 
 
 def _target(manifest: Manifest, target: Target) -> None:

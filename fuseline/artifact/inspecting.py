@@ -118,19 +118,27 @@ class Opened:
             for at in range(entry.begin, entry.end, _PART):
                 digest.update(read(start + at, min(_PART, entry.end - at)))
             digests[name] = digest.hexdigest()
-        placed = self.manifest.weights.tensors
-        if missing := {p.memory for p in placed.values()} - found.keys():
-            raise damaged(self.archive.path, f"no memory {min(missing)[:80]!r} is stored")
-        return {
-            name: {
-                "dtype": encode(found[p.memory].dtype),
-                "shape": list(p.shape),
-                "strides": list(p.strides),
-                "offset": p.offset,
-                "sha256": digests[p.memory],
+        facts: dict[str, Facts] = {}
+        for name, at in self.manifest.weights.tensors.items():
+            if isinstance(at, weights.Zeros):
+                facts[name] = {
+                    "dtype": encode(at.dtype),
+                    "shape": list(at.shape),
+                    "strides": weights.row_by_row(at.shape),
+                    "offset": 0,
+                    "sha256": "zeros",
+                }
+                continue
+            if at.memory not in found:
+                raise damaged(self.archive.path, f"no memory {at.memory[:80]!r} is stored")
+            facts[name] = {
+                "dtype": encode(found[at.memory].dtype),
+                "shape": list(at.shape),
+                "strides": list(at.strides),
+                "offset": at.offset,
+                "sha256": digests[at.memory],
             }
-            for name, p in placed.items()
-        }
+        return facts
 
     def _weights(self) -> tuple[int, Callable[[int, int], bytes]]:
         """The size of the safetensors file, and how to read of it."""
@@ -187,10 +195,12 @@ class Opened:
             kind["tensors"] += 1
             kind["bytes"] += entry.end - entry.begin
         stored = self.manifest.weights
+        zeros = [at for at in stored.tensors.values() if isinstance(at, weights.Zeros)]
         return {
             "in": stored.member if stored.file is None else stored.file[0],
             "beside": stored.file is not None,
             "tensors": len(stored.tensors),
+            "zeros": {"tensors": len(zeros), "bytes": sum(at.nbytes for at in zeros)},
             "bytes": sum(kind["bytes"] for kind in kinds.values()),
             "dtypes": kinds,
         }

@@ -8,10 +8,10 @@ from dataclasses import dataclass
 from typing import cast
 
 from fuseline import errors
-from fuseline.artifact.archive import Archive, Member, damaged
+from fuseline.artifact.archive import Archive, Beside, Member, damaged
 from fuseline.artifact.check import check_manifest
 from fuseline.artifact.codec import MOST_JSON, MalformedError, decode, encode, parse
-from fuseline.artifact.weights import Placed
+from fuseline.artifact.weights import Placed, Zeros
 
 MANIFEST = "manifest.json"
 SCHEMA = 1
@@ -104,12 +104,12 @@ class Weights:
     Attributes:
         member: a safetensors file; None where it lies beside the artifact.
         file: its name there, and what it must be; None where it is a member.
-        tensors: by name.
+        tensors: by name; those that begin as zeros are stored nowhere.
     """
 
     member: str | None
     file: tuple[str, Member] | None
-    tensors: Mapping[str, Placed]
+    tensors: Mapping[str, Placed | Zeros]
 
 
 @dataclass(frozen=True)
@@ -208,6 +208,19 @@ def manifest_bytes(archive: Archive) -> bytes:
     return archive.read(MANIFEST)
 
 
+def verify_members(archive: Archive, manifest: Manifest) -> None:
+    """Hold every member, and the weights beside, to what the manifest says.
+
+    Raises:
+        ArtifactError: FL1103, where one is another; FL1101 or FL1102, where one is not there.
+
+    """
+    for name, member in manifest.members.items():
+        archive.verify(name, member)
+    if manifest.weights.file is not None:
+        Beside(archive, *manifest.weights.file).verify()
+
+
 def load_json(archive: Archive, name: str, data: bytes) -> object:
     """The JSON of a member.
 
@@ -232,4 +245,5 @@ __all__ = [
     "Text",
     "Weights",
     "manifest_bytes",
+    "verify_members",
 ]

@@ -158,6 +158,7 @@ class ProgramFile:
         symbols: where each symbol of a result or a size is read from: input, and dim or -1.
         complex: the inputs that are complex to the caller; the program takes their real views.
         numbers: integers that are read from memory.
+        traced: what the func calls each size that has a name of the user's.
         sites: what was fused in the model, and what not.
         kernels: what the plan calls, and what each needs.
     """
@@ -170,8 +171,15 @@ class ProgramFile:
     symbols: Mapping[str, tuple[int, int]]
     complex: tuple[int, ...]
     numbers: tuple[Number, ...]
+    traced: Mapping[str, str]
     sites: tuple[Site, ...]
     kernels: tuple[KernelRecord, ...]
+
+    @property
+    def state(self) -> set[str]:
+        """The names of the tensors that it writes and keeps from call to call."""
+        pairs = zip(self.inputs, self.plan.args, strict=True)
+        return {i.name for i, spec in pairs if spec.written and i.kind in ("weight", "constant")}
 
     def to_json(self) -> Any:
         """What is written."""

@@ -20,9 +20,9 @@ from pathlib import Path
 from typing import Any, Literal
 
 from fuseline import errors
-from fuseline.artifact.archive import PAGE, Archive, Beside, Writer, damaged, replacing
+from fuseline.artifact.archive import PAGE, Archive, Writer, damaged, replacing
 from fuseline.artifact.codec import MalformedError, decode, encode, parse
-from fuseline.artifact.manifest import SIGNATURE, Manifest, manifest_bytes
+from fuseline.artifact.manifest import SIGNATURE, Manifest, manifest_bytes, verify_members
 
 PURPOSE = b"fuseline artifact, signature 1\0"
 """Before what is signed, so that a signature for something else is none of an artifact."""
@@ -165,19 +165,6 @@ def check_signature(archive: Archive, manifest: bytes, key: Path) -> None:
         raise errors.UNSIGNED.error(str(archive.path), found=found, expected=expected)
 
 
-def verify_members(archive: Archive, manifest: Manifest) -> None:
-    """Hold every member, and the weights beside, to what the manifest says.
-
-    Raises:
-        ArtifactError: FL1103, where one is another; FL1101 or FL1102, where one is not there.
-
-    """
-    for name, member in manifest.members.items():
-        archive.verify(name, member)
-    if manifest.weights.file is not None:
-        Beside(archive, *manifest.weights.file).verify()
-
-
 def _text(manifest: bytes) -> bytes:
     return PURPOSE + hashlib.sha256(manifest).digest()
 
@@ -250,5 +237,4 @@ __all__ = [
     "sign_file",
     "signed",
     "verified",
-    "verify_members",
 ]

@@ -3,13 +3,14 @@
 A tensor may lie in memory in another order than row by row, and two may share memory: what is
 written is the memory, once, and `Placed` says how a tensor lies on it. Members of a packed group
 lie one behind the other, as merged products read them; every other one begins at 64 bytes. Between
-them are tensors named ``.padding``, as the format allows no holes.
+them are tensors named ``.padding``, as the format allows no holes. State that begins as zeros (an
+empty cache) takes no place: it is `Zeros`.
 """
 
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, cast
 
@@ -65,11 +66,36 @@ class Placed:
 
 
 @dataclass(frozen=True)
+class Zeros:
+    """A tensor of zeros that lies row by row; nothing of it is stored.
+
+    Attributes:
+        dtype: of its elements.
+        shape: of the tensor.
+    """
+
+    dtype: torch.dtype
+    shape: tuple[int, ...]
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes of memory that it takes.
+
+        Raises:
+            MalformedError: a shape that no tensor has.
+
+        """
+        if len(self.shape) > MOST_DIMS or any(n < 0 for n in self.shape):
+            raise MalformedError(f"zeros of sizes {self.shape[:8]}")
+        return _product(self.shape) * self.dtype.itemsize
+
+
+@dataclass(frozen=True)
 class Stored:
     """What is written: pieces of memory by name, in order, and the tensors on them."""
 
     memory: Mapping[str, Tensor]
-    tensors: Mapping[str, Placed]
+    tensors: Mapping[str, Placed | Zeros]
 
     @property
     def nbytes(self) -> int:
@@ -77,18 +103,31 @@ class Stored:
         return sum(t.nbytes for t in self.memory.values())
 
 
-def stored(tensors: Mapping[str, Tensor], groups: Sequence[Sequence[str]]) -> Stored:
-    """How tensors are written: those of each group one behind the other, the others behind them.
+def stored(
+    tensors: Mapping[str, Tensor], groups: Sequence[Sequence[str]], state: Collection[str] = ()
+) -> Stored:
+    """How tensors are written: those of each group one behind the other, the others behind them,
+    and state last, so that a GPU may be given all before it and nothing else.
 
     A tensor that is all of its memory, row by row, is that memory. One that shares memory with
     another, or has other strides, lies on the part of the storage that it spans.
+
+    Args:
+        tensors: by name.
+        groups: names of tensors that merged products read as one.
+        state: names of those that programs write: where these are zeros, nothing is stored.
+
     """
     grouped = dict.fromkeys(name for group in groups for name in group)
+    others = sorted((n for n in tensors if n not in grouped), key=lambda name: name in state)
     memory: dict[str, Tensor] = {}
-    placed: dict[str, Placed] = {}
+    placed: dict[str, Placed | Zeros] = {}
     known: dict[tuple[int, int, int, torch.dtype], str] = {}
-    for name in (*grouped, *(n for n in tensors if n not in grouped)):
+    for name in (*grouped, *others):
         tensor = tensors[name].detach()
+        if name in state and name not in grouped and _is_zeros(tensor):
+            placed[name] = Zeros(tensor.dtype, tuple(tensor.shape))
+            continue
         span = _span(tensor)
         key = (span.data_ptr(), span.numel(), 0, tensor.dtype)
         home = known.get(key) if span.numel() else None
@@ -98,6 +137,11 @@ def stored(tensors: Mapping[str, Tensor], groups: Sequence[Sequence[str]]) -> St
             memory[name] = tensor if tensor.is_contiguous() else span
         placed[name] = Placed(home, 0, tuple(tensor.shape), tuple(tensor.stride()))
     return Stored(memory, placed)
+
+
+def _is_zeros(tensor: Tensor) -> bool:
+    """Whether every bit of a tensor that lies row by row is zero: minus zero is another number."""
+    return tensor.is_contiguous() and not bool(tensor.reshape(-1).view(torch.uint8).any())
 
 
 def _span(tensor: Tensor) -> Tensor:
@@ -292,6 +336,16 @@ def place(memory: Mapping[str, Tensor], at: Placed) -> Tensor:
     return base.reshape(-1).as_strided(at.shape, at.strides, int(base.storage_offset()) + at.offset)
 
 
+def row_by_row(shape: Sequence[int]) -> list[int]:
+    """The strides of a tensor that lies row by row, in elements."""
+    strides: list[int] = []
+    step = 1
+    for n in reversed(shape):
+        strides.append(step)
+        step *= max(n, 1)
+    return strides[::-1]
+
+
 def is_within(tensor: Tensor) -> bool:
     """Whether a tensor has no more elements than memory: one that repeats some takes more as soon
     as it is copied, and a file may say so of any size.
@@ -303,6 +357,7 @@ __all__ = [
     "Entry",
     "Placed",
     "Stored",
+    "Zeros",
     "entries",
     "head_size",
     "header",
@@ -310,5 +365,6 @@ __all__ = [
     "parts",
     "place",
     "read",
+    "row_by_row",
     "stored",
 ]

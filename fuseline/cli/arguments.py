@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import argparse
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from typing import TypeVar
 
 from fuseline.config import parse_option
@@ -39,6 +39,39 @@ def add_inputs(parser: argparse.ArgumentParser) -> None:
     """The shape of the token ids that a language model is given; a function brings its inputs."""
     parser.add_argument("--batch", type=count, help=f"sequences (default: {BATCH})")
     parser.add_argument("--length", type=count, help=f"tokens in each (default: {LENGTH})")
+
+
+def add_file_checks(parser: argparse.ArgumentParser) -> None:
+    """What is checked of a .fuse file before it is loaded."""
+    parser.add_argument(
+        "--verify",
+        action="store_true",
+        help="of a .fuse file: read every byte first, and compare all digests",
+    )
+    parser.add_argument(
+        "--verify-key",
+        metavar="KEY",
+        help="a PEM file with a public key: refuse a .fuse file that it has not signed; implies "
+        "--verify",
+    )
+
+
+def refuse(arguments: argparse.Namespace, flags: Iterable[str], reason: str, expected: str) -> None:
+    """Refuse flags that mean nothing for what is asked.
+
+    Args:
+        arguments: those given; a flag that was not given has None or False.
+        flags: such as ``--dtype``.
+        reason: what they are given beside.
+        expected: what they need in its place.
+
+    Raises:
+        UsageError: FL0103, if one of them was given.
+
+    """
+    for flag in flags:
+        if vars(arguments)[flag.removeprefix("--").replace("-", "_")] not in (None, False):
+            raise BAD_ARGUMENT.error(flag, found=f"it with {reason}", expected=expected)
 
 
 def add_options(parser: argparse.ArgumentParser) -> None:

@@ -66,6 +66,8 @@ def _weights(weights: Facts) -> list[list[str]]:
     rows = [[where, f"{weights['tensors']} tensors", bytes_text(weights["bytes"])]]
     for dtype, kind in weights["dtypes"].items():
         rows.append([f"  {dtype}", f"{kind['tensors']} stored", bytes_text(kind["bytes"])])
+    if zeros := weights["zeros"]["tensors"]:
+        rows.append(["  zeros", f"{zeros} not stored", bytes_text(weights["zeros"]["bytes"])])
     return rows
 
 

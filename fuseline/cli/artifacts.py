@@ -8,7 +8,7 @@ import time
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any, cast
 
-from fuseline.cli.arguments import BATCH, LENGTH, options
+from fuseline.cli.arguments import BATCH, LENGTH, options, refuse
 from fuseline.cli.generate import TOKENS, read_prompt
 from fuseline.cli.output import Output, columns
 from fuseline.errors import BAD_ARGUMENT, MISSING_PACKAGE, NOT_A_TEXT_MODEL, TOO_LONG
@@ -19,7 +19,12 @@ if TYPE_CHECKING:
 
 
 def load(arguments: argparse.Namespace, out: Output) -> tuple[Loaded, float]:
-    """The file that was named, and the seconds that loading took."""
+    """The file that was named, and the seconds that loading took.
+
+    Raises:
+        UsageError: FL0103, with ``--dtype``: a file has the dtype that it was exported with.
+    """
+    refuse(arguments, ("--dtype",), arguments.model, "it where the file is exported")
     with out.step(f"loading {arguments.model}"):
         import torch  # its own import is not ours to answer for
 
@@ -28,7 +33,8 @@ def load(arguments: argparse.Namespace, out: Output) -> tuple[Loaded, float]:
         from fuseline.artifact.load import load as load_file
 
         given: dict[str, Any] = options(arguments)
-        loaded = load_file(arguments.model, **given)
+        checks = {"verify": arguments.verify, "verify_key": arguments.verify_key}
+        loaded = load_file(arguments.model, **checks, **given)
         seconds = time.perf_counter() - started
     out.note(f"{loaded.choice}, loaded in {seconds:.2f} s")
     return loaded, seconds
@@ -66,9 +72,9 @@ def run(arguments: argparse.Namespace, out: Output) -> int:
 
 def generate(arguments: argparse.Namespace, out: Output) -> int:
     """Continue a prompt, or token ids, with the prefill and the decode step of a file."""
-    for flag, value in {"--eager": arguments.eager, "--kv-cache": arguments.kv_cache}.items():
-        if value:
-            raise BAD_ARGUMENT.error(flag, found=f"it with {arguments.model}", expected="a model")
+    refuse(arguments, ("--eager", "--kv-cache"), arguments.model, "a model")
+    if arguments.ids:
+        refuse(arguments, ("--prompt", "--chat"), "--ids", "one of the two")
     started = time.perf_counter()
     loaded, seconds = load(arguments, out)
     text = loaded.manifest.text
@@ -85,17 +91,18 @@ def generate(arguments: argparse.Namespace, out: Output) -> int:
             expected=f"at most {text.length} together",
         )
     from fuseline.cli.generation import Sampling, generate
-    from fuseline.cli.timing import Timing
+    from fuseline.cli.timing import Timing, process_age
 
     sampling = Sampling(arguments.temperature, arguments.top_k, arguments.top_p, arguments.seed)
     timing = Timing()
     session: Any = _Session(loaded, text.batch)
     tokens: list[int] = []
     shown = ""
-    first = 0.0
+    first, age = 0.0, None
     stop = frozenset(text.stop)
     for token in generate(session, ids, wanted, sampling, stop=stop, timing=timing):
-        first = first or time.perf_counter() - started
+        if not tokens:
+            first, age = time.perf_counter() - started, process_age()
         tokens.append(token)
         whole = tokenizer.decode(tokens) if tokenizer is not None else " ".join(map(str, tokens))
         if not whole.endswith("\N{REPLACEMENT CHARACTER}"):
@@ -111,6 +118,7 @@ def generate(arguments: argparse.Namespace, out: Output) -> int:
         "target": loaded.choice.target.title,
         "load_seconds": seconds,
         "first_token_seconds": first,
+        "process_seconds_to_first_token": age,
         "prefill_seconds": timing.prefill,
         "decode_seconds": sum(timing.steps),
         "tokens_per_second": rate,
@@ -119,7 +127,8 @@ def generate(arguments: argparse.Namespace, out: Output) -> int:
         out.result(data, "")
     else:
         then = f", then {rate:.1f} tokens/s" if rate else ""
-        out.note(f"{len(tokens)} tokens, the first after {first:.2f} s{then}")
+        whole = "" if age is None else f" ({age:.2f} s after the process began)"
+        out.note(f"{len(tokens)} tokens, the first after {first:.2f} s{whole}{then}")
     return 0
 
 

@@ -10,11 +10,13 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, get_args
 
 from fuseline.cli.arguments import (
+    add_file_checks,
     add_json,
     add_model,
     count,
     options,
     positive,
+    refuse,
     seed,
     share,
 )
@@ -61,6 +63,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="what the caches hold: what the model writes, or the latents that its keys and values "
         "are expanded from; as --set cache=... (default: as FUSELINE_KV_CACHE has it, or model)",
     )
+    add_file_checks(parser)
     add_json(parser)
 
 
@@ -107,8 +110,7 @@ def run(arguments: argparse.Namespace, out: Output) -> int:
         from fuseline.cli import artifacts
 
         return artifacts.generate(arguments, out)
-    if arguments.ids:
-        raise BAD_ARGUMENT.error("--ids", found="ids for a model", expected="a .fuse file")
+    refuse(arguments, ("--ids", "--verify", "--verify-key"), arguments.model, "a .fuse file")
     arguments.tokens = arguments.tokens or TOKENS
     config = Config.of(_options(arguments))
     with out.step(f"loading {arguments.model}"):

@@ -50,7 +50,8 @@ class Command(Protocol):
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run one command. Returns 0: done; 1: the work failed, or numbers differ; 2: wrong usage."""
-    arguments = parser().parse_args(argv)
+    words = sys.argv[1:] if argv is None else list(argv)
+    arguments = parser(words[0] if words else None).parse_args(words)
     out = Output(json=arguments.json)
     with warnings.catch_warnings():
         _show_our_warnings(out)
@@ -89,12 +90,16 @@ def _reader_left() -> int:
     return DONE
 
 
-def parser() -> argparse.ArgumentParser:
-    """The parser of the whole command line."""
-    return parsers()[0]
+def parser(command: str | None = None) -> argparse.ArgumentParser:
+    """The parser of the whole command line; of a command alone, where one is named, as each of the
+    others would be imported for nothing.
+    """
+    return parsers(command)[0]
 
 
-def parsers() -> tuple[argparse.ArgumentParser, dict[str, argparse.ArgumentParser]]:
+def parsers(
+    only: str | None = None,
+) -> tuple[argparse.ArgumentParser, dict[str, argparse.ArgumentParser]]:
     """The parser of the whole command line, and those of the commands by name."""
     top = argparse.ArgumentParser(
         prog="fuseline",
@@ -105,6 +110,9 @@ def parsers() -> tuple[argparse.ArgumentParser, dict[str, argparse.ArgumentParse
     commands = top.add_subparsers(title="commands", metavar="COMMAND", required=True)
     found: dict[str, argparse.ArgumentParser] = {}
     for name, summary in COMMANDS.items():
+        if only in COMMANDS and name != only:
+            commands.add_parser(name, help=summary)
+            continue
         module = cast("Command", importlib.import_module(f"fuseline.cli.{name}"))
         command = commands.add_parser(
             name,

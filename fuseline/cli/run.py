@@ -16,7 +16,15 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from fuseline.cli.arguments import add_inputs, add_json, add_model, count, options
+from fuseline.cli.arguments import (
+    add_file_checks,
+    add_inputs,
+    add_json,
+    add_model,
+    count,
+    options,
+    refuse,
+)
 from fuseline.cli.files import kind_of
 from fuseline.cli.output import Output, columns
 from fuseline.config import Config
@@ -63,6 +71,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add_model(parser)
     add_inputs(parser)
     parser.add_argument("--runs", type=count, default=10, help="timed calls of each (default: 10)")
+    add_file_checks(parser)
     add_json(parser)
 
 
@@ -72,6 +81,7 @@ def run(arguments: argparse.Namespace, out: Output) -> int:
         from fuseline.cli import artifacts
 
         return artifacts.run(arguments, out)
+    refuse(arguments, ("--verify", "--verify-key"), arguments.model, "a .fuse file")
     config = Config.of(options(arguments))
     with out.step(f"loading {arguments.model}"):
         from fuseline.cli import models

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, TypeAlias, cast
 
@@ -20,6 +20,7 @@ from fuseline.artifact.program import (
 )
 from fuseline.artifact.trees import Kind, Tree
 from fuseline.compilation import Compilation
+from fuseline.exporting.renaming import renamed
 from fuseline.frontend.captured import (
     Captured,
     FromGraph,
@@ -54,7 +55,7 @@ def program_file(name: str, exported: Ahead, compilation: Compilation) -> Progra
             assert isinstance(step.call, Reference)
             ops[number] = place[step.call.op]
     report = compilation.report()
-    return ProgramFile(
+    file = ProgramFile(
         plan=PlanFile.of(plan, ops),
         inputs=(
             *(Input(stored_name(name, i), _KINDS[i.kind]) for i in captured.inputs),
@@ -73,9 +74,11 @@ def program_file(name: str, exported: Ahead, compilation: Compilation) -> Progra
             for i, arg in enumerate(func.args)
             if arg.origin is not None and arg.origin.kind == "number"
         ),
+        traced={},
         sites=report.sites,
         kernels=report.kernels,
     )
+    return renamed(file, exported.names) if isinstance(exported, Exported) else file
 
 
 def _trees(exported: Ahead) -> tuple[Tree, Tree]:
@@ -118,6 +121,11 @@ def tensors_of(program: str, captured: Program) -> dict[str, Tensor]:
         for item in captured.inputs
         if item.actual is not None
     }
+
+
+def state_of(programs: Iterable[ProgramFile]) -> set[str]:
+    """The names of the tensors that programs write and keep from call to call."""
+    return {name for program in programs for name in program.state}
 
 
 def groups_of(program: str, captured: Program, compilation: Compilation) -> list[list[str]]:
@@ -185,4 +193,12 @@ def _owed(owed: Return) -> Given | Passed | Counted | Constant:
             return Constant(value)
 
 
-__all__ = ["Ahead", "groups_of", "program_file", "stored_name", "tensors_of", "tree_of"]
+__all__ = [
+    "Ahead",
+    "groups_of",
+    "program_file",
+    "state_of",
+    "stored_name",
+    "tensors_of",
+    "tree_of",
+]

@@ -494,7 +494,7 @@ def _written(
 ) -> Exported:
     """The file, with the manifest as its last member."""
     groups = _disjoint(made.groups)
-    stored = weights.stored(tensors, groups)
+    stored = weights.stored(tensors, groups, describe.state_of(made.programs))
     head, size = weights.header(stored.memory, groups)
     beside = None
     if not embed:

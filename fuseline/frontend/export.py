@@ -6,7 +6,7 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, cast
 
 import torch
@@ -18,6 +18,7 @@ from fuseline.frontend.captured import Captured, InputKind
 from fuseline.frontend.convert import Source, convert
 from fuseline.frontend.places import value_of
 from fuseline.frontend.record import NotSimple
+from fuseline.frontend.size_names import given_names, size_names
 from fuseline.frontend.traceable import Traceable
 
 
@@ -32,12 +33,14 @@ class Exported:
         constants: the leaves of a call that are no tensors, and no integers that vary, by number:
             None, a flag, a string. They are part of the program.
         out_spec: the tree of the returned value, whose leaves are ``captured.returns``.
+        names: the user's name of each symbol that has one.
     """
 
     captured: Captured
     in_spec: pytree.TreeSpec
     constants: Mapping[int, bool | int | float | str | None]
     out_spec: pytree.TreeSpec
+    names: Mapping[str, str] = field(default_factory=dict[str, str])
 
 
 def capture_export(
@@ -63,7 +66,8 @@ def capture_export(
 
     """
     with torch.no_grad(), Traceable(model):
-        return _exported(_torch.export_graph(model, args, kwargs, dynamic_shapes), name)
+        program = _torch.export_graph(model, args, kwargs, dynamic_shapes)
+        return _exported(program, name, given_names(model, args, kwargs or {}, dynamic_shapes))
 
 
 def capture_program(program: torch.export.ExportedProgram, *, name: str = "main") -> Exported:
@@ -84,7 +88,7 @@ def capture_program(program: torch.export.ExportedProgram, *, name: str = "main"
         return _exported(program, name)
 
 
-def _exported(program: Any, name: str) -> Exported:
+def _exported(program: Any, name: str, named: Sequence[Mapping[int, str]] = ()) -> Exported:
     graph = copy.deepcopy(program.graph)  # of nodes alone: tensors are not copied
     _write_in_place(program, graph)
     inputs = _inputs(program, graph)
@@ -99,7 +103,10 @@ def _exported(program: Any, name: str) -> Exported:
         ranges=program.range_constraints,
     )
     spec = program.call_spec
-    return Exported(captured, spec.in_spec, constants, spec.out_spec)
+    user = [i.value for i in captured.inputs if i.kind in (InputKind.USER, InputKind.SYMBOL)]
+    varying = [names for leaf, names in enumerate(named) if leaf not in constants]
+    names = size_names(captured.symbols, user, varying)
+    return Exported(captured, spec.in_spec, constants, spec.out_spec, names)
 
 
 _KINDS = {

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from dataclasses import fields
 from pathlib import Path
 from typing import Any
@@ -9,22 +10,37 @@ from typing import Any
 from fuseline.artifact.archive import Member, Writer
 from fuseline.artifact.machine import machine
 from fuseline.artifact.manifest import MANIFEST, SCHEMA, Manifest, Native, Target, Weights
+from fuseline.artifact.program import PlanFile, ProgramFile
+from fuseline.artifact.trees import Tree
 
 RUNNER, WEIGHTS, PROGRAM, FUNC = "runner.so", "weights.safetensors", "main.json", "main.ir"
 
 
-def write(path: Path, *, kind: str | None = None, runner: bytes = b"code", **changes: Any) -> Path:
+def write(
+    path: Path,
+    *,
+    kind: str | None = None,
+    runner: bytes = b"code",
+    stored: bytes | None = None,
+    **changes: Any,
+) -> Path:
     """Write one for this machine, or another one.
 
     Args:
         path: of the file.
         kind: of machine.
         runner: what is in the place of the runner, whose digest the manifest has for ``b"code"``.
+        stored: the file of weights; one without any, by default.
         changes: of the manifest.
 
     """
     kind = kind or machine()
-    parts = {FUNC: b"func", PROGRAM: b"{}", RUNNER: b"code", WEIGHTS: _no_weights()}
+    parts = {
+        FUNC: b"func",
+        PROGRAM: _no_program(),
+        RUNNER: b"code",
+        WEIGHTS: stored or _no_weights(),
+    }
     with path.open("wb") as file:
         writer = Writer(file)
         for name, data in parts.items():
@@ -53,6 +69,14 @@ def write(path: Path, *, kind: str | None = None, runner: bytes = b"code", **cha
         writer.add_bytes(MANIFEST, Manifest(**{**about, **changes}).to_bytes())
         writer.end()
     return path
+
+
+def _no_program() -> bytes:
+    """One that takes nothing, does nothing and gives nothing."""
+    plan = PlanFile((), (), (), (), {}, {}, (), {}, {}, (), {})
+    takes = Tree("tuple", (), (Tree("tuple"), Tree("dict")))
+    file = ProgramFile(plan, (), takes, Tree("tuple"), (), {}, (), (), {}, (), ())
+    return json.dumps(file.to_json()).encode()
 
 
 def _no_weights() -> bytes:

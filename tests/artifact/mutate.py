@@ -23,7 +23,7 @@ NUMBERS = (0, 1, 2, 7, 255, 65535, 2**31 - 1, 2**31, 2**32 - 1, 2**62, 2**63 - 1
 TEXTS = (
     "", "x", "main", "cpu", "sm_90", "float32", "complex128", "../x", "/etc/passwd", "a\0b",
     "\x1b[2J", "\ud800", "num_workers", "lambda", "Max(1, 2)", "((9**8)**8)**8", "1//0", "-(1)",
-    "s77", "s77**8", "s77 - 100", "2**63", "_handle", "arg", "host", "temp", "scratch", "HostOp",
+    "B", "B**8", "B - 100", "2**63", "_handle", "arg", "host", "temp", "scratch", "HostOp",
     "View", "weights.safetensors", MANIFEST, "x" * 5000,
 )  # fmt: skip
 

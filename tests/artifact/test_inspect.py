@@ -30,14 +30,15 @@ def test_what_a_file_holds(capsys: Print) -> None:
     assert facts["licence"] == "Apache-2.0"
     assert facts["made_with"]["torch"] == torch.__version__
     assert facts["signature"] is None
-    assert facts["weights"]["dtypes"] == {"float32": {"tensors": 4, "bytes": 4 * (16 + 768 + 4)}}
+    assert facts["weights"]["dtypes"] == {"float32": {"tensors": 3, "bytes": 4 * (16 + 768)}}
+    assert facts["weights"]["zeros"] == {"tensors": 1, "bytes": 16}  # the counter
     (target,) = facts["targets"]
     assert target["title"] == "cpu:baseline"
     program = target["programs"]["main"]
-    assert program["inputs"] == [{"name": "x", "dtype": "float32", "shape": ["s77", 16]}]
+    assert program["inputs"] == [{"name": "x", "dtype": "float32", "shape": ["B", 16]}]
     assert program["state"] == [{"name": "count", "dtype": "float32", "shape": [4]}]
-    assert program["results"][2] == {"dtype": "int64", "shape": ["s77", 24]}
-    assert program["sizes"] == {"s77": {"least": 0, "most": 64}}
+    assert program["results"][2] == {"dtype": "int64", "shape": ["B", 24]}
+    assert program["sizes"] == {"B": {"least": 0, "most": 64}}
     assert program["steps"]["torch"] == 1
     assert [site["pattern"] for site in program["sites"]] == ["rms_norm"]
     assert {k["status"] for k in program["kernels"]} == {"native", "reference"}
@@ -48,11 +49,11 @@ def test_memory_is_what_a_call_takes(capsys: Print) -> None:
     """The arena of the loaded program, for the same sizes."""
     model = fuseline.load(shared(), threads=1)
     for rows in (1, 7, 64):
-        assert main(["inspect", str(shared()), "--json", "--at", f"s77={rows}"]) == 0
+        assert main(["inspect", str(shared()), "--json", "--at", f"B={rows}"]) == 0
         memory = answer(capsys)["targets"][0]["programs"]["main"]["memory"]
         bound = model.main.program.bind((rows,))
         assert memory["arena"] == bound.arena
-        assert memory["at"] == {"s77": rows}
+        assert memory["at"] == {"B": rows}
         assert memory["results"] == 16 + 64 * rows
 
 
@@ -63,9 +64,10 @@ def test_the_text(capsys: Print) -> None:
         "licence     Apache-2.0",
         "digests     all checked",
         "target cpu:baseline\n  x86_64 linux",
-        "input      x: float32[s77, 16]",
-        "size       s77 in 0..64",
-        "temporary  2 x 96*s77 bytes",
+        "input      x: float32[B, 16]",
+        "size       B in 0..64",
+        "zeros              1 not stored  16 B",
+        "temporary  2 x 96*B bytes",
         "sort at small.py",
         "fused  rms_norm",
         "weights.safetensors",
@@ -75,7 +77,7 @@ def test_the_text(capsys: Print) -> None:
 
 @pytest.mark.parametrize(
     ("given", "said"),
-    [("s77", "NAME=SIZE"), ("s77=-1", "NAME=SIZE"), ("s77=65", "0 to 64"), ("B=1", "one of s77")],
+    [("B", "NAME=SIZE"), ("B=-1", "NAME=SIZE"), ("B=65", "0 to 64"), ("S=1", "one of B")],
 )
 def test_sizes_that_are_none(given: str, said: str, capsys: Print) -> None:
     assert main(["inspect", str(shared()), "--at", given]) == 2
@@ -137,11 +139,11 @@ def test_one_weight_that_changed(tmp_path: Path, capsys: Print) -> None:
     assert main(["inspect", str(path), "--diff", str(shared()), "--json"]) == 1
     found = answer(capsys)
     assert not found["same"]
-    assert [w["name"] for w in found["weights"]["changed"]] == ["count"]
+    assert [w["name"] for w in found["weights"]["changed"]] == ["down"]
     assert found["weights"]["same"] == 3
     assert found["targets"][0]["status"] == "same"
     assert main(["inspect", str(path), "--diff", str(shared())]) == 1
-    assert "changed  count: float32[4], sha256:" in capsys.readouterr().out
+    assert "changed  down: float32[16, 24], sha256:" in capsys.readouterr().out
 
 
 def test_another_model(tmp_path: Path, capsys: Print) -> None:

@@ -71,17 +71,17 @@ PROGRAMS: dict[str, tuple[str, object, str]] = {
     "dims": ("plan.returns.0.shape", [1] * 65, "65 dims"),
     "an argument": ("plan.buffers.0.arg", 99, "argument 99 of"),
     "an argument last": ("plan.buffers.12.kind", "arg", "a buffer of an argument behind others"),
-    "a symbol's place": ("plan.symbols", {"s77": [99, 0]}, "argument 99 of"),
-    "a symbol's dim": ("plan.symbols", {"s77": [4, 2]}, "dim 2 of 2"),
-    "a symbol nobody shows": ("plan.symbols", {"s77": [4, 0], "z": [4, 0]}, "no argument shows"),
+    "a symbol's place": ("plan.symbols", {"B": [99, 0]}, "argument 99 of"),
+    "a symbol's dim": ("plan.symbols", {"B": [4, 2]}, "dim 2 of 2"),
+    "a symbol nobody shows": ("plan.symbols", {"B": [4, 0], "z": [4, 0]}, "no argument shows"),
     "a word of Python": ("plan.symbols", {"lambda": [4, 0]}, "is no name of a size"),
     "the workers": ("plan.symbols", {"num_workers": [4, 0]}, "is no name of a size"),
     "code": ("plan.buffers.6.nbytes", "__import__('os').getpid()", "is no size"),
-    "a tower": ("plan.buffers.6.nbytes", "((((s77**8)**8)**8)**8)**8", "is no size"),
+    "a tower": ("plan.buffers.6.nbytes", "((((B**8)**8)**8)**8)**8", "is no size"),
     "an unknown size": ("plan.buffers.6.nbytes", "64*s78", "is no size"),
     "too many expressions": (
         "plan.steps.0.dims",
-        [f"s77 + {i}{'0' * 1000}" for i in range(1100)],
+        [f"B + {i}{'0' * 1000}" for i in range(1100)],
         "more expressions than a program has",
     ),
     "a negative size": ("plan.args.0.shape", [-(2**62)], "a size of -"),
@@ -106,7 +106,7 @@ PROGRAMS: dict[str, tuple[str, object, str]] = {
     "a result": ("returns.0.result", 9, "result 9 of 3"),
     "growth": (
         "plan.pads",
-        {"s77": {"is": "PadRule", "args": [], "returns": [], "limits": ["zz"]}},
+        {"B": {"is": "PadRule", "args": [], "returns": [], "limits": ["zz"]}},
         "'zz' is no size",
     ),
     "growth of nothing": (
@@ -116,8 +116,8 @@ PROGRAMS: dict[str, tuple[str, object, str]] = {
     ),
     "a count": (
         "plan.variants",
-        [{"is": "VariantSpec", "name": "n", "symbol": "s77", "most": 2**40, "args": []}],
-        "a count 's77' of at most",
+        [{"is": "VariantSpec", "name": "n", "symbol": "B", "most": 2**40, "args": []}],
+        "a count 'B' of at most",
     ),
 }
 
@@ -188,14 +188,14 @@ def test_library_calls(name: str, attributes: Any, said: str, good: Good, tmp_pa
 
 
 BOUNDS: dict[str, tuple[str, object, str]] = {
-    "an offset behind its buffer": ("plan.steps.0.buffers.0", [5, "64*s77 + 1"], "at byte 321"),
-    "an offset before it": ("plan.steps.0.buffers.0", [5, "s77 - 6"], "at byte -1"),
-    "a view beyond its buffer": ("plan.returns.0.shape", ["s77 + 1", 16], "to byte 384"),
-    "a view of a negative size": ("plan.returns.0.shape", ["s77 - 6", 16], "of sizes"),
+    "an offset behind its buffer": ("plan.steps.0.buffers.0", [5, "64*B + 1"], "at byte 321"),
+    "an offset before it": ("plan.steps.0.buffers.0", [5, "B - 6"], "at byte -1"),
+    "a view beyond its buffer": ("plan.returns.0.shape", ["B + 1", 16], "to byte 384"),
+    "a view of a negative size": ("plan.returns.0.shape", ["B - 6", 16], "of sizes"),
     "a view between elements": ("plan.returns.0.offset", 2, "a tensor at byte 2"),
-    "a buffer of less than nothing": ("plan.buffers.6.nbytes", "s77 - 6", "of -1 bytes"),
-    "a size without a value": ("plan.buffers.6.nbytes", "64*s77 // (s77 - 5)", "without a value"),
-    "a number without an end": ("plan.steps.0.dims", [f"s77**8*{10**15}"], "with a size of"),
+    "a buffer of less than nothing": ("plan.buffers.6.nbytes", "B - 6", "of -1 bytes"),
+    "a size without a value": ("plan.buffers.6.nbytes", "64*B // (B - 5)", "without a value"),
+    "a number without an end": ("plan.steps.0.dims", [f"B**8*{10**15}"], "with a size of"),
 }
 
 
@@ -212,7 +212,7 @@ def test_what_depends_on_sizes_is_checked_in_a_call(case: str, good: Good, tmp_p
 
 
 def test_more_memory_than_there_is(good: Good, tmp_path: Path) -> None:
-    path = rewritten(good, tmp_path, lambda p: put(p, "plan.buffers.6.nbytes", f"s77*{2**50}"))
+    path = rewritten(good, tmp_path, lambda p: put(p, "plan.buffers.6.nbytes", f"B*{2**50}"))
     model = fuseline.load(path)
     with pytest.raises(DeviceError, match="FL1010"):
         model(torch.randn(5, 16))
@@ -266,7 +266,8 @@ def test_state_that_would_become_larger_than_the_file(good: Good, tmp_path: Path
     """Repeating one element takes no memory, until it is copied."""
 
     def change(about: Any) -> None:
-        about["weights"]["tensors"]["count"] |= {"shape": [2**40], "strides": [0]}
+        large = {**about["weights"]["tensors"]["up"], "shape": [2**40], "strides": [0]}
+        about["weights"]["tensors"]["count"] = large
 
     with pytest.raises(ArtifactError, match=r"FL1102.*'count' that is larger than its memory"):
         fuseline.load(rewritten(good, tmp_path, change, "manifest"))

@@ -54,6 +54,20 @@ def test_help_imports_nothing_heavy(command: list[str]) -> None:
         assert f"example:\n  fuseline {command[0]}" in done.stdout
 
 
+def test_a_command_imports_no_other() -> None:
+    code = (
+        "import sys\n"
+        "from fuseline.cli.program import parser\n"
+        "parser('run')\n"
+        "others = {'fuseline.cli.explain', 'fuseline.cli.export', 'fuseline.cli.cache'}\n"
+        "assert not others & set(sys.modules), others & set(sys.modules)\n"
+        "parser()\n"
+        "assert others <= set(sys.modules)"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+
+
 def test_every_example_is_understood() -> None:
     """Only parsed: the commands themselves have tests of their own."""
     import importlib

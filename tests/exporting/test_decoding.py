@@ -83,6 +83,45 @@ def test_generate_from_a_file(tmp_path: Path, capsys: pytest.CaptureFixture[str]
     assert programs["decode"]["outputs"] == ["float32[1, 131]"]
 
 
+def test_a_full_cache_says_how_to_get_more_room(tmp_path: Path) -> None:
+    parts = decoding.parts(small("qwen3"), 1, 8)
+    path = export_parts(parts, path=tmp_path / "model.fuse", text=Text(1, 8, (), None)).path
+    loaded = load(path, threads=1)
+    token = torch.tensor([[3]])
+    loaded.programs["prefill"](token.expand(1, 8).contiguous())
+    with pytest.raises(IndexError, match=r"FL0905.*room for 8 tokens: reset\(\).*static:LENGTH"):
+        loaded.programs["decode"](token)
+    loaded.reset()
+    loaded.programs["decode"](token)
+
+
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        (["generate", "--ids", "7", "--prompt", "text"], "--prompt: found it with --ids"),
+        (["generate", "--ids", "7", "--chat"], "--chat: found it with --ids"),
+        (["generate", "--ids", "7", "--dtype", "bfloat16"], "--dtype: found it with x.fuse"),
+        (["generate", "--ids", "7", "--eager"], "--eager: found it with x.fuse"),
+        (["run", "--dtype", "bfloat16"], "--dtype: found it with x.fuse"),
+    ],
+    ids=lambda value: value if isinstance(value, str) else " ".join(value),
+)
+def test_options_that_say_nothing_are_refused(
+    words: list[str], said: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main([words[0], "x.fuse", *words[1:]]) == 2
+    assert said in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("flag", [["--verify"], ["--verify-key", "k.pem"]], ids=lambda f: f[0])
+@pytest.mark.parametrize("command", ["run", "generate"])
+def test_only_files_are_verified(
+    command: str, flag: list[str], capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main([command, "smollm2", *flag]) == 2
+    assert f"{flag[0]}: found it with smollm2, expected a .fuse file" in capsys.readouterr().err
+
+
 def test_a_cache_that_counts_in_python_is_refused() -> None:
     model = small("gemma3_text", sliding_window=16, layer_types=["sliding_attention"] * 2)
     with pytest.raises(ArtifactError, match="FL1107"):

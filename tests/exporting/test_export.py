@@ -15,10 +15,12 @@ from torch import Tensor, nn
 
 from fuseline.artifact import machine
 from fuseline.artifact.load import load
+from fuseline.artifact.weights import Placed
 from fuseline.debug.oracle import relative_error
 from fuseline.errors import ArtifactError, FuselineError, InputError
 from fuseline.exporting import Part, export, export_parts
 from tests.codegen import oracle
+from tests.exporting.models import Adapted, Crossed, crossed
 
 ROWS = torch.export.Dim("rows", min=1, max=64)
 
@@ -123,7 +125,8 @@ def test_weights_lie_where_products_read_them(tmp_path: Path) -> None:
     loaded = load(path)
     for group in loaded.main.program.plan.packed:
         names = [loaded.main.file.inputs[i].name for i in group]
-        places = [loaded.manifest.weights.tensors[n].memory for n in names]
+        at = [loaded.manifest.weights.tensors[n] for n in names]
+        places = [each.memory for each in at if isinstance(each, Placed)]
         assert len(set(places)) == len(group) > 1
 
 
@@ -132,7 +135,10 @@ import sys, torch
 import fuseline
 loaded = fuseline.load(sys.argv[1])
 print(loaded(torch.ones(3, 48))["z"][0].sum().item())
-heavy = ("sympy", "torch._dynamo", "triton", "transformers", "fuseline.ir", "fuseline.compiler")
+heavy = (
+    *("sympy", "torch._dynamo", "triton", "transformers", "fuseline.ir", "fuseline.compiler"),
+    *("fuseline.runtime.gpu.kernels", "fuseline.runtime.graphs", "fuseline.artifact.signing"),
+)
 print(*[name for name in heavy if name in sys.modules])
 """
 
@@ -298,21 +304,6 @@ def test_what_cannot_be_captured_says_why(tmp_path: Path) -> None:
     assert not list(tmp_path.iterdir())
 
 
-class Adapted(nn.Module):
-    """Adapters of which so many are in use: their number is a size, and is read from memory."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        generator = torch.Generator().manual_seed(0)
-        self.base = nn.Linear(24, 32)
-        self.a = nn.Parameter(torch.randn(5, 4, 24, generator=generator))
-        self.b = nn.Parameter(torch.randn(5, 32, 4, generator=generator))
-
-    def forward(self, x: Tensor, ids: Tensor, active: int) -> Tensor:
-        a, b = self.a[:active][ids], self.b[:active][ids]
-        return cast("Tensor", self.base(x)) + x @ a.mT @ b.mT * 0.5
-
-
 def test_a_count_of_adapters(tmp_path: Path) -> None:
     model = Adapted()
     ids = torch.tensor([0, 2, 1])
@@ -427,3 +418,44 @@ def test_strict_leaves_an_earlier_file(tmp_path: Path) -> None:
         exported(tmp_path, Inverse(), x, strict=True)
     assert path.read_bytes() == before
     assert list(tmp_path.iterdir()) == [path]
+
+
+def test_copies_of_weights_are_shared_by_programs(tmp_path: Path) -> None:
+    weights = crossed(tmp_path / "crossed.fuse")
+    loaded = load(tmp_path / "crossed.fuse")
+
+    def places(name: str) -> list[int]:
+        call = loaded.programs[name]
+        groups = call.program.plan.packed  # of weights, and of biases
+        given = call._fixed  # pyright: ignore[reportPrivateUsage]
+        return [given[number].data_ptr() for group in groups for number in group]
+
+    assert places("second") == places("third")
+    assert sorted(places("first")) != sorted(places("second"))
+    x = seeded(9, 48)
+    for name, order in {"first": "qkv", "second": "vkq", "third": "vkq"}.items():
+        with torch.no_grad():
+            want = Crossed(order, weights)(x)
+        assert errors_within(loaded.programs[name](x), want, x.dtype)
+
+
+def test_verify_reads_weights_too(tmp_path: Path) -> None:
+    path = exported(tmp_path, Block().eval(), seeded(5, 48), embed_weights=False)
+    assert load(path, verify=True).manifest.weights.file
+    (beside,) = tmp_path.glob("*.safetensors")
+    data = bytearray(beside.read_bytes())
+    data[-1] ^= 1
+    beside.write_bytes(data)
+    load(path)  # weights are mapped, and not read before they are used
+    with pytest.raises(ArtifactError, match=r"FL1103.*safetensors"):
+        load(path, verify=True)
+
+
+def test_what_was_loaded_says_what_it_is(tmp_path: Path) -> None:
+    path = exported(tmp_path, Block().eval(), seeded(5, 48), dynamic_shapes=({0: ROWS},))
+    loaded = load(path)
+    assert repr(loaded).startswith(f"<{__name__}.Block of {path}, cpu:native on cpu:\n  main(")
+    assert repr(loaded.main) == (
+        "main(x: float32[rows, 48]) -> float32[rows, 48], float32[rows, 24], float32[rows, 24], "
+        "int 2*rows"
+    )

@@ -9,14 +9,16 @@ from typing import Any
 
 import numpy as np
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from fuseline import _torch
 from fuseline.artifact.load import load
+from fuseline.artifact.weights import Placed, Zeros
 from fuseline.exporting.export import export
 from tests.artifact.cpp import models
 from tests.artifact.cpp.compare import SHAPES, Case, close, message
 from tests.artifact.cpp.runner import Built, Opened
+from tests.exporting.models import Adapted, Crossed, crossed
 
 
 def test_blocks_equal_eager_and_the_python_runner(built: Built, case: Case) -> None:
@@ -200,3 +202,69 @@ def test_integers_of_a_call(built: Built, folder: Path, options: dict[str, Any])
         said = message(lambda w=wrong: opened(*w))
         assert said == message(lambda w=wrong: loaded(*w))
         assert said.startswith("FL0902")
+
+
+def test_a_count_of_adapters(built: Built, folder: Path, options: dict[str, Any]) -> None:
+    """An integer of a call that is a size, and that kernels read from memory, too."""
+    path, model = folder / "adapters.fuse", Adapted().eval()
+    example = (torch.ones(3, 2, 24), torch.tensor([0, 2, 1]), 3)
+    varies = (None, None, torch.export.Dim.DYNAMIC)
+    export(model, example, path=path, dynamic_shapes=varies, **options)
+    opened, loaded = Opened(built, path), load(path)
+    assert [i.kind for i in loaded.main.file.inputs].count("count") == 1
+    for active, ids in ((3, [0, 2, 1]), (5, [4, -1, 0]), (2, [1, -2, 0])):
+        given = (torch.randn(3, 2, 24), torch.tensor(ids), active)
+        with torch.no_grad():
+            close(opened(*given)[0], model(*given))
+    x, ids = torch.randn(3, 2, 24), torch.tensor([0, 2, 1])
+    for wrong, code in ((-1, "FL0902"), (0, "FL0905")):
+        said = message(lambda w=wrong: opened(x, ids, w))
+        assert said == message(lambda w=wrong: loaded(x, ids, w))
+        assert said.startswith(code)
+    assert message(lambda: opened(x, ids + 3, 3)) == message(lambda: loaded(x, ids + 3, 3))
+
+
+def test_programs_share_copies_of_merged_weights(
+    built: Built, folder: Path, options: dict[str, Any]
+) -> None:
+    weights = crossed(folder / "crossed.fuse", **options)
+    opened, x = Opened(built, folder / "crossed.fuse"), torch.randn(9, 48)
+    for name, order in {"first": "qkv", "second": "vkq", "third": "vkq"}.items():
+        with torch.no_grad():
+            close(opened(x, program=name)[0], Crossed(order, weights)(x))
+
+
+class Running(nn.Module):
+    """State that begins as numbers, and state that begins as zeros."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.total: Tensor
+        self.last: Tensor
+        self.register_buffer("total", torch.arange(6.0))
+        self.register_buffer("last", torch.zeros(2000, 6))
+
+    def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        self.total.add_(x.sum(0))
+        self.last.add_(x.amax(0))
+        return self.total + 0, self.last * 2
+
+
+def test_state_begins_as_the_file_has_it(
+    built: Built, folder: Path, options: dict[str, Any]
+) -> None:
+    path, x = folder / "running.fuse", torch.randn(4, 6)
+    export(Running(), (x,), path=path, **options)
+    stored = load(path).manifest.weights.tensors
+    assert isinstance(stored["last"], Zeros)
+    assert isinstance(stored["total"], Placed)
+    opened, loaded = Opened(built, path), load(path)
+    for _ in range(2):
+        model = Running()
+        for _ in range(3):
+            want = model(x)
+            for found in (opened(x), loaded(x)):
+                close(found[0], want[0])
+                close(found[1], want[1])
+        opened.reset()
+        loaded.reset()

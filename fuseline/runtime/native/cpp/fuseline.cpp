@@ -71,8 +71,9 @@ constexpr Code ARGUMENT_MISMATCH{"FL0902", "unexpected argument",
 constexpr Code ARGUMENTS_OVERLAP{"FL0904", "arguments share memory", "pass a copy of one of them"};
 constexpr Code INDEX_OUTSIDE{
     "FL0905", "index out of range",
-    "check token ids against the vocabulary, numbers of adapters against how many are in use, "
-    "and the length against that of the cache"};
+    "check token ids against the vocabulary, and numbers of adapters against how many are in "
+    "use; a cache that is full takes no more: reset it, or make it longer (max_cache_len, or for a "
+    "file --decode static:LENGTH)"};
 constexpr Code NO_ROOM{"FL1010", "no memory on the device for a call",
                        "call it with fewer tokens, or make room: graphs='none' frees what graphs "
                        "hold"};
@@ -850,6 +851,22 @@ Tensor placed(const std::map<std::string, Tensor> &memory, const Node &at) {
   return t;
 }
 
+// Zeros in pages of their own, which `Mapped::restore` makes zeros again; none is there before it is
+// read or written.
+Tensor zeros(const Node &at, std::vector<std::shared_ptr<void>> *owners) {
+  Tensor t{nullptr, dtype_of(at["dtype"]), at["shape"].integers(), {}};
+  t.strides = row_by_row(t.shape);
+  const int64_t bytes = nbytes(t);
+  if (!bytes) return t;
+  const size_t size = static_cast<size_t>(bytes);
+  t.data = mmap(nullptr, size, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE,
+                -1, 0);
+  if (t.data == MAP_FAILED)
+    throw error(NO_ROOM, "", {"none for " + std::to_string(bytes) + " bytes of state", "", "", ""});
+  owners->emplace_back(t.data, [size](void *memory) { munmap(memory, size); });
+  return t;
+}
+
 std::string listed(const Sizes &sizes) {
   std::vector<std::string> parts;
   for (int64_t size : sizes) parts.push_back(std::to_string(size));
@@ -1288,7 +1305,8 @@ struct Arg {
   DType dtype = DType::int64;
   Exprs shape, strides;
   Expr value;
-  int32_t leaf = -1;                // of a call; -1 for what is held
+  int32_t leaf = -1;                // of a call; -1 for what is held or counted
+  int32_t counted = -1;             // the integer argument whose value this tensor has
   std::optional<Size> number;       // the limits of an integer that the program reads from memory
   Argument held;                    // what is held
 };
@@ -1458,11 +1476,14 @@ class PlanReader {
         throw Odd(spec.where() + " has other dims than strides");
       const std::string &kind = input["kind"].text();
       if (kind == "user" || kind == "symbol") arg.leaf = leaf++;
-      else if (kind == "count") refuse("a count that is read from memory");
+      else if (kind == "count") arg.counted = counted(input, args.size());
       else if (kind != "weight" && kind != "constant") input.wrong("an input of a known kind");
       if (arg.leaf < 0 && arg.integer) throw Odd(spec.where() + ": an integer that is a weight");
       found_.args.push_back(arg);
     }
+    for (const Arg &arg : found_.args)
+      if (arg.counted >= 0 && found_.args[static_cast<size_t>(arg.counted)].leaf < 0)
+        throw Odd(inputs.where() + ": a count of what is no integer of a call");
     file_["complex"].each([&](const Node &item) {
       refuse("the complex argument " +
              quoted(found_.args[static_cast<size_t>(arg_number(item))].input));
@@ -1478,6 +1499,17 @@ class PlanReader {
     name_leaves(file_["takes"], "", &leaves);
     if (leaves.size() != static_cast<size_t>(leaf))
       throw Odd(inputs.where() + ": not as many as leaves of a call");
+  }
+
+  // The number of the argument whose tensor an input is: its name.
+  static int32_t counted(const Node &input, size_t n_args) {
+    const std::string &name = input["name"].text();
+    const bool plain = !name.empty() && name.size() < 10 &&
+                       std::all_of(name.begin(), name.end(), [](char c) {
+                         return c >= '0' && c <= '9';
+                       });
+    if (!plain || std::stoull(name) >= n_args) input.wrong("a count of an input");
+    return std::stoi(name);
   }
 
   void check_source(const Source &source) const {
@@ -1826,9 +1858,13 @@ class Execution {
       throw error(ARGUMENT_COUNT, "",
                   {std::to_string(inputs.size()), std::to_string(program_.inputs.size()), "", ""});
     call_.numbers.resize(plan_.args.size());  // both keep their places from here on
-    call_.own.reserve(inputs.size());
+    call_.own.reserve(plan_.args.size());
     for (size_t i = 0; i < plan_.args.size(); ++i) {
       const Arg &arg = plan_.args[i];
+      if (arg.counted >= 0) {
+        take_count(i, plan_.args[static_cast<size_t>(arg.counted)], inputs);
+        continue;
+      }
       if (arg.leaf < 0) {
         call_.args.push_back(&arg.held);
         continue;
@@ -1844,6 +1880,19 @@ class Execution {
       call_.own.push_back(std::move(given));
       call_.args.push_back(&call_.own.back());
     }
+  }
+
+  // The tensor of an integer of the call, which the program reads from memory.
+  void take_count(size_t number, const Arg &of, const std::vector<Argument> &inputs) {
+    const Argument &given = inputs[static_cast<size_t>(of.leaf)];
+    const int64_t *value = std::get_if<int64_t>(&given);
+    if (!value || *value < 0)
+      throw error(ARGUMENT_MISMATCH, of.input,
+                  {value ? std::to_string(*value) : described(given), "an integer, 0 or more", "",
+                   ""});
+    call_.numbers[number] = *value;
+    call_.own.push_back(Tensor{&call_.numbers[number], DType::int64, {}, {}});
+    call_.args.push_back(&call_.own.back());
   }
 
   static Tensor checked_form(const Arg &arg, Tensor t) {
@@ -2246,7 +2295,8 @@ class Loader {
         : loaded_.archive.data(member.text());
     const std::map<std::string, Tensor> memory = read_tensors(data);
     weights["tensors"].each_field([&](const std::string &name, const Node &at) {
-      loaded_.tensors[name] = placed(memory, at.must_be("Placed"));
+      loaded_.tensors[name] =
+          at.is("Zeros") ? zeros(at, &loaded_.copies) : placed(memory, at.must_be("Placed"));
     });
   }
 
@@ -2360,7 +2410,7 @@ class Loader {
     for (auto &entry : loaded_.programs) {
       Plan &plan = entry.second->plan;
       for (Arg &arg : plan.args) {
-        if (arg.leaf >= 0) continue;
+        if (arg.leaf >= 0 || arg.counted >= 0) continue;
         const auto found = loaded_.tensors.find(arg.input);
         if (found == loaded_.tensors.end()) throw Odd("no weight " + quoted(arg.input));
         arg.held = found->second;
@@ -2370,14 +2420,16 @@ class Loader {
     }
   }
 
-  // Tensors that one product reads as one; as they are where they lie one behind the other.
+  // Tensors that one product reads as one: as they are where they lie one behind the other, else a
+  // copy, which all programs share.
   void lay_side_by_side(Plan *plan, const std::vector<int32_t> &group) {
     std::vector<Tensor *> members;
+    std::vector<std::string> names;
     int64_t bytes = 0;
     bool apart = false;
     for (int32_t number : group) {
       Arg &arg = plan->args[static_cast<size_t>(number)];
-      if (arg.leaf >= 0 || arg.written)
+      if (arg.leaf >= 0 || arg.counted >= 0 || arg.written)
         throw Odd("weights of one product that are not held, or written");
       Tensor *t = std::get_if<Tensor>(&arg.held);
       if (!members.empty()) {
@@ -2385,20 +2437,23 @@ class Loader {
         apart = apart || static_cast<char *>(before.data) + nbytes(before) != t->data;
       }
       members.push_back(t);
+      names.push_back(arg.input);
       if (__builtin_add_overflow(bytes, elements(*t) * static_cast<int64_t>(size_of(t->dtype)),
                                  &bytes))
         throw Odd("weights of one product that are too large");
     }
     if (!apart) return;
-    loaded_.copies.push_back(memory_of(bytes));
-    char *at = static_cast<char *>(loaded_.copies.back().get());
-    for (Tensor *t : members) {
-      Tensor moved = *t;
-      moved.data = at, moved.strides = row_by_row(t->shape);
-      copy(moved, *t);
-      *t = moved;
-      at += nbytes(moved);
+    std::vector<Tensor> &copies = packed_[names];
+    if (copies.empty()) {
+      loaded_.copies.push_back(memory_of(bytes));
+      char *at = static_cast<char *>(loaded_.copies.back().get());
+      for (const Tensor *t : members) {
+        copies.push_back({at, t->dtype, t->shape, row_by_row(t->shape)});
+        copy(copies.back(), *t);
+        at += nbytes(copies.back());
+      }
     }
+    for (size_t i = 0; i < members.size(); ++i) *members[i] = copies[i];
   }
 
   static int64_t elements(const Tensor &t) { return reach(t.shape, row_by_row(t.shape)); }
@@ -2408,6 +2463,7 @@ class Loader {
   Loaded &loaded_;
   const Options &options_;
   std::map<std::string, Member> members_;
+  std::map<std::vector<std::string>, std::vector<Tensor>> packed_;  // copies, by their names
 };
 
 }  // namespace
