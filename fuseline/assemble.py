@@ -16,7 +16,7 @@ from fuseline.codegen.lower import Emitted, Launch, Operand, Scratch
 from fuseline.ir.core import Func, Loc, Op, Value
 from fuseline.ir.evaluate import Reference
 from fuseline.ir.layout import Layout, LayoutMap
-from fuseline.ir.ops.call import AtenCall, waits
+from fuseline.ir.ops.call import AtenCall, called, waits
 from fuseline.ir.ops.experts import Experts, Moe
 from fuseline.ir.ops.fused import GatedLinear, MergedLinear
 from fuseline.ir.ops.norm_linear import NormLinear
@@ -163,7 +163,7 @@ class _Assembler:
             call=Reference(op),
             operands=tuple(self._view(v) for v in op.operands),
             results=tuple(self._view(v) for v in op.results),
-            label=op.name,
+            label=called(op),
             reason=reason,
             waits=isinstance(op, AtenCall) and waits(op.target),
             when=None if launch is None else _when(launch),
@@ -239,7 +239,7 @@ class _Assembler:
                 n.kernel.reason for n in item.launches if isinstance(n.kernel, ReferenceKernel)
             ]
             for reason in plain:
-                name = getattr(item.op, "target", item.op.name)
+                name = called(item.op)
                 key = (name, reason)
                 counts[key] += 1
                 found.setdefault(
