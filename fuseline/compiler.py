@@ -22,7 +22,7 @@ from fuseline.arguments import Numbered, Packed
 from fuseline.build import Built, How, OnProgress, Tools, build
 from fuseline.clock import Clock
 from fuseline.compilation import Compilation, Outcome
-from fuseline.config import Config
+from fuseline.config import Config, warn_of_unknown_variables
 from fuseline.debug.dump import Dump, check_folder
 from fuseline.debug.reproducer import internal_error
 from fuseline.frontend.backend import Backend
@@ -88,6 +88,7 @@ class Compiler:
     def tools(self) -> Tools:
         """The cache and the C++ compiler, found when first needed."""
         if self._tools is None:
+            warn_of_unknown_variables()
             self._tools = Tools.find(self.config)
         return self._tools
 
