@@ -36,7 +36,7 @@ if TYPE_CHECKING:
         is_random,
         schema_of,
     )
-    from fuseline._torch.quiet import tracing_errors_to
+    from fuseline._torch.quiet import export_errors_to, tracing_errors_to
     from fuseline._torch.symbolic import (
         ShapeEnv,
         expression,
@@ -103,6 +103,7 @@ __all__ = [
     "optimize",
     "never_compiled",
     "traced_frame",
+    "export_errors_to",
     "tracing_errors_to",
     "Break",
     "CompileWatch",
@@ -154,7 +155,7 @@ _HOMES = {
         ],
         "operators",
     ),
-    **dict.fromkeys(["tracing_errors_to"], "quiet"),
+    **dict.fromkeys(["export_errors_to", "tracing_errors_to"], "quiet"),
     **dict.fromkeys(
         [
             "ShapeEnv",
