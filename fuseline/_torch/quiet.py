@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gc
 import importlib
+import inspect
 import logging
 import sys
 from collections.abc import Generator
@@ -106,7 +107,9 @@ class _Stderr:
 
     def write(self, text: str) -> int:
         """Write a text, or log it."""
-        if sys._getframe(1).f_globals.get("__name__") != "torch.export._trace":
+        caller = inspect.currentframe()
+        caller = None if caller is None else caller.f_back
+        if caller is None or caller.f_globals.get("__name__") != "torch.export._trace":
             return self._real.write(text)
         if text.strip():
             self._log.debug("torch: %s", text.strip())

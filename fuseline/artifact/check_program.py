@@ -42,6 +42,9 @@ MOST_TEXT = 1 << 20
 SHOWN = {"registers", "shared_memory", "spills", "widest_load", "widest_store"}
 """What is shown of the machine code of a kernel for GPUs."""
 
+MOST_PAIRS = 1 << 23
+"""Of steps of one op, for all ops: what runs for which sizes is found by looking at each pair."""
+
 MOST_GROUPS = 8
 """Groups that one weight may be in: where it cannot lie in all of them, it is copied."""
 
@@ -75,7 +78,7 @@ def check_program(program: ProgramFile, target: Target) -> None:
         MalformedError: something does not fit.
 
     """
-    for check in (_counts, _arguments, _steps, _order, _results, _padding, _expressions):
+    for check in (_counts, _arguments, _steps, _order, _owners, _results, _padding, _expressions):
         check(program)
     if target.name != "cpu":
         _launches(program, target.kernels)
@@ -213,6 +216,12 @@ def _order(program: ProgramFile) -> None:
         else:
             made |= {view.buffer for view in step.results}
     read(view.buffer for view in plan.returns)
+
+
+def _owners(program: ProgramFile) -> None:
+    _same(len(program.owners), len(program.plan.steps), "owners of steps")
+    if sum(count * count for count in Counter(program.owners).values()) > MOST_PAIRS:
+        raise MalformedError("more steps of one op than any has")
 
 
 def _results(program: ProgramFile) -> None:

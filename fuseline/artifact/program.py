@@ -160,6 +160,7 @@ class ProgramFile:
         numbers: integers that are read from memory.
         sites: what was fused in the model, and what not.
         kernels: what the plan calls, and what each needs.
+        owners: for each step of the plan, the number of the op of the func that it is part of.
     """
 
     plan: PlanFile
@@ -172,6 +173,7 @@ class ProgramFile:
     numbers: tuple[Number, ...]
     sites: tuple[Site, ...]
     kernels: tuple[KernelRecord, ...]
+    owners: tuple[int, ...]
 
     def to_json(self) -> Any:
         """What is written."""

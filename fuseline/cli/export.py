@@ -126,7 +126,7 @@ def run(arguments: argparse.Namespace, out: Output) -> int:
         )
     seconds = time.perf_counter() - started
     operations = by_torch(exported.programs)
-    data = [
+    data: list[dict[str, object]] = [
         {"operation": r.symbol, "where": r.origin, "steps": r.launches, "reason": r.reason}
         for r in operations
     ]

@@ -70,6 +70,7 @@ def program_file(name: str, exported: Exported, compilation: Compilation) -> Pro
         ),
         sites=report.sites,
         kernels=report.kernels,
+        owners=tuple(place[op] for op in compilation.built.assembled.owners),
     )
 
 

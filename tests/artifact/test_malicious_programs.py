@@ -94,6 +94,7 @@ PROGRAMS: dict[str, tuple[str, object, str]] = {
     "a call of another form": ("takes.kind", "list", "a call that takes"),
     "keys of one name": ("gives.keys", ["y", "y", "order"], "keys of the same name"),
     "too few keys": ("gives.keys", ["y"], "1 keys for 3 children"),
+    "steps of nobody": ("owners", [0], "1 owners of steps for"),
     "a result": ("returns.0.result", 9, "result 9 of 3"),
     "growth": (
         "plan.pads",
@@ -141,6 +142,18 @@ def test_a_step_of_torch_that_takes_the_place_of_an_argument(good: Good, tmp_pat
         step(program, "HostOp")["results"][0]["buffer"] = 0
 
     with pytest.raises(ArtifactError, match=r"FL1102.*writes arg"):
+        fuseline.load(rewritten(good, tmp_path, change))
+
+
+def test_an_op_of_thousands_of_steps(good: Good, tmp_path: Path) -> None:
+    """Whoever shows what runs for which sizes looks at each of them for each of them."""
+
+    def change(program: Any) -> None:
+        native = step(program, "NativeStep")
+        program["plan"]["steps"] = [*program["plan"]["steps"], *[native] * 3000]
+        program["owners"] += [0] * 3000
+
+    with pytest.raises(ArtifactError, match=r"FL1102.*more steps of one op than any has"):
         fuseline.load(rewritten(good, tmp_path, change))
 
 

@@ -457,7 +457,11 @@ def test_a_folder_without_the_right_to_write(
 ) -> None:
     """Told before anything is captured; root may write everywhere, so the system is asked."""
     access = os.access
-    monkeypatch.setattr(os, "access", lambda path, mode: path != tmp_path and access(path, mode))
+
+    def refused(path: Path, mode: int) -> bool:
+        return path != tmp_path and access(path, mode)
+
+    monkeypatch.setattr(os, "access", refused)
     with pytest.raises(ArtifactError, match=rf"FL1106.*no right to write in {tmp_path}"):
         exported(tmp_path, Branching(), seeded(5, 48))
 
