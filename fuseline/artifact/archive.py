@@ -234,13 +234,16 @@ class Archive:
         with _told(self.path):
             yield from self._file.parts(*self._place(name))
 
-    def checked(self, name: str, member: Member) -> bytes:
+    def checked(self, name: str, member: Member, most: int | None = None) -> bytes:
         """A copy of the bytes of a member that the manifest knows.
 
         Raises:
-            ArtifactError: FL1103, where they are others.
+            ArtifactError: FL1103, where they are others; FL1102, where they are more than ``most``,
+                in which case they are not read.
 
         """
+        if most is not None and self.size(name) > most:
+            raise damaged(self.path, f"{name!r} of {self.size(name)} bytes, more than {most}")
         data = self.read(name)
         _same(f"{self.path}, {name}", _member([data]), member)
         return data

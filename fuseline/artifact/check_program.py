@@ -13,7 +13,7 @@ from typing import Any
 
 from fuseline.artifact.archive import Archive, damaged
 from fuseline.artifact.check import is_symbol
-from fuseline.artifact.codec import MalformedError
+from fuseline.artifact.codec import MOST_JSON, MalformedError
 from fuseline.artifact.manifest import CudaKernel, Manifest, Target, load_json
 from fuseline.artifact.program import Counted, Given, HostOp, Input, Passed, ProgramFile
 from fuseline.artifact.trees import Tree
@@ -57,7 +57,7 @@ def read_program(archive: Archive, manifest: Manifest, target: Target, name: str
 
     """
     member = target.programs[name]
-    raw = load_json(archive, member, archive.checked(member, manifest.members[member]))
+    raw = load_json(archive, member, archive.checked(member, manifest.members[member], MOST_JSON))
     try:
         found = ProgramFile.of_json(raw, member)
         check_program(found, target)
