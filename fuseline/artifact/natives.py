@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import sys
 import tempfile
 from pathlib import Path
 
@@ -38,6 +39,11 @@ def file_of(archive: Archive, manifest: Manifest, member: str) -> Path:
     return _file(known.sha256, Path(member).name[:64], data)
 
 
+if sys.platform == "linux":
+    import fcntl
+
+    _SEALS = fcntl.F_SEAL_WRITE | fcntl.F_SEAL_SHRINK | fcntl.F_SEAL_GROW | fcntl.F_SEAL_SEAL
+
 _FILES: dict[str, Path] = {}
 """What was made a file, by digest. Files stay open: to the loader of the system a path is a
 library, and a number that is used again would be an earlier one's.
@@ -53,10 +59,12 @@ def _file(digest: str, name: str, data: bytes) -> Path:
 
 def _made(digest: str, name: str, data: bytes) -> Path:
     try:
-        if hasattr(os, "memfd_create"):
-            number = os.memfd_create(f"fuseline-{name}-{digest[:8]}", os.MFD_CLOEXEC)
+        if sys.platform == "linux":
+            flags = os.MFD_CLOEXEC | os.MFD_ALLOW_SEALING
+            number = os.memfd_create(f"fuseline-{name}-{digest[:8]}", flags)
             with os.fdopen(os.dup(number), "wb") as file:
                 file.write(data)
+            fcntl.fcntl(number, fcntl.F_ADD_SEALS, _SEALS)  # nobody writes it any more
             return Path(f"/proc/self/fd/{number}")
         folder = Path(tempfile.mkdtemp(prefix="fuseline-"))
         (folder / name).write_bytes(data)
