@@ -26,9 +26,9 @@ def decisions(file: ProgramFile) -> list[Facts]:
     A table has the op, its first place in the model, the number of such ops, and a row for each
     range of sizes. A row has the size that is counted, its least and its greatest value (None where
     there is none), and what runs there, in order. Each of these has its ``kind`` (``native``,
-    ``library`` or ``torch``), and ``by``: what it was chosen by, ``model``, ``measurement`` or
-    ``table``, with what it was chosen from; or ``rule``, where fuseline's own rules tell; or None,
-    for a library beside kernels that were measured: the file does not tell which of the two it was.
+    ``library`` or ``torch``), and ``by``: what it was chosen by, ``model`` or ``measurement``, with
+    what it was chosen from; ``rule``, where fuseline's own rules tell; or None, for a library next
+    to kernels that were measured: the file does not tell which of the two it was.
     """
     records = {record.symbol: record for record in file.kernels}
     found: dict[str, Facts] = {}

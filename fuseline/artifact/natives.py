@@ -39,11 +39,6 @@ def file_of(archive: Archive, manifest: Manifest, member: str) -> Path:
     return _file(known.sha256, Path(member).name[:64], data)
 
 
-if sys.platform == "linux":
-    import fcntl
-
-    _SEALS = fcntl.F_SEAL_WRITE | fcntl.F_SEAL_SHRINK | fcntl.F_SEAL_GROW | fcntl.F_SEAL_SEAL
-
 _FILES: dict[str, Path] = {}
 """What was made a file, by digest. Files stay open: to the loader of the system a path is a
 library, and a number that is used again would be an earlier one's.
@@ -64,13 +59,22 @@ def _made(digest: str, name: str, data: bytes) -> Path:
             number = os.memfd_create(f"fuseline-{name}-{digest[:8]}", flags)
             with os.fdopen(os.dup(number), "wb") as file:
                 file.write(data)
-            fcntl.fcntl(number, fcntl.F_ADD_SEALS, _SEALS)  # nobody writes it any more
+            _seal(number)
             return Path(f"/proc/self/fd/{number}")
         folder = Path(tempfile.mkdtemp(prefix="fuseline-"))
         (folder / name).write_bytes(data)
     except OSError as error:
         raise errors.LIBRARY_UNLOADABLE.error(name, found=str(error)) from error
     return folder / name
+
+
+def _seal(number: int) -> None:
+    """Have nobody write a file in memory any more."""
+    if sys.platform == "linux":
+        import fcntl
+
+        every = fcntl.F_SEAL_WRITE | fcntl.F_SEAL_SHRINK | fcntl.F_SEAL_GROW | fcntl.F_SEAL_SEAL
+        fcntl.fcntl(number, fcntl.F_ADD_SEALS, every)
 
 
 __all__ = ["file_of", "library"]

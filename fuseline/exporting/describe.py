@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, cast
 
 from torch import Tensor
@@ -33,6 +33,7 @@ from fuseline.frontend.export import Exported
 from fuseline.ir.core import Func, Value
 from fuseline.ir.evaluate import Reference
 from fuseline.ir.types import Dim, IntType, format_dim, symbol
+from fuseline.report import KernelRecord
 from fuseline.runtime.plan import Expr, HostStep
 
 _CONTAINERS: dict[type, Kind] = {tuple: "tuple", list: "list", dict: "dict"}
@@ -69,9 +70,15 @@ def program_file(name: str, exported: Exported, compilation: Compilation) -> Pro
             if arg.origin is not None and arg.origin.kind == "number"
         ),
         sites=report.sites,
-        kernels=report.kernels,
+        kernels=tuple(map(_settled, report.kernels)),
         owners=tuple(place[op] for op in compilation.built.assembled.owners),
     )
+
+
+def _settled(record: KernelRecord) -> KernelRecord:
+    """A record that does not tell whether what was measured had been so in an earlier build."""
+    choices = (replace(c, by="measurement") if c.by == "table" else c for c in record.choices)
+    return replace(record, choices=tuple(choices))
 
 
 def _counted(func: Func, arg: Value) -> int:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -12,7 +13,7 @@ import pytest
 import torch
 
 import fuseline
-from fuseline.artifact import weights
+from fuseline.artifact import natives, weights
 from fuseline.artifact.check_program import check_program
 from fuseline.artifact.codec import MalformedError
 from fuseline.artifact.manifest import CudaKernel, Manifest, Target
@@ -292,6 +293,18 @@ def test_changed_code_is_never_loaded(good: Good, tmp_path: Path) -> None:
         path.write_bytes(good.data[:at] + bytes([good.data[at] ^ 1]) + good.data[at + 1 :])
         with pytest.raises(ArtifactError, match=f"FL1103.*{name}"):
             fuseline.load(path)
+
+
+def test_nobody_writes_code_that_was_checked(good: Good) -> None:
+    """The copies in memory that the system has loaded."""
+    fuseline.load(shared())
+    places = [path for path in natives._FILES.values() if str(path).startswith("/proc/self/fd/")]
+    assert places
+    for path in places:
+        with pytest.raises(PermissionError):
+            os.pwrite(int(path.name), b"x", 0)
+        with pytest.raises(PermissionError), path.open("r+b") as file:
+            file.truncate(1)
 
 
 # -- weights ---------------------------------------------------------------------------------------

@@ -93,7 +93,7 @@ def test_an_option_that_changed_tells_the_kernels(tmp_path: Path) -> None:
         {k["symbol"] for k in opened.facts()["targets"][0]["programs"]["main"]["kernels"]}
         for opened in (before, now)
     ]
-    assert {s for s, what in status.items() if what == "same"} == set.intersection(*sources)
+    assert {s for s, what in status.items() if what == "same"} == sources[0] & sources[1]
     assert set(status.values()) > {"same"}
     assert any("merged_linear" in change["what"] for change in target["changes"])
     assert found["weights"]["changed"] == []
