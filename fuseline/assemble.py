@@ -16,7 +16,7 @@ from fuseline.codegen.lower import Emitted, Launch, Operand, Scratch
 from fuseline.ir.core import Func, Loc, Op, Value
 from fuseline.ir.evaluate import Reference
 from fuseline.ir.layout import Layout, LayoutMap
-from fuseline.ir.ops.call import AtenCall, waits
+from fuseline.ir.ops.call import AtenCall, called, waits
 from fuseline.ir.ops.experts import Experts, Moe
 from fuseline.ir.ops.fused import GatedLinear, MergedLinear
 from fuseline.ir.ops.norm_linear import NormLinear
@@ -25,7 +25,7 @@ from fuseline.ir.types import BufferType, Dim, IntType, dim, format_dim
 from fuseline.passes.active_counts import active_counts
 from fuseline.passes.pad_rows import PaddedRows, pad_rows
 from fuseline.passes.plan import live_ranges, share_memory
-from fuseline.report import KernelRecord
+from fuseline.report import KernelRecord, joined_sizes, span
 from fuseline.runtime.plan import (
     ArgSpec,
     Buffer,
@@ -57,6 +57,7 @@ class Assembled:
 
     ``symbols`` tells the kernel of each op that has one: the last, where it has several; ``forms``
     what is done for which sizes, where that is chosen; and ``refusals`` why the others have none.
+    ``owners`` has the op of each step.
     """
 
     plan: Plan
@@ -65,6 +66,7 @@ class Assembled:
     symbols: Mapping[Op, str]
     refusals: Mapping[Op, str]
     forms: Mapping[Op, Mapping[str, str]]
+    owners: tuple[Op, ...]
 
 
 class _Assembler:
@@ -80,11 +82,11 @@ class _Assembler:
     def run(self) -> Assembled:
         args = self._arguments()
         self._place_results()
-        steps = [step for item in self.emitted for step in self.steps(item)]
+        pairs = [(item.op, step) for item in self.emitted for step in self.steps(item)]
         plan = Plan(
             args=args,
             buffers=tuple(self.buffers),
-            steps=tuple(steps),
+            steps=tuple(step for _, step in pairs),
             returns=tuple(self._view(v) for v in self.func.returns),
             symbols=_symbol_sources(self.func),
             ranges={n: (r.lo, r.hi) for n, r in self.func.symbols.items()},
@@ -93,7 +95,8 @@ class _Assembler:
         symbols = {i.op: i.launches[-1].kernel.symbol for i in self.emitted if i.launches}
         refusals = {i.op: i.refusal for i in self.emitted if not i.launches}
         forms = {i.op: described((n.form, n.when) for n in i.launches) for i in self.emitted}
-        return Assembled(plan, self.kernels, tuple(self._records()), symbols, refusals, forms)
+        records, owners = tuple(self._records()), tuple(op for op, _ in pairs)
+        return Assembled(plan, self.kernels, records, symbols, refusals, forms, owners)
 
     def buffer(self, buffer: Buffer) -> int:
         """The number of one more buffer."""
@@ -163,7 +166,7 @@ class _Assembler:
             call=Reference(op),
             operands=tuple(self._view(v) for v in op.operands),
             results=tuple(self._view(v) for v in op.results),
-            label=op.name,
+            label=called(op),
             reason=reason,
             waits=isinstance(op, AtenCall) and waits(op.target),
             when=None if launch is None else _when(launch),
@@ -232,6 +235,7 @@ class _Assembler:
     def _records(self) -> list[KernelRecord]:
         found: dict[tuple[str, str], KernelRecord] = {}
         counts: Counter[tuple[str, str]] = Counter()
+        sizes: dict[tuple[str, str], dict[str, None]] = {}
         for item in self.emitted:
             where = str(item.op.loc or "")
             plain = [] if item.launches else [item.refusal]
@@ -239,7 +243,7 @@ class _Assembler:
                 n.kernel.reason for n in item.launches if isinstance(n.kernel, ReferenceKernel)
             ]
             for reason in plain:
-                name = getattr(item.op, "target", item.op.name)
+                name = called(item.op)
                 key = (name, reason)
                 counts[key] += 1
                 found.setdefault(
@@ -250,6 +254,8 @@ class _Assembler:
                     continue
                 key = (launch.kernel.symbol, "")
                 counts[key] += 1
+                when = _when(launch)
+                sizes.setdefault(key, {})[span(*when) if when else ""] = None
                 family = launch.kernel.family
                 symbol, status = launch.kernel.symbol, "native"
                 if isinstance(launch.kernel, LibraryKernel):
@@ -257,7 +263,7 @@ class _Assembler:
                 record = KernelRecord(symbol, family, item.op.name, 0, where, status)
                 found.setdefault(key, record)
         return [
-            KernelRecord(r.symbol, r.family, r.op, counts[key], r.origin, r.status, r.reason)
+            replace(r, launches=counts[key], sizes=joined_sizes(sizes.get(key, ())))
             for key, r in found.items()
         ]
 

@@ -23,7 +23,7 @@ from fuseline.build import Built, How, OnProgress, Tools, build
 from fuseline.clock import Clock
 from fuseline.codegen.targets import TARGETS
 from fuseline.compilation import Compilation, Outcome
-from fuseline.config import Config
+from fuseline.config import Config, warn_of_unknown_variables
 from fuseline.debug.dump import Dump, check_folder
 from fuseline.debug.reproducer import internal_error
 from fuseline.frontend.backend import Backend
@@ -90,6 +90,7 @@ class Compiler:
     def tools(self) -> Tools:
         """The cache and the C++ compiler, found when first needed."""
         if self._tools is None:
+            warn_of_unknown_variables()
             self._tools = Tools.find(self.config)
         return self._tools
 

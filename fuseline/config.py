@@ -11,6 +11,8 @@ import logging
 import os
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from difflib import get_close_matches
+from functools import cache
 from pathlib import Path
 from typing import Any, Literal, TypeAlias, TypeVar, cast, get_args
 
@@ -333,6 +335,16 @@ def unknown_variables() -> tuple[str, ...]:
     """Environment variables that look like options and are none: misspellings, most likely."""
     known = {option.metadata["variable"] for option in _options()}
     return tuple(sorted(v for v in os.environ if v.startswith(PREFIX) and v not in known))
+
+
+@cache
+def warn_of_unknown_variables() -> None:
+    """Warn of `unknown_variables`, once in a process: what they were to set has its default."""
+    known = [option.metadata["variable"] for option in _options()]
+    for name in unknown_variables():
+        near = get_close_matches(name, known, n=1, cutoff=0.8)
+        hint = f"perhaps {near[0]} was meant" if near else None
+        UNKNOWN_OPTION.warn(name, where="the environment", hint=hint)
 
 
 def parse_option(name: str, value: object, *, where: str) -> object:

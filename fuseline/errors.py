@@ -224,7 +224,8 @@ INVALID_OPTION = Code(
 UNKNOWN_OPTION = Code(
     "FL0102",
     "unknown option",
-    "A name that is no field of `fuseline.Config` was given as an option.",
+    "A name that is no field of `fuseline.Config` was given as an option. A variable of the "
+    "environment that looks like one is only warned of, at the first compilation.",
     UsageError,
     hint="`fuseline doctor` lists the options, with the variable that sets each",
 )

@@ -134,6 +134,7 @@ class KernelRecord:
             thread, bytes of ``shared_memory``, ``spills``, ``widest_load`` and ``widest_store`` in
             bits, and more.
         choices: what it was chosen from, by range of sizes, for a kernel of a GPU.
+        sizes: those that it runs for, as ``s77: 2 to 16``; empty where it does for all.
     """
 
     symbol: str
@@ -147,6 +148,20 @@ class KernelRecord:
     target: str = ""
     resources: Mapping[str, int] = field(default_factory=dict[str, int])
     choices: tuple[Choice, ...] = ()
+    sizes: str = ""
+
+
+def span(size: object, least: int, most: int | None) -> str:
+    """A range of a size in words, as in `Choice.sizes`."""
+    if most is None:
+        return f"{size}: {least} and up"
+    return f"{size}: {least}" if least == most else f"{size}: {least} to {most}"
+
+
+def joined_sizes(texts: Iterable[str]) -> str:
+    """What several launches of a kernel run for: all sizes, where one of them does."""
+    found = dict.fromkeys(part for text in texts for part in text.split("; "))
+    return "" if "" in found else "; ".join(found)
 
 
 @dataclass(frozen=True)
@@ -260,8 +275,12 @@ class Report:
         """
         built = [k for k in self.kernels if k.target]
         head = ["kernel", "target", "registers", "shared", "spills", "widest access"]
-        rows = [[k.symbol, k.target, *_resources(k), *self._made_for(k)] for k in built]
-        return _section("kernels", [[*head, "sites", "first place"], *rows]) if built else ""
+        rows = [
+            [k.symbol, k.target, *_resources(k), k.sizes or "all", *self._made_for(k)]
+            for k in built
+        ]
+        head += ["sizes", "sites", "first place"]
+        return _section("kernels", [head, *rows]) if built else ""
 
     def _made_for(self, kernel: KernelRecord) -> tuple[str, str]:
         counts = Counter(s.pattern for s in self.sites if s.kernel == kernel.symbol)
@@ -292,7 +311,8 @@ def _merge_kernels(records: Iterable[KernelRecord]) -> tuple[KernelRecord, ...]:
             continue
         launches = seen.launches + record.launches
         choices = tuple(dict.fromkeys((*seen.choices, *record.choices)))
-        merged[key] = replace(seen, launches=launches, choices=choices)
+        sizes = joined_sizes((seen.sizes, record.sizes))
+        merged[key] = replace(seen, launches=launches, choices=choices, sizes=sizes)
     return tuple(merged.values())
 
 
@@ -384,7 +404,7 @@ def _kernel_rows(kernels: Iterable[KernelRecord]) -> list[list[str]]:
             k.status,
             k.symbol,
             f"x{k.launches}",
-            k.op,
+            f"{k.op} ({k.sizes})" if k.sizes else k.op,
             _because(k.origin, k.reason) + (f" [{k.needs}]" if k.needs else ""),
         ]
         for k in kernels

@@ -7,7 +7,7 @@ import re
 from dataclasses import replace
 
 from fuseline import KernelRecord, PassRecord, Report, Site
-from fuseline.report import GraphRecord
+from fuseline.report import GraphRecord, span
 
 FUSED = Site("qk_norm", "layers.0.self_attn (m.py:10)", "fused", kernel="qk_norm_rope_ab12")
 MISSED = Site("qk_norm", "layers.1.self_attn (m.py:10)", "missed", reason="q has 3 readers")
@@ -170,18 +170,35 @@ def test_long_details_are_cut_in_the_table_only() -> None:
     assert json.loads(found.to_json())["sites"][0]["details"] == {"router": "x" * 300}
 
 
+def test_sizes_of_kernels_that_are_one() -> None:
+    """A kernel that one program runs for all sizes, is not one for some."""
+    assert [span("s", 1, 1), span("s", 2, 8), span("s", 9, None)] == [
+        "s: 1",
+        "s: 2 to 8",
+        "s: 9 and up",
+    ]
+    few, many, both = (replace(KERNEL, sizes=s) for s in ("s: 1", "s: 2 to 8; s: 9 and up", ""))
+    assert (Report(kernels=(few,)) + Report(kernels=(many, few))).kernels[0].sizes == (
+        "s: 1; s: 2 to 8; s: 9 and up"
+    )
+    assert (Report(kernels=(few,)) + Report(kernels=(both,))).kernels[0].sizes == ""
+    row = str(Report(kernels=(few,))).splitlines()[-1]
+    assert row == "  native  rms_norm_01  x2  rms_norm (s: 1)  norm (m.py:40)"
+
+
 def test_kernels_table_has_the_needs_and_the_sites_of_each_kernel() -> None:
     needs = {"registers": 32, "shared_memory": 512, "spills": 0}
     needs |= {"widest_load": 128, "widest_store": 64}
-    gpu = replace(KERNEL, symbol="qk_norm_rope_ab12", target="sm_90", resources=needs)
+    gpu = replace(KERNEL, symbol="qk_norm_rope_ab12", target="sm_90", resources=needs, sizes="s: 2")
     cpu = replace(KERNEL, target="cpu")
     table = Report((FUSED, FUSED, NORM), (gpu, cpu, replace(KERNEL, status="library")))
     rows = [" | ".join(re.split("  +", x.strip())) for x in table.kernels_table().splitlines()]
+    head = "kernel | target | registers | shared | spills | widest access"
     assert rows == [
         "kernels",
-        "kernel | target | registers | shared | spills | widest access | sites | first place",
-        "qk_norm_rope_ab12 | sm_90 | 32 | 512 | 0 | 128 bits | qk_norm x2 | norm (m.py:40)",
-        "rms_norm_01 | cpu | - | - | - | - | - | norm (m.py:40)",
+        f"{head} | sizes | sites | first place",
+        "qk_norm_rope_ab12 | sm_90 | 32 | 512 | 0 | 128 bits | s: 2 | qk_norm x2 | norm (m.py:40)",
+        "rms_norm_01 | cpu | - | - | - | - | all | - | norm (m.py:40)",
     ]
     assert Report((FUSED,)).kernels_table() == ""
 

@@ -47,6 +47,25 @@ class Member:
     size: int
 
 
+def check_place(path: Path) -> None:
+    """Whether a file can be written here, as far as that can be told beforehand.
+
+    Raises:
+        ArtifactError: FL1106, where it cannot.
+
+    """
+    target = Path(os.path.realpath(path))
+    found = ""
+    if not target.parent.is_dir():
+        found = f"no directory {path.parent if target.name == path.name else target.parent}"
+    elif target.exists() and not target.is_file():
+        found = "it is no plain file"
+    elif not os.access(target.parent, os.W_OK | os.X_OK):
+        found = f"no right to write in {target.parent}"
+    if found:
+        raise errors.ARTIFACT_UNWRITABLE.error(str(path), found=found)
+
+
 @contextmanager
 def replacing(path: Path) -> Generator[BinaryIO, None, None]:
     """A file beside a path, which takes its place when the block has ended well; else it is gone.
@@ -215,13 +234,16 @@ class Archive:
         with _told(self.path):
             yield from self._file.parts(*self._place(name))
 
-    def checked(self, name: str, member: Member) -> bytes:
+    def checked(self, name: str, member: Member, most: int | None = None) -> bytes:
         """A copy of the bytes of a member that the manifest knows.
 
         Raises:
-            ArtifactError: FL1103, where they are others.
+            ArtifactError: FL1103, where they are others; FL1102, where they are more than ``most``,
+                in which case they are not read.
 
         """
+        if most is not None and self.size(name) > most:
+            raise damaged(self.path, f"{name!r} of {self.size(name)} bytes, more than {most}")
         data = self.read(name)
         _same(f"{self.path}, {name}", _member([data]), member)
         return data
@@ -334,6 +356,7 @@ __all__ = [
     "Beside",
     "Member",
     "Writer",
+    "check_place",
     "copied",
     "damaged",
     "replacing",

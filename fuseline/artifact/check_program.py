@@ -13,7 +13,7 @@ from typing import Any
 
 from fuseline.artifact.archive import Archive, damaged
 from fuseline.artifact.check import is_symbol
-from fuseline.artifact.codec import MalformedError
+from fuseline.artifact.codec import MOST_JSON, MalformedError
 from fuseline.artifact.manifest import CudaKernel, Manifest, Target, load_json
 from fuseline.artifact.program import Counted, Given, HostOp, Input, Passed, ProgramFile
 from fuseline.artifact.trees import Tree
@@ -42,6 +42,9 @@ MOST_TEXT = 1 << 20
 SHOWN = {"registers", "shared_memory", "spills", "widest_load", "widest_store"}
 """What is shown of the machine code of a kernel for GPUs."""
 
+MOST_PAIRS = 1 << 23
+"""Of steps of one op, for all ops: what runs for which sizes is found by looking at each pair."""
+
 MOST_GROUPS = 8
 """Groups that one weight may be in: where it cannot lie in all of them, it is copied."""
 
@@ -54,7 +57,7 @@ def read_program(archive: Archive, manifest: Manifest, target: Target, name: str
 
     """
     member = target.programs[name]
-    raw = load_json(archive, member, archive.checked(member, manifest.members[member]))
+    raw = load_json(archive, member, archive.checked(member, manifest.members[member], MOST_JSON))
     try:
         found = ProgramFile.of_json(raw, member)
         check_program(found, target)
@@ -75,7 +78,7 @@ def check_program(program: ProgramFile, target: Target) -> None:
         MalformedError: something does not fit.
 
     """
-    for check in (_counts, _arguments, _steps, _order, _results, _padding, _expressions):
+    for check in (_counts, _arguments, _steps, _order, _owners, _results, _padding, _expressions):
         check(program)
     if target.name != "cpu":
         _launches(program, target.kernels)
@@ -215,6 +218,12 @@ def _order(program: ProgramFile) -> None:
         else:
             made |= {view.buffer for view in step.results}
     read(view.buffer for view in plan.returns)
+
+
+def _owners(program: ProgramFile) -> None:
+    _same(len(program.owners), len(program.plan.steps), "owners of steps")
+    if sum(count * count for count in Counter(program.owners).values()) > MOST_PAIRS:
+        raise MalformedError("more steps of one op than any has")
 
 
 def _results(program: ProgramFile) -> None:

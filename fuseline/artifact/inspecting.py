@@ -22,6 +22,7 @@ from fuseline.artifact.archive import Archive, Beside, damaged
 from fuseline.artifact.bounds import applies, check_bounds
 from fuseline.artifact.check_program import read_program
 from fuseline.artifact.codec import MalformedError, encode
+from fuseline.artifact.decisions import decisions
 from fuseline.artifact.manifest import Manifest, Target, manifest_bytes
 from fuseline.artifact.program import HostOp, ProgramFile
 from fuseline.artifact.signing import Signature
@@ -247,6 +248,7 @@ class Opened:
                 "torch": sum(isinstance(s, HostOp) for s in steps),
             },
             "kernels": [self._kernel(target, record) for record in file.kernels],
+            "decisions": decisions(file),
             "sites": [asdict(site) for site in file.sites],
         }
 

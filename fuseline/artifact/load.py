@@ -142,8 +142,8 @@ def references_of(
 
     """
     member = target.ir[name]
-    data = archive.checked(member, manifest.members[member])
     references: Any = importlib.import_module("fuseline.artifact.references")
+    data = archive.checked(member, manifest.members[member], 4 * references.MOST_TEXT)  # as UTF-8
     try:
         return references.references(data.decode(), file.plan.ops, file.traced)
     except (MalformedError, UnicodeDecodeError) as error:

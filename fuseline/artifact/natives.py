@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import sys
 import tempfile
 from pathlib import Path
 
@@ -53,16 +54,27 @@ def _file(digest: str, name: str, data: bytes) -> Path:
 
 def _made(digest: str, name: str, data: bytes) -> Path:
     try:
-        if hasattr(os, "memfd_create"):
-            number = os.memfd_create(f"fuseline-{name}-{digest[:8]}", os.MFD_CLOEXEC)
+        if sys.platform == "linux":
+            flags = os.MFD_CLOEXEC | os.MFD_ALLOW_SEALING
+            number = os.memfd_create(f"fuseline-{name}-{digest[:8]}", flags)
             with os.fdopen(os.dup(number), "wb") as file:
                 file.write(data)
+            _seal(number)
             return Path(f"/proc/self/fd/{number}")
         folder = Path(tempfile.mkdtemp(prefix="fuseline-"))
         (folder / name).write_bytes(data)
     except OSError as error:
         raise errors.LIBRARY_UNLOADABLE.error(name, found=str(error)) from error
     return folder / name
+
+
+def _seal(number: int) -> None:
+    """Have nobody write a file in memory any more."""
+    if sys.platform == "linux":
+        import fcntl
+
+        every = fcntl.F_SEAL_WRITE | fcntl.F_SEAL_SHRINK | fcntl.F_SEAL_GROW | fcntl.F_SEAL_SEAL
+        fcntl.fcntl(number, fcntl.F_ADD_SEALS, every)
 
 
 __all__ = ["file_of", "library"]

@@ -161,6 +161,7 @@ class ProgramFile:
         traced: what the func calls each size that has a name of the user's.
         sites: what was fused in the model, and what not.
         kernels: what the plan calls, and what each needs.
+        owners: for each step of the plan, the number of the op of the func that it is part of.
     """
 
     plan: PlanFile
@@ -174,6 +175,7 @@ class ProgramFile:
     traced: Mapping[str, str]
     sites: tuple[Site, ...]
     kernels: tuple[KernelRecord, ...]
+    owners: tuple[int, ...]
 
     @property
     def state(self) -> set[str]:

@@ -77,6 +77,11 @@ def fingerprint(public: bytes) -> str:
     return f"sha256:{hashlib.sha256(public).hexdigest()}"
 
 
+def check_key(key: Path) -> None:
+    """Whether a file can sign; see `signed`, which raises the same."""
+    _private(key)
+
+
 def signed(manifest: bytes, key: Path) -> bytes:
     """The member `SIGNATURE` for a manifest.
 
@@ -232,6 +237,7 @@ def _crypto(module: str) -> Any:
 
 __all__ = [
     "Signature",
+    "check_key",
     "check_signature",
     "fingerprint",
     "sign_file",

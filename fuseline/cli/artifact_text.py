@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from fuseline.cli.output import columns
 from fuseline.cli.units import bytes_text
+from fuseline.report import span
 
 if TYPE_CHECKING:
     from fuseline.artifact.inspecting import Facts
@@ -96,9 +97,8 @@ def _program(title: str, program: Facts, *, full: bool) -> list[str]:
         ]
     )
     parts = [_section(title, rows), _section("kernels", _kernels(program["kernels"]))]
+    parts.append(_section("decisions", _decisions(program["decisions"], full=full)))
     parts.append(_section("sites", _sites(program["sites"], full=full)))
-    if full:
-        parts.append(_section("choices", _choices(program["kernels"])))
     return parts
 
 
@@ -148,13 +148,46 @@ def _sites(sites: Sequence[Facts], *, full: bool) -> list[list[str]]:
     return [[status, f"{pattern} x{n}", why] for (status, pattern, why), n in counts.items()]
 
 
-def _choices(kernels: Sequence[Facts]) -> list[list[str]]:
-    """What kernels were chosen from."""
-    return [
-        [kernel["symbol"], choice["sizes"], f"{choice['chosen']} by {choice['by']}", _rest(choice)]
-        for kernel in kernels
-        for choice in kernel["choices"]
-    ]
+def _decisions(tables: Sequence[Facts], *, full: bool) -> list[list[str]]:
+    """What runs for which sizes, and why: of an op that has several ways, or with ``full`` of each
+    that had something to choose, which is then listed.
+    """
+    rows: list[list[str]] = []
+    for table in tables:
+        if not full and len(table["rows"]) < 2:
+            continue
+        many = f" x{table['ops']}" if table["ops"] > 1 else ""
+        title = f"{table['op']} at {table['where']}{many}" if table["where"] else table["op"] + many
+        for row in table["rows"]:
+            sizes = "all" if row["size"] is None else span(*(row[k] for k in _RANGE))
+            for run in row["runs"]:
+                name = _run(run)
+                for why in _why(run, full=full):
+                    rows.append([title, sizes, name, why])
+                    title = sizes = name = ""
+    return rows
+
+
+_RANGE = ("size", "least", "most")
+
+
+def _run(run: Facts) -> str:
+    beside = {"library": " of torch's library", "torch": " by torch"}
+    return f"{run['kernel']}{beside.get(run['kind'], '')}"
+
+
+def _why(run: Facts, *, full: bool) -> list[str]:
+    """What a kernel was chosen by: in short, or for each range of sizes that was looked at."""
+    choices: list[Facts] = run["choices"]
+    if not choices:
+        return [f"by {run['by'] or 'rule, or by measurement'}"]
+    if full:
+        return [f"{c['sizes']}: {_choice(c)}, {_rest(c)}" for c in choices]
+    return ["; ".join(dict.fromkeys(map(_choice, choices)))]
+
+
+def _choice(choice: Facts) -> str:
+    return f"{choice['chosen']} by {choice['by']}"
 
 
 def _rest(choice: Facts) -> str:

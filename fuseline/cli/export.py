@@ -9,11 +9,13 @@ for any target. Code for the CPU of another kind of machine is not made: export 
 from __future__ import annotations
 
 import argparse
+import inspect
 import shlex
 import sys
 import time
+from contextlib import suppress
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
 from fuseline.cli.arguments import add_json, add_model, count, options
 from fuseline.cli.output import Output, columns
@@ -65,8 +67,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         metavar="NAME:DTYPE[DIMS]",
         action="append",
         default=[],
-        help="an input of the forward pass; a dim is a size, a range, or a named range: "
-        "input_ids:int64[B=1..8,S=1..2048]; may be repeated",
+        help="an input of the forward pass, by name, or in order where it takes any number; a dim "
+        "is a size, a range, or a named range: input_ids:int64[B=1..8,S=1..2048]; may be repeated",
     )
     parser.add_argument(
         "--decode",
@@ -97,19 +99,21 @@ def run(arguments: argparse.Namespace, out: Output) -> int:
         given["strict"] = True
     config = Config.of(given)
     length = _length(arguments)
+    path, key = Path(arguments.output), None if arguments.sign is None else Path(arguments.sign)
+    _check_files(path, key)
     with out.step(f"loading {arguments.model}"):
         from fuseline.cli import models
 
         loaded = models.load(arguments.model, config, dtype=arguments.dtype, inputs=arguments.input)
     started = time.perf_counter()
     from fuseline.exporting import export_parts
-    from fuseline.exporting.export import by_torch
+    from fuseline.exporting.export import by_torch, placed
 
     parts, text, tokenizer = _parts(arguments, loaded, length)
     with _Steps(out) as steps:
         exported = export_parts(
             parts,
-            path=Path(arguments.output),
+            path=path,
             targets=arguments.target or ["cpu"],
             cpu_isa=arguments.cpu_isa or ["native"],
             emit=arguments.emit,
@@ -119,14 +123,29 @@ def run(arguments: argparse.Namespace, out: Output) -> int:
             tokenizer=tokenizer,
             command=_command(sys.argv[1:]),
             versions=("transformers", "triton"),
-            sign=None if arguments.sign is None else Path(arguments.sign),
+            sign=key,
             progress=steps.tell,
             config=config,
         )
     seconds = time.perf_counter() - started
     operations = by_torch(exported.programs)
-    out.result(_data(exported, seconds, operations), _text(exported, seconds, operations))
+    data: list[dict[str, object]] = [
+        {"operation": r.symbol, "where": r.origin, "steps": r.launches, "reason": r.reason}
+        for r in operations
+    ]
+    text = _text(exported, seconds, [placed(record) for record in operations])
+    out.result(_data(exported, seconds, data), text)
     return 0
+
+
+def _check_files(path: Path, key: Path | None) -> None:
+    """What is wrong with the files that were named, told before a model is loaded."""
+    from fuseline.artifact.archive import check_place
+    from fuseline.artifact.signing import check_key
+
+    check_place(path)
+    if key is not None:
+        check_key(key)
 
 
 def _command(words: list[str]) -> str:
@@ -221,8 +240,13 @@ def _parts(
     vocabulary = getattr(getattr(model, "config", None), "vocab_size", 2)
     tensors, dynamic = inputs.examples([inputs.parse(t) for t in arguments.input], vocabulary)
     kept = {k: v for k, v in loaded.kwargs.items() if k not in tensors and not _is_tensor(v)}
-    shapes = {**dynamic, **dict.fromkeys(kept)}
-    return {"main": Part(model, (), {**tensors, **kept}, shapes)}, None, None
+    forward: Any = model.forward
+    args, kwargs = inputs.arguments(forward, {**tensors, **kept})
+    shapes = None
+    if any(dynamic.values()):
+        ranges = inputs.arguments(forward, {**dynamic, **dict.fromkeys(kept)})
+        shapes = inputs.by_parameter(forward, *ranges)
+    return {"main": Part(model, args, kwargs, shapes)}, None, None
 
 
 def _is_tensor(value: object) -> bool:
@@ -245,10 +269,17 @@ def _Function(function: Any) -> Any:  # noqa: N802 -- a class that is made where
         def forward(self, *args: Any, **kwargs: Any) -> Any:
             return function(*args, **kwargs)
 
+    own = inspect.Parameter("_self", inspect.Parameter.POSITIONAL_ONLY)
+    with suppress(ValueError):  # a function that is not written in Python may have no signature
+        signature = inspect.signature(function)
+        taken = [own, *signature.parameters.values()]
+        cast("Any", Function.forward).__signature__ = signature.replace(parameters=taken)
     return Function()
 
 
-def _data(exported: Exported, seconds: float, operations: list[str]) -> dict[str, object]:
+def _data(
+    exported: Exported, seconds: float, operations: list[dict[str, object]]
+) -> dict[str, object]:
     manifest = exported.manifest
     return {
         "path": str(exported.path),
@@ -272,6 +303,5 @@ def _text(exported: Exported, seconds: float, operations: list[str]) -> str:
     for target in manifest.targets:
         needs = f", needs {' '.join(target.features)}" if target.features else ""
         rows.append([target.title, f"{len(target.sources)} kernels{needs}"])
-    if operations:
-        rows.append(["by torch", ", ".join(operations)])
+    rows += [["by torch", operation] for operation in operations]
     return columns(rows, indent="")

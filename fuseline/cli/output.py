@@ -30,7 +30,7 @@ class Output:
 
     def result(self, data: Mapping[str, object], text: str) -> None:
         """The answer: as one JSON object, or as text."""
-        print(json.dumps(_finite(data), indent=2, allow_nan=False) if self.json else text)
+        print(json.dumps(finite(data), indent=2, allow_nan=False) if self.json else text)
 
     def stream(self, text: str) -> None:
         """A part of an answer that comes bit by bit; JSON gets the whole at the end."""
@@ -83,16 +83,16 @@ def printable(text: str) -> str:
     )
 
 
-def _finite(value: object) -> object:
+def finite(value: object) -> object:
     """The same with what JSON has no numbers for (NaN and infinities) as text."""
     match value:
         case float():
             return value if math.isfinite(value) else str(value)
         case Mapping():
             items = cast("Mapping[object, object]", value).items()
-            return {key: _finite(item) for key, item in items}
+            return {key: finite(item) for key, item in items}
         case list() | tuple():
-            return [_finite(item) for item in cast("Sequence[object]", value)]
+            return [finite(item) for item in cast("Sequence[object]", value)]
         case _:
             return value
 

@@ -15,6 +15,7 @@ from fuseline.codegen.kernel import KernelTemplate
 from fuseline.codegen.targets import Backend
 from fuseline.ir.core import Func, Op, Value
 from fuseline.ir.layout import LayoutMap
+from fuseline.ir.ops.call import called
 from fuseline.ir.ops.fused import Copy
 from fuseline.ir.types import Dim, DType, dim, symbol
 
@@ -118,7 +119,7 @@ def lower(op: Op, layouts: LayoutMap, backend: Backend = "cpu") -> Lowered:
     """What runs this op."""
     function = LOWERINGS[backend].get(type(op))
     if function is None:
-        return Refusal(f"no kernel for {op.name}")
+        return Refusal(f"no kernel for {called(op)}")
     return function(op, layouts)
 
 

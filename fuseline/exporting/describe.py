@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, TypeAlias, cast
 
 from torch import Tensor
@@ -35,6 +35,7 @@ from fuseline.frontend.imported import Imported, Ready
 from fuseline.ir.core import Func, Value
 from fuseline.ir.evaluate import Reference
 from fuseline.ir.types import Dim, IntType, format_dim, symbol
+from fuseline.report import KernelRecord
 from fuseline.runtime.plan import Expr, HostStep
 
 Program: TypeAlias = "Captured | Imported"
@@ -76,7 +77,8 @@ def program_file(name: str, exported: Ahead, compilation: Compilation) -> Progra
         ),
         traced={},
         sites=report.sites,
-        kernels=report.kernels,
+        kernels=tuple(map(_settled, report.kernels)),
+        owners=tuple(place[op] for op in compilation.built.assembled.owners),
     )
     return renamed(file, exported.names) if isinstance(exported, Exported) else file
 
@@ -89,6 +91,12 @@ def _trees(exported: Ahead) -> tuple[Tree, Tree]:
     inputs = Tree("names", named, (Tree(),) * len(named))
     takes = Tree("tuple", (), (Tree("tuple"), inputs))
     return takes, Tree("dict", given, (Tree(),) * len(given))
+
+
+def _settled(record: KernelRecord) -> KernelRecord:
+    """A record that does not tell whether what was measured had been so in an earlier build."""
+    choices = (replace(c, by="measurement") if c.by == "table" else c for c in record.choices)
+    return replace(record, choices=tuple(choices))
 
 
 def _counted(func: Func, arg: Value) -> int:

@@ -5,7 +5,8 @@ from __future__ import annotations
 import json
 import logging
 import platform
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Generator, Iterable, Mapping, Sequence
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field, replace
 from importlib.machinery import EXTENSION_SUFFIXES
 from importlib.metadata import PackageNotFoundError, version
@@ -17,7 +18,7 @@ from torch import Tensor, nn
 
 from fuseline import _torch, _version, errors
 from fuseline.artifact import machine, weights
-from fuseline.artifact.archive import PAGE, Writer, copied, replacing
+from fuseline.artifact.archive import PAGE, Member, Writer, check_place, copied, replacing
 from fuseline.artifact.manifest import (
     MANIFEST,
     SCHEMA,
@@ -30,7 +31,7 @@ from fuseline.artifact.manifest import (
     Weights,
 )
 from fuseline.artifact.program import ProgramFile
-from fuseline.artifact.signing import signed
+from fuseline.artifact.signing import check_key, signed
 from fuseline.build import Tools
 from fuseline.codegen.targets import TARGETS
 from fuseline.compilation import Compilation
@@ -41,6 +42,7 @@ from fuseline.frontend import export as frontend
 from fuseline.frontend.imported import Whole
 from fuseline.frontend.importer import CannotImport
 from fuseline.ir.text import print_func
+from fuseline.report import KernelRecord
 from fuseline.runtime.build import Progress
 from fuseline.runtime.gpu.kernels import Launcher
 from fuseline.runtime.graphs.recorder import first_line
@@ -190,9 +192,16 @@ def export_parts(
         progress: told of every step.
         options: fields of `fuseline.Config`, such as ``strict``.
 
+    Raises:
+        ArtifactError: FL1106 and FL1107, as in `export`; FL1112, if the key cannot be used.
+        LoadError: FL0802, without the package that signs.
+
     """
     path = Path(path)
-    _check_options(path, targets, emit, options)
+    _check_options(targets, emit, options)
+    check_place(path)
+    if sign is not None:
+        check_key(sign)
     config: Config = options.pop("config", None) or Config.of(options)
     config = config.replace(reuse=False)
     if config.cache == "latent":
@@ -208,9 +217,11 @@ def export_parts(
         made.targets.append(_compiled(wanted, exported, config, emit, made, tell))
     tell(Stage("write"))
     native = _native(Tools.find(config), made, gpu=any(t.name != "cpu" for t in made.targets))
-    if config.strict and (operations := by_torch(made.programs)):
+    if config.strict and (without := by_torch(made.programs)):
         raise errors.CANNOT_EXPORT.error(
-            " and ".join(parts), found=f"no kernel for {', '.join(operations)}"
+            " and ".join(parts),
+            found=f"no kernel for {'; '.join(map(placed, without))}",
+            hint="without strict they run by torch",
         )
     tensors = _tensors(exported)
     model = next(iter(parts.values())).model
@@ -229,13 +240,8 @@ def export_parts(
     return _written(path, made, tensors, about, embed=embed_weights, sign=sign)
 
 
-def _check_options(
-    path: Path, targets: Sequence[str], emit: str, options: Mapping[str, Any]
-) -> None:
+def _check_options(targets: Sequence[str], emit: str, options: Mapping[str, Any]) -> None:
     """Refuse what cannot be meant before anything is compiled."""
-    if not path.parent.is_dir():
-        found = f"no directory {path.parent}"
-        raise errors.ARTIFACT_UNWRITABLE.error(str(path), found=found)
     if isinstance(targets, str) or not targets:
         raise errors.INVALID_OPTION.error(
             "targets", found=repr(targets), expected="a list, such as ['cpu', 'sm_90']"
@@ -253,10 +259,17 @@ def _untold(stage: Stage) -> None:
     """Nobody watches."""
 
 
-def by_torch(programs: Iterable[ProgramFile]) -> list[str]:
-    """Operations that run by torch, on any target."""
+def by_torch(programs: Iterable[ProgramFile]) -> list[KernelRecord]:
+    """What runs by torch on any target: one record for each operation, as it is first met."""
     records = (record for program in programs for record in program.kernels)
-    return sorted({record.op for record in records if record.status == "reference"})
+    found = {r.symbol: r for r in reversed(list(records)) if r.status == "reference"}
+    return sorted(found.values(), key=lambda record: record.symbol)
+
+
+def placed(record: KernelRecord) -> str:
+    """An operation with its place in the model: ``aten.sort.stable at layers.0 (moe.py:41)``."""
+    others = f", and {record.launches - 1} more" if record.launches > 1 else ""
+    return f"{record.symbol}{f' at {record.origin}' if record.origin else ''}{others}"
 
 
 def _tensors(exported: Mapping[str, describe.Ahead]) -> dict[str, Tensor]:
@@ -497,14 +510,10 @@ def _written(
     stored = weights.stored(tensors, groups, describe.state_of(made.programs))
     head, size = weights.header(stored.memory, groups)
     beside = None
-    if not embed:
-        # Named by what it holds: an earlier artifact keeps its own, and never takes other weights.
-        member = copied(weights.parts(stored.memory, head), lambda part: None)
-        name = path.with_name(f"{path.name}.{member.sha256[:12]}.safetensors")
-        with replacing(name) as file:
-            copied(weights.parts(stored.memory, head), file.write)
-        beside = name.name, member
-    with replacing(path) as file, Writer(file) as archive:
+    with ExitStack() as together:
+        if not embed:
+            beside = together.enter_context(_beside(path, stored, head))
+        archive = together.enter_context(Writer(together.enter_context(replacing(path))))
         for name, data in sorted(made.members.items()):
             archive.add_bytes(name, data)
         if embed:
@@ -525,6 +534,26 @@ def _written(
         if sign is not None:
             archive.add_bytes(SIGNATURE, signed(text, sign))
     return Exported(path, manifest, path.stat().st_size, tuple(made.programs))
+
+
+@contextmanager
+def _beside(path: Path, stored: weights.Stored, head: bytes) -> Generator[tuple[str, Member]]:
+    """Weights in a file of their own, for an artifact that the block writes: where that fails, they
+    are not left behind.
+
+    They are named by what they are: an earlier artifact keeps its own, and never takes others.
+    """
+    member = copied(weights.parts(stored.memory, head), lambda part: None)
+    name = path.with_name(f"{path.name}.{member.sha256[:12]}.safetensors")
+    of_another = name.exists()
+    with replacing(name) as file:
+        copied(weights.parts(stored.memory, head), file.write)
+    try:
+        yield name.name, member
+    except BaseException:
+        if not of_another:
+            name.unlink(missing_ok=True)
+        raise
 
 
 def _disjoint(groups: Sequence[Sequence[str]]) -> list[Sequence[str]]:

@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
+import inspect
 import re
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 from torch import Tensor
 
 from fuseline import errors
 from fuseline.artifact.codec import DTYPES
+
+T = TypeVar("T")
 
 EXAMPLES = (3, 5, 7, 11, 13, 17, 19, 23)
 """Sizes of example inputs, one for each dim that varies: no two alike, and none that is a product
@@ -113,6 +116,69 @@ def examples(specs: Sequence[InputSpec], below: int = 2) -> tuple[dict[str, Tens
     return tensors, dynamic
 
 
+def arguments(
+    forward: Callable[..., Any], given: Mapping[str, T]
+) -> tuple[tuple[T, ...], dict[str, T]]:
+    """How a function is called with inputs by name: by keyword, where that can be.
+
+    What a signature takes by place alone goes there. Names that it does not have are further
+    arguments, in the order in which they are given, where it takes any number of them.
+
+    Raises:
+        UsageError: FL0103, where the function cannot be called with these.
+
+    """
+    signature = inspect.signature(forward)
+    parameters = signature.parameters.values()
+    named = {p.name for p in parameters if p.kind not in (p.VAR_POSITIONAL, p.VAR_KEYWORD)}
+    kinds = {p.kind for p in parameters}
+    further: list[T] = []
+    if inspect.Parameter.VAR_POSITIONAL in kinds and inspect.Parameter.VAR_KEYWORD not in kinds:
+        further = [value for name, value in given.items() if name not in named]
+    by_place = [p.name for p in parameters if p.kind is p.POSITIONAL_ONLY]
+    if further:  # they stand behind all that has a place
+        by_place += [p.name for p in parameters if p.kind is p.POSITIONAL_OR_KEYWORD]
+    first = [name for name in by_place if name in given]
+    keywords = {n: v for n, v in given.items() if n not in first and (n in named or not further)}
+    args = (*(given[name] for name in first), *further)
+    try:
+        if first != by_place[: len(first)] or (further and len(first) < len(by_place)):
+            missing = next(name for name in by_place if name not in given)
+            raise TypeError(f"missing a required argument: {missing!r}")
+        signature.bind(*args, **keywords)
+    except TypeError as error:
+        raise errors.BAD_ARGUMENT.error(
+            "--input", found=str(error), expected=f"those of forward{_bare(signature)}"
+        ) from error
+    return args, keywords
+
+
+def by_parameter(
+    forward: Callable[..., Any], args: Sequence[Any], kwargs: Mapping[str, Any]
+) -> dict[str, Any]:
+    """Dims that vary of all arguments of a call, by parameter, as torch's export takes them.
+
+    Raises:
+        UsageError: FL0103, for one that is given as one of any keywords: torch's export takes no
+            dims that vary beside such.
+
+    """
+    signature = inspect.signature(forward)
+    if loose := [name for name in kwargs if name not in signature.parameters]:
+        raise errors.BAD_ARGUMENT.error(
+            "--input",
+            found=f"sizes that vary, and {loose[0]}, which forward{_bare(signature)} does not name",
+            expected="fixed sizes",
+        )
+    return dict(signature.bind(*args, **kwargs).arguments)
+
+
+def _bare(signature: inspect.Signature) -> inspect.Signature:
+    """A signature without types, which take up most of a line."""
+    bare = [p.replace(annotation=inspect.Parameter.empty) for p in signature.parameters.values()]
+    return inspect.Signature(bare)
+
+
 def _seeded(
     dtype: torch.dtype, shape: Sequence[int], below: int, generator: torch.Generator
 ) -> Tensor:
@@ -128,4 +194,4 @@ def dims_of(shape: Sequence[int]) -> tuple[Extent, ...]:
     return tuple(Extent(n, n) for n in shape)
 
 
-__all__ = ["Extent", "InputSpec", "dims_of", "examples", "parse"]
+__all__ = ["Extent", "InputSpec", "arguments", "by_parameter", "dims_of", "examples", "parse"]

@@ -105,18 +105,26 @@ class Reader:
 
     def __init__(self, good: Path) -> None:
         from fuseline.artifact import load
+        from fuseline.artifact.inspecting import Opened
 
+        self._good = Opened.of(good)
         self._load: Any = load
         self._runner: Any = self._load.load(good)._runner
 
     def read(self, path: Path) -> None:
         """Do all of it; raises what is raised."""
+        from fuseline.artifact.differences import differences
         from fuseline.artifact.inspecting import Opened
-        from fuseline.cli.artifact_text import described
+        from fuseline.cli.artifact_text import changes, described
+        from fuseline.cli.output import finite
         from fuseline.config import Config
 
-        facts = Opened.of(path).facts()
+        opened = Opened.of(path)
+        facts = opened.facts()
         described({**facts, "verified": False, "signed_by_key": False}, full=True)
+        json.dumps(finite(facts), allow_nan=False)
+        for pair in ((self._good, opened), (opened, self._good)):
+            changes(differences(*pair))
         with self._without_code():
             loaded = self._load.load(path, device="cpu", threads=Config().threads or 1)
             for call in loaded.programs.values():

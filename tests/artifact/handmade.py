@@ -75,7 +75,7 @@ def _no_program() -> bytes:
     """One that takes nothing, does nothing and gives nothing."""
     plan = PlanFile((), (), (), (), {}, {}, (), {}, {}, (), {})
     takes = Tree("tuple", (), (Tree("tuple"), Tree("dict")))
-    file = ProgramFile(plan, (), takes, Tree("tuple"), (), {}, (), (), {}, (), ())
+    file = ProgramFile(plan, (), takes, Tree("tuple"), (), {}, (), (), {}, (), (), ())
     return json.dumps(file.to_json()).encode()
 
 

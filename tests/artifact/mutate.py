@@ -16,6 +16,7 @@ from typing import Any
 
 from fuseline.artifact.archive import PAGE, Archive, Writer
 from fuseline.artifact.manifest import MANIFEST
+from tests.artifact import grafts
 
 Mutation = Callable[["Good", random.Random], bytes]
 
@@ -37,6 +38,15 @@ class Good:
         self.members = {name: archive.read(name) for name in archive.names}
         self.manifest: Any = json.loads(self.members[MANIFEST])
         self.ends = _fields(self.data)
+
+    def with_more(self, more: dict[str, bytes]) -> bytes:
+        """The file with further members, which the manifest does not know."""
+        out = io.BytesIO()
+        writer = Writer(out)
+        for name, data in {**self.members, **more}.items():
+            writer.add_bytes(name, data, PAGE if name == "weights.safetensors" else 0)
+        writer.end()
+        return out.getvalue()
 
     def with_members(self, changed: dict[str, bytes], manifest: Any = None) -> bytes:
         """The file with other members, and a manifest that knows them."""
@@ -177,7 +187,12 @@ def func_text(good: Good, rng: random.Random) -> bytes:
     for _ in range(rng.choice((1, 1, 2, 4))):
         at = rng.randrange(len(words))
         words[at] = rng.choice(
-            (rng.choice(words), "", "%x", "f32[9**8**8]", "{" * 300, "((((", "2**9999", *TEXTS[:6])
+            (
+                *(rng.choice(words), "", "%x", "f32[9**8**8]", "{" * 300, "((((", "2**9999"),
+                *("f32[(s77 + 1)**4000]", "f32[s77**s77**s77]", "9" * 5000, "(" * 50_000),
+                *("f32[" + "s77*" * 3000 + "1]", "f32[Max(" * 200, "inf", "nan", "1e999"),
+                *TEXTS[:6],
+            )
         )
     return good.with_members({name: " ".join(words).encode("utf-8", "replace")})
 
@@ -267,6 +282,11 @@ KINDS: dict[str, tuple[Mutation, int]] = {
     "raw_json": (raw_json, 1),
     "func_text": (func_text, 1),
     "weights_head": (weights_head, 2),
+    "member_names": (grafts.member_names, 2),
+    "weights_beside": (grafts.weights_beside, 1),
+    "signature": (grafts.signature, 1),
+    "grafted_manifest": (grafts.grafted_manifest, 2),
+    "grafted_program": (grafts.grafted_program, 4),
 }
 """What is done to a file, and how often in relation to the others."""
 

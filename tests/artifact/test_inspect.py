@@ -3,16 +3,21 @@
 from __future__ import annotations
 
 import json
+import re
+from collections import Counter
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import pytest
 import torch
 from torch import Tensor, nn
 
 import fuseline
+from fuseline.artifact.bounds import applies
+from fuseline.artifact.inspecting import Opened
 from fuseline.cli import main
 from fuseline.cli.output import printable
+from fuseline.runtime.plan import WORKERS, Evaluator, HostStep, NativeStep
 from tests.artifact.mutate import Good
 from tests.artifact.small import make, shared
 
@@ -174,6 +179,75 @@ def test_a_kernel_that_changed(tmp_path: Path, capsys: Print) -> None:
     assert main(["inspect", str(path), "--diff", str(shared()), "--json"]) == 1
     (target,) = answer(capsys)["targets"]
     assert target["changes"] == [{"what": "library of main", "status": "changed binary only"}]
+
+
+class Gated(nn.Module):
+    """Products that are done by one kernel for few rows, and by another for many."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.gate, self.up = nn.Linear(32, 48, bias=False), nn.Linear(32, 48, bias=False)
+        self.down = nn.Linear(48, 32)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.down(nn.functional.silu(self.gate(x)) * self.up(x)) + self.down(self.up(x))
+
+
+def gated(path: Path, **options: Any) -> Path:
+    sizes = ({0: torch.export.Dim("B", min=1, max=300)},)
+    fuseline.export(
+        Gated().eval(), (torch.ones(4, 32),), path=path, dynamic_shapes=sizes, **options
+    )
+    return path
+
+
+@pytest.mark.slow
+def test_decisions_are_what_runs(tmp_path: Path, capsys: Print) -> None:
+    """For each size of each table, in order, the steps that the plan runs."""
+    pytest.importorskip("triton", reason="compiling for GPUs needs Triton")
+    path = gated(tmp_path / "gated.fuse", targets=["cpu", "sm_90"])
+    opened = Opened.of(path)
+    found = {t["name"]: t["programs"]["main"]["decisions"] for t in opened.facts()["targets"]}
+    for (title, _), file in opened.programs.items():
+        plan = file.plan.plan(cast("Any", dict.fromkeys(file.plan.ops)))
+        tables = found[title.partition(":")[0]]
+        known = {run["kernel"] for t in tables for row in t["rows"] for run in row["runs"]}
+        assert sum(len(table["rows"]) > 1 for table in tables) >= 2
+        for rows in (1, 2, 3, 8, 9, 16, 17, 33, 129, 300):
+            value = Evaluator(plan)({"s77": rows, WORKERS: 1})
+            runs = Counter(
+                run["kernel"]
+                for table in tables
+                for row in table["rows"]
+                if row["least"] <= rows and (row["most"] is None or rows <= row["most"])
+                for run in row["runs"] * table["ops"]
+            )
+            steps = [s for s in plan.steps if applies(s, value) and not isinstance(s, HostStep)]
+            names = [s.symbol if isinstance(s, NativeStep) else s.name for s in steps]
+            assert runs == Counter(n for n in names if n in known), (title, rows)
+            assert {s.symbol for s in steps if isinstance(s, NativeStep) and s.when} <= known
+    by = {run["by"] for tables in found.values() for t in tables for r in t["rows"]
+          for run in r["runs"]}  # fmt: skip
+    assert by == {"rule", "model"}
+    assert main(["inspect", str(path)]) == 0
+    shown = capsys.readouterr().out
+    assert re.search(r"s77: 1 +linear_small_\w+ +by rule", shown)
+    assert re.search(r"s77: 3 to 4 +linear_rows_\w+ +warps \d by model", shown)
+    assert main(["inspect", str(path), "--full"]) == 0
+    assert re.search(r"warps \d by model, of warps \d [0-9.]+ us", capsys.readouterr().out)
+
+
+def test_ops_that_are_decided_alike_are_one_table(tmp_path: Path) -> None:
+    """The two products of `down`, whose steps are the same."""
+    opened = Opened.of(gated(tmp_path / "gated.fuse", cpu_isa=("baseline",)))
+    (target,) = opened.facts()["targets"]
+    tables = target["programs"]["main"]["decisions"]
+    assert [t["ops"] for t in tables if t["op"] == "linear"]
+    (file,) = opened.programs.values()
+    native = Counter(s.symbol for s in file.plan.steps if isinstance(s, NativeStep))
+    for table in tables:
+        for row in table["rows"]:
+            assert all(native[run["kernel"]] >= table["ops"] for run in row["runs"])
 
 
 class Step(nn.Module):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -12,7 +13,7 @@ import pytest
 import torch
 
 import fuseline
-from fuseline.artifact import weights
+from fuseline.artifact import natives, weights
 from fuseline.artifact.check_program import check_program
 from fuseline.artifact.codec import MalformedError
 from fuseline.artifact.manifest import CudaKernel, Manifest, Target
@@ -103,6 +104,7 @@ PROGRAMS: dict[str, tuple[str, object, str]] = {
     ),
     "keys of one name": ("gives.keys", ["y", "y", "order"], "keys of the same name"),
     "too few keys": ("gives.keys", ["y"], "1 keys for 3 children"),
+    "steps of nobody": ("owners", [0], "1 owners of steps for"),
     "a result": ("returns.0.result", 9, "result 9 of 3"),
     "growth": (
         "plan.pads",
@@ -150,6 +152,18 @@ def test_a_step_of_torch_that_takes_the_place_of_an_argument(good: Good, tmp_pat
         step(program, "HostOp")["results"][0]["buffer"] = 0
 
     with pytest.raises(ArtifactError, match=r"FL1102.*writes arg"):
+        fuseline.load(rewritten(good, tmp_path, change))
+
+
+def test_an_op_of_thousands_of_steps(good: Good, tmp_path: Path) -> None:
+    """Whoever shows what runs for which sizes looks at each of them for each of them."""
+
+    def change(program: Any) -> None:
+        native = step(program, "NativeStep")
+        program["plan"]["steps"] = [*program["plan"]["steps"], *[native] * 3000]
+        program["owners"] += [0] * 3000
+
+    with pytest.raises(ArtifactError, match=r"FL1102.*more steps of one op than any has"):
         fuseline.load(rewritten(good, tmp_path, change))
 
 
@@ -289,6 +303,20 @@ def test_changed_code_is_never_loaded(good: Good, tmp_path: Path) -> None:
         path.write_bytes(good.data[:at] + bytes([good.data[at] ^ 1]) + good.data[at + 1 :])
         with pytest.raises(ArtifactError, match=f"FL1103.*{name}"):
             fuseline.load(path)
+
+
+def test_nobody_writes_code_that_was_checked(good: Good) -> None:
+    """The copies in memory that the system has loaded."""
+    fuseline.load(shared())
+    places = [
+        path for path in vars(natives)["_FILES"].values() if str(path).startswith("/proc/self/fd/")
+    ]
+    assert places
+    for path in places:
+        with pytest.raises(PermissionError):
+            os.pwrite(int(path.name), b"x", 0)
+        with pytest.raises(PermissionError), path.open("r+b") as file:
+            file.truncate(1)
 
 
 # -- weights ---------------------------------------------------------------------------------------

@@ -4,8 +4,11 @@ from __future__ import annotations
 
 import hashlib
 import os
+import resource
 import subprocess
 import sys
+from collections.abc import Generator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, NamedTuple, cast
 
@@ -410,11 +413,56 @@ def test_what_is_no_plain_file_stays(tmp_path: Path) -> None:
     assert pipe.is_fifo()
 
 
+@contextmanager
+def room(nbytes: int) -> Generator[None]:
+    """As on a disk with so much room: a file that becomes longer cannot be written."""
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (nbytes, before[1]))
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, before)
+
+
+@pytest.mark.parametrize("embed", [True, False], ids=["embedded", "beside"])
+@pytest.mark.parametrize("nbytes", [100, 30_000])
+def test_no_room(tmp_path: Path, nbytes: int, embed: bool) -> None:
+    """Nothing is left of a file that cannot be written, nor of weights beside it; earlier ones are
+    what they were.
+    """
+    x, changed = seeded(5, 48), Block().eval()
+    with torch.no_grad():
+        changed.scale[3] += 1
+    exported(tmp_path, Block().eval(), x, embed_weights=embed)  # and all that it needs is built
+    before = {path: path.read_bytes() for path in tmp_path.iterdir()}
+    with room(nbytes), pytest.raises(ArtifactError, match=r"FL1106.*File too large"):
+        exported(tmp_path, changed, x, embed_weights=embed)
+    assert {path: path.read_bytes() for path in tmp_path.iterdir()} == before
+    with room(nbytes), pytest.raises(ArtifactError, match="FL1106"):
+        exported(tmp_path, Block().eval(), x, embed_weights=embed)
+    assert {path: path.read_bytes() for path in tmp_path.iterdir()} == before
+
+
+def test_a_folder_without_the_right_to_write(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Told before anything is captured; root may write everywhere, so the system is asked."""
+    access = os.access
+
+    def refused(path: Path, mode: int) -> bool:
+        return path != tmp_path and access(path, mode)
+
+    monkeypatch.setattr(os, "access", refused)
+    with pytest.raises(ArtifactError, match=rf"FL1106.*no right to write in {tmp_path}"):
+        exported(tmp_path, Branching(), seeded(5, 48))
+
+
 def test_strict_leaves_an_earlier_file(tmp_path: Path) -> None:
     x = seeded(5, 16)
     path = exported(tmp_path, Inverse(), x)
     before = path.read_bytes()
-    with pytest.raises(ArtifactError, match=r"FL1107.*no kernel"):
+    said = r"FL1107 .*no kernel for aten.cholesky_inverse.default at test_export.py:\d+\."
+    with pytest.raises(ArtifactError, match=said):
         exported(tmp_path, Inverse(), x, strict=True)
     assert path.read_bytes() == before
     assert list(tmp_path.iterdir()) == [path]

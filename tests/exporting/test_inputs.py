@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import pytest
 import torch
 
 from fuseline.errors import UsageError
-from fuseline.exporting.inputs import Extent, InputSpec, examples, parse
+from fuseline.exporting.inputs import Extent, InputSpec, arguments, examples, parse
 
 
 def test_parse() -> None:
@@ -23,6 +25,27 @@ def test_parse() -> None:
 def test_no_inputs(text: str) -> None:
     with pytest.raises(UsageError, match="FL0103"):
         parse(text)
+
+
+def test_by_place_or_by_name() -> None:
+    given = {"c": 3, "b": 2, "a": 1}
+
+    def places(a: int, /, b: int, *, c: int = 0, **others: int) -> None: ...
+
+    def many(a: int, b: int = 0, *others: int, d: int = 0) -> None: ...
+
+    assert arguments(places, given) == ((1,), {"c": 3, "b": 2})
+    assert arguments(places, {"z": 9, **given}) == ((1,), {"z": 9, "c": 3, "b": 2})
+    assert arguments(many, {"x": 7, "d": 5, "b": 2, "y": 8, "a": 1}) == ((1, 2, 7, 8), {"d": 5})
+    assert arguments(many, {"b": 2, "a": 1}) == ((), {"b": 2, "a": 1})
+    wrong: list[tuple[Callable[..., None], dict[str, int]]] = [
+        (places, {"b": 2, "c": 3}),
+        (many, {"a": 1, "x": 7}),  # x would be b
+        (many, {"x": 7}),
+    ]
+    for forward, names in wrong:
+        with pytest.raises(UsageError, match=r"FL0103.*those of forward\(a, "):
+            arguments(forward, names)
 
 
 def test_dims_of_one_name_are_one() -> None:

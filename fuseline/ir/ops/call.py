@@ -53,6 +53,11 @@ class AtenCall(Op, name="aten.call"):
         return tuple(t for t in found if isinstance(t, Tensor))[: len(types)]
 
 
+def called(op: Op) -> str:
+    """What an op is called: the operator's name for a call of one, else the op's own."""
+    return op.target if isinstance(op, AtenCall) else op.name
+
+
 def resolve(target: str) -> Any:
     """The operator overload of a dotted name, such as ``aten.sort.stable``.
 

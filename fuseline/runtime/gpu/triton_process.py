@@ -151,10 +151,32 @@ class _Compiling:
             undo.enter_context(knobs.compilation.scope())
             knobs.cache.dir = folder
             knobs.compilation.always_compile = True
+            undo.enter_context(_portable_places())
             self.ears = _Ears(sys.stdout)
             undo.enter_context(contextlib.redirect_stdout(cast("TextIO", self.ears)))
             unless_done.pop_all()
         self.undo = undo
+
+
+@contextlib.contextmanager
+def _portable_places() -> Generator[None]:
+    """Have machine code say ``triton/language/standard.py`` of what is inlined from there: where
+    this Triton is installed tells of the user, and nothing may depend on it.
+    """
+    home = Path(module("triton").__file__).parent.parent
+    generator = module("triton.compiler.code_generator").CodeGenerator
+    usual = generator.__init__
+
+    def begin(self: object, *args: Any, file_name: str | None = None, **others: Any) -> None:
+        if file_name is not None and Path(file_name).is_relative_to(home):
+            file_name = Path(file_name).relative_to(home).as_posix()
+        usual(self, *args, file_name=file_name, **others)
+
+    generator.__init__ = begin
+    try:
+        yield
+    finally:
+        generator.__init__ = usual
 
 
 _COMPILING = _Compiling()

@@ -3,6 +3,7 @@
 #include "fuseline_abi.h"
 
 #define PY_SSIZE_T_CLEAN
+#define NDEBUG  // the assertions of its headers name the folder that they lie in
 #include <Python.h>
 
 namespace {

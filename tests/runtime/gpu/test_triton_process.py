@@ -67,6 +67,28 @@ def test_threads_give_the_same_bytes_as_one(tmp_path: Path) -> None:
         assert one.files == other.files, "they hold the same bytes"
 
 
+SUM = """
+import triton
+import triton.language as tl
+
+
+@triton.jit
+def {name}(x, y, n):
+    at = tl.arange(0, 256)
+    tl.store(y, tl.sum(tl.load(x + at, at < n, 0.0), 0) * {factor}.0)
+"""
+
+
+def test_no_binary_names_the_folder_of_triton(tmp_path: Path) -> None:
+    """What is inlined from Triton's own files is said to be from there, and where that is, not."""
+    entry = build_triton(Cache(tmp_path / "cache"), source(3, SUM), 90)
+    home = str(Path(module("triton").__file__).parent.parent)
+    code, text = (entry.file(n).read_bytes() for n in ("kernel.cubin", "kernel.ptx"))
+    assert home.encode() not in code + text
+    assert b"triton/language" in code
+    assert b"triton/language/standard.py" in text
+
+
 def test_nothing_is_left_behind(tmp_path: Path) -> None:
     """Neither folders, nor settings, nor a stand-in for standard output."""
     out, found = sys.stdout, module("triton.knobs")
