@@ -21,7 +21,7 @@ from fuseline.exporting.export import Part, captured
 from fuseline.exporting.onnx import naming, passes, weights
 from fuseline.exporting.onnx.registry import CannotWrite
 from fuseline.exporting.onnx.state import written
-from fuseline.exporting.onnx.writer import DOMAIN, Functions, Writer, needed
+from fuseline.exporting.onnx.writer import DOMAIN, Functions, Writer
 from fuseline.frontend import export as frontend
 from fuseline.frontend.captured import (
     FromGraph,
@@ -115,9 +115,11 @@ class _Export:
         self.part = part
         self.about = about
         self.functions = Functions(opset, dense_experts)
-        self.writer = Writer(self.functions, places=True)
+        self.writer = Writer(self.functions, marks=True)
         self.signature = _Signature()
         self.dims: Mapping[str, str] = {}
+        self.given: list[tuple[str, str]] = []
+        """The outputs: of which value, and under which name."""
 
     def run(self) -> Model:
         """Import, simplify, and write inputs, ops and outputs."""
@@ -203,15 +205,12 @@ class _Export:
                 raise AssertionError("nothing is no output")
 
     def _output(self, name: str, have: str, dtype: DType, shape: Sequence[Dim]) -> None:
-        """An output of its own name: an input may be one too, and a value several."""
-        writer = self.writer
-        writer.nodes.append(_helper.make_node("Identity", [have], [name], name=f"{name}/Identity"))
+        self.given.append((have, name))
         self.signature.outputs.append(self._described(name, dtype, shape))
 
     def _proto(self, func: Func) -> onnx.ModelProto:
         signature, functions = self.signature, self.functions
-        outputs = [info.name for info in signature.outputs]
-        nodes = _renamed(needed(self.writer.nodes, outputs), outputs)
+        nodes = self.writer.closed(self.given)
         graph = _helper.make_graph(nodes, func.name, signature.inputs, signature.outputs)
         imports = functions.imports()
         proto: onnx.ModelProto = _helper.make_model(
@@ -230,19 +229,6 @@ class _Export:
             if i.name in signature.tensors
         }
         return proto
-
-
-def _renamed(nodes: list[onnx.NodeProto], outputs: Sequence[str]) -> list[onnx.NodeProto]:
-    """The nodes, of which those that give an output alone do so under its name."""
-    ends = [n for n in nodes if n.op_type == "Identity" and n.output[0] in outputs]
-    times = Counter(node.input[0] for node in ends)
-    made = {name for node in nodes for name in node.output} - set(outputs)
-    swap = {n.input[0]: n.output[0] for n in ends if times[n.input[0]] == 1 and n.input[0] in made}
-    kept = [node for node in nodes if node not in ends or node.input[0] not in swap]
-    for node in kept:
-        for names in (node.input, node.output):
-            names[:] = [swap.get(name, name) for name in names]
-    return kept
 
 
 @dataclass(frozen=True)

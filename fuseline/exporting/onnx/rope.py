@@ -22,7 +22,7 @@ from fuseline.ir.ops.fused import QkNormRope
 from fuseline.ir.ops.index import Embedding, Index, IndexSelect
 from fuseline.ir.ops.mla_projection import MlaProjection
 from fuseline.ir.ops.raised import LayerNorm, RmsNorm, Rope
-from fuseline.ir.ops.view import Concat, Expand, Reshape, Slice
+from fuseline.ir.ops.view import Concat, Expand, Reshape, Slice, unreshaped
 from fuseline.ir.types import Dim, DType, product, same
 
 _ROPE = ("style", "table", "start", "width", "sign", "round")
@@ -125,21 +125,25 @@ def _fits(table: Sequence[Dim], tokens: Sequence[Dim]) -> bool:
 
 def _table(w: Writer, op: Rope, table: Value, tokens: tuple[Dim, Dim], kind: DType) -> str:
     """A table as ``[B, S, pairs]``."""
+    plain = unreshaped(table)
+    if len(plain.shape) == 3 and plain in w.names and op.x.tensor.rank == 4:
+        table = plain if plain.shape == _flat(op, table.shape) else table
     name, shape = w.of(table, kind), list(table.shape)
     if op.table == "full":
         name = sliced(w, name, len(shape) - 1, 0, op.width // 2)
         shape[-1] = op.width // 2
-    lead = [1] * (op.x.tensor.rank - len(shape)) + shape[:-1]
-    if len(lead) == 3:
-        lead.pop(2 if _form_heads(op) else 1)
-    flat = (*lead, shape[-1])
+    flat = tuple(shape) if table is plain else _flat(op, shape)
     name = reshaped(w, name, shape, flat) if len(flat) != len(shape) else name
     return broadcasted(w, name, flat, (*tokens, shape[-1]))
 
 
-def _form_heads(op: Rope) -> int:
+def _flat(op: Rope, shape: Sequence[Dim]) -> tuple[Dim, ...]:
+    """The shape of a table without its dim of heads."""
     form = _form(op)
-    return 0 if form is None else form.heads
+    lead = [1] * (op.x.tensor.rank - len(shape)) + list(shape[:-1])
+    if len(lead) == 3:
+        lead.pop(2 if form is not None and form.heads else 1)
+    return (*lead, shape[-1])
 
 
 @expands(Rope, called=False)

@@ -6,6 +6,7 @@ tensors of one i64.
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from typing import Any, cast
@@ -64,7 +65,7 @@ class Functions:
 class Writer:
     """One graph, or body of a function, in the making."""
 
-    def __init__(self, functions: Functions, *, places: bool = False) -> None:
+    def __init__(self, functions: Functions, *, marks: bool = False) -> None:
         self.functions = functions
         self.nodes: list[onnx.NodeProto] = []
         self.names: dict[Value, str] = {}
@@ -72,10 +73,9 @@ class Writer:
         """Values without an op whose last dim is one half twice (see `rope.repeats`)."""
         self.loc: Loc | None = None
         self.hint = "value"
-        self._places = places
+        self._marks = marks
         self._taken: set[str] = set()
-        self._constants: dict[Any, str] = {}
-        self._casts: dict[tuple[str, DType], str] = {}
+        self._made: dict[bytes, list[str]] = {}
         self._sources: dict[Dim, tuple[str, int | None]] = {}
         self._sizes: dict[Dim, str] = {}
 
@@ -104,13 +104,16 @@ class Writer:
     def nodes_of(
         self, kind: str, inputs: Iterable[str], count: int, *, domain: str = "", **attributes: Any
     ) -> list[str]:
-        """Add a node with so many outputs; their names."""
-        outputs = [self.fresh(self.hint) for _ in range(count)]
+        """Add a node with so many outputs; their names. One that is there already serves again."""
         given = {k: v for k, v in attributes.items() if v is not None}
-        node = _onnx_helper.make_node(
-            kind, list(inputs), outputs, name=f"{outputs[0]}/{kind}", domain=domain, **given
-        )
-        if self._places and self.loc is not None:
+        node = _onnx_helper.make_node(kind, list(inputs), [], domain=domain, **given)
+        key: bytes = node.SerializeToString(deterministic=True)
+        if key in self._made:
+            return self._made[key]
+        outputs = self._made[key] = [self.fresh(self.hint) for _ in range(count)]
+        node.output.extend(outputs)
+        node.name = f"{outputs[0]}/{kind}"
+        if self._marks and self.loc is not None:
             for key, text in (("module", self.loc.module), ("source", self.loc.source)):
                 if text:
                     node.metadata_props.add(key=f"fuseline.{key}", value=text)
@@ -130,24 +133,16 @@ class Writer:
 
     def cast(self, name: str, have: DType, want: DType) -> str:
         """What has a name as another element type."""
-        if have is want:
-            return name
-        key = (name, want)
-        if key not in self._casts:
-            self._casts[key] = self.node("Cast", name, to=element_of(want))
-        return self._casts[key]
+        return name if have is want else self.node("Cast", name, to=element_of(want))
 
     # -- constants and sizes ----------------------------------------------------------------
 
     def tensor(self, tensor: Tensor) -> str:
         """A constant."""
-        proto = proto_of(tensor, "")
-        key = (proto.data_type, tuple(proto.dims), bytes(proto.raw_data))
-        if key not in self._constants:
-            hint, self.hint = self.hint, "constant"
-            self._constants[key] = self.node("Constant", value=proto)
-            self.hint = hint
-        return self._constants[key]
+        hint, self.hint = self.hint, "constant"
+        found = self.node("Constant", value=proto_of(tensor, ""))
+        self.hint = hint
+        return found
 
     def scalar(self, value: float, dtype: DType) -> str:
         """A constant number, 0-d."""
@@ -226,7 +221,7 @@ class Writer:
             emitter = EMITTERS.get(type(op))
             if emitter is None:
                 raise CannotWrite(f"the op {op.name}")
-            if self._places:
+            if self._marks:
                 self.loc = op.loc
             before = self.hint
             self.hint = op.results[0].hint if op.results else op.name
@@ -257,15 +252,13 @@ class Writer:
         """Call the function that an op becomes, whose body is written where it is new."""
         inner, twin = self._inside(op)
         names = body(inner, twin)
-        results = [names] if isinstance(names, str) else list(names)
-        taken = set(inner.names[v] for v in twin.operands)
-        outputs: list[str] = []
-        for name in results:  # what a function gives is its own, and each once
-            outputs.append(inner.node("Identity", name) if name in (*taken, *outputs) else name)
+        made = [names] if isinstance(names, str) else list(names)
+        inputs = list(dict.fromkeys(inner[value] for value in twin.operands))
+        outputs = [inner.fresh(value.hint) for value in twin.results]
         proto = onnx.FunctionProto(domain=DOMAIN)
-        proto.input.extend(dict.fromkeys(inner.names[v] for v in twin.operands))
+        proto.input.extend(inputs)
         proto.output.extend(outputs)
-        proto.node.extend(needed(inner.nodes, outputs))
+        proto.node.extend(inner.closed(list(zip(made, outputs, strict=True))))
         used = {node.domain for node in proto.node}
         imports = [("", self.functions.opset), (DOMAIN, 1)]
         proto.opset_import.extend(
@@ -274,6 +267,24 @@ class Writer:
         name = self.functions.name_of(proto, type(op).__name__)
         given = [self.names[value] for value in dict.fromkeys(op.operands)]
         return self.nodes_of(name, given, len(outputs), domain=DOMAIN)
+
+    def closed(self, outputs: Sequence[tuple[str, str]]) -> list[onnx.NodeProto]:
+        """The nodes, with what has each first name given out under each second one.
+
+        A node does so itself; an argument, and what is given out twice, takes an Identity.
+        """
+        made = {name for node in self.nodes for name in node.output}
+        times = Counter(have for have, _ in outputs)
+        swap = {have: name for have, name in outputs if have in made and times[have] == 1}
+        nodes = _needed(self.nodes, [have for have, _ in outputs])
+        for node in nodes:
+            for names in (node.input, node.output):
+                names[:] = [swap.get(name, name) for name in names]
+        for have, name in outputs:
+            if have not in swap:
+                node = _onnx_helper.make_node("Identity", [have], [name], name=f"{name}/Identity")
+                nodes.append(node)
+        return nodes
 
     def _inside(self, op: Op) -> tuple[Writer, Op]:
         """A writer of a body, and the op on the body's arguments, named by the op's fields."""
@@ -290,13 +301,13 @@ class Writer:
             if repeats(self, value):
                 inner.halves.add(mapping[value])
         twin = op.clone(mapping)
-        for spec_value, hint in zip(twin.results, _result_hints(twin), strict=True):
-            spec_value.hint = hint
+        for result, hint in zip(twin.results, _result_hints(twin), strict=True):
+            result.hint = hint
         inner.hint = type(op).name
         return inner, twin
 
 
-def needed(nodes: Sequence[onnx.NodeProto], outputs: Iterable[str]) -> list[onnx.NodeProto]:
+def _needed(nodes: Sequence[onnx.NodeProto], outputs: Iterable[str]) -> list[onnx.NodeProto]:
     """The nodes that outputs are computed from."""
     wanted, kept = set(outputs), list[onnx.NodeProto]()
     for node in reversed(nodes):
@@ -333,4 +344,4 @@ def _dim(value: Any) -> Dim:
     return int(value) if value.is_Integer else value
 
 
-__all__ = ["DOMAIN", "HIGHEST", "Functions", "Writer", "needed"]
+__all__ = ["DOMAIN", "HIGHEST", "Functions", "Writer"]
