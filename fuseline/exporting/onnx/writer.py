@@ -192,6 +192,8 @@ class Writer:
         if isinstance(expr, sympy.floor):
             numerator, denominator = expr.args[0].as_numer_denom()
             over, by = self.size(_dim(numerator)), self.size(_dim(denominator))
+            if numerator.is_nonnegative and denominator.is_positive:
+                return self.node("Div", over, by)
             rest = self.node("Mod", over, by)  # of the sign of the divisor
             return self.node("Div", self.node("Sub", over, rest), by)
         numerator, denominator = expr.as_numer_denom()
