@@ -125,15 +125,15 @@ def _fits(table: Sequence[Dim], tokens: Sequence[Dim]) -> bool:
 
 def _table(w: Writer, op: Rope, table: Value, tokens: tuple[Dim, Dim], kind: DType) -> str:
     """A table as ``[B, S, pairs]``."""
-    plain = unreshaped(table)
-    if len(plain.shape) == 3 and plain in w.names and op.x.tensor.rank == 4:
-        table = plain if plain.shape == _flat(op, table.shape) else table
+    flat, plain = _flat(op, table.shape), unreshaped(table)
+    if plain in w.names and plain.shape == flat:
+        table = plain  # that had the dim of heads added
     name, shape = w.of(table, kind), list(table.shape)
     if op.table == "full":
         name = sliced(w, name, len(shape) - 1, 0, op.width // 2)
         shape[-1] = op.width // 2
-    flat = tuple(shape) if table is plain else _flat(op, shape)
-    name = reshaped(w, name, shape, flat) if len(flat) != len(shape) else name
+    flat = (*flat[:-1], shape[-1])
+    name = reshaped(w, name, shape, flat)
     return broadcasted(w, name, flat, (*tokens, shape[-1]))
 
 
@@ -154,9 +154,7 @@ def _rotate(b: Builder, op: Rope) -> Value:
     part = b.slice(x, axis, op.start, end)
     lead = x.shape[:-1]
     if op.style == "deinterleave":
-        pairs = b.reshape(part, (*lead, half, 2))
-        turned = b.permute(pairs, (*range(axis), axis + 1, axis))
-        part = b.reshape(turned, (*lead, width))
+        return _around(b, op, _deinterleaved(b, op, part))
     cos, sin = (_spread(b, t, op) for t in (op.cos, op.sin))
     if not op.round:
         part, cos, sin = (b.cast(t, wide(t.dtype)) for t in (part, cos, sin))
@@ -170,7 +168,22 @@ def _rotate(b: Builder, op: Rope) -> Value:
         other = b.add(Concat((b.add(p.Neg(right)).y, left), axis=axis)).y
     sin = sin if op.sign > 0 else b.add(p.Neg(sin)).y
     products = b.add(p.Mul(part, cos)).y, b.add(p.Mul(other, sin)).y
-    rotated = b.cast(b.add(p.Add(*products)).y, x.dtype)
+    return _around(b, op, b.cast(b.add(p.Add(*products)).y, x.dtype))
+
+
+def _deinterleaved(b: Builder, op: Rope, part: Value) -> Value:
+    """Pairs put half a width apart, and rotated there."""
+    lead, half = part.shape[:-1], op.width // 2
+    pairs = b.reshape(part, (*lead, half, 2))
+    rank = len(lead)
+    apart = b.reshape(b.permute(pairs, (*range(rank), rank + 1, rank)), (*lead, op.width))
+    rest = {k: v for k, v in op.attributes.items() if k not in ("style", "start")}
+    return b.add(Rope(apart, op.cos, op.sin, style="half", **rest)).y
+
+
+def _around(b: Builder, op: Rope, rotated: Value) -> Value:
+    """What was rotated, between the elements that were not."""
+    x, axis, end = op.x, op.x.tensor.rank - 1, op.start + op.width
     size: Any = x.shape[-1]
     pieces = [rotated]
     if op.start:

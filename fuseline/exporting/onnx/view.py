@@ -25,6 +25,8 @@ def reshaped(w: Writer, name: str, have: Sequence[Dim], want: Sequence[Dim]) -> 
     inferred only where no other can be 0.
     """
     kept = [i < len(have) and same(have[i], d) for i, d in enumerate(want)]
+    if len(have) == len(want) and all(kept):
+        return name
     symbols = [i for i, d in enumerate(want) if not isinstance(d, int) and not kept[i]]
     if all(d != 0 for d in want):
         if not symbols:

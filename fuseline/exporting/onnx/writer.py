@@ -226,7 +226,8 @@ class Writer:
             if self._marks:
                 self.loc = op.loc
             before = self.hint
-            self.hint = op.results[0].hint if op.results else op.name
+            named = self._marks and op.results  # a body is alike for all who call it
+            self.hint = op.results[0].hint if named else op.name.rpartition(".")[2]
             found = emitter(self, op)
             self.hint = before
             names = [found] if isinstance(found, str) else list(found)
