@@ -6,7 +6,7 @@ Needs the package ``onnx`` (``pip install fuseline[onnx]``).
 from __future__ import annotations
 
 import importlib
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -29,6 +29,7 @@ def export_onnx(
     opset: int | None = None,
     embed_weights: bool = True,
     dense_experts: bool = False,
+    disable: Sequence[str] = (),
     licence: str = "",
     command: str = "",
 ) -> Written:
@@ -48,6 +49,7 @@ def export_onnx(
         embed_weights: False writes them to a file beside, ``<path>.<digest>.data``; so does a
             model of more than 2 GB.
         dense_experts: have every expert compute every token, so that no size depends on data.
+        disable: names of passes to leave out, as in `fuseline.Config`.
         licence: of the model, for its metadata.
         command: what was typed, for its metadata.
 
@@ -63,13 +65,12 @@ def export_onnx(
     except ImportError:
         hint = "pip install fuseline[onnx]"
         raise errors.MISSING_PACKAGE.error("onnx", hint=hint) from None
-    from fuseline.exporting.onnx.model import export
+    from fuseline.exporting.onnx.model import How, export
 
     part = Part(model, args, dict(kwargs or {}), dynamic_shapes)
     about = {"licence": licence, "command": command}
-    return export(
-        part, Path(path), opset=opset, embed=embed_weights, dense_experts=dense_experts, about=about
-    )
+    how = How(opset, dense_experts, tuple(disable))
+    return export(part, Path(path), how, embed=embed_weights, about=about)
 
 
 __all__ = ["export_onnx"]

@@ -8,8 +8,6 @@ a mask.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
-
 from fuseline.exporting.onnx.pointwise import wide
 from fuseline.exporting.onnx.registry import emits, expanded, expands
 from fuseline.exporting.onnx.reduce import reduced
@@ -24,7 +22,7 @@ from fuseline.ir.ops.matmul import Linear, Matmul, Sdpa
 from fuseline.ir.ops.raised import Attention
 from fuseline.ir.ops.reduce import All, Softmax
 from fuseline.ir.ops.view import Concat
-from fuseline.ir.types import Dim, DType
+from fuseline.ir.types import Dim, DType, floor_div, same
 
 
 @emits(Attention)
@@ -70,7 +68,7 @@ def _spelled_out(b: Builder, op: Attention) -> Value:
     """As `fuseline.ir.ops.raised.attention_reference`."""
     kind = wide(op.q.dtype)
     q, k, v = (b.cast(t, kind) for t in (op.q, op.k, op.v))
-    heads: Any = q.shape[1]
+    heads = q.shape[1]
     keys, values = _repeated(b, k, heads), _repeated(b, v, heads)
     scores = b.add(Matmul(q, b.permute(keys, (0, 1, 3, 2)))).y
     scores = b.add(p.Mul(scores, b.full(op.scale, kind))).y
@@ -96,13 +94,12 @@ def _spelled_out(b: Builder, op: Attention) -> Value:
     return b.cast(b.add(Matmul(weights, values)).y, op.q.dtype)
 
 
-def _repeated(b: Builder, x: Value, heads: int) -> Value:
+def _repeated(b: Builder, x: Value, heads: Dim) -> Value:
     """Keys or values with one head for each query head."""
     batch, own, length, width = x.shape
-    assert isinstance(own, int), "heads are known"
-    if own == heads:
+    if same(own, heads):
         return x
-    group = heads // own
+    group = floor_div(heads, own)
     apart = b.reshape(x, (batch, own, 1, length, width))
     wide_ = b.expand(apart, (batch, own, group, length, width))
     return b.reshape(wide_, (batch, heads, length, width))

@@ -12,6 +12,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from fuseline.exporting.onnx.index import added
 from fuseline.exporting.onnx.pointwise import wide
 from fuseline.exporting.onnx.registry import function
 from fuseline.exporting.onnx.view import sliced
@@ -116,8 +117,7 @@ def _by_rows(w: Writer, op: Experts) -> str:
             out, kind = _weighed(w, out, weight, kinds), kinds.both
         if in_turn:
             at = w.node("Unsqueeze", token, w.ints(1))
-            add = w.cast(out, kind, op.dtype)
-            total = w.node("ScatterND", total, at, add, reduction="add")
+            total = added(w, total, at, w.cast(out, kind, op.dtype), op.dtype)
         places.append(place)
         rows.append(w.cast(out, kind, kinds.both))
     if in_turn:
@@ -186,13 +186,16 @@ def _product(
 
 def _sides(w: Writer, op: Experts, products: Sequence[str], axis: int) -> list[str]:
     """Gate and up, or the one product."""
-    if not op.gated or len(products) > 1:
+    if op.gated and not op.interleaved and len(products) == 2:
         return list(products)
-    hidden = products[0]
+    hidden = products[0] if len(products) == 1 else w.node("Concat", *products, axis=axis)
+    if not op.gated:
+        return [hidden]
     if op.interleaved:
         return [sliced(w, hidden, axis, start, None, 2) for start in (0, 1)]
     width: Any = op.up[0].shape[-1 if op.transposed else -2]
-    return [sliced(w, hidden, axis, 0, width // 2), sliced(w, hidden, axis, width // 2, None)]
+    half = width * len(products) // 2
+    return [sliced(w, hidden, axis, 0, half), sliced(w, hidden, axis, half, None)]
 
 
 # -- dense ----------------------------------------------------------------------------------

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+from fuseline.exporting.onnx.pointwise import wide
 from fuseline.exporting.onnx.registry import emits
 from fuseline.exporting.onnx.view import expanded, reshaped, sliced
 from fuseline.exporting.onnx.writer import Writer
@@ -97,8 +98,16 @@ def _index_put(w: Writer, op: i.IndexPut) -> str:
     if at and shape:
         turned = [*range(at, at + len(shape)), *range(at), *range(at + len(shape), len(have))]
         src = w.node("Transpose", src, perm=turned)
-    reduction = "add" if op.accumulate else None
-    return _back(w, w.node("ScatterND", x, places, src, reduction=reduction), order)
+    dtype = op.x.dtype
+    found = added(w, x, places, src, dtype) if op.accumulate else w.node("ScatterND", x, places, src)
+    return _back(w, found, order)
+
+
+def added(w: Writer, x: str, places: str, src: str, dtype: DType) -> str:
+    """x with something added at places ``[.., n]``: in a type that runtimes can add up in."""
+    kind = DType.I32 if dtype is DType.BOOL else wide(dtype)
+    given = (w.cast(x, dtype, kind), places, w.cast(src, dtype, kind))
+    return w.cast(w.node("ScatterND", *given, reduction="add"), kind, dtype)
 
 
 def _written(w: Writer, x: Value, place: str, src: str, axis: int) -> str:
@@ -133,3 +142,6 @@ def _slice_scatter(w: Writer, op: i.SliceScatter) -> str:
     if not same(op.stop, op.x.shape[op.axis]):
         parts.append(sliced(w, w[op.x], op.axis, op.stop, None))
     return parts[0] if len(parts) == 1 else w.node("Concat", *parts, axis=op.axis)
+
+
+__all__ = ["added"]

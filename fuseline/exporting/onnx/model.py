@@ -71,50 +71,66 @@ class _Signature:
     tensors: dict[str, Tensor] = field(default_factory=dict[str, Tensor])
 
 
+@dataclass(frozen=True)
+class How:
+    """How a program is written.
+
+    Attributes:
+        opset: the version of the standard operators; None for the oldest that will do.
+        dense_experts: every expert computes every token.
+        disable: names of passes that are left out.
+    """
+
+    opset: int | None = None
+    dense_experts: bool = False
+    disable: tuple[str, ...] = ()
+
+    @property
+    def version(self) -> int:
+        """The version of the standard operators."""
+        return self.opset or OLDEST
+
+
 def export(
-    part: Part, path: Path, *, opset: int | None, embed: bool, dense_experts: bool,
-    about: Mapping[str, str],
-) -> Written:  # fmt: skip
+    part: Part, path: Path, how: How, *, embed: bool = True, about: Mapping[str, str]
+) -> Written:
     """Capture a module and write it: see `fuseline.export_onnx`."""
     newest: int = cast("Any", onnx).defs.onnx_opset_version()
-    if opset is not None and not OLDEST <= opset <= newest:
+    if not OLDEST <= how.version <= newest:
         expected = f"{OLDEST} to {newest}, the newest that the package onnx has"
-        raise errors.INVALID_OPTION.error("opset", found=str(opset), expected=expected)
+        raise errors.INVALID_OPTION.error("opset", found=str(how.opset), expected=expected)
     if not path.parent.is_dir():
         found = f"no directory {path.parent}"
         raise errors.ARTIFACT_UNWRITABLE.error(str(path), found=found)
     exported = captured("main", part)
     kind = type(part.model)
     named = {"model": f"{kind.__module__}.{kind.__qualname__}", "torch": str(torch.__version__)}
-    model = model_of(
-        exported, part, opset=opset or OLDEST, dense_experts=dense_experts, about={**named, **about}
-    )
-    return write(model, path, embed=embed, opset=opset or OLDEST)
+    model = model_of(exported, part, how, {**named, **about})
+    return write(model, path, embed=embed, opset=how.version)
 
 
 def model_of(
-    exported: frontend.Exported, part: Part, *, opset: int, dense_experts: bool,
-    about: Mapping[str, str],
-) -> Model:  # fmt: skip
+    exported: frontend.Exported, part: Part, how: How, about: Mapping[str, str]
+) -> Model:
     """The ONNX model of a captured program.
 
     Raises:
         ArtifactError: FL1109, it has something that has no form in ONNX.
 
     """
-    return _Export(exported, part, opset, dense_experts, about).run()
+    return _Export(exported, part, how, about).run()
 
 
 class _Export:
     def __init__(
-        self, exported: frontend.Exported, part: Part, opset: int, dense_experts: bool,
-        about: Mapping[str, str],
-    ) -> None:  # fmt: skip
+        self, exported: frontend.Exported, part: Part, how: How, about: Mapping[str, str]
+    ) -> None:
         self.exported = exported
         self.captured = exported.captured
         self.part = part
+        self.how = how
         self.about = about
-        self.functions = Functions(opset, dense_experts)
+        self.functions = Functions(how.version, how.dense_experts)
         self.writer = Writer(self.functions, marks=True)
         self.signature = _Signature()
         self.dims: Mapping[str, str] = {}
@@ -130,7 +146,7 @@ class _Export:
             raise errors.CANNOT_EXPORT.error(captured.name, found=str(error)) from error
         if captured.pairs:
             raise errors.NOT_IN_ONNX.error("a complex input")
-        passes.simplify(func)
+        passes.simplify(func, self.how.disable)
         part = self.part
         self.dims = naming.dim_names(
             part.model, part.args, part.kwargs, part.dynamic_shapes, captured, func

@@ -9,6 +9,8 @@ from __future__ import annotations
 
 import math
 
+import torch
+
 from fuseline.exporting.onnx.registry import emits
 from fuseline.exporting.onnx.writer import Writer
 from fuseline.ir.core import Op, Value
@@ -31,7 +33,7 @@ def as_wide(w: Writer, value: Value, dtype: DType) -> str:
     return w.cast(w.of(value, dtype), dtype, wide(dtype))
 
 
-_ARITHMETIC: dict[type[Op], str] = {p.Add: "Add", p.Sub: "Sub", p.Mul: "Mul"}
+_ARITHMETIC: dict[type[Op], str] = {p.Add: "Add", p.Sub: "Sub", p.Mul: "Mul", p.Div: "Div"}
 
 
 @emits(*_ARITHMETIC)
@@ -39,11 +41,31 @@ def _arithmetic(w: Writer, op: p.Binary) -> str:
     kind, dtype = _ARITHMETIC[type(op)], op.y.dtype
     if dtype is DType.BOOL and kind in _AS_BOOL:
         return w.node(_AS_BOOL[kind], w[op.lhs], w[op.rhs])
-    if dtype not in _NARROW:
-        return w.node(kind, w.of(op.lhs, dtype), w.of(op.rhs, dtype))
-    return w.cast(
-        w.node(kind, as_wide(w, op.lhs, dtype), as_wide(w, op.rhs, dtype)), wide(dtype), dtype
-    )
+    if dtype in _NARROW or _keeps_number(op, dtype):
+        lhs, rhs = (_unrounded(w, value, dtype) for value in (op.lhs, op.rhs))
+        return w.cast(w.node(kind, lhs, rhs), wide(dtype), dtype)
+    return w.node(kind, w.of(op.lhs, dtype), w.of(op.rhs, dtype))
+
+
+def _keeps_number(op: p.Binary, dtype: DType) -> bool:
+    """Whether a number beside a tensor of narrow floats has more digits than these.
+
+    torch computes in float32 there, and does not round the number to the narrow type.
+    """
+    return dtype in HALVES and any(_is_wide_number(value, dtype) for value in (op.lhs, op.rhs))
+
+
+def _is_wide_number(value: Value, dtype: DType) -> bool:
+    if value.tensor.rank or not value.dtype.is_float or value.dtype is dtype:
+        return False
+    number = constant(value)
+    return number is None or float(torch.tensor(number, dtype=dtype.torch)) != number
+
+
+def _unrounded(w: Writer, value: Value, dtype: DType) -> str:
+    if dtype in HALVES and _is_wide_number(value, dtype):
+        return w.of(value, wide(dtype))
+    return as_wide(w, value, dtype)
 
 
 _EXTREMES: dict[type[Op], str] = {p.Maximum: "Max", p.Minimum: "Min"}
@@ -78,11 +100,6 @@ def constant(value: Value) -> float | None:
     if isinstance(owner, Full) and isinstance(owner.value, (bool, int, float)):
         return float(owner.value)
     return None
-
-
-@emits(p.Div)
-def _div(w: Writer, op: p.Div) -> str:
-    return w.node("Div", w.of(op.lhs, op.y.dtype), w.of(op.rhs, op.y.dtype))
 
 
 def remainder(w: Writer, lhs: str, rhs: str, dtype: DType) -> tuple[str, str, str]:

@@ -68,7 +68,8 @@ def _operator(w: Writer, op: Rope) -> str | None:
     if op.table == "full" and op.style != "half":
         return None
     kind = op.x.dtype if op.round else wide(op.x.dtype)
-    if any(t.dtype is not x.dtype for t in (op.cos, op.sin)) and op.round:
+    mixed = any(t.dtype is not x.dtype for t in (op.cos, op.sin)) and op.round
+    if mixed or kind is DType.F64:  # which the operator does not take
         return None
     tables = [_table(w, op, table, form.tokens, kind) for table in (op.cos, op.sin)]
     if op.sign < 0:
@@ -233,6 +234,7 @@ def _normed(
         return x
     shape = x.shape
     rows = b.reshape(x, (*shape[:2], product(shape[2:]))) if op.scope == "row" else x
+    weight, bias = (_fitting(b, t, rows) for t in (weight, bias))
     if op.norm == "layer":
         y = b.add(LayerNorm(rows, weight, bias, eps=op.eps, cast=op.cast)).y
     elif weight is not None and weight.tensor.rank == 2:
@@ -240,6 +242,11 @@ def _normed(
     else:
         y = b.add(RmsNorm(rows, weight, eps=op.eps, offset=op.offset, cast=op.cast)).y
     return b.reshape(y, shape)
+
+
+def _fitting(b: Builder, weight: Value | None, rows: Value) -> Value | None:
+    """A weight of one dim under the name that the rows have for its size."""
+    return weight if weight is None or weight.tensor.rank > 1 else b.reshape(weight, rows.shape[-1:])
 
 
 def _by_head(b: Builder, op: QkNormRope, x: Value, weight: Value) -> Value:
