@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import time
+from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -101,6 +102,5 @@ def _text(written: Written, seconds: float) -> str:
     return columns(rows, indent="")
 
 
-def _counts(given: object) -> str:
-    assert isinstance(given, dict), "counts by name"
+def _counts(given: Mapping[str, int]) -> str:
     return ", ".join(f"{number} {name}" for name, number in given.items())

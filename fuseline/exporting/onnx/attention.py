@@ -1,16 +1,17 @@
 """Attention: the standard operator where it says the same, else a function of primitive ones.
 
 Scores and softmax are float32, so narrower queries, keys and values are widened. A row that sees no
-key gives zeros; the standard does not say what it gives, so such rows are set to 0 wherever there is
-a mask.
+key gives zeros; the standard does not say what it gives, so such rows are set to 0 where there is a
+mask.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
+
 from fuseline.exporting.onnx.pointwise import wide
-from fuseline.exporting.onnx.registry import emits, expanded, expands
 from fuseline.exporting.onnx.reduce import reduced
+from fuseline.exporting.onnx.registry import emits, expanded, expands
 from fuseline.exporting.onnx.view import expanded as broadcasted
 from fuseline.exporting.onnx.writer import Writer
 from fuseline.frontend.builder import Builder

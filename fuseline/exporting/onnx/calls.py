@@ -37,31 +37,27 @@ def _operand(w: Writer, op: AtenCall, number: int) -> str | None:
     return w[op.xs[value.index]] if isinstance(value, Ref) else None
 
 
-def _argument(op: AtenCall, number: int, default: Any) -> Any:
-    return op.args[number] if number < len(op.args) else default
-
-
-@_of("aten.conv1d.default", "aten.conv2d.default", "aten.conv3d.default")
+@_of("aten.convolution.default")
 def _convolution(w: Writer, op: AtenCall) -> str:
     """Of ``[N, C, ...]`` by ``[O, C / groups, ...]``, with as much padding at both ends."""
     x, weight, bias = (_operand(w, op, n) for n in range(3))
     assert x is not None, "a convolution has an input"
     assert weight is not None, "a convolution has a weight"
+    stride, padding, dilation, transposed, extra, groups = op.args[3:9]
     rank = op.types[0].rank - 2
-    if rank < 1 or any(v.tensor.rank != rank + 2 for v in op.xs[:2]):
+    if transposed or any(cast("tuple[int, ...]", extra)):
+        raise CannotWrite("a transposed convolution")
+    if any(v.tensor.rank != rank + 2 for v in op.xs[:2]):
         raise CannotWrite(f"{op.target} of a tensor without a batch")
-    stride, padding, dilation = (
-        _all(_argument(op, n, default), rank) for n, default in ((3, 1), (4, 0), (5, 1))
-    )
+    ends = _all(padding, rank)
     return w.node(
-        "Conv", x, weight, *([] if bias is None else [bias]), strides=stride,
-        pads=[*padding, *padding], dilations=dilation, group=_argument(op, 6, 1),
+        "Conv", x, weight, *([] if bias is None else [bias]), strides=_all(stride, rank),
+        pads=[*ends, *ends], dilations=_all(dilation, rank), group=groups,
     )  # fmt: skip
 
 
 def _all(value: Any, rank: int) -> list[int]:
-    if isinstance(value, int):
-        return [value] * rank
+    """One number for each dim, of which one may stand for all."""
     if not isinstance(value, tuple) or not all(isinstance(v, int) for v in cast("Any", value)):
         raise CannotWrite(f"a convolution with {value!r}")
     given = list(cast("tuple[int, ...]", value))

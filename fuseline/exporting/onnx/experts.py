@@ -67,6 +67,7 @@ def _times(w: Writer, name: str, factor: float, dtype: DType) -> str:
 
 def _shared(w: Writer, op: Moe) -> tuple[str, DType]:
     """The shared branch, and its type."""
+
     def gates(b: Builder, op: Moe) -> list[Value]:
         return [b.add(Linear(op.x, up, None)).y for up in op.shared_up]
 
@@ -101,7 +102,9 @@ def _by_rows(w: Writer, op: Experts) -> str:
     places: list[str] = []
     rows: list[str] = []
     in_turn = op.combine == "in_turn"
-    shape = w.node("Concat", w.node("Shape", w[op.x], start=0, end=1), w.size(op.y.shape[1]), axis=0)
+    shape = w.node(
+        "Concat", w.node("Shape", w[op.x], start=0, end=1), w.size(op.y.shape[1]), axis=0
+    )
     total = w.node("Expand", w.scalar(0, op.dtype), shape) if in_turn else ""
     for number in range(op.experts + op.identities):
         own = w.node("Equal", slots, w.scalar(number, DType.I64))
@@ -232,9 +235,7 @@ def _count(given: Sequence[Value], op: Experts) -> int:
     return len(given) if given[0].tensor.rank == 3 else len(given) // op.experts
 
 
-def _stacked(
-    w: Writer, op: Experts, given: Sequence[Value], place: int, transposed: bool
-) -> str:
+def _stacked(w: Writer, op: Experts, given: Sequence[Value], place: int, transposed: bool) -> str:
     """The matrices of all experts ``[E, K, N]``."""
     if given[0].tensor.rank == 3:
         packed = w[given[place]]

@@ -99,7 +99,9 @@ def _index_put(w: Writer, op: i.IndexPut) -> str:
         turned = [*range(at, at + len(shape)), *range(at), *range(at + len(shape), len(have))]
         src = w.node("Transpose", src, perm=turned)
     dtype = op.x.dtype
-    found = added(w, x, places, src, dtype) if op.accumulate else w.node("ScatterND", x, places, src)
+    found = (
+        added(w, x, places, src, dtype) if op.accumulate else w.node("ScatterND", x, places, src)
+    )
     return _back(w, found, order)
 
 

@@ -137,5 +137,3 @@ def _scaled(b: Builder, value: Value, scale: float, factor: Value | None) -> Val
     if scale != 1.0:
         value = b.add(p.Mul(value, b.scalar(scale, value))).y
     return value if factor is None else b.add(p.Mul(value, factor)).y
-
-

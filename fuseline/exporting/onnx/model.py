@@ -28,7 +28,6 @@ from fuseline.frontend.captured import (
     FromInput,
     FromNothing,
     FromSymbols,
-    InputKind,
     Return,
 )
 from fuseline.frontend.importer import CannotImport, import_captured
@@ -109,9 +108,7 @@ def export(
     return write(model, path, embed=embed, opset=how.version)
 
 
-def model_of(
-    exported: frontend.Exported, part: Part, how: How, about: Mapping[str, str]
-) -> Model:
+def model_of(exported: frontend.Exported, part: Part, how: How, about: Mapping[str, str]) -> Model:
     """The ONNX model of a captured program.
 
     Raises:

@@ -37,7 +37,7 @@ def dim_names(
     model: nn.Module, args: Sequence[Any], kwargs: Mapping[str, Any], shapes: Any,
     captured: Captured, func: Func,
 ) -> dict[str, str]:  # fmt: skip
-    """The symbols of a func by the names that ``dynamic_shapes`` gives the dims that they are of."""
+    """The symbols of a func by the names that ``dynamic_shapes`` gives their dims."""
     users = [
         arg
         for arg, item in zip(func.args, captured.inputs, strict=False)
@@ -84,7 +84,9 @@ def _leaves(value: Any, spec: Any) -> Iterator[dict[int, str]]:
             yield from _leaves(inner, cast("Any", spec)[number] if own else None)
     elif isinstance(value, dict):
         for key, inner in cast("dict[Any, Any]", value).items():
-            yield from _leaves(inner, cast("Any", spec).get(key) if isinstance(spec, dict) else None)
+            yield from _leaves(
+                inner, cast("Any", spec).get(key) if isinstance(spec, dict) else None
+            )
 
 
 def _axes(spec: Any) -> dict[int, str]:

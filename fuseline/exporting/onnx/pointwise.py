@@ -1,8 +1,8 @@
 """Element-wise ops. Types are promoted by casts: ONNX has none of its own.
 
 Ops that ONNX spells with several operators are computed in float32 for narrower floats, so that
-they are rounded once, as torch does. Integers narrower than 32 bits are computed in those, for which
-runtimes have operators, and wrap when they are cast back.
+they are rounded once, as torch does. Integers narrower than 32 bits are computed in those, for
+which runtimes have operators, and wrap when they are cast back.
 """
 
 from __future__ import annotations
@@ -203,7 +203,9 @@ def _compare(w: Writer, op: p.Compare) -> str:
     dtype = promote([op.lhs.tensor, op.rhs.tensor])
     kind = _COMPARE[type(op)]
     small = dtype in _NARROW or (dtype is DType.BOOL and kind != "Equal")
-    lhs, rhs = (w.cast(w.of(v, dtype), dtype, DType.I32 if small else dtype) for v in (op.lhs, op.rhs))
+    lhs, rhs = (
+        w.cast(w.of(v, dtype), dtype, DType.I32 if small else dtype) for v in (op.lhs, op.rhs)
+    )
     found = w.node(kind, lhs, rhs)
     return w.node("Not", found) if isinstance(op, p.Ne) else found
 
@@ -235,7 +237,9 @@ _PLAIN: dict[type[Op], str] = {
 def _plain(w: Writer, op: p.Unary) -> str:
     """One operator; integers are made floats first where the result is one."""
     dtype = op.y.dtype
-    found = w.node(_PLAIN[type(op)], as_wide(w, op.x, dtype) if dtype in _NARROW else w.of(op.x, dtype))
+    found = w.node(
+        _PLAIN[type(op)], as_wide(w, op.x, dtype) if dtype in _NARROW else w.of(op.x, dtype)
+    )
     return w.cast(found, wide(dtype), dtype) if dtype in _NARROW else found
 
 

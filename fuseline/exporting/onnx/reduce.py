@@ -95,15 +95,12 @@ def softmax(w: Writer, name: str, dtype: DType, axis: int) -> str:
 @emits(r.Softmax)
 def _softmax(w: Writer, op: r.Softmax) -> str:
     if not op.x.tensor.rank:
-        one = w.node("Div", w[op.x], w[op.x])
-        return one
+        return w.node("Div", w[op.x], w[op.x])  # 1, or NaN
     return softmax(w, w[op.x], op.x.dtype, op.axis)
 
 
 def _topk(w: Writer, x: str, k: str, axis: int, *, largest: bool, ordered: bool) -> list[str]:
-    return w.nodes_of(
-        "TopK", [x, k], 2, axis=axis, largest=int(largest), sorted=int(ordered)
-    )
+    return w.nodes_of("TopK", [x, k], 2, axis=axis, largest=int(largest), sorted=int(ordered))
 
 
 @emits(r.TopK)
@@ -111,9 +108,7 @@ def _top_k(w: Writer, op: r.TopK) -> list[str]:
     dtype = op.x.dtype
     kind = DType.I32 if dtype is DType.BOOL else wide(dtype)
     x = w.cast(w[op.x], dtype, kind)
-    values, indices = _topk(
-        w, x, w.size(op.k), op.axis, largest=op.largest, ordered=op.ordered
-    )
+    values, indices = _topk(w, x, w.size(op.k), op.axis, largest=op.largest, ordered=op.ordered)
     return [w.cast(values, kind, dtype), indices]
 
 

@@ -111,17 +111,17 @@ def _form(op: Rope) -> _Form | None:
         return _Form((shape[0], shape[1]), 1) if all(_fits(t, shape[:2]) for t in tables) else None
     if len(shape) != 4:
         return None
-    if all(t[1] == 1 and _fits((t[0], t[2]), (shape[0], shape[2])) for t in tables):
+    if all(same(t[1], 1) and _fits((t[0], t[2]), (shape[0], shape[2])) for t in tables):
         return _Form((shape[0], shape[2]), 0)
     heads = shape[2]
-    if isinstance(heads, int) and all(t[2] == 1 and _fits(t[:2], shape[:2]) for t in tables):
+    if isinstance(heads, int) and all(same(t[2], 1) and _fits(t[:2], shape[:2]) for t in tables):
         return _Form((shape[0], shape[1]), heads)
     return None
 
 
 def _fits(table: Sequence[Dim], tokens: Sequence[Dim]) -> bool:
     """Whether a table is one for these tokens, or for all batches."""
-    return all(t == 1 or same(t, n) for t, n in zip(table[:2], tokens, strict=True))
+    return all(same(t, 1) or same(t, n) for t, n in zip(table[:2], tokens, strict=True))
 
 
 def _table(w: Writer, op: Rope, table: Value, tokens: tuple[Dim, Dim], kind: DType) -> str:
@@ -246,7 +246,9 @@ def _normed(
 
 def _fitting(b: Builder, weight: Value | None, rows: Value) -> Value | None:
     """A weight of one dim under the name that the rows have for its size."""
-    return weight if weight is None or weight.tensor.rank > 1 else b.reshape(weight, rows.shape[-1:])
+    return (
+        weight if weight is None or weight.tensor.rank > 1 else b.reshape(weight, rows.shape[-1:])
+    )
 
 
 def _by_head(b: Builder, op: QkNormRope, x: Value, weight: Value) -> Value:

@@ -1,6 +1,6 @@
 """State, which ONNX does not have: what a program writes is taken as an input and given back.
 
-The func is as it was imported: it reads a buffer where it starts, and writes it whole where it ends.
+The func is as it was imported: it reads a buffer where it starts, and writes it whole at the end.
 """
 
 from __future__ import annotations

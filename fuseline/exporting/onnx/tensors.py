@@ -29,7 +29,9 @@ def proto_of(tensor: Tensor, name: str) -> onnx.TensorProto:
 
 def typed(tensor: Tensor, name: str) -> onnx.TensorProto:
     """The name, type and shape of a tensor."""
-    proto = onnx.TensorProto(name=name, data_type=cast("Any", element_of(DType.from_torch(tensor.dtype))))
+    proto = onnx.TensorProto(
+        name=name, data_type=cast("Any", element_of(DType.from_torch(tensor.dtype)))
+    )
     proto.dims.extend(tensor.shape)
     return proto
 

@@ -28,11 +28,13 @@ def reshaped(w: Writer, name: str, have: Sequence[Dim], want: Sequence[Dim]) -> 
     if len(have) == len(want) and all(kept):
         return name
     symbols = [i for i, d in enumerate(want) if not isinstance(d, int) and not kept[i]]
-    if all(d != 0 for d in want):
+    if not any(same(d, 0) for d in want):
         if not symbols:
             copied = [d if isinstance(d, int) else 0 for d in want]
             return w.node("Reshape", name, w.ints(*copied))
-        if len(symbols) == 1 and all(isinstance(d, int) for i, d in enumerate(want) if i not in symbols):
+        if len(symbols) == 1 and all(
+            isinstance(d, int) for i, d in enumerate(want) if i not in symbols
+        ):
             return w.node("Reshape", name, w.ints(*(d if isinstance(d, int) else -1 for d in want)))
     return w.node("Reshape", name, w.sizes(want), allowzero=1)
 
@@ -43,7 +45,7 @@ def expanded(w: Writer, name: str, have: Sequence[Dim], want: Sequence[Dim]) -> 
     asked: list[Dim] = [
         1 if i >= lead and same(have[i - lead], d) else d for i, d in enumerate(want)
     ]
-    if lead == 0 and all(d == 1 for d in asked):
+    if lead == 0 and all(same(d, 1) for d in asked):
         return name
     return w.node("Expand", name, w.sizes(asked))
 

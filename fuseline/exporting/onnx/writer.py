@@ -107,7 +107,7 @@ class Writer:
         """Add a node with so many outputs; their names. One that is there already serves again."""
         given = {k: v for k, v in attributes.items() if v is not None}
         node = _onnx_helper.make_node(kind, list(inputs), [], domain=domain, **given)
-        key: bytes = node.SerializeToString(deterministic=True)
+        key = cast("bytes", node.SerializeToString(deterministic=True))
         if key in self._made:
             return self._made[key]
         outputs = self._made[key] = [self.fresh(self.hint) for _ in range(count)]
@@ -192,7 +192,7 @@ class Writer:
         if isinstance(expr, sympy.floor):
             numerator, denominator = expr.args[0].as_numer_denom()
             over, by = self.size(_dim(numerator)), self.size(_dim(denominator))
-            if numerator.is_nonnegative and denominator.is_positive:
+            if numerator.is_nonnegative and denominator.is_nonnegative:
                 return self.node("Div", over, by)
             rest = self.node("Mod", over, by)  # of the sign of the divisor
             return self.node("Div", self.node("Sub", over, rest), by)
@@ -324,12 +324,13 @@ def _fields(op: Op) -> list[tuple[Value, str]]:
     """The operands that are there, each with the name of its field."""
     found: list[tuple[Value, str]] = []
     for spec in op.fields:
-        value = getattr(op, spec.name)
-        if spec.kind in ("operand", "optional") and value is not None:
+        value: Any = getattr(op, spec.name)
+        if spec.kind == "variadic":
+            several = cast("Sequence[Value]", value)
+            for number, each in enumerate(several):
+                found.append((each, f"{spec.name}_{number}" if several[1:] else spec.name))
+        elif spec.kind in ("operand", "optional") and value is not None:
             found.append((value, spec.name))
-        elif spec.kind == "variadic":
-            several = len(value) > 1
-            found += [(v, f"{spec.name}_{i}" if several else spec.name) for i, v in enumerate(value)]
     return found
 
 

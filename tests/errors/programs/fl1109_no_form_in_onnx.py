@@ -10,7 +10,7 @@ import fuseline
 
 class Solver(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
-        return torch.linalg.inv(x + 1) @ x
+        return torch.logdet(x + 1) * x
 
 
 def program(tmp: Path) -> None:

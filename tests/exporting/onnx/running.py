@@ -29,6 +29,11 @@ VARYING = (5, 7)
 
 def func_of(make: Callable[..., Op], tensors: Sequence[Tensor]) -> Func:
     """An op on arguments of the types of tensors."""
+    return built(lambda args: make(*args), tensors)
+
+
+def built(make: Callable[[Sequence[Value]], Op], tensors: Sequence[Tensor]) -> Func:
+    """What makes an op of arguments of the types of tensors."""
     func = Func("case")
     args: list[Value] = []
     for number, tensor in enumerate(tensors):
@@ -36,7 +41,7 @@ def func_of(make: Callable[..., Op], tensors: Sequence[Tensor]) -> Func:
         args.append(
             func.add_arg(TensorType(DType.from_torch(tensor.dtype), tuple(shape)), f"x{number}")
         )
-    func.set_returns(func.append(make(*args)).results)
+    func.set_returns(func.append(make(args)).results)
     return func
 
 

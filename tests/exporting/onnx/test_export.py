@@ -156,7 +156,7 @@ def test_an_argument_that_is_written(tmp_path: Path) -> None:
 
 class Inverse(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
-        return torch.linalg.inv(x)
+        return torch.logdet(x)
 
 
 class Half(nn.Module):
@@ -167,7 +167,7 @@ class Half(nn.Module):
 
 
 def test_what_has_no_form(tmp_path: Path) -> None:
-    for model, what in ((Inverse(), "linalg_inv"), (Half(), "part of the input")):
+    for model, what in ((Inverse(), "slogdet"), (Half(), "part of the input")):
         with pytest.raises(ArtifactError, match=f"FL1109.*{what}"):
             written(tmp_path, model, seeded(4, 4))
     assert not list(tmp_path.iterdir())
