@@ -21,10 +21,14 @@ from tests.ir.op_cases import Case, op_cases
 
 assert fuseline.exporting.onnx.model
 
-PROPERTY = settings(
-    max_examples=12, derandomize=True, deadline=None, database=None,
-    suppress_health_check=[HealthCheck.too_slow, HealthCheck.filter_too_much],
-)  # fmt: skip
+
+def cases(count: int) -> settings:
+    """So many random cases, the same in every run."""
+    return settings(
+        max_examples=count, derandomize=True, deadline=None, database=None,
+        suppress_health_check=[HealthCheck.too_slow, HealthCheck.filter_too_much],
+    )  # fmt: skip
+
 
 MADE_BEHIND = {
     "gated_linear", "index_write", "linear_add", "merged_linear", "merged_rows",
@@ -48,9 +52,21 @@ def test_every_op_has_a_form_or_is_made_behind() -> None:
 
 @pytest.mark.parametrize("name", NAMES)
 def test_as_its_reference(name: str) -> None:
-    @PROPERTY
+    check(name, 3)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", NAMES)
+def test_as_its_reference_in_many_cases(name: str) -> None:
+    check(name, 40)
+
+
+def check(name: str, count: int) -> None:
+    """What a runtime, and the importer, make of random cases of an op."""
+
+    @cases(count)
     @given(op_cases(name))
-    def check(case: Case) -> None:
+    def run(case: Case) -> None:
         _in_order(case.func)
         assume(not (name == "route" and _any_will_do(case.func.ops[0])))
         tensors = [a for a in case.arguments if isinstance(a, Tensor)]
@@ -66,7 +82,7 @@ def test_as_its_reference(name: str) -> None:
                 found = by_reference(model, tensors) if found is None else found
                 close(found, _told_apart(case, found, wanted), tensors)
 
-    check()
+    run()
 
 
 def _in_order(func: Func) -> None:
