@@ -137,13 +137,12 @@ class _Export:
     def run(self) -> Model:
         """Import, simplify, and write inputs, ops and outputs."""
         captured, writer = self.captured, self.writer
-        try:
-            func = import_captured(captured)
-        except CannotImport as error:
-            raise errors.CANNOT_EXPORT.error(captured.name, found=str(error)) from error
         if captured.pairs:
             raise errors.NOT_IN_ONNX.error("a complex input")
-        passes.simplify(func, self.how.disable)
+        try:
+            func = passes.simplified(lambda: import_captured(captured), self.how.disable)
+        except CannotImport as error:
+            raise errors.CANNOT_EXPORT.error(captured.name, found=str(error)) from error
         part = self.part
         self.dims = naming.dim_names(
             part.model, part.args, part.kwargs, part.dynamic_shapes, captured, func
@@ -270,6 +269,7 @@ def write(model: Model, path: Path, *, embed: bool, opset: int) -> Written:
 
     Raises:
         ArtifactError: FL1106, it cannot be written.
+        InternalError: the checker refuses it.
 
     """
     found = weights.stored(model.tensors, path, embed=embed)
@@ -279,9 +279,12 @@ def write(model: Model, path: Path, *, embed: bool, opset: int) -> Written:
         file.write(proto.SerializeToString(deterministic=True))
     try:
         cast("Any", checker).check_model(str(path), full_check=True)
-    except Exception:
+    except Exception as error:
         path.unlink()
-        raise
+        if found.beside is not None:
+            path.with_name(found.beside[0]).unlink()
+        message = f"onnx.checker refuses the model that was written: {error}"
+        raise errors.InternalError(message, stage="export to ONNX") from error
     return Written(path, path.stat().st_size, found.beside, opset, *_counts(proto))
 
 

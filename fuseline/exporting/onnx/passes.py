@@ -6,8 +6,12 @@ weights side by side, regions of element-wise ops.
 
 from __future__ import annotations
 
+from collections.abc import Callable, Sequence
+
+from fuseline.debug.reproducer import internal_error
 from fuseline.ir.core import Func
-from fuseline.passes.manager import PassManager, Run
+from fuseline.ir.text import print_func
+from fuseline.passes.manager import PassManager
 from fuseline.passes.pipeline import default_pipeline
 
 LEFT_OUT = frozenset(
@@ -30,10 +34,29 @@ LEFT_OUT = frozenset(
 )
 
 
-def simplify(func: Func, disable: tuple[str, ...] = (), *, check: bool = False) -> Run:
-    """Clean up, raise and fuse; the func is edited in place."""
-    manager = PassManager(default_pipeline(), disable=[*LEFT_OUT, *disable], check=check)
-    return manager.run(func)
+def simplified(make: Callable[[], Func], disable: Sequence[str] = ()) -> Func:
+    """A func, cleaned up, raised and fused.
+
+    Args:
+        make: gives the func; again, if a pass fails, for what replays that.
+        disable: names of passes that are left out, too.
+
+    Raises:
+        InternalError: a pass failed; the func before it is saved.
+
+    """
+    left_out = [*LEFT_OUT, *disable]
+    func = make()
+    manager = PassManager(default_pipeline(), disable=left_out)
+    try:
+        manager.run(func)
+    except Exception as error:
+        done = manager.passes.index(manager.current) if manager.current else 0
+        again = make()
+        PassManager(manager.passes[:done]).run(again)
+        text = print_func(again, locations=True)
+        raise internal_error(manager.passes[done].name, text, error, None) from error
+    return func
 
 
-__all__ = ["LEFT_OUT", "simplify"]
+__all__ = ["LEFT_OUT", "simplified"]

@@ -112,6 +112,47 @@ def test_weights_beside(tmp_path: Path) -> None:
     torch.testing.assert_close(y, model(x)["z"][0], atol=1e-5, rtol=1e-5)
 
 
+def test_weights_that_a_file_cannot_hold(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """They go beside without being asked."""
+    from fuseline.exporting.onnx import weights
+
+    monkeypatch.setattr(weights, "LARGEST", 4096)
+    found = fuseline.export_onnx(Block().eval(), (seeded(5, 48),), path=tmp_path / "model.onnx")
+    assert found.beside is not None
+    assert len(list(tmp_path.iterdir())) == 2
+
+
+def test_what_the_checker_refuses_is_not_left(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refuse(path: str, *, full_check: bool) -> None:
+        raise ValueError(f"{full_check}: no")
+
+    monkeypatch.setattr(onnx.checker, "check_model", refuse)
+    with pytest.raises(fuseline.InternalError, match=r"onnx\.checker refuses .*True: no"):
+        written(tmp_path, Block(), seeded(5, 48), embed_weights=False)
+    assert not list(tmp_path.iterdir())
+
+
+class Gated(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        cast("Any", torch).manual_seed(0)
+        self.gate, self.up = (nn.Linear(16, 24, bias=False) for _ in range(2))
+        self.down = nn.Linear(24, 16, bias=False)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.down(nn.functional.silu(self.gate(x)) * self.up(x))
+
+
+@pytest.mark.parametrize(("disable", "calls"), [((), 1), (("raise-gated-mlp",), 0)])
+def test_passes_may_be_left_out(tmp_path: Path, disable: tuple[str, ...], calls: int) -> None:
+    proto = written(tmp_path, Gated(), seeded(5, 16), disable=disable)
+    assert sum(n.domain == "fuseline" for n in proto.graph.node) == calls
+    found = by_onnxruntime(proto, {"x": seeded(5, 16)})["output"]
+    torch.testing.assert_close(found, Gated()(seeded(5, 16)), atol=1e-6, rtol=1e-5)
+
+
 def test_where_it_comes_from(tmp_path: Path) -> None:
     proto = written(tmp_path, Block(), seeded(5, 48), licence="MIT", command="fuseline export x")
     about = {p.key: p.value for p in proto.metadata_props}
