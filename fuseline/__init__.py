@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from fuseline.config import Config
     from fuseline.errors import Diagnostic, FuselineError, FuselineWarning, InternalError
     from fuseline.exporting import export
+    from fuseline.exporting.onnx import export_onnx
     from fuseline.logs import set_log_level
     from fuseline.report import KernelRecord, PassRecord, Report, Site
 
@@ -24,6 +25,7 @@ _HOMES = {
     "compile": "fuseline.compiler",
     "explain": "fuseline.compiler",
     "export": "fuseline.exporting",
+    "export_onnx": "fuseline.exporting.onnx",
     "load": "fuseline.artifact.load",
     "Config": "fuseline.config",
     "Diagnostic": "fuseline.errors",
@@ -41,6 +43,7 @@ __all__ = [
     "compile",
     "explain",
     "export",
+    "export_onnx",
     "load",
     "Config",
     "Report",

@@ -718,6 +718,14 @@ WRONG_CALL = Code(
     ArtifactError,
     hint="pass by keyword what the export was given by keyword (`--input` does that)",
 )
+NOT_IN_ONNX = Code(
+    "FL1109",
+    "cannot be written as ONNX:",
+    "The program has an operator of torch, a size, or a way of using state that the standard "
+    "operators have no form for.",
+    ArtifactError,
+    hint="export without --format onnx, which keeps such operators, or leave that part out",
+)
 UNSIGNED = Code(
     "FL1111",
     "not signed with the key that was asked for:",

@@ -17,6 +17,7 @@ from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 
+from fuseline.cli import export_onnx
 from fuseline.cli.arguments import add_json, add_model, count, options
 from fuseline.cli.output import Output, columns
 from fuseline.config import Config
@@ -32,7 +33,8 @@ EXAMPLE = """\
   fuseline export smollm2 --decode static:512 --target cpu --target sm_90 -o smollm2.fuse
   fuseline export my_module:make_model --input x:float32[B=1..64,128] -o model.fuse
   fuseline export model.onnx --input ids:int64[B=1..8,S=1..512] --target sm_90 -o model.fuse
-  fuseline export program.pt2 -o model.fuse"""
+  fuseline export program.pt2 -o model.fuse
+  fuseline export smollm2 --format onnx -o smollm2.onnx"""
 
 TARGETS = ("cpu", "sm_80", "sm_90", "sm_100", "sm_120")
 ISAS = ("native", "x86-64-v3", "baseline")
@@ -58,7 +60,6 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--emit",
         choices=("sass", "ptx", "both"),
-        default="sass",
         help="for GPUs: machine code, PTX that the driver compiles (that of sm_80 for later GPUs, "
         "too), or both (default: sass)",
     )
@@ -80,7 +81,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--weights",
         choices=("embed", "external"),
         default="embed",
-        help="in the file, or in a .safetensors file beside it (default: embed)",
+        help="in the file, or in one beside it (default: embed)",
     )
     parser.add_argument(
         "--sign", metavar="KEY", help="a PEM file with a private key of Ed25519: sign the file"
@@ -89,11 +90,13 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--strict", action="store_true", help="fail where an operation has no generated kernel"
     )
+    export_onnx.add_arguments(parser)
     add_json(parser)
 
 
 def run(arguments: argparse.Namespace, out: Output) -> int:
     """Export, and print what was written."""
+    export_onnx.check(arguments)
     given = options(arguments)
     if arguments.strict:
         given["strict"] = True
@@ -110,13 +113,15 @@ def run(arguments: argparse.Namespace, out: Output) -> int:
     from fuseline.exporting.export import by_torch, placed
 
     parts, text, tokenizer = _parts(arguments, loaded, length)
+    if arguments.format == "onnx":
+        return export_onnx.run(arguments, parts["main"], config, _command(sys.argv[1:]), out)
     with _Steps(out) as steps:
         exported = export_parts(
             parts,
             path=path,
             targets=arguments.target or ["cpu"],
             cpu_isa=arguments.cpu_isa or ["native"],
-            emit=arguments.emit,
+            emit=arguments.emit or "sass",
             embed_weights=arguments.weights == "embed",
             licence=arguments.licence,
             text=text,

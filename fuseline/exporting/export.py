@@ -211,7 +211,7 @@ def export_parts(
             expected="'model': a file keeps the model's own",
         )
     tell = progress or _untold
-    exported = {name: _captured(name, part, tell) for name, part in parts.items()}
+    exported = {name: captured(name, part, tell) for name, part in parts.items()}
     made = _Made()
     for wanted in _wanted(targets, cpu_isa):
         made.targets.append(_compiled(wanted, exported, config, emit, made, tell))
@@ -299,7 +299,13 @@ def _are_one(one: Tensor, other: Tensor) -> bool:
     return len(forms) == 1 and (same or torch.equal(one.detach(), other.detach()))
 
 
-def _captured(name: str, part: Part, tell: OnStage) -> describe.Ahead:
+def captured(name: str, part: Part, tell: OnStage = _untold) -> describe.Ahead:
+    """A program, captured whole.
+
+    Raises:
+        ArtifactError: FL1107, if it cannot be.
+
+    """
     tell(Stage(f"capture {name}"))
     model = part.model
     if not isinstance(model, nn.Module) and (part.args or part.kwargs or part.dynamic_shapes):
@@ -585,4 +591,4 @@ def _json(data: object) -> bytes:
     return json.dumps(data, separators=(",", ":"), sort_keys=True).encode()
 
 
-__all__ = ["Exported", "Part", "Stage", "export", "export_parts"]
+__all__ = ["Exported", "Part", "Stage", "captured", "export", "export_parts"]
