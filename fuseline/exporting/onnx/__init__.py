@@ -10,17 +10,15 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from torch import nn
-
 from fuseline import errors
-from fuseline.exporting.export import Part
+from fuseline.exporting.export import Model, Part
 
 if TYPE_CHECKING:
     from fuseline.exporting.onnx.model import Written
 
 
 def export_onnx(
-    model: nn.Module,
+    model: Model,
     args: tuple[Any, ...] = (),
     kwargs: Mapping[str, Any] | None = None,
     *,
@@ -40,7 +38,8 @@ def export_onnx(
     an input, and an output ``<name>_out``.
 
     Args:
-        model: the module, on the CPU.
+        model: the module, on the CPU; or, without anything else about its inputs, an
+            ``ExportedProgram``.
         args: example positional arguments.
         kwargs: example keyword arguments.
         path: of the file to write, ``.onnx`` by custom; it is replaced as a whole.

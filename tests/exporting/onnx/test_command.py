@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
+from typing import Any, cast
 
 import pytest
 import torch
@@ -27,7 +28,7 @@ def make():
 def module(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """A folder with a module that makes a model, on the path."""
     (tmp_path / "a_module_of_this_test.py").write_text(MODULE)
-    monkeypatch.syspath_prepend(tmp_path)
+    cast("Any", monkeypatch).syspath_prepend(tmp_path)
     return tmp_path
 
 
