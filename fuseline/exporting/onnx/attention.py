@@ -65,6 +65,20 @@ def _mask(w: Writer, mask: Value, op: Attention, kind: DType) -> tuple[list[str]
 
 
 @expands(Attention, called=False)
+def _attend(b: Builder, op: Attention) -> Value:
+    """The standard operator under one mask that says all; without it for what it does not have."""
+    if op.sinks is not None or op.softcap is not None:
+        return _spelled_out(b, op)
+    mask, seen = op.mask, _seen(b, op)
+    if mask is None:
+        mask = seen
+    elif seen is not None and mask.dtype is DType.BOOL:
+        mask = b.add(p.LogicalAnd(mask, seen)).y
+    elif seen is not None:
+        mask = b.add(p.Where(seen, mask, b.full(float("-inf"), mask.dtype))).y
+    return b.add(Attention(op.q, op.k, op.v, mask, scale=op.scale)).y
+
+
 def _spelled_out(b: Builder, op: Attention) -> Value:
     """As `fuseline.ir.ops.raised.attention_reference`."""
     kind = wide(op.q.dtype)

@@ -96,6 +96,11 @@ def export(
 ) -> Written:
     """Capture a module and write it: see `fuseline.export_onnx`."""
     newest: int = cast("Any", onnx).defs.onnx_opset_version()
+    if newest < OLDEST:
+        found = f"version {cast('Any', onnx).__version__}"
+        raise errors.MISSING_PACKAGE.error(
+            "onnx", found=found, expected="1.18 or newer", hint="pip install 'onnx>=1.18'"
+        )
     if not OLDEST <= how.version <= newest:
         expected = f"{OLDEST} to {newest}, the newest that the package onnx has"
         raise errors.INVALID_OPTION.error("opset", found=str(how.opset), expected=expected)

@@ -225,6 +225,12 @@ def test_without_the_package(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) ->
         fuseline.export_onnx(Block(), (seeded(5, 48),), path=tmp_path / "model.onnx")
 
 
+def test_an_old_package(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(onnx.defs, "onnx_opset_version", lambda: 22)
+    with pytest.raises(LoadError, match=r"FL0802.*onnx.*1\.18 or newer"):
+        fuseline.export_onnx(Block(), (seeded(5, 48),), path=tmp_path / "model.onnx")
+
+
 def test_bfloat16_is_written_as_it_is(tmp_path: Path) -> None:
     """And read back in: no runtime at hand computes with it on a CPU."""
     model, x = Block().to(torch.bfloat16), seeded(5, 48, dtype=torch.bfloat16)

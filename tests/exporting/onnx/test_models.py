@@ -186,3 +186,43 @@ def test_bfloat16_reads_back(tmp_path: Path) -> None:
     (got,) = import_onnx(path).run(given).values()
     ours, eagers = ((t.float() - wide).norm() for t in (got, want))
     assert float(ours) <= 1.5 * float(eagers) + float(wide.norm()) * 2**-8
+
+
+def test_gpt_oss_with_sinks_windows_and_biases(tmp_path: Path) -> None:
+    from transformers import GptOssConfig, GptOssForCausalLM
+
+    cast("Any", torch).manual_seed(0)
+    config = cast("Any", GptOssConfig)(
+        **SMALL, num_key_value_heads=2, head_dim=16, use_cache=False, num_local_experts=4,
+        num_experts_per_tok=2, sliding_window=4,
+    )  # fmt: skip
+    model = cast("Any", GptOssForCausalLM)(config)
+    for parameter in model.parameters():  # biases and sinks begin as 0
+        torch.nn.init.normal_(parameter, std=0.05)
+    found = holds(model, tmp_path / "m.onnx", back=False)
+    assert {"Attention", "Attention_2", "Moe"} <= set(found.functions)
+
+
+def test_gemma3_with_windows_in_float16(tmp_path: Path) -> None:
+    """A mask of causality and window, and norms that round last; at most eager's own error."""
+    import onnxruntime
+    from transformers import Gemma3ForCausalLM, Gemma3TextConfig
+
+    cast("Any", torch).manual_seed(0)
+    config = cast("Any", Gemma3TextConfig)(
+        **SMALL, num_key_value_heads=2, head_dim=16, use_cache=False, sliding_window=4,
+        layer_types=["sliding_attention", "full_attention"],
+    )  # fmt: skip
+    model = cast("Any", Gemma3ForCausalLM)(config).half().eval()
+    path = tmp_path / "m.onnx"
+    example = inputs_of(*EXAMPLE, mask=False)
+    dims = {"input_ids": {0: BATCH, 1: LENGTH}}
+    fuseline.export_onnx(model, (), example, path=path, dynamic_shapes=dims)
+    session = cast("Any", onnxruntime).InferenceSession(str(path))
+    given = inputs_of(2, 17, mask=False)
+    with torch.no_grad():
+        eager = model(**given)[0]
+        wide = model.float()(**given)[0]
+    got = from_numpy(session.run(None, {"input_ids": given["input_ids"].numpy()})[0])
+    ours, eagers = (float((t.float() - wide).norm()) for t in (got, eager))
+    assert ours <= 1.5 * eagers + float(wide.norm()) * 2**-11
