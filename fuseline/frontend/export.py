@@ -11,6 +11,7 @@ from torch import Tensor, fx, nn
 from torch.utils import _pytree as pytree
 
 from fuseline import _torch
+from fuseline.frontend.all_sizes import prove
 from fuseline.frontend.captured import Captured, InputKind
 from fuseline.frontend.convert import Source, convert
 from fuseline.frontend.places import value_of
@@ -59,7 +60,7 @@ def capture_export(
 
     """
     with torch.no_grad(), Traceable(model):
-        program = _torch.export_graph(model, args, kwargs, dynamic_shapes)
+        program = _traced(model, args, kwargs, dynamic_shapes)
         constants = _constants(program)
         sources = _sources(program)
         captured = convert(
@@ -71,6 +72,25 @@ def capture_export(
         )
     spec = program.call_spec
     return Exported(captured, spec.in_spec, constants, spec.out_spec)
+
+
+def _traced(
+    model: nn.Module, args: tuple[Any, ...], kwargs: Mapping[str, Any] | None, dynamic_shapes: Any
+) -> Any:
+    """The exported program; what torch cannot prove of its sizes is proven here, or refused."""
+    try:
+        return _torch.export_graph(model, args, kwargs, dynamic_shapes)
+    except Exception as error:
+        if not _torch.is_unproven_size(error):
+            raise
+        refused = error
+    try:
+        program = _torch.export_graph(model, args, kwargs, dynamic_shapes, asking=True)
+    except Exception:
+        raise refused from None  # not for this reason alone
+    if not prove(program.graph_module.graph, program.range_constraints):
+        raise refused
+    return program
 
 
 _KINDS = {
