@@ -15,7 +15,7 @@ from typing import Any, Literal, get_args
 import torch
 from torch import Tensor, nn
 
-from fuseline import _version, errors
+from fuseline import _torch, _version, errors
 from fuseline.artifact import machine, weights
 from fuseline.artifact.archive import PAGE, Writer, copied, replacing
 from fuseline.artifact.manifest import (
@@ -37,6 +37,7 @@ from fuseline.compilation import Compilation
 from fuseline.compiler import Compiler
 from fuseline.config import Config
 from fuseline.exporting import describe
+from fuseline.exporting.modes import check_mode
 from fuseline.frontend import export as frontend
 from fuseline.frontend.importer import CannotImport
 from fuseline.ir.text import print_func
@@ -61,12 +62,14 @@ class Part:
         args: example positional arguments.
         kwargs: example keyword arguments.
         dynamic_shapes: which dims may vary, as ``torch.export.export`` takes it.
+        otherwise: what stands in where this cannot be captured.
     """
 
     model: nn.Module
     args: tuple[Any, ...] = ()
     kwargs: Mapping[str, Any] = field(default_factory=dict[str, Any])
     dynamic_shapes: Any = None
+    otherwise: Part | None = None
 
 
 @dataclass(frozen=True)
@@ -272,7 +275,33 @@ def _tensors(exported: Mapping[str, frontend.Exported]) -> dict[str, Tensor]:
                     found=f"{name}, which is another tensor in an earlier program",
                     hint="give all programs of a file one module, or parameters of other names",
                 )
+    _check_states(exported)
     return found
+
+
+def _check_states(exported: Mapping[str, frontend.Exported]) -> None:
+    """What a program writes has one name in all of them: each name is a state of its own.
+
+    Raises:
+        ArtifactError: FL1107, if another program has it, or a part of it, by another name.
+
+    """
+    held = [
+        (program, item, _torch.storage_of(item.actual))
+        for program, each in exported.items()
+        for item in each.captured.inputs
+        if item.actual is not None
+    ]
+    written = {memory: (program, item.name) for program, item, memory in held if item.written}
+    for program, item, memory in held:
+        writer, name = written.get(memory, ("", item.name))
+        if name != item.name:
+            raise errors.CANNOT_EXPORT.error(
+                program,
+                found=f"{item.name}, which is {name} in {writer}, where it is written",
+                expected="one name for one buffer",
+                hint="give all programs of a file one module",
+            )
 
 
 def _are_one(one: Tensor, other: Tensor) -> bool:
@@ -285,16 +314,21 @@ def _are_one(one: Tensor, other: Tensor) -> bool:
 def _captured(name: str, part: Part, tell: OnStage) -> frontend.Exported:
     tell(Stage(f"capture {name}"))
     try:
-        return frontend.capture_export(
+        found = frontend.capture_export(
             part.model, part.args, part.kwargs, dynamic_shapes=part.dynamic_shapes, name=name
         )
     except errors.FuselineError:
         raise
     except Exception as error:
-        found = f"{type(error).__name__}: {first_line(error)}"
+        if part.otherwise is not None:
+            log.info("%s: %s; captured in another form", name, first_line(error))
+            return _captured(name, part.otherwise, tell)
+        what = f"{type(error).__name__}: {first_line(error)}"
         raise errors.CANNOT_EXPORT.error(
-            name, found=found, hint="run torch.export on the model to see what it lacks"
+            name, found=what, hint="run torch.export on the model to see what it lacks"
         ) from error
+    check_mode(name, part.model, found.captured.graph)
+    return found
 
 
 @dataclass(frozen=True)
