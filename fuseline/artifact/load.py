@@ -34,6 +34,9 @@ from fuseline.runtime.kernels import HostKernels, Kernels
 from fuseline.runtime.native import Runner
 from fuseline.runtime.plan import HostCall, Plan
 
+OPTIONS = ("threads", "graphs", "side_stream", "early_launch")
+"""Those fields of `Config` that are about running, and not about compiling."""
+
 Run = Any
 """Takes the flat arguments of a plan, and gives its results."""
 
@@ -317,19 +320,36 @@ def load(
         device: where to run; a GPU if there is one that the file has code for, by default.
         verify_key: a PEM file with a public key of Ed25519: only what its owner has signed is
             loaded, and every byte of the file is read first.
-        options: ``threads``, ``graphs``, and other fields of `fuseline.Config` about running.
+        options: ``threads``, ``graphs``, ``side_stream`` and ``early_launch``, as in
+            `fuseline.Config`; all others are about compiling, and were settled by the export.
 
     Raises:
         ArtifactError: FL1101 to FL1105, if the file cannot be read, or has nothing that runs here;
             FL1111, if it is not signed with the key, or was changed.
         LoadError: FL0802, without the package that checks signatures.
+        UsageError: FL0102, for an option of another name; FL0101, for a wrong value.
 
     """
-    config = Config.of(options)
+    config = _config(options)
     archive = Archive.open(Path(path))
     manifest = Manifest.of(archive) if verify_key is None else verified(archive, Path(verify_key))
     where = None if device is None else torch.device(device)
     return Loaded(archive, manifest, choose(archive, manifest, target, where), config)
+
+
+def _config(options: Mapping[str, object]) -> Config:
+    """The configuration; an option that would change nothing is a mistake."""
+    config = Config.of(options)
+    for name in options:
+        if name not in OPTIONS:
+            raise errors.UNKNOWN_OPTION.error(
+                name,
+                where="a load",
+                found="an option of compiling: nothing is compiled here",
+                expected=f"one of {', '.join(OPTIONS)}",
+                hint="give it to the export",
+            )
+    return config
 
 
 __all__ = ["Loaded", "load"]
