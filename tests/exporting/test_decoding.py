@@ -177,6 +177,66 @@ def test_a_prompt_in_pieces(tmp_path: Path) -> None:
             assert torch.allclose(found, want[:, last - 1], atol=1e-5)
 
 
+RECURRENT: dict[str, dict[str, Any]] = {
+    "jamba": {
+        "attn_layer_offset": 1,
+        "attn_layer_period": 2,
+        "expert_layer_offset": 1,
+        "expert_layer_period": 2,
+        "num_experts": 2,
+        "mamba_d_state": 8,
+        "mamba_dt_rank": 4,
+    },
+    "falcon_h1": {
+        "mamba_d_ssm": 64,
+        "mamba_n_heads": 4,
+        "mamba_d_head": 16,
+        "mamba_n_groups": 1,
+        "mamba_d_state": 8,
+        "mamba_chunk_size": 8,
+    },
+    "nemotron_h": {
+        "layers_block_type": ["mamba", "attention"],
+        "mamba_num_heads": 6,
+        "mamba_head_dim": 16,
+        "n_groups": 2,
+        "ssm_state_size": 8,
+        "chunk_size": 8,
+    },
+    "qwen3_next": {
+        "layer_types": ["linear_attention", "full_attention"],
+        "linear_num_value_heads": 4,
+        "linear_num_key_heads": 2,
+        "linear_key_head_dim": 8,
+        "linear_value_head_dim": 8,
+        "num_experts": 4,
+        "num_experts_per_tok": 2,
+        "moe_intermediate_size": 16,
+        "shared_expert_intermediate_size": 24,
+    },
+}
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(1200)
+@pytest.mark.parametrize("kind", RECURRENT)
+def test_recurrences_of_any_prompt(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], kind: str
+) -> None:
+    """Prompts shorter than a piece, of one, and of some and a rest."""
+    model, path = small(kind, **RECURRENT[kind]), tmp_path / "model.fuse"
+    export_parts(decoding.parts(model, 1, 96), path=path, text=Text(1, 96, (), None))
+    for length in (1, 5, decoding.PIECE, 2 * decoding.PIECE + 6):
+        prompt = [3 + (17 * n + length) % 120 for n in range(length)]
+        words = ["generate", str(path), "--ids", *map(str, prompt), "--tokens", "12", "--json"]
+        assert main(words) == 0
+        with torch.no_grad():
+            want: Tensor = model.generate(
+                torch.tensor([prompt]), max_new_tokens=12, do_sample=False, eos_token_id=None
+            )[0, length:]
+        assert json.loads(capsys.readouterr().out)["tokens"] == [int(token) for token in want]
+
+
 class Counting(StaticLayer):
     """Counts its tokens in Python."""
 
