@@ -38,7 +38,6 @@ SMALL = {
 def small(kind: str, **sizes: Any) -> Any:
     """A seeded model."""
     config = transformers.AutoConfig.for_model(kind, **{**SMALL, **sizes})
-    config._attn_implementation = "sdpa"
     cast("Any", torch).manual_seed(0)
     return transformers.AutoModelForCausalLM.from_config(config).eval()
 
