@@ -54,6 +54,14 @@ def scalar_expression(value: Any) -> Any:
     return value
 
 
+def plain_limits(expr: Any) -> Any:
+    """An expression with sympy's minimum and maximum in the place of torch's."""
+    from torch.utils._sympy import functions
+
+    ours: Any = functions
+    return expr.replace(ours.Min, sympy.Min).replace(ours.Max, sympy.Max)
+
+
 def symbol_range(
     env: ShapeEnv | None, symbol: sympy.Symbol, stated: Any = None
 ) -> tuple[int | None, int | None]:

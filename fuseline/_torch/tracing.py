@@ -20,10 +20,30 @@ def export_graph(
     args: tuple[Any, ...],
     kwargs: Mapping[str, Any] | None,
     dynamic_shapes: Any,
+    *,
+    asking: bool = False,
 ) -> Any:
-    """``torch.export.export`` without Dynamo; an ``ExportedProgram``, in-place ops still in it."""
+    """``torch.export.export`` without Dynamo; an ``ExportedProgram``, in-place ops still in it.
+
+    With ``asking``, what cannot be proven of sizes is in the graph, as calls of ``_assert_scalar``.
+    """
     export = cast("Any", torch.export.export)
-    return export(model, args, dict(kwargs or {}), dynamic_shapes=dynamic_shapes, strict=False)
+    return export(
+        model,
+        args,
+        dict(kwargs or {}),
+        dynamic_shapes=dynamic_shapes,
+        strict=False,
+        prefer_deferred_runtime_asserts_over_guards=asking,
+    )
+
+
+def is_unproven_size(error: Exception) -> bool:
+    """Whether export refuses a program for something that it cannot prove of sizes."""
+    from torch._dynamo.exc import UserError, UserErrorType
+
+    kind = UserErrorType.CONSTRAINT_VIOLATION
+    return isinstance(error, UserError) and cast("Any", error).error_type is kind
 
 
 def functional_graph(module: fx.GraphModule, inputs: Sequence[object]) -> tuple[Any, list[str]]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, cast
 
@@ -41,6 +42,7 @@ class Call:
         self._counts = {i: int(n.name) for i, n in enumerate(file.inputs) if n.kind == "count"}
         self._numbers = {n.input: n for n in file.numbers}
         self._composite = _composite(file)
+        self._movable = _movable(file)
         self._value = _evaluator(file)
 
     def __repr__(self) -> str:
@@ -89,12 +91,12 @@ class Call:
             flat[number] = self._in_memory(number, given[number], limits.low, limits.high)
         for number, counted in self._counts.items():
             flat[number] = self._in_memory(counted, given[counted], 0, None)
-        if self._composite:
-            self._check(flat)
         try:
-            results = self._run(flat)
-        except errors.IndexInputError as error:
-            raise self._told(error) from None
+            results = self._checked(flat)
+        except errors.InputError as error:
+            if error.diagnostic.code != errors.ARGUMENT_MISMATCH.code or not self._lay(flat):
+                raise
+            results = self._checked(flat)
         bound = self._bind(given)
         return trees.unflatten(
             self.file.gives, iter([self._owed(r, given, results, bound) for r in self.file.returns])
@@ -130,6 +132,44 @@ class Call:
                 self.file.inputs[number].name, found=str(value), expected=f"an integer, {limits}"
             )
         return torch.full((), value, dtype=torch.int64, device=self.program.device)
+
+    def _checked(self, flat: Sequence[Any]) -> Sequence[Tensor]:
+        if self._composite:
+            self._check(flat)
+        try:
+            return self._run(flat)
+        except errors.IndexInputError as error:
+            raise self._told(error) from None
+
+    def _lay(self, flat: list[Any]) -> bool:
+        """Put copies in the place of tensors whose strides are not those of the example, as a
+        compiled model takes them; False where there are none.
+
+        What is written, or returned itself, has to be the caller's own, and stays as it is.
+        """
+        plan = self.program.plan
+        try:
+            sizes = [_size(flat[number], axis) for number, axis in plan.symbols.values()]
+            value = self.program.numbers(sizes)
+        except (IndexError, TypeError, AttributeError):
+            return False  # sizes are wrong, too
+        moved = False
+        for number in self._movable:
+            tensor, spec = flat[number], plan.args[number]
+            if not isinstance(tensor, Tensor) or tensor.dim() != len(spec.strides):
+                continue
+            strides = tuple(map(value, spec.strides))
+            if tensor.stride() == strides or (spec.written and tensor.numel()):
+                continue
+            if not _is_dense(tensor.shape, strides):
+                continue
+            copy = torch.empty_strided(
+                tensor.shape, strides, dtype=tensor.dtype, device=tensor.device
+            )
+            with torch.no_grad():
+                flat[number] = copy.copy_(tensor)
+            moved = True
+        return moved
 
     def _check(self, flat: Sequence[Any]) -> None:
         """Hold sizes and strides that follow from others to them: tracing had guards for these."""
@@ -179,6 +219,28 @@ def _form(spec: ArgSpec | View) -> str:
     if isinstance(spec, ArgSpec) and spec.kind == "int":
         return f"int {spec.value}"
     return f"{str(spec.dtype).removeprefix('torch.')}[{', '.join(map(str, spec.shape))}]"
+
+
+def _size(argument: Any, axis: int) -> int:
+    return int(argument if axis < 0 else argument.shape[axis])
+
+
+def _is_dense(shape: Sequence[int], strides: Sequence[int]) -> bool:
+    """Whether a tensor takes the memory of its elements and no more."""
+    if any(s < 0 for s in strides):
+        return False
+    reach = 1 + sum((n - 1) * s for n, s in zip(shape, strides, strict=True))
+    return 0 in shape or reach == math.prod(shape)
+
+
+def _movable(file: ProgramFile) -> list[int]:
+    """The tensors of a call that a copy can stand for: they are not returned themselves."""
+    returned = {r.input for r in file.returns if isinstance(r, Passed)}
+    return [
+        number
+        for number, (item, spec) in enumerate(zip(file.inputs, file.plan.args, strict=True))
+        if item.kind == "user" and spec.kind == "tensor" and number not in returned
+    ]
 
 
 def _composite(file: ProgramFile) -> list[tuple[int, int, Expr, Expr]]:

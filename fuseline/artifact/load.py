@@ -31,6 +31,9 @@ from fuseline.runtime.plan import HostCall
 if TYPE_CHECKING:
     from fuseline.artifact.on_gpu import Gpu
 
+OPTIONS = ("threads", "graphs", "side_stream", "early_launch")
+"""Those fields of `Config` that are about running, and not about compiling."""
+
 
 class Loaded:
     """A model from an artifact: its programs by name, over one set of weights and state.
@@ -188,16 +191,18 @@ def load(
             not: they stay where they are until they are used.
         verify_key: a PEM file with a public key of Ed25519: only what its owner has signed is
             loaded, and every byte of the file is read first.
-        options: ``threads``, ``graphs``, and other fields of `fuseline.Config` about running.
+        options: ``threads``, ``graphs``, ``side_stream`` and ``early_launch``, as in
+            `fuseline.Config`; all others are about compiling, and were settled by the export.
 
     Raises:
         ArtifactError: FL1101 to FL1105, if the file cannot be read, was damaged, or has nothing
             that runs here; FL1111, if it is not signed with the key.
         DeviceError: FL1010, where its state is larger than the memory of the device.
         LoadError: FL0802, without the package that checks signatures.
+        UsageError: FL0102, for an option of another name; FL0101, for a wrong value.
 
     """
-    config = Config.of(options)
+    config = _config(options)
     archive = Archive.open(Path(path))
     if verify_key is not None:
         from fuseline.artifact.signing import verified
@@ -209,6 +214,21 @@ def load(
             verify_members(archive, manifest)
     where = None if device is None else torch.device(device)
     return Loaded(archive, manifest, choose(archive, manifest, target, where), config)
+
+
+def _config(options: Mapping[str, object]) -> Config:
+    """The configuration; an option that would change nothing is a mistake."""
+    config = Config.of(options)
+    for name in options:
+        if name not in OPTIONS:
+            raise errors.UNKNOWN_OPTION.error(
+                name,
+                where="a load",
+                found="an option of compiling: nothing is compiled here",
+                expected=f"one of {', '.join(OPTIONS)}",
+                hint="give it to the export",
+            )
+    return config
 
 
 __all__ = ["Loaded", "load"]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import statistics
+import sys
 import time
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any, cast
@@ -138,14 +139,36 @@ class _Session:
     def __init__(self, loaded: Loaded, batch: int) -> None:
         self._programs, self._batch = loaded.programs, batch
         self._device = loaded.choice.device
+        self._least, self._most = _tokens(self._programs["prefill"])
 
     def advance(self, ids: Sequence[int]) -> Any:
         """Show the model more tokens; logits [vocabulary] of what follows the last of them."""
+        shown: Any = None
+        while ids:
+            count = min(len(ids), self._most)
+            if count == 1 or count < self._least:
+                count = 1
+            shown = self._shown(ids[:count])
+            ids = ids[count:]
+        return shown
+
+    def _shown(self, ids: Sequence[int]) -> Any:
         import torch
 
         rows = torch.tensor([list(ids)] * self._batch, device=self._device)
         program = self._programs["prefill" if len(ids) > 1 else "decode"]
         return program(rows)[0]
+
+
+def _tokens(prefill: Call) -> tuple[int, int]:
+    """The fewest and the most tokens that a prefill takes at once."""
+    plan = prefill.file.plan
+    number = next(i for i, item in enumerate(prefill.file.inputs) if item.kind == "user")
+    size = plan.args[number].shape[1]
+    if isinstance(size, int):
+        return size, size
+    least, most = plan.ranges.get(size, (1, None))
+    return least, most or sys.maxsize
 
 
 def _tokenizer(loaded: Loaded, *, needed: bool) -> Any:

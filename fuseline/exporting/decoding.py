@@ -1,7 +1,7 @@
 """A causal language model as two programs over one static cache: a prefill, and a step.
 
-The cache is `transformers.StaticCache`. Its tensors become buffers of a module, which programs
-write in place; the model keeps its own form.
+The cache is one of `fuseline.exporting.caches`. Its tensors become buffers of a module, which
+programs write in place; the model keeps its own form.
 """
 
 from __future__ import annotations
@@ -14,11 +14,15 @@ from typing import Any, cast
 import torch
 from torch import Tensor, nn
 
-from fuseline import errors
+from fuseline.exporting import caches
 from fuseline.exporting.export import Part
 
 EXAMPLE_LENGTH = 7
 """Tokens of the example that the prefill is traced with."""
+
+PIECE = 32
+"""Tokens of a prefill of a fixed size: few enough that its loops are not long, and more than the
+kernel of a convolution."""
 
 
 class CachedModel(nn.Module):
@@ -38,15 +42,12 @@ class CachedModel(nn.Module):
     def __init__(self, model: nn.Module, batch: int, length: int) -> None:
         super().__init__()
         self.model = model
-        self._cache = _static_cache(model, batch, length)
+        self._cache = caches.static_cache(model, batch, length)
         names = inspect.signature(model.forward).parameters
         self._extra = {"logits_to_keep": 1} if "logits_to_keep" in names else {}
-        self._places: list[tuple[str, Any, str]] = []
-        for number, layer in enumerate(self._cache.layers):
-            for name, value in cast("dict[str, Any]", vars(layer)).items():
-                if isinstance(value, Tensor):
-                    self._places.append((f"cache_{number}_{name}", layer, name))
-                    self.register_buffer(self._places[-1][0], value)
+        self._places = list(caches.places(self._cache))
+        for place in self._places:
+            self.register_buffer(f"cache_{place.name}", place.tensor)
 
     def forward(self, input_ids: Tensor) -> Tensor:
         """Show the model more tokens."""
@@ -59,60 +60,34 @@ class CachedModel(nn.Module):
     @contextmanager
     def _held(self) -> Generator[None]:
         """The cache over the buffers that the module has now: tracing puts others there."""
-        before = [getattr(layer, name) for _, layer, name in self._places]
+        before = [place.tensor for place in self._places]
         try:
-            for buffer, layer, name in self._places:
-                setattr(layer, name, getattr(self, buffer))
+            for place in self._places:
+                place.put(getattr(self, f"cache_{place.name}"))
             yield
         finally:
-            for (_, layer, name), value in zip(self._places, before, strict=True):
-                setattr(layer, name, value)
+            for place, value in zip(self._places, before, strict=True):
+                place.put(value)
 
 
 def parts(model: nn.Module, batch: int, length: int) -> dict[str, Part]:
-    """The programs ``prefill`` (1 to ``length`` tokens) and ``decode`` (one token)."""
+    """The programs ``prefill`` and ``decode`` (one token).
+
+    The model is put in evaluation mode. Both programs go on from the tokens before them. A prefill
+    takes 1 to ``length`` tokens; or, of a model that cannot be captured for any number of them (its
+    recurrence is computed in so many pieces, by a loop in Python), `PIECE` tokens at a time.
+    """
     cached = CachedModel(model, batch, length).eval()
     vocabulary = int(cast("Any", model).get_input_embeddings().weight.shape[0])
     generator = torch.Generator().manual_seed(0)
-    example = min(EXAMPLE_LENGTH, length)
-    ids = torch.randint(0, vocabulary, (batch, example), generator=generator)
+    ids = torch.randint(0, vocabulary, (batch, length), generator=generator)
     tokens = torch.export.Dim("tokens", min=1, max=length)
+    piece = Part(cached, (ids[:, :PIECE].contiguous(),))
+    example = ids[:, :EXAMPLE_LENGTH].contiguous()
     return {
-        "prefill": Part(cached, (ids,), {}, ({1: tokens},)),
-        "decode": Part(cached, (ids[:, :1],)),
+        "prefill": Part(cached, (example,), {}, ({1: tokens},), otherwise=piece),
+        "decode": Part(cached, (ids[:, :1].contiguous(),)),
     }
-
-
-def _static_cache(model: nn.Module, batch: int, length: int) -> Any:
-    """An empty cache with its tensors in place: layers make them when they first see keys."""
-    from transformers import StaticCache
-
-    name = type(model).__name__
-    config: Any = model.config
-    try:
-        cache: Any = StaticCache(config=config, max_cache_len=length)
-        with torch.no_grad():
-            cast("Any", model)(
-                input_ids=torch.zeros(batch, 1, dtype=torch.int64),
-                past_key_values=cache,
-                use_cache=True,
-            )
-        cache.reset()
-    except (AttributeError, KeyError, NotImplementedError, TypeError, ValueError) as error:
-        found = f"no static cache for its layers ({type(error).__name__}: {error})"
-        raise errors.CANNOT_EXPORT.error(name, found=found) from error
-    for number, layer in enumerate(cache.layers):
-        counts = [
-            key
-            for key, value in cast("dict[str, Any]", vars(layer)).items()
-            if isinstance(value, int) and not isinstance(value, bool) and "cumulative" in key
-        ]
-        if counts:
-            found = f"layer {number} of its cache ({type(layer).__name__}), which counts in Python"
-            raise errors.CANNOT_EXPORT.error(
-                name, found=found, hint="export it without --decode: its forward pass has no cache"
-            )
-    return cache
 
 
 __all__ = ["CachedModel", "parts"]

@@ -38,6 +38,7 @@ from fuseline.compilation import Compilation
 from fuseline.compiler import Compiler
 from fuseline.config import Config
 from fuseline.exporting import describe
+from fuseline.exporting.modes import check_mode
 from fuseline.frontend import export as frontend
 from fuseline.frontend.imported import Whole
 from fuseline.frontend.importer import CannotImport
@@ -66,12 +67,14 @@ class Part:
         args: example positional arguments.
         kwargs: example keyword arguments.
         dynamic_shapes: which dims may vary, as ``torch.export.export`` takes it.
+        otherwise: what stands in where this cannot be captured.
     """
 
     model: Model
     args: tuple[Any, ...] = ()
     kwargs: Mapping[str, Any] = field(default_factory=dict[str, Any])
     dynamic_shapes: Any = None
+    otherwise: Part | None = None
 
 
 @dataclass(frozen=True)
@@ -289,7 +292,33 @@ def _tensors(exported: Mapping[str, describe.Ahead]) -> dict[str, Tensor]:
                     found=f"{name}, which is another tensor in an earlier program",
                     hint="give all programs of a file one module, or parameters of other names",
                 )
+    _check_states(exported)
     return found
+
+
+def _check_states(exported: Mapping[str, frontend.Exported]) -> None:
+    """What a program writes has one name in all of them: each name is a state of its own.
+
+    Raises:
+        ArtifactError: FL1107, if another program has it, or a part of it, by another name.
+
+    """
+    held = [
+        (program, item, _torch.storage_of(item.actual))
+        for program, each in exported.items()
+        for item in each.captured.inputs
+        if item.actual is not None
+    ]
+    written = {memory: (program, item.name) for program, item, memory in held if item.written}
+    for program, item, memory in held:
+        writer, name = written.get(memory, ("", item.name))
+        if name != item.name:
+            raise errors.CANNOT_EXPORT.error(
+                program,
+                found=f"{item.name}, which is {name} in {writer}, where it is written",
+                expected="one name for one buffer",
+                hint="give all programs of a file one module",
+            )
 
 
 def _are_one(one: Tensor, other: Tensor) -> bool:
@@ -318,16 +347,21 @@ def captured(name: str, part: Part, tell: OnStage = _untold) -> describe.Ahead:
         with _torch.refusals_to(log):
             if isinstance(model, torch.export.ExportedProgram):
                 return frontend.capture_program(model, name=name)
-            return frontend.capture_export(
+            found = frontend.capture_export(
                 model, part.args, part.kwargs, dynamic_shapes=part.dynamic_shapes, name=name
             )
     except errors.FuselineError:
         raise
     except Exception as error:
-        found = f"{type(error).__name__}: {first_line(error)}"
+        if part.otherwise is not None:
+            log.info("%s: %s; captured in another form", name, first_line(error))
+            return captured(name, part.otherwise, tell)
+        what = f"{type(error).__name__}: {first_line(error)}"
         raise errors.CANNOT_EXPORT.error(
-            name, found=found, hint="run torch.export on the model to see what it lacks"
+            name, found=what, hint="run torch.export on the model to see what it lacks"
         ) from error
+    check_mode(name, model, found.captured.graph)
+    return found
 
 
 def _title(model: Model) -> str:

@@ -14,6 +14,7 @@ from torch import Tensor, fx, nn
 from torch.utils import _pytree as pytree
 
 from fuseline import _torch
+from fuseline.frontend.all_sizes import prove
 from fuseline.frontend.captured import Captured, InputKind
 from fuseline.frontend.convert import Source, convert
 from fuseline.frontend.places import value_of
@@ -66,7 +67,7 @@ def capture_export(
 
     """
     with torch.no_grad(), Traceable(model):
-        program = _torch.export_graph(model, args, kwargs, dynamic_shapes)
+        program = _traced(model, args, kwargs, dynamic_shapes)
         return _exported(program, name, given_names(model, args, kwargs or {}, dynamic_shapes))
 
 
@@ -107,6 +108,25 @@ def _exported(program: Any, name: str, named: Sequence[Mapping[int, str]] = ()) 
     varying = [names for leaf, names in enumerate(named) if leaf not in constants]
     names = size_names(captured.symbols, user, varying)
     return Exported(captured, spec.in_spec, constants, spec.out_spec, names)
+
+
+def _traced(
+    model: nn.Module, args: tuple[Any, ...], kwargs: Mapping[str, Any] | None, dynamic_shapes: Any
+) -> Any:
+    """The exported program; what torch cannot prove of its sizes is proven here, or refused."""
+    try:
+        return _torch.export_graph(model, args, kwargs, dynamic_shapes)
+    except Exception as error:
+        if not _torch.is_unproven_size(error):
+            raise
+        refused = error
+    try:
+        program = _torch.export_graph(model, args, kwargs, dynamic_shapes, asking=True)
+    except Exception:
+        raise refused from None  # not for this reason alone
+    if not prove(program.graph_module.graph, program.range_constraints):
+        raise refused
+    return program
 
 
 _KINDS = {

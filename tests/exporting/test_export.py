@@ -376,18 +376,125 @@ def test_a_program_that_only_reads_sees_what_another_writes(tmp_path: Path) -> N
     assert torch.equal(loaded.programs["read"](x), x)
 
 
-def test_strides_that_follow_from_sizes_are_held_to(tmp_path: Path) -> None:
-    class Sums(nn.Module):
-        def forward(self, x: Tensor) -> Tensor:
-            return x.sum(-1) * 2
+class Sums(nn.Module):
+    """Reads its argument."""
 
-    shapes = ({0: torch.export.Dim("b", max=8), 1: torch.export.Dim("s", max=64)},)
-    loaded = load(exported(tmp_path, Sums(), seeded(2, 5, 8), dynamic_shapes=shapes))
+    def forward(self, x: Tensor) -> Tensor:
+        return x.sum(-1) * 2
+
+
+class Raises(nn.Module):
+    """Writes its argument."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        x.add_(1)
+        return x.sum(-1) * 2
+
+
+class Passes(nn.Module):
+    """Returns a view of its argument."""
+
+    def forward(self, x: Tensor) -> Any:
+        return x[0], x.sum(-1) * 2
+
+
+VARYING = ({0: torch.export.Dim("b", max=8), 1: torch.export.Dim("s", max=64)},)
+
+
+def test_arguments_that_lie_in_another_way_are_copied(tmp_path: Path) -> None:
+    loaded = load(exported(tmp_path, Sums(), seeded(2, 5, 8), dynamic_shapes=VARYING))
+    wide = seeded(3, 9, 16)
+    for x in (
+        *(wide[:, :5, :8], wide[:1, :5, :8], wide[..., ::2], wide[:, 1:2, :8]),
+        *(wide[:, :8].mT[..., :8], wide[:1, :1, :8].expand(3, 7, 8), wide[:, :5, :8].flip(1)),
+        *(wide[:, :0, :8], wide[:0, ::2, 8:]),
+    ):
+        before = x.clone()
+        assert torch.allclose(loaded(x), 2 * x.sum(-1), atol=1e-5)
+        assert torch.equal(x, before)
+    for wrong in (wide, wide[:, :5, :8].double(), wide[:, :5, 0]):
+        with pytest.raises(InputError, match="FL0902"):
+            loaded(wrong)
+
+
+def test_an_example_that_lies_turned(tmp_path: Path) -> None:
+    loaded = load(exported(tmp_path, Sums(), seeded(5, 8).t(), dynamic_shapes=None))
+    x = seeded(8, 5, seed=1)
+    assert torch.allclose(loaded(x), 2 * x.sum(-1), atol=1e-5)
+    assert torch.allclose(loaded(x.t().contiguous().t()), 2 * x.sum(-1), atol=1e-5)
+
+
+@pytest.mark.parametrize("model", [Raises(), Passes()], ids=["written", "returned"])
+def test_what_must_be_the_callers_own_is_not_copied(tmp_path: Path, model: nn.Module) -> None:
+    loaded = load(exported(tmp_path, model, seeded(2, 5, 8), dynamic_shapes=VARYING))
     wide = seeded(3, 9, 8)
-    assert torch.allclose(loaded(wide), 2 * wide.sum(-1), atol=1e-5)
+    before = wide.clone()
     with pytest.raises(InputError, match="FL0902"):
         loaded(wide[:, :5])
-    assert torch.allclose(loaded(wide[:1, :5]), 2 * wide[:1, :5].sum(-1), atol=1e-5)
+    assert torch.equal(wide, before)
+    whole = wide.clone()
+    loaded(whole)
+    assert torch.equal(whole, before + 1 if isinstance(model, Raises) else before)
+
+
+def test_nothing_has_no_strides(tmp_path: Path) -> None:
+    """Arguments of size 0 lie in any way, also where they are written."""
+    loaded = load(exported(tmp_path, Raises(), seeded(2, 5, 8), dynamic_shapes=VARYING))
+    wide = seeded(3, 9, 8)
+    assert loaded(wide[:, :0]).shape == (3, 0)
+
+
+class Inner(nn.Module):
+    """Has what it writes behind another name."""
+
+    def __init__(self, counter: Counter) -> None:
+        super().__init__()
+        self.inner = counter
+
+    def forward(self, x: Tensor) -> Tensor:
+        return cast("Tensor", self.inner(x))
+
+
+class Half(nn.Module):
+    """Reads a part of what another writes."""
+
+    def __init__(self, total: Tensor) -> None:
+        super().__init__()
+        self.total: Tensor
+        self.register_buffer("total", total[:2])
+
+    def forward(self, x: Tensor) -> Tensor:
+        return x[:2] + self.total
+
+
+@pytest.mark.parametrize("turned", [False, True])
+def test_one_state_by_two_names_is_refused(tmp_path: Path, turned: bool) -> None:
+    x, writer, reader = torch.ones(4), Counter(), Scaled()
+    reader.total = writer.total
+    parts = [("write", Part(Inner(writer), (x,))), ("read", Part(reader, (x,)))]
+    with pytest.raises(ArtifactError, match=r"FL1107.*read.*total, which is inner\.total in write"):
+        export_parts(dict(parts[::-1] if turned else parts), path=tmp_path / "two.fuse")
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_part_of_a_state_is_refused(tmp_path: Path) -> None:
+    x, writer = torch.ones(4), Counter()
+    parts = {"write": Part(Inner(writer), (x,)), "read": Part(Half(writer.total), (x,))}
+    with pytest.raises(ArtifactError, match=r"FL1107.*one name for one buffer"):
+        export_parts(parts, path=tmp_path / "two.fuse")
+
+
+def test_options_of_compiling_are_refused_by_a_load(tmp_path: Path) -> None:
+    path = exported(tmp_path, Gate(), seeded(5, 48))
+    wrong: dict[str, Any] = {"verify": True, "strict": False, "tune": "off", "cache_dir": tmp_path}
+    for name, value in wrong.items():
+        with pytest.raises(FuselineError, match="FL0102.*threads"):
+            load(path, **{name: value})
+    with pytest.raises(FuselineError, match="FL0102"):
+        load(path, thread=1)
+    with pytest.raises(FuselineError, match="FL0101"):
+        load(path, threads=0)
+    assert load(path, threads=1, graphs="none", side_stream=False, early_launch=False).main
 
 
 def test_two_tensors_of_one_name_are_refused(tmp_path: Path) -> None:
