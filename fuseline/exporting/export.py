@@ -296,7 +296,7 @@ def _tensors(exported: Mapping[str, describe.Ahead]) -> dict[str, Tensor]:
     return found
 
 
-def _check_states(exported: Mapping[str, frontend.Exported]) -> None:
+def _check_states(exported: Mapping[str, describe.Ahead]) -> None:
     """What a program writes has one name in all of them: each name is a state of its own.
 
     Raises:
