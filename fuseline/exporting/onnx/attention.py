@@ -76,7 +76,7 @@ def _attend(b: Builder, op: Attention) -> Value:
         mask = b.add(p.LogicalAnd(mask, seen)).y
     elif seen is not None:
         mask = b.add(p.Where(seen, mask, b.full(float("-inf"), mask.dtype))).y
-    return b.add(Attention(op.q, op.k, op.v, mask, scale=op.scale)).y
+    return b.add(Attention(op.q, op.k, op.v, mask, None, None, scale=op.scale)).y
 
 
 def _spelled_out(b: Builder, op: Attention) -> Value:
