@@ -15,7 +15,7 @@ from fuseline.errors import BAD_ARGUMENT
 
 if TYPE_CHECKING:
     from fuseline.exporting import Part
-    from fuseline.exporting.onnx.model import Written
+    from fuseline.exporting.onnx.file import Written
 
 _OF_ARTIFACTS = ("target", "cpu_isa", "emit", "decode", "sign", "strict")
 """Options that are about compiled code, of which a model of ONNX has none."""

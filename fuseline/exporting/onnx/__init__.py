@@ -14,7 +14,7 @@ from fuseline import errors
 from fuseline.exporting.export import Model, Part
 
 if TYPE_CHECKING:
-    from fuseline.exporting.onnx.model import Written
+    from fuseline.exporting.onnx.file import Written
 
 
 def export_onnx(

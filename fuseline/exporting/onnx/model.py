@@ -1,9 +1,8 @@
-"""From a captured program to an ONNX model in a file."""
+"""From a captured program to an ONNX model."""
 
 from __future__ import annotations
 
 import importlib
-from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -11,17 +10,17 @@ from typing import Any, cast
 
 import onnx
 import torch
-from onnx import checker, helper
+from onnx import helper
 from torch import Tensor
 
 from fuseline import _version, errors
-from fuseline.artifact.archive import replacing
 from fuseline.exporting.describe import tree_of
 from fuseline.exporting.export import Part, captured
-from fuseline.exporting.onnx import naming, passes, weights
+from fuseline.exporting.onnx import naming, passes
+from fuseline.exporting.onnx.file import Model, Written, write
 from fuseline.exporting.onnx.registry import CannotWrite
 from fuseline.exporting.onnx.state import written
-from fuseline.exporting.onnx.writer import DOMAIN, Functions, Writer
+from fuseline.exporting.onnx.writer import Functions, Writer
 from fuseline.frontend import export as frontend
 from fuseline.frontend.captured import (
     FromGraph,
@@ -39,7 +38,7 @@ from fuseline.ir.types import Dim, DType, IntType
 
 for _family in (
     "attention", "calls", "experts", "index", "matmul", "mixtures", "norm", "pointwise", "reduce",
-    "rope", "state", "view",
+    "rope", "rows", "state", "view",
 ):  # fmt: skip
     importlib.import_module(f"fuseline.exporting.onnx.{_family}")
 
@@ -47,19 +46,6 @@ OLDEST = 23
 """The first version of the standard operators that has the norms, rotations and attention."""
 
 _helper = cast("Any", helper)
-
-
-@dataclass(frozen=True)
-class Model:
-    """An ONNX model before it is written.
-
-    Attributes:
-        proto: all of it but the initializers.
-        tensors: those, by name.
-    """
-
-    proto: onnx.ModelProto
-    tensors: Mapping[str, Tensor]
 
 
 @dataclass
@@ -245,58 +231,4 @@ class _Export:
         return proto
 
 
-@dataclass(frozen=True)
-class Written:
-    """What was written.
-
-    Attributes:
-        path: the file.
-        nbytes: its size.
-        beside: the name of the file with the weights, and its size, where there is one.
-        opset: the version of the standard operators.
-        operators: how often each standard operator occurs, functions included.
-        functions: how often each function of the model is called.
-    """
-
-    path: Path
-    nbytes: int
-    beside: tuple[str, int] | None
-    opset: int
-    operators: Mapping[str, int]
-    functions: Mapping[str, int]
-
-
-def write(model: Model, path: Path, *, embed: bool, opset: int) -> Written:
-    """Write a model, and have the checker of the package onnx read it; what it refuses is gone.
-
-    Raises:
-        ArtifactError: FL1106, it cannot be written.
-        InternalError: the checker refuses it.
-
-    """
-    found = weights.stored(model.tensors, path, embed=embed)
-    proto = model.proto
-    proto.graph.initializer.extend(found.initializers)
-    with replacing(path) as file:
-        file.write(proto.SerializeToString(deterministic=True))
-    try:
-        cast("Any", checker).check_model(str(path), full_check=True)
-    except Exception as error:
-        path.unlink()
-        if found.beside is not None:
-            path.with_name(found.beside[0]).unlink()
-        message = f"onnx.checker refuses the model that was written: {error}"
-        raise errors.InternalError(message, stage="export to ONNX") from error
-    return Written(path, path.stat().st_size, found.beside, opset, *_counts(proto))
-
-
-def _counts(proto: onnx.ModelProto) -> tuple[dict[str, int], dict[str, int]]:
-    operators, calls = Counter[str](), Counter[str]()
-    bodies: list[Any] = [proto.graph, *cast("Any", proto).functions]
-    for body in bodies:
-        for node in body.node:
-            (calls if node.domain == DOMAIN else operators)[node.op_type] += 1
-    return dict(sorted(operators.items())), dict(sorted(calls.items()))
-
-
-__all__ = ["OLDEST", "Model", "Written", "model_of", "write"]
+__all__ = ["OLDEST", "How", "Model", "export", "model_of"]

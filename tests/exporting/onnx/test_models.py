@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 
 import fuseline
-from fuseline.exporting.onnx.model import Written
+from fuseline.exporting.onnx.file import Written
 from fuseline.frontend.onnx import import_onnx
 from fuseline.frontend.onnx.data import from_numpy
 from fuseline.onnx_run import compile_onnx
