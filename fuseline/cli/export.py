@@ -246,6 +246,10 @@ def _parts(
     tensors, dynamic = inputs.examples([inputs.parse(t) for t in arguments.input], vocabulary)
     kept = {k: v for k, v in loaded.kwargs.items() if k not in tensors and not _is_tensor(v)}
     forward: Any = model.forward
+    # torch's export takes no ranges beside what only **kwargs takes: the configuration says it too.
+    for name in kept.keys() - inspect.signature(forward).parameters.keys():
+        if hasattr(getattr(model, "config", None), name):
+            setattr(model.config, name, kept.pop(name))
     args, kwargs = inputs.arguments(forward, {**tensors, **kept})
     shapes = None
     if any(dynamic.values()):

@@ -356,12 +356,19 @@ def captured(name: str, part: Part, tell: OnStage = _untold) -> describe.Ahead:
         if part.otherwise is not None:
             log.info("%s: %s; captured in another form", name, first_line(error))
             return captured(name, part.otherwise, tell)
-        what = f"{type(error).__name__}: {first_line(error)}"
         raise errors.CANNOT_EXPORT.error(
-            name, found=what, hint="run torch.export on the model to see what it lacks"
+            name, found=_reason(error), hint="run torch.export on the model to see what it lacks"
         ) from error
     check_mode(name, model, found.captured.graph)
     return found
+
+
+def _reason(error: Exception) -> str:
+    """What torch says: of sizes that it wants otherwise, also which."""
+    first, *rest = str(error).splitlines() or [""]
+    sizes = [line.strip(" -") for line in rest if line.startswith("  - ")]
+    which = f" {sizes[0]}" if sizes and "onstraint" in first else ""
+    return f"{type(error).__name__}: {first}{which}"
 
 
 def _title(model: Model) -> str:

@@ -17,6 +17,7 @@ Print = pytest.CaptureFixture[str]
 
 MODULE = """
 import sys
+import types
 import torch
 from torch import nn
 
@@ -51,6 +52,13 @@ def inverse():
 
 def function():
     return (lambda x, *, y: x - 2 * y), ()
+
+def configured():
+    class Configured(nn.Module):
+        config = types.SimpleNamespace(use_cache=True)
+        def forward(self, x, **others):
+            return x if others.get("use_cache", self.config.use_cache) else -x
+    return Configured(), {"x": torch.ones(5), "use_cache": False}
 
 def loose():
     class Loose(nn.Module):
@@ -102,6 +110,13 @@ def test_keywords_of_any_name(module: str, capsys: Print) -> None:
     torch.testing.assert_close(fuseline.load("model.fuse")(x=x, y=y), x - 2 * y)
     assert export(module, "loose", inputs="x:float32[N=1..8] y:float32[N=1..8]") == 2
     assert "and y, which forward(x, **others) does not name" in capsys.readouterr().err
+
+
+def test_options_that_the_configuration_has_too(module: str) -> None:
+    """torch's export takes no ranges beside a keyword of any name."""
+    assert export(module, "configured", inputs="x:float32[N=1..8]") == 0
+    x = torch.randn(6)
+    assert torch.equal(fuseline.load("model.fuse")(x=x), -x)
 
 
 @pytest.mark.parametrize(

@@ -307,6 +307,19 @@ def test_what_cannot_be_captured_says_why(tmp_path: Path) -> None:
     assert not list(tmp_path.iterdir())
 
 
+class Long(nn.Module):
+    """Goes on by a size."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        return x + 1 if x.shape[0] > 4 else x - 1
+
+
+def test_sizes_that_are_no_range_are_told(tmp_path: Path) -> None:
+    rows = torch.export.Dim("rows", min=2, max=9)
+    with pytest.raises(ArtifactError, match=r"(?s)FL1107.*Not all values of rows.*<= 9"):
+        export(Long(), (seeded(5, 48),), path=tmp_path / "model.fuse", dynamic_shapes=({0: rows},))
+
+
 def test_a_count_of_adapters(tmp_path: Path) -> None:
     model = Adapted()
     ids = torch.tensor([0, 2, 1])
