@@ -18,7 +18,7 @@ from torch import Tensor
 from fuseline import errors
 from fuseline.frontend.captured import Argument
 from fuseline.frontend.execute import Compiled
-from fuseline.ir.core import Func, Value
+from fuseline.ir.core import Func, Trait, Value
 from fuseline.ir.types import BufferType, IntType
 from fuseline.passes.cache_latents import STATE
 
@@ -58,8 +58,9 @@ class LatentCaches:
             if i not in owners and _may_be_cache(arg) and func.users(arg)
         ]
         self._written = {i for i, arg in self._plain if isinstance(arg.type, BufferType)}
-        if self._written and not self._states:
-            names = ", ".join(_name(arg) for i, arg in self._plain if i in self._written)
+        attended = [a for i, a in self._plain if i in self._written and _is_read(func, a)]
+        if attended and not self._states:
+            names = ", ".join(map(_name, attended))
             errors.NO_LATENTS.warn(func.name, found=f"caches of keys and values only ({names})")
 
     def __call__(self, arguments: Sequence[Argument]) -> Sequence[Tensor]:
@@ -128,6 +129,11 @@ def _may_be_cache(arg: Value) -> bool:
     """Whether an argument may be a cache: state of four dims."""
     whole = isinstance(arg.type, IntType)
     return not whole and arg.tensor.rank == 4 and _kind(arg) in ("input", "buffer")
+
+
+def _is_read(func: Func, arg: Value) -> bool:
+    """Whether a program does more to an argument than write it, as one that resets it does."""
+    return any(Trait.WRITES not in op.traits for op in func.users(arg))
 
 
 def _name(arg: Value) -> str:

@@ -57,6 +57,7 @@ if TYPE_CHECKING:
         storage_of,
     )
     from fuseline._torch.tracing import (
+        asked_of_sizes,
         export_graph,
         functional_graph,
         is_unproven_size,
@@ -102,6 +103,7 @@ __all__ = [
     "turns_gradients_off",
     "source_name",
     "export_graph",
+    "asked_of_sizes",
     "is_unproven_size",
     "functional_graph",
     "optimize",
@@ -182,6 +184,7 @@ _HOMES = {
         [
             "export_graph",
             "functional_graph",
+            "asked_of_sizes",
             "is_unproven_size",
             "never_compiled",
             "optimize",

@@ -25,7 +25,7 @@ def export_graph(
 ) -> Any:
     """``torch.export.export`` without Dynamo; an ``ExportedProgram``, in-place ops still in it.
 
-    With ``asking``, what cannot be proven of sizes is in the graph, as calls of ``_assert_scalar``.
+    With ``asking``, what cannot be proven of sizes is written down: see `asked_of_sizes`.
     """
     export = cast("Any", torch.export.export)
     return export(
@@ -36,6 +36,22 @@ def export_graph(
         strict=False,
         prefer_deferred_runtime_asserts_over_guards=asking,
     )
+
+
+def asked_of_sizes(program: Any) -> list[Any]:
+    """All conditions on sizes that a program which was exported with ``asking`` rests on.
+
+    The graph has calls of ``_assert_scalar`` for most of them. For some it has none (those that go
+    through floats), and torch does not say so.
+    """
+    from torch._guards import detect_fake_mode
+
+    values = [n.meta.get("val") for n in program.graph.nodes if n.op == "placeholder"]
+    mode: Any = detect_fake_mode(values)
+    if mode is None or mode.shape_env is None:
+        return []
+    asserts = mode.shape_env.deferred_runtime_asserts
+    return [each.expr for group in asserts.values() for each in group]
 
 
 def is_unproven_size(error: Exception) -> bool:

@@ -1,4 +1,5 @@
 """What kind of file a model is, by what it holds, and else by its name; and who takes which kind.
+A program of torch.export is one by its name alone.
 
 Nothing is imported here but the standard library: commands on ``.fuse`` files need no torch for
 this.
@@ -36,11 +37,11 @@ _NEXT = frozenset({0x12, 0x1A, 0x22, 0x28, 0x32, 0x3A, 0x42, 0x72})
 
 def kind_of(path: Path) -> Kind | None:
     """The kind of a file; None for one of no kind that is known, and what is no file."""
-    found = _by_content(path)
-    if found is not None:
-        return found
     suffix = path.suffix.removeprefix(".").lower()
-    return next((kind for kind in get_args(Kind) if kind == suffix), None)
+    if suffix == "pt2":  # reading one can run any code: nothing else is ever taken for one
+        return "pt2"
+    found = _by_content(path)
+    return found or next((kind for kind in get_args(Kind) if kind == suffix), None)
 
 
 def _by_content(path: Path) -> Kind | None:
@@ -58,16 +59,13 @@ def _by_content(path: Path) -> Kind | None:
 
 
 def _of_zip(path: Path) -> Kind | None:
-    """Which of the two archives a zip is."""
+    """Whether a zip is a file of ours."""
     try:
         with zipfile.ZipFile(path) as archive:
             names = archive.namelist()
     except (OSError, ValueError, zipfile.BadZipFile, NotImplementedError):
         return None
-    if "manifest.json" in names:
-        return "fuse"
-    ours = ("/archive_format", "serialized_exported_program.json")
-    return "pt2" if any(name.endswith(ours) for name in names) else None
+    return "fuse" if "manifest.json" in names else None
 
 
 def refusal(path: str, kind: Kind) -> Exception:

@@ -325,7 +325,12 @@ def _are_one(one: Tensor, other: Tensor) -> bool:
     """Whether one stored tensor can stand for both: they are of one form, and hold the same."""
     forms = {(t.shape, t.stride(), t.dtype) for t in (one, other)}
     same = one.data_ptr() == other.data_ptr()
-    return len(forms) == 1 and (same or torch.equal(one.detach(), other.detach()))
+    return len(forms) == 1 and (same or torch.equal(*(_bits(t) for t in (one, other))))
+
+
+def _bits(tensor: Tensor) -> Tensor:
+    """The bytes of a tensor: NaN is itself there, and the two zeros are not one."""
+    return tensor.detach().contiguous().reshape(-1).view(torch.uint8)
 
 
 def captured(name: str, part: Part, tell: OnStage = _untold) -> describe.Ahead:
@@ -346,20 +351,22 @@ def captured(name: str, part: Part, tell: OnStage = _untold) -> describe.Ahead:
             return model.ready(name)
         with _torch.refusals_to(log):
             if isinstance(model, torch.export.ExportedProgram):
-                return frontend.capture_program(model, name=name)
-            found = frontend.capture_export(
-                model, part.args, part.kwargs, dynamic_shapes=part.dynamic_shapes, name=name
-            )
+                found = frontend.capture_program(model, name=name)
+            else:
+                found = frontend.capture_export(
+                    model, part.args, part.kwargs, dynamic_shapes=part.dynamic_shapes, name=name
+                )
     except errors.FuselineError:
         raise
     except Exception as error:
         if part.otherwise is not None:
             log.info("%s: %s; captured in another form", name, first_line(error))
+            tell(Stage(f"{name} is captured in another form: {first_line(error)}"))
             return captured(name, part.otherwise, tell)
         raise errors.CANNOT_EXPORT.error(
             name, found=_reason(error), hint="run torch.export on the model to see what it lacks"
         ) from error
-    check_mode(name, model, found.captured.graph)
+    check_mode(name, model if isinstance(model, nn.Module) else None, found.captured.graph)
     return found
 
 

@@ -10,21 +10,22 @@ from fuseline import _torch, errors
 from fuseline.frontend.places import place_of
 
 
-def check_mode(name: str, model: nn.Module, graph: fx.Graph) -> None:
-    """Refuse a model that is in training mode where that shows.
+def check_mode(name: str, model: nn.Module | None, graph: fx.Graph) -> None:
+    """Refuse a model that is in training mode where its graph shows that.
 
-    A program in which ``model.eval()`` would change nothing is taken as it is; so is what draws
-    random numbers in evaluation, too.
+    What draws random numbers in evaluation, too, is taken; of a program without its model (None),
+    random operations that have no mode are. What Python has asked of ``self.training`` is in no
+    graph, and not seen.
 
     Raises:
         ArtifactError: FL1107, for dropout, another random operation, or statistics of a batch that
             are kept, of a model with a module in training mode.
 
     """
-    if not any(module.training for module in model.modules()):
+    if model is not None and not any(module.training for module in model.modules()):
         return
     for node in graph.nodes:
-        if node.op == "call_function" and (what := _trains(node)):
+        if node.op == "call_function" and (what := _trains(node, random=model is not None)):
             raise errors.CANNOT_EXPORT.error(
                 name,
                 found=f"{what} of a model in training mode ({place_of(node)})",
@@ -32,8 +33,8 @@ def check_mode(name: str, model: nn.Module, graph: fx.Graph) -> None:
             )
 
 
-def _trains(node: fx.Node) -> str:
-    """What a call does that it would not do in evaluation."""
+def _trains(node: fx.Node, *, random: bool) -> str:
+    """What a call does that it would not do in evaluation; with ``random``, any that is."""
     overload: Any = node.target
     if not _torch.is_overload(overload):
         return ""
@@ -45,7 +46,7 @@ def _trains(node: fx.Node) -> str:
     if "dropout" in overload._schema.name:
         chance = given.get("p", chance)
     elif _torch.is_random(overload) and "dropout_p" not in given:
-        return f"{overload}, which is random,"
+        return f"{overload}, which is random," if random else ""
     trains = given.get("train", given.get("training", True))
     return "dropout" if chance and trains is not False else ""
 

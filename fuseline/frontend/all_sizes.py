@@ -2,8 +2,8 @@
 
 torch's export refuses a program as soon as it cannot show that what it has asked of sizes on the
 way holds for all of them, such as ``s*min(88, 88*s) == 88*s``, which holds for each ``s`` above 0.
-It can also be told to write such questions into the program. Those that are proven go; a program
-with any other is refused, as torch does.
+It can also be told to write such questions down. Where all are proven, the program asks nothing; a
+program with any other is refused, as torch does.
 """
 
 from __future__ import annotations
@@ -19,20 +19,20 @@ from fuseline import _torch
 from fuseline.frontend.places import value_of
 
 
-def prove(graph: fx.Graph, ranges: Mapping[sympy.Symbol, Any]) -> bool:
-    """Whether all that a graph asks of the sizes of its inputs holds; then it asks no more.
+def prove(program: Any) -> bool:
+    """Whether all that a program asks of the sizes of its inputs holds; then it asks no more.
 
     Args:
-        graph: with ``_assert_scalar`` calls.
-        ranges: of each size, as torch's export gives them.
+        program: of torch's export, by `_torch.export_graph` with ``asking``.
 
     """
+    graph, ranges = program.graph_module.graph, program.range_constraints
     asked = [n for n in graph.nodes if n.target is torch.ops.aten._assert_scalar.default]
-    for node in asked:
-        condition = node.args[0]
-        value = value_of(condition) if isinstance(condition, fx.Node) else condition
-        if not holds(_torch.scalar_expression(value), ranges):
-            return False
+    conditions = [n.args[0] for n in asked]
+    values = [value_of(c) if isinstance(c, fx.Node) else c for c in conditions]
+    every = [*map(_torch.scalar_expression, values), *_torch.asked_of_sizes(program)]
+    if not all(holds(condition, ranges) for condition in every):
+        return False
     for node in asked:
         graph.erase_node(node)
     return True

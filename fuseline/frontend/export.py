@@ -91,6 +91,8 @@ def capture_program(program: torch.export.ExportedProgram, *, name: str = "main"
 
 def _exported(program: Any, name: str, named: Sequence[Mapping[int, str]] = ()) -> Exported:
     graph = copy.deepcopy(program.graph)  # of nodes alone: tensors are not copied
+    for node, theirs in zip(graph.nodes, program.graph.nodes, strict=True):
+        node.name = theirs.name  # a copy calls what is named as a builtin otherwise
     _write_in_place(program, graph)
     inputs = _inputs(program, graph)
     constants = _constants(inputs, graph)
@@ -124,7 +126,7 @@ def _traced(
         program = _torch.export_graph(model, args, kwargs, dynamic_shapes, asking=True)
     except Exception:
         raise refused from None  # not for this reason alone
-    if not prove(program.graph_module.graph, program.range_constraints):
+    if not prove(program):
         raise refused
     return program
 

@@ -164,12 +164,16 @@ def test_a_file_for_other_commands(
 def test_kinds_by_content(
     tmp_path: Path, onnx_file: Path, program_file: Path, artifact: Path
 ) -> None:
-    """Under any name."""
-    kinds: dict[Kind, Path] = {"onnx": onnx_file, "pt2": program_file, "fuse": artifact}
+    """Under any name, but for what may run any code as it is read: that is told by its name."""
+    kinds: dict[Kind, Path] = {"onnx": onnx_file, "fuse": artifact}
     for kind, path in kinds.items():
         other = tmp_path / "file.gguf"
         other.write_bytes(path.read_bytes())
         assert kind_of(other) == kind_of(path) == kind
+    for kind in ("onnx", "gguf", "fuse"):
+        other = tmp_path / f"program.{kind}"
+        other.write_bytes(program_file.read_bytes())
+        assert kind_of(other) == kind
     (tmp_path / "file.onnx").write_bytes(b"GGUF" + bytes(40))
     assert kind_of(tmp_path / "file.onnx") == "gguf"
 

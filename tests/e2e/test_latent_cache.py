@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 import fuseline
 from fuseline.debug.oracle import oracle, relative_error
-from fuseline.errors import InputError
+from fuseline.errors import FuselineWarning, InputError
 
 BATCH, CAPACITY, HIDDEN = 2, 13, 28
 
@@ -115,7 +115,10 @@ def test_other_programs_may_not_use_the_cache() -> None:
     x, at = calls(torch.float32)[0]
     with torch.no_grad():
         compiled(x, at)
-        with pytest.raises(InputError, match="FL0906"):
+        with (
+            pytest.warns(FuselineWarning, match="FL0907"),
+            pytest.raises(InputError, match="FL0906"),
+        ):
             compiled(x[:, :3], at[:3])
 
 

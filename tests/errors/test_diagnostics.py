@@ -77,7 +77,8 @@ def test_a_code_cannot_be_declared_twice() -> None:
 def test_a_warning_is_shown_at_the_line_of_the_user() -> None:
     compiler = Compiler(Config(cache="latent"))
     text = 'func @f(%c: buffer<f32[1, 2, 4, 3]> = buffer "c", %x: f32[1, 2, 4, 3]) {'
-    func = parse_func(text + "\n  write %c, %x\n  return\n}")
+    body = "%y = read %c\n  write %c, %x\n  return %y\n}"
+    func = parse_func(f"{text}\n  {body}")
     with pytest.warns(FuselineWarning, match="FL0907") as caught:
         compiler.restore(SavedProgram("f", func, {}, (), ()).to_text())
     assert {w.filename for w in caught} == {__file__}

@@ -499,7 +499,7 @@ def test_a_part_of_a_state_is_refused(tmp_path: Path) -> None:
 
 def test_options_of_compiling_are_refused_by_a_load(tmp_path: Path) -> None:
     path = exported(tmp_path, Gate(), seeded(5, 48))
-    wrong: dict[str, Any] = {"verify": True, "strict": False, "tune": "off", "cache_dir": tmp_path}
+    wrong: dict[str, Any] = {"fuse_limit": 3, "strict": False, "tune": "off", "cache_dir": tmp_path}
     for name, value in wrong.items():
         with pytest.raises(FuselineError, match="FL0102.*threads"):
             load(path, **{name: value})

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
@@ -56,6 +57,37 @@ class Halves(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         return x + 1 if x.shape[0] % 2 == 0 else x - 1
+
+
+class Asks(nn.Module):
+    """Goes on by a function of its length."""
+
+    def __init__(self, function: Callable[[Any], Any], *, also: bool = False) -> None:
+        super().__init__()
+        self.function = function
+        self.also = also
+
+    def forward(self, x: Tensor) -> Tensor:
+        if self.also:  # what is proven
+            x = x.expand(max(1, x.shape[0]))
+        return x * self.function(x.shape[0])
+
+
+ASKED: dict[str, Callable[[Any], Any]] = {
+    "by a half": lambda n: 2 if n * 0.5 > 3.2 else 3,
+    "a root": lambda n: int(n**0.5),
+    "a tenth, rounded": lambda n: 2 if int(n * 0.1) * 10 == n else 3,
+    "a truth of a quarter": lambda n: bool(n * 0.25 > 1.5),
+}
+
+
+@pytest.mark.parametrize("also", [False, True])
+@pytest.mark.parametrize("name", ASKED)
+def test_what_goes_through_floats_is_refused_as_torch_does(name: str, also: bool) -> None:
+    """Torch drops such questions where it writes those of integers into the graph."""
+    shapes = ({0: torch.export.Dim("n", min=1, max=64)},)
+    with pytest.raises(Exception, match=r"[Cc]onstraints? violat|[Nn]ot all values"):
+        capture_export(Asks(ASKED[name], also=also), (torch.ones(8),), dynamic_shapes=shapes)
 
 
 def test_what_does_not_hold_for_all_sizes_is_refused_as_torch_does() -> None:

@@ -8,8 +8,9 @@ from fuseline.ir.text import parse_func
 from fuseline.saved import SavedProgram
 
 STEP = """func @step(%cache: buffer<f32[1, 2, 4, 3]> = buffer "cache", %x: f32[1, 2, 4, 3]) {
+  %before = read %cache
   write %cache, %x
-  return
+  return %before
 }"""
 
 
