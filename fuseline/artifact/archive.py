@@ -70,6 +70,8 @@ def check_place(path: Path) -> None:
 def replacing(path: Path) -> Generator[BinaryIO, None, None]:
     """A file beside a path, which takes its place when the block has ended well; else it is gone.
 
+    Its ``name`` is its path until then.
+
     Raises:
         ArtifactError: FL1106, where it cannot be written.
 
@@ -79,8 +81,7 @@ def replacing(path: Path) -> Generator[BinaryIO, None, None]:
     try:
         if target.exists() and not target.is_file():
             raise OSError(errno.EINVAL, "it is no plain file")
-        number = os.open(temporary, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o666)
-        with os.fdopen(number, "w+b") as file:
+        with temporary.open("x+b") as file:
             yield file
             file.flush()
             os.fsync(file.fileno())
@@ -91,6 +92,27 @@ def replacing(path: Path) -> Generator[BinaryIO, None, None]:
     finally:
         with suppress(OSError):
             temporary.unlink(missing_ok=True)
+
+
+@contextmanager
+def beside(path: Path, write: Callable[[BinaryIO], object]) -> Generator[None, None, None]:
+    """A file that one which the block writes reads from: where that fails, it is not left behind.
+
+    Its name says what it holds. So one that is there already belongs to an earlier file, and stays.
+
+    Raises:
+        ArtifactError: FL1106, where it cannot be written.
+
+    """
+    of_another = path.exists()
+    with replacing(path) as file:
+        write(file)
+    try:
+        yield
+    except BaseException:
+        if not of_another:
+            path.unlink(missing_ok=True)
+        raise
 
 
 class Writer:
@@ -356,6 +378,7 @@ __all__ = [
     "Beside",
     "Member",
     "Writer",
+    "beside",
     "check_place",
     "copied",
     "damaged",

@@ -18,7 +18,15 @@ from torch import Tensor, nn
 
 from fuseline import _torch, _version, errors
 from fuseline.artifact import machine, weights
-from fuseline.artifact.archive import PAGE, Member, Writer, check_place, copied, replacing
+from fuseline.artifact.archive import (
+    PAGE,
+    Member,
+    Writer,
+    beside,
+    check_place,
+    copied,
+    replacing,
+)
 from fuseline.artifact.manifest import (
     MANIFEST,
     SCHEMA,
@@ -563,10 +571,10 @@ def _written(
     groups = _disjoint(made.groups)
     stored = weights.stored(tensors, groups, describe.state_of(made.programs))
     head, size = weights.header(stored.memory, groups)
-    beside = None
+    apart = None
     with ExitStack() as together:
         if not embed:
-            beside = together.enter_context(_beside(path, stored, head))
+            apart = together.enter_context(_beside(path, stored, head))
         archive = together.enter_context(Writer(together.enter_context(replacing(path))))
         for name, data in sorted(made.members.items()):
             archive.add_bytes(name, data)
@@ -577,7 +585,7 @@ def _written(
             fuseline=_version.__version__,
             weights=Weights(
                 WEIGHTS if embed else None,
-                beside,
+                apart,
                 dict(sorted(stored.tensors.items())),
             ),
             members=dict(archive.members),
@@ -592,22 +600,14 @@ def _written(
 
 @contextmanager
 def _beside(path: Path, stored: weights.Stored, head: bytes) -> Generator[tuple[str, Member]]:
-    """Weights in a file of their own, for an artifact that the block writes: where that fails, they
-    are not left behind.
+    """Weights in a file of their own, for an artifact that the block writes.
 
     They are named by what they are: an earlier artifact keeps its own, and never takes others.
     """
     member = copied(weights.parts(stored.memory, head), lambda part: None)
     name = path.with_name(f"{path.name}.{member.sha256[:12]}.safetensors")
-    of_another = name.exists()
-    with replacing(name) as file:
-        copied(weights.parts(stored.memory, head), file.write)
-    try:
+    with beside(name, lambda file: copied(weights.parts(stored.memory, head), file.write)):
         yield name.name, member
-    except BaseException:
-        if not of_another:
-            name.unlink(missing_ok=True)
-        raise
 
 
 def _disjoint(groups: Sequence[Sequence[str]]) -> list[Sequence[str]]:

@@ -196,6 +196,10 @@ def test_dims_in_common_are_narrowed_together() -> None:
     assert [str(a.type) for a in program.func.args] == ["f32[n, 2, 2*n, 4]", "f32[4, K]"]
     program = import_onnx(two(), inputs=[parse("x:float32[3,2,6,4]")])
     assert [str(a.type) for a in program.func.args] == ["f32[3, 2, 6, 4]", "f32[4, y_size_1]"]
+    program = import_onnx(
+        two(), inputs=[parse(t) for t in ("x:float32[3,2,6,4]", "y:float32[4,n=1..6]")]
+    )
+    assert [str(a.type) for a in program.func.args] == ["f32[3, 2, 6, 4]", "f32[4, n]"]
 
 
 @pytest.mark.parametrize(
@@ -210,6 +214,8 @@ def test_dims_in_common_are_narrowed_together() -> None:
         (["x:float32[3,2,6,4]", "y:float32[5,5]"], "y, dim 0: found 5, and 4 for the same size"),
         (["x:float32[3,2,6,A=1..4]", "y:float32[B=1..4,5]"], "found B, and A for the same size"),
         (["y:float32[A=1..4,A=1..5]"], r"found 1\.\.5, and 1\.\.4 for the same size"),
+        (["y:float32[4,n=1..4]"], "y, dim 1: found n, which is another size of the model"),
+        (["y:float32[n=1..4,5]"], "y, dim 0: found n, which is another size of the model"),
         (["y:float32[if=1..4,5]"], "found a size of the name 'if'"),
     ],
 )

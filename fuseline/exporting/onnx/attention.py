@@ -2,7 +2,8 @@
 
 Scores and softmax are float32, so narrower queries, keys and values are widened. A row that sees no
 key gives zeros; the standard does not say what it gives, so such rows are set to 0 where there is a
-mask.
+mask. Its scale is a float32, of which it takes the root, so it is not used for float64 and for a
+scale that is not positive.
 """
 
 from __future__ import annotations
@@ -28,9 +29,15 @@ from fuseline.ir.types import Dim, DType, floor_div, same
 
 @emits(Attention)
 def _attention(w: Writer, op: Attention) -> Sequence[str]:
-    simple = op.sinks is None and op.softcap is None and op.positions is None
-    simple = simple and op.window is None and not (op.causal and op.mask is not None)
+    simple = _is_standard(op) and op.positions is None and op.window is None
+    simple = simple and not (op.causal and op.mask is not None)
     return [_operator(w, op)] if simple else w.call(op, expanded)
+
+
+def _is_standard(op: Attention) -> bool:
+    """Whether the standard operator, under the right mask, computes it."""
+    exact = op.q.dtype is not DType.F64 and op.scale > 0
+    return exact and op.sinks is None and op.softcap is None
 
 
 def _operator(w: Writer, op: Attention) -> str:
@@ -67,7 +74,7 @@ def _mask(w: Writer, mask: Value, op: Attention, kind: DType) -> tuple[list[str]
 @expands(Attention, called=False)
 def _attend(b: Builder, op: Attention) -> Value:
     """The standard operator under one mask that says all; without it for what it does not have."""
-    if op.sinks is not None or op.softcap is not None:
+    if not _is_standard(op):
         return _spelled_out(b, op)
     mask, seen = op.mask, _seen(b, op)
     if mask is None:

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Generator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, cast
@@ -53,27 +54,45 @@ class Written:
 
 
 def write(model: Model, path: Path, *, embed: bool, opset: int) -> Written:
-    """Write a model, and have the checker of the package onnx read it; what it refuses is gone.
+    """Write a model, and have the checker of the package onnx read it before it takes its place.
+
+    Where that refuses it, or there is no room, nothing is left of it, and all of an earlier model.
 
     Raises:
         ArtifactError: FL1106, it cannot be written.
         InternalError: the checker refuses it.
 
     """
-    found = weights.stored(model.tensors, path, embed=embed)
     proto = model.proto
-    proto.graph.initializer.extend(found.initializers)
-    with replacing(path) as file:
+    with weights.stored(model.tensors, path, embed=embed) as found, replacing(path) as file:
+        proto.graph.initializer.extend(found.initializers)
         file.write(proto.SerializeToString(deterministic=True))
+        file.flush()
+        with _in_folder(Path(file.name), path.parent) as place:
+            _check(place)
+    return Written(path, path.stat().st_size, found.beside, opset, *_counts(proto))
+
+
+@contextmanager
+def _in_folder(file: Path, folder: Path) -> Generator[Path, None, None]:
+    """A path of a file in the folder that has the data: the file is elsewhere behind a link."""
+    if file.parent == folder.resolve():
+        yield folder / file.name
+        return
+    place = folder / file.name
+    place.symlink_to(file)
+    try:
+        yield place
+    finally:
+        place.unlink()
+
+
+def _check(path: Path) -> None:
     try:
         cast("Any", checker).check_model(str(path), full_check=True)
     except Exception as error:
-        path.unlink()
-        if found.beside is not None:
-            path.with_name(found.beside[0]).unlink()
         message = f"onnx.checker refuses the model that was written: {error}"
         raise errors.InternalError(message, stage="export to ONNX") from error
-    return Written(path, path.stat().st_size, found.beside, opset, *_counts(proto))
 
 
 def _counts(proto: onnx.ModelProto) -> tuple[dict[str, int], dict[str, int]]:

@@ -33,7 +33,9 @@ def _linear(w: Writer, op: Linear) -> str:
 def untransposed(w: Writer, op: Linear) -> str | None:
     """The weight ``[K, N]``, where it was turned to ``[N, K]`` for the product."""
     owner = op.weight.owner
-    return w.names.get(owner.x) if isinstance(owner, Permute) else None
+    if isinstance(owner, Permute) and owner.dims == (1, 0):
+        return w.names.get(owner.x)
+    return None
 
 
 def turned(w: Writer, op: Linear) -> str:

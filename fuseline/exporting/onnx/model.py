@@ -74,7 +74,7 @@ class How:
     @property
     def version(self) -> int:
         """The version of the standard operators."""
-        return self.opset or OLDEST
+        return OLDEST if self.opset is None else self.opset
 
 
 def export(

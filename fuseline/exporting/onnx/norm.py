@@ -1,6 +1,7 @@
 """Norms: the standard operators round the normalised row to its type, and multiply after that.
 
 Where a norm rounds last, it is computed in float32: on what is wider nothing is rounded twice.
+Epsilon is a float32 there, so norms of float64 are made of primitive operators.
 """
 
 from __future__ import annotations
@@ -8,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from fuseline.exporting.onnx.pointwise import wide
+from fuseline.exporting.onnx.reduce import reduced
 from fuseline.exporting.onnx.registry import emits, expands
 from fuseline.exporting.onnx.view import filled
 from fuseline.exporting.onnx.writer import Writer
@@ -17,9 +19,6 @@ from fuseline.ir.ops import pointwise as p
 from fuseline.ir.ops.fused import AddRmsNorm, RmsNormAdd, SandwichNorm
 from fuseline.ir.ops.raised import LayerNorm, RmsNorm
 from fuseline.ir.types import Dim, DType
-
-_STASH = {DType.F64: 11}
-"""The type of the statistics, float32 (1) otherwise."""
 
 
 def _ones(w: Writer, dtype: DType, extent: Dim) -> str:
@@ -51,7 +50,15 @@ def _rms_norm(w: Writer, op: RmsNorm) -> str:
 
 
 def _rms(w: Writer, x: str, scale: str, eps: float, kind: DType) -> str:
-    return w.node("RMSNormalization", x, scale, epsilon=eps, stash_type=_STASH.get(kind), axis=-1)
+    if kind is DType.F64:
+        return w.node("Mul", _normal(w, x, eps), scale)
+    return w.node("RMSNormalization", x, scale, epsilon=eps, axis=-1)
+
+
+def _normal(w: Writer, x: str, eps: float) -> str:
+    """Rows of float64 over the root of their mean square."""
+    mean = reduced(w, "ReduceMean", w.node("Mul", x, x), (-1,), keepdim=True)
+    return w.node("Div", x, w.node("Sqrt", w.node("Add", mean, w.scalar(eps, DType.F64))))
 
 
 @emits(LayerNorm)
@@ -78,8 +85,12 @@ def _layer_norm(w: Writer, op: LayerNorm) -> str:
 
 
 def _layer(w: Writer, x: str, params: Sequence[str], eps: float, kind: DType) -> str:
-    stash = _STASH.get(kind)
-    return w.node("LayerNormalization", x, *params, epsilon=eps, stash_type=stash, axis=-1)
+    if kind is DType.F64:
+        apart = w.node("Sub", x, reduced(w, "ReduceMean", x, (-1,), keepdim=True))
+        scale, *bias = params
+        found = w.node("Mul", _normal(w, apart, eps), scale)
+        return w.node("Add", found, *bias) if bias else found
+    return w.node("LayerNormalization", x, *params, epsilon=eps, axis=-1)
 
 
 @expands(AddRmsNorm)

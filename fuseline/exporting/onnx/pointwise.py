@@ -329,8 +329,25 @@ def _softplus(w: Writer, op: p.Softplus) -> str:
 @emits(p.Gelu)
 def _gelu(w: Writer, op: p.Gelu) -> str:
     dtype = op.y.dtype
+    if dtype is DType.F64:
+        return _exact_gelu(w, w.of(op.x, dtype), op.approximate)
     found = w.node("Gelu", as_wide(w, op.x, dtype), approximate=op.approximate)
     return w.cast(found, wide(dtype), dtype)
+
+
+def _exact_gelu(w: Writer, x: str, approximate: str) -> str:
+    """Of float64: the numbers in the standard operator are float32."""
+
+    def times(name: str, number: float) -> str:
+        return w.node("Mul", name, w.scalar(number, DType.F64))
+
+    if approximate == "tanh":
+        cube = w.node("Mul", x, w.node("Mul", x, x))
+        inner = w.node("Add", x, times(cube, 0.044715))
+        bent = w.node("Tanh", times(inner, math.sqrt(2 / math.pi)))
+    else:
+        bent = w.node("Erf", times(x, math.sqrt(0.5)))
+    return w.node("Mul", times(x, 0.5), w.node("Add", bent, w.scalar(1.0, DType.F64)))
 
 
 @emits(p.Cast)

@@ -3,15 +3,16 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Mapping
+from collections.abc import Generator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 import onnx
 from torch import Tensor
 
-from fuseline.artifact.archive import replacing
+from fuseline.artifact.archive import beside
 from fuseline.exporting.onnx.tensors import bytes_of, proto_of, typed
 
 LARGEST = 2**31 - 2**24
@@ -37,8 +38,11 @@ class Stored:
     beside: tuple[str, int] | None = None
 
 
-def stored(tensors: Mapping[str, Tensor], path: Path, *, embed: bool) -> Stored:
-    """The initializers of a model; data that lie beside it are written.
+@contextmanager
+def stored(
+    tensors: Mapping[str, Tensor], path: Path, *, embed: bool
+) -> Generator[Stored, None, None]:
+    """The initializers of a model that the block writes; data that lie beside it are written.
 
     The file beside is named by what it holds, so that an earlier model keeps its own.
 
@@ -48,7 +52,8 @@ def stored(tensors: Mapping[str, Tensor], path: Path, *, embed: bool) -> Stored:
     """
     total = sum(t.numel() * t.element_size() for t in tensors.values())
     if embed and total <= LARGEST:
-        return Stored([proto_of(tensor, name) for name, tensor in tensors.items()])
+        yield Stored([proto_of(tensor, name) for name, tensor in tensors.items()])
+        return
     apart = {n: t for n, t in tensors.items() if t.numel() * t.element_size() >= _APART}
     offsets, end = dict[str, int](), 0
     content = hashlib.sha256()
@@ -57,21 +62,24 @@ def stored(tensors: Mapping[str, Tensor], path: Path, *, embed: bool) -> Stored:
         content.update(bytes(start - end))
         content.update(bytes_of(tensor))
         offsets[name], end = start, start + tensor.numel() * tensor.element_size()
-    beside = path.with_name(f"{path.name}.{content.hexdigest()[:12]}.data")
-    with replacing(beside) as file:
-        at = 0
-        for name, tensor in apart.items():
-            file.write(bytes(offsets[name] - at))
-            file.write(bytes_of(tensor))
-            at = offsets[name] + tensor.numel() * tensor.element_size()
+    place = path.with_name(f"{path.name}.{content.hexdigest()[:12]}.data")
     found: list[onnx.TensorProto] = []
     for name, tensor in tensors.items():
         if name not in offsets:
             found.append(proto_of(tensor, name))
             continue
         size = tensor.numel() * tensor.element_size()
-        found.append(_pointing(typed(tensor, name), beside.name, offsets[name], size))
-    return Stored(found, (beside.name, end))
+        found.append(_pointing(typed(tensor, name), place.name, offsets[name], size))
+
+    def write(file: BinaryIO) -> None:
+        at = 0
+        for name, tensor in apart.items():
+            file.write(bytes(offsets[name] - at))
+            file.write(bytes_of(tensor))
+            at = offsets[name] + tensor.numel() * tensor.element_size()
+
+    with beside(place, write):
+        yield Stored(found, (place.name, end))
 
 
 def _pointing(proto: onnx.TensorProto, place: str, offset: int, size: int) -> onnx.TensorProto:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Protocol, cast
 
@@ -11,7 +11,7 @@ import torch
 
 from fuseline import errors
 from fuseline.expressions import is_size_name
-from fuseline.ir.types import Dim, Range, TensorType, dim, format_dim, symbol
+from fuseline.ir.types import Dim, Range, TensorType, dim, format_dim, free_symbols, symbol
 
 
 class Extent(Protocol):
@@ -66,10 +66,12 @@ class Spec(Protocol):
 
 @dataclass
 class _Asked:
-    """What the symbols of the file become."""
+    """What the symbols of the file, which are open, become."""
 
+    open: Collection[str]
     dims: dict[str, Dim] = field(default_factory=dict[str, Dim])
     ranges: dict[str, Range] = field(default_factory=dict[str, Range])
+    places: dict[str, str] = field(default_factory=dict[str, str])
 
     def note(self, where: str, name: str, extent: Extent) -> None:
         """A symbol of the file is to be this.
@@ -92,6 +94,19 @@ class _Asked:
         if self.ranges.setdefault(name, limits) != limits:
             found = f"{limits}, and {self.ranges[name]} for the same size"
             raise errors.ONNX_INPUT.error(where, found=found, expected=f"one range of {name}")
+        self.places.setdefault(name, where)
+
+    def check_names(self) -> None:
+        """Hold new names to those of sizes that were not asked for, and stay what they are.
+
+        Raises:
+            InputError: FL0823, one of them is given to another size.
+
+        """
+        for name, where in self.places.items():
+            if name in self.open and name not in self.dims:
+                found = f"{name}, which is another size of the model"
+                raise errors.ONNX_INPUT.error(where, found=found, expected="another name")
 
 
 def narrowed(
@@ -106,7 +121,7 @@ def narrowed(
         InputError: FL0823, for an input that is not there, or of another form.
 
     """
-    asked = _Asked()
+    asked = _Asked({s for kind in types.values() for d in kind.shape for s in free_symbols(d)})
     computed: list[tuple[str, Any, Extent]] = []
     for spec in wanted:
         if not hasattr(spec, "dims"):
@@ -128,6 +143,7 @@ def narrowed(
                 asked.note(where, str(have), extent)
             else:
                 computed.append((where, have, extent))
+    asked.check_names()
     found = {
         name: kind.with_shape(tuple(_become(d, asked.dims) for d in kind.shape))
         for name, kind in types.items()

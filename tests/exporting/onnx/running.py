@@ -10,6 +10,7 @@ import onnx
 import torch
 from onnx import checker, helper
 from onnx.reference import ReferenceEvaluator
+from onnx.reference.op_run import OpRun
 from torch import Tensor
 
 from fuseline.exporting.onnx.model import OLDEST
@@ -89,12 +90,21 @@ def by_onnxruntime(model: onnx.ModelProto, tensors: Sequence[Tensor]) -> list[Te
     return [from_numpy(y) for y in session.run(None, given)]
 
 
+class Erf(cast("Any", OpRun)):
+    """That of the evaluator rounds to float32, whatever the type."""
+
+    op_domain = ""
+
+    def _run(self, x: Any) -> tuple[Any]:
+        return (torch.erf(from_numpy(x)).numpy(),)
+
+
 def by_reference(model: onnx.ModelProto, tensors: Sequence[Tensor]) -> list[Tensor]:
     """The results as the reference evaluator of the package onnx has them."""
     names = [each.name for each in model.graph.input]
     given = {n: t.numpy() for n, t in zip(names, tensors, strict=True)}
     with np.errstate(all="ignore"):
-        found = cast("Any", ReferenceEvaluator(model)).run(None, given)
+        found = cast("Any", ReferenceEvaluator)(model, new_ops=[Erf]).run(None, given)
     return [from_numpy(y) for y in found]
 
 

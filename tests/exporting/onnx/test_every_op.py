@@ -42,7 +42,7 @@ NOT_READ = ("grouped_matmul",)
 
 NAMES = sorted(op.name for op in EMITTERS if op.name not in ("aten.call", "read", "write"))
 ERROR = {
-    torch.float64: 1e-6, torch.float32: 1e-5, torch.float16: 4e-3, torch.bfloat16: 3e-2,
+    torch.float64: 1e-12, torch.float32: 1e-5, torch.float16: 4e-3, torch.bfloat16: 3e-2,
 }  # fmt: skip
 
 

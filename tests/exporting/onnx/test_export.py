@@ -3,8 +3,12 @@
 from __future__ import annotations
 
 import hashlib
+import resource
+from collections.abc import Callable, Generator
+from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
-from typing import Any, cast
+from typing import Any, BinaryIO, cast
+from unittest import mock
 
 import onnx
 import pytest
@@ -13,6 +17,7 @@ from torch import Tensor, nn
 
 import fuseline
 from fuseline.errors import ArtifactError, LoadError, UsageError
+from fuseline.exporting.onnx import file
 from fuseline.frontend.onnx import import_onnx
 from tests.exporting.onnx.running import seeded
 from tests.onnx.models import by_onnxruntime
@@ -134,6 +139,69 @@ def test_what_the_checker_refuses_is_not_left(
     assert not list(tmp_path.iterdir())
 
 
+@contextmanager
+def refusing() -> Generator[None]:
+    """The checker refuses what it is shown."""
+    with (
+        mock.patch.object(onnx.checker, "check_model", side_effect=ValueError("no")),
+        pytest.raises(fuseline.InternalError, match=r"onnx\.checker refuses .*no"),
+    ):
+        yield
+
+
+@contextmanager
+def without_room() -> Generator[None]:
+    """As on a full disk: there is room for the weights, and none for the model."""
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+    write = file.replacing
+
+    @contextmanager
+    def full(path: Path) -> Generator[BinaryIO]:
+        with write(path) as opened:
+            resource.setrlimit(resource.RLIMIT_FSIZE, (100, before[1]))
+            yield opened
+
+    try:
+        with (
+            mock.patch.object(file, "replacing", full),
+            pytest.raises(ArtifactError, match=r"FL1106.*File too large"),
+        ):
+            yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, before)
+
+
+@pytest.mark.parametrize("failing", [refusing, without_room])
+@pytest.mark.parametrize("embed", [True, False], ids=["embedded", "beside"])
+def test_an_earlier_model_stays_where_a_later_one_fails(
+    tmp_path: Path, failing: Callable[[], AbstractContextManager[None]], embed: bool
+) -> None:
+    """Also where the weights, and so the file beside, are the same."""
+    written(tmp_path, Block(), seeded(5, 48), embed_weights=embed)
+    before = {path: path.read_bytes() for path in tmp_path.iterdir()}
+    changed = Block()
+    with torch.no_grad():
+        changed.q.weight[3] += 1
+    for model in (Block(), changed):
+        with failing():
+            written(tmp_path, model, seeded(7, 48), embed_weights=embed)
+        assert {path: path.read_bytes() for path in tmp_path.iterdir()} == before
+
+
+def test_a_link_to_another_folder(tmp_path: Path) -> None:
+    """The weights lie where they are looked for: beside the link."""
+    (tmp_path / "real").mkdir()
+    real, link = tmp_path / "real" / "it.onnx", tmp_path / "model.onnx"
+    link.symlink_to(real)
+    model, x = Block(), seeded(5, 48)
+    written(tmp_path, model, x, embed_weights=False)
+    assert link.is_symlink()
+    assert list((tmp_path / "real").iterdir()) == [real]
+    assert len(list(tmp_path.iterdir())) == 3
+    y = import_onnx(link).run({"x": x})["z.0"]
+    torch.testing.assert_close(y, model(x)["z"][0], atol=1e-5, rtol=1e-5)
+
+
 class Gated(nn.Module):
     def __init__(self) -> None:
         super().__init__()
@@ -172,9 +240,9 @@ def test_a_later_version(tmp_path: Path, opset: int, kind: str) -> None:
     assert kind in {n.op_type for n in proto.graph.node}
 
 
-@pytest.mark.parametrize("opset", [22, 1000])
+@pytest.mark.parametrize("opset", [0, 22, 1000])
 def test_no_such_version(tmp_path: Path, opset: int) -> None:
-    with pytest.raises(UsageError, match="FL0101"):
+    with pytest.raises(UsageError, match=rf"FL0101.*\b{opset}\b"):
         fuseline.export_onnx(Block(), (seeded(5, 48),), path=tmp_path / "m.onnx", opset=opset)
 
 

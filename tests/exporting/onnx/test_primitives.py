@@ -287,6 +287,14 @@ def test_a_turned_weight_is_not_turned_again() -> None:
     assert [n.op_type for n in model.graph.node] == ["MatMul"]
 
 
+def test_a_weight_whose_dims_stay_is_turned() -> None:
+    x, weight = seeded(3, 5, 13), seeded(13, 13)
+    func = built(lambda g: v.Permute(g[1], dims=(0, 1)), [x, weight])
+    same = func.returns[0]
+    func.set_returns([func.append(Linear(func.args[0], same, None)).y])
+    assert_as_torch(func, [x, weight], rtol=1e-5, atol=1e-5)
+
+
 @pytest.mark.parametrize("dtype", FLOATS, ids=str)
 def test_matmul(dtype: torch.dtype) -> None:
     given = [seeded(1, 5, 4, 13, dtype=dtype), seeded(3, 1, 13, 7, dtype=dtype, seed=1)]
