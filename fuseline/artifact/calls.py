@@ -15,6 +15,8 @@ from fuseline.artifact.program import Constant, Counted, Given, Passed, ProgramF
 from fuseline.runtime.executor import Program
 from fuseline.runtime.plan import ArgSpec, Expr, View
 
+LIE_AS_THE_EXAMPLE = "give it as the example of the export was, such as by .contiguous()"
+
 
 class Call:
     """A program that is called as the model was when it was exported.
@@ -84,6 +86,12 @@ class Call:
             raise errors.WRONG_CALL.error(self.name, found=str(error), expected=takes) from error
         for number, leaf in zip(self._order, leaves, strict=True):
             given[number] = leaf
+        own = list(given)
+        copied = False
+        for number in self._order:
+            if _has_sign(given[number]):
+                given[number] = self._resolved(number, given[number])
+                copied = True
         for number in self.file.complex:
             given[number] = self._real(number, given[number])
         flat = list(given)
@@ -91,11 +99,14 @@ class Call:
             flat[number] = self._in_memory(number, given[number], limits.low, limits.high)
         for number, counted in self._counts.items():
             flat[number] = self._in_memory(counted, given[counted], 0, None)
+        if copied:
+            self._hold_apart(own)
         try:
             results = self._checked(flat)
         except errors.InputError as error:
             if error.diagnostic.code != errors.ARGUMENT_MISMATCH.code or not self._lay(flat):
                 raise
+            self._hold_apart(own)
             results = self._checked(flat)
         bound = self._bind(given)
         return trees.unflatten(
@@ -117,7 +128,7 @@ class Call:
     def _real(self, number: int, value: object) -> Tensor:
         """The real view of a complex argument."""
         if isinstance(value, Tensor) and value.is_complex():
-            return torch.view_as_real(value.resolve_conj())
+            return torch.view_as_real(value)
         found = f"torch.{value.dtype}" if isinstance(value, Tensor) else type(value).__name__
         raise errors.ARGUMENT_MISMATCH.error(
             self.file.inputs[number].name,
@@ -134,12 +145,74 @@ class Call:
         return torch.full((), value, dtype=torch.int64, device=self.program.device)
 
     def _checked(self, flat: Sequence[Any]) -> Sequence[Tensor]:
-        if self._composite:
-            self._check(flat)
         try:
+            if self._composite:
+                self._check(flat)
             return self._run(flat)
         except errors.IndexInputError as error:
             raise self._told(error) from None
+        except errors.InputError as error:
+            raise self._advised(error, flat) from None
+
+    def _hold_apart(self, own: Sequence[object]) -> None:
+        """Refuse a call whose own tensors share memory that is written: copies of them do not.
+
+        Raises:
+            InputError: FL0904.
+
+        """
+        if (shared := self.program.shared(own)) is not None:
+            raise shared
+
+    def _resolved(self, number: int, tensor: Tensor) -> Tensor:
+        """A tensor whose numbers are in memory as they are: kernels know of no bits beside them.
+
+        Raises:
+            InputError: FL0902, where a copy cannot stand for it.
+
+        """
+        if number not in self._movable or self.program.plan.args[number].written:
+            kind = "negative" if tensor.is_neg() else "conjugate"
+            raise errors.ARGUMENT_MISMATCH.error(
+                self.file.inputs[number].name,
+                found=f"a tensor with torch's {kind} bit",
+                expected="one without it, as this one is written or returned",
+                hint="pass .resolve_conj().resolve_neg() of it",
+            )
+        with torch.no_grad():
+            return tensor.resolve_conj().resolve_neg()
+
+    def _advised(self, error: errors.InputError, flat: Sequence[Any]) -> errors.FuselineError:
+        """An argument that does not fit: nothing can be compiled for it here."""
+        known = error.diagnostic
+        usual = errors.ARGUMENT_MISMATCH
+        if known.code != usual.code or known.hint != usual.hint:
+            return error
+        hint = "export the model for these inputs, or with dynamic shapes"
+        number = self.program.signature.match(list(flat))
+        if isinstance(number, int) and number >= 0 and self._lies_otherwise(flat, number):
+            hint = LIE_AS_THE_EXAMPLE
+        return usual.error(known.where, found=known.found, expected=known.expected, hint=hint)
+
+    def _lies_otherwise(self, flat: Sequence[Any], number: int) -> bool:
+        """Whether an argument that does not fit is wrong in its strides alone."""
+        tensor, spec = flat[number], self.program.plan.args[number]
+        if not isinstance(tensor, Tensor) or tensor.device != self.program.device:
+            return False
+        if tensor.dtype != spec.dtype or tensor.dim() != len(spec.shape):
+            return False
+        try:
+            value = self._value_of(flat)
+        except (IndexError, TypeError, AttributeError):
+            return False  # sizes are wrong, too
+        steps = zip(tensor.shape, tensor.stride(), map(value, spec.strides), strict=True)
+        fits = tuple(tensor.shape) == tuple(map(value, spec.shape))
+        return fits and any(n > 1 and one != other for n, one, other in steps)
+
+    def _value_of(self, flat: Sequence[Any]) -> Callable[[Expr], int]:
+        """The value of each size of the plan under the sizes of a call, which may not fit."""
+        sizes = [_size(flat[number], axis) for number, axis in self.program.plan.symbols.values()]
+        return self.program.numbers(sizes)
 
     def _lay(self, flat: list[Any]) -> bool:
         """Put copies in the place of tensors whose strides are not those of the example, as a
@@ -149,8 +222,7 @@ class Call:
         """
         plan = self.program.plan
         try:
-            sizes = [_size(flat[number], axis) for number, axis in plan.symbols.values()]
-            value = self.program.numbers(sizes)
+            value = self._value_of(flat)
         except (IndexError, TypeError, AttributeError):
             return False  # sizes are wrong, too
         moved = False
@@ -183,7 +255,7 @@ class Call:
                     found=f"{list(tensor.shape)} with strides {list(tensor.stride())}",
                     expected=f"{value(shape)} in dim {axis}, which is {shape}, with a stride of "
                     f"{value(stride)}",
-                    hint="give it as the example of the export was, such as by .contiguous()",
+                    hint=LIE_AS_THE_EXAMPLE,
                 )
 
     def _bind(self, given: Sequence[Any]) -> dict[str, int]:
@@ -219,6 +291,11 @@ def _form(spec: ArgSpec | View) -> str:
     if isinstance(spec, ArgSpec) and spec.kind == "int":
         return f"int {spec.value}"
     return f"{str(spec.dtype).removeprefix('torch.')}[{', '.join(map(str, spec.shape))}]"
+
+
+def _has_sign(value: object) -> bool:
+    """Whether the numbers of a tensor are not those in its memory, but negated or conjugated."""
+    return isinstance(value, Tensor) and (value.is_neg() or value.is_conj())
 
 
 def _size(argument: Any, axis: int) -> int:

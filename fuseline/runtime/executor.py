@@ -205,10 +205,18 @@ class Program:
         self.used = True
         return key
 
+    def shared(self, given: Sequence[object]) -> errors.FuselineError | None:
+        """The error FL0904 of arguments that share memory which is written, or None."""
+        names = self.signature.overlap(given)
+        if names is None:
+            return None
+        return errors.ARGUMENTS_OVERLAP.error(names[0], found=f"memory of {names[1]}")
+
     def _mismatch(self, given: Sequence[object], number: int) -> errors.FuselineError:
         if number < 0:
-            one, other = self.signature.overlap(given)
-            return errors.ARGUMENTS_OVERLAP.error(one, found=f"memory of {other}")
+            shared = self.shared(given)
+            assert shared is not None, "match has found it"
+            return shared
         if len(given) != len(self.plan.args):
             found, expected = str(len(given)), str(len(self.plan.args))
             return errors.ARGUMENT_COUNT.error(found=found, expected=expected)

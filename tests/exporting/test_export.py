@@ -15,6 +15,7 @@ from typing import Any, NamedTuple, cast
 import pytest
 import torch
 from torch import Tensor, nn
+from torch.utils import _pytree as pytree
 
 from fuseline.artifact import machine
 from fuseline.artifact.load import load
@@ -58,6 +59,11 @@ class Block(nn.Module):
         both = torch.tensor([1.0, 0.5], dtype=x.dtype)
         z = self.out(self.q(y)) + self.back(self.q(y)) * both[1]
         return {"z": (z, self.k(y)), "turned": [y @ self.turned.t()], "count": x.shape[0] * 2}
+
+
+def negated(tensor: Tensor) -> Tensor:
+    """A view of the same memory with the negative bit."""
+    return cast("Any", torch)._neg_view(tensor)
 
 
 def errors_within(found: Tensor, expected: Tensor, dtype: torch.dtype) -> bool:
@@ -448,6 +454,92 @@ def test_what_must_be_the_callers_own_is_not_copied(tmp_path: Path, model: nn.Mo
     whole = wide.clone()
     loaded(whole)
     assert torch.equal(whole, before + 1 if isinstance(model, Raises) else before)
+
+
+@pytest.mark.parametrize("model", [Raises(), Passes()], ids=["written", "returned"])
+def test_how_an_argument_must_lie_is_told(tmp_path: Path, model: nn.Module) -> None:
+    """Nothing can be compiled for a file that is loaded; what can be done depends on what is
+    wrong."""
+    loaded = load(exported(tmp_path, model, seeded(2, 5, 8), dynamic_shapes=VARYING))
+    for turned in (seeded(3, 9, 8)[:, :5], seeded(3, 5, 16)[..., ::2], seeded(3, 8, 5).mT):
+        with pytest.raises(InputError, match=r"FL0902.*as the example.*\.contiguous\(\)"):
+            loaded(turned)
+    for wrong in (seeded(3, 5, 8).double(), seeded(3, 5, 9), seeded(3, 65, 8)):
+        with pytest.raises(InputError, match="FL0902.*export the model for these inputs"):
+            loaded(wrong)
+
+
+class Writes(nn.Module):
+    """Writes one argument, and reads another one after it."""
+
+    def forward(self, x: Tensor, y: Tensor) -> Tensor:
+        y.add_(1)
+        return x * 2
+
+
+def test_a_copy_hides_no_shared_memory(tmp_path: Path) -> None:
+    loaded = load(exported(tmp_path, Writes(), torch.ones(3, 3), torch.ones(3, 3)))
+    base = seeded(3, 3)
+    before = base.clone()
+    turned = (base.t(), negated(base), negated(base).t())
+    for x in (base, *turned, torch.cat([base, base])[::2]):
+        if x.data_ptr() == base.data_ptr():
+            with pytest.raises(InputError, match="FL0904"):
+                loaded(x, base)
+            assert torch.equal(base, before)
+        else:
+            assert torch.equal(loaded(x, base), x * 2)
+            assert torch.equal(base, before + 1)
+
+
+def test_negative_bits_are_part_of_the_numbers(tmp_path: Path) -> None:
+    x = torch.imag(torch.complex(seeded(3, 5, 8), seeded(3, 5, 8, seed=1)).conj())
+    assert x.is_neg()
+    negative = negated(seeded(3, 5, 8))
+    reads = load(exported(tmp_path, Sums(), seeded(2, 5, 8), dynamic_shapes=VARYING))
+    for signed in (x, negative, negative[:, :0]):
+        assert torch.allclose(reads(signed), 2 * signed.sum(-1), atol=1e-5)
+    for model in (Raises(), Passes()):
+        loaded = load(exported(tmp_path, model, seeded(2, 5, 8), dynamic_shapes=VARYING))
+        before = negative.clone()
+        with pytest.raises(InputError, match="FL0902.*negative bit.*resolve_neg"):
+            loaded(negative)
+        assert torch.equal(negative, before)
+
+
+class Real(nn.Module):
+    """Reads a complex argument, and writes another one."""
+
+    def forward(self, x: Tensor, y: Tensor) -> Tensor:
+        torch.view_as_real(y).add_(1)
+        return torch.view_as_real(x) * 2
+
+
+def test_conjugate_bits_are_part_of_the_numbers(tmp_path: Path) -> None:
+    like = torch.complex(seeded(3, 4), seeded(3, 4, seed=1))
+    loaded = load(exported(tmp_path, Real(), like, like.clone()))
+    y = like.clone()
+    want = torch.view_as_real(like.conj().resolve_conj()) * 2
+    assert torch.equal(loaded(like.conj(), y), want)
+    assert torch.equal(torch.view_as_real(y), torch.view_as_real(like) + 1)
+    for x, written, code in ((like, y.conj(), "FL0902.*conjugate"), (y.conj(), y, "FL0904")):
+        before = y.clone()
+        with pytest.raises(InputError, match=code):
+            loaded(x, written)
+        assert torch.equal(y, before)
+
+
+@pytest.mark.parametrize("kind", [nn.LSTM, nn.GRU])
+@pytest.mark.filterwarnings("ignore:The tensor attributes")
+def test_recurrent_layers(tmp_path: Path, kind: type[nn.LSTM] | type[nn.GRU]) -> None:
+    cast("Any", torch).manual_seed(0)
+    model = kind(8, 12, num_layers=2, bidirectional=True)
+    x = seeded(5, 3, 8)
+    loaded = load(exported(tmp_path, model, x))
+    with torch.no_grad():
+        found, expected = (pytree.tree_leaves(result) for result in (loaded(x), model(x)))
+    for one, other in zip(found, expected, strict=True):
+        assert errors_within(one, other, torch.float32)
 
 
 def test_nothing_has_no_strides(tmp_path: Path) -> None:

@@ -50,7 +50,25 @@ class AtenCall(Op, name="aten.call"):
         named = {str(k): restore(v, xs) for k, v in cast("Any", kwargs)}
         out = overload(*(restore(a, xs) for a in args), **named)
         found = [out] if isinstance(out, Tensor) else list(out)
-        return tuple(t for t in found if isinstance(t, Tensor))[: len(types)]
+        tensors = tuple(t for t in found if isinstance(t, Tensor))
+        if len(tensors) < len(types) == len(found):
+            # Tracing gives a tensor where running may give none: the workspace of an LSTM.
+            pairs = zip(types, found, strict=True)
+            return tuple(t if isinstance(t, Tensor) else _nothing(of, xs) for of, t in pairs)
+        return tensors[: len(types)]
+
+
+def _nothing(of: TensorType, xs: tuple[Tensor, ...]) -> Tensor:
+    """A tensor without elements, for one that an operator leaves undefined.
+
+    Raises:
+        RuntimeError: tracing has found elements.
+
+    """
+    if 0 not in of.shape:
+        raise RuntimeError(f"an operator gave nothing where tracing found {of}")
+    shape = [extent if isinstance(extent, int) else 0 for extent in of.shape]
+    return torch.empty(shape, dtype=of.dtype.torch, device=xs[0].device if xs else None)
 
 
 def called(op: Op) -> str:

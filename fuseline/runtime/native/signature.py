@@ -148,10 +148,12 @@ class Signature:
         # A stride of an extent of 1 tells nothing: any value will do.
         return tuple(known.get(name, least) for name, (least, _) in self.symbols.items())
 
-    def overlap(self, arguments: Sequence[object]) -> tuple[str, str]:
-        """The names of the argument that `match` gave as sharing memory, and of the other one."""
+    def overlap(self, arguments: Sequence[object]) -> tuple[str, str] | None:
+        """The names of an argument that shares memory with an earlier one, and of that, where one
+        of the two is written; None where there are none."""
         found = self._overlap(arguments)
-        assert found is not None, "match has found it"
+        if found is None:
+            return None
         return self.arguments[found[1]].name, self.arguments[found[0]].name
 
     def _overlap(self, arguments: Sequence[object]) -> tuple[int, int] | None:
