@@ -16,7 +16,9 @@ Product = Linear | MergedLinear | GatedLinear
 
 
 @dataclass(frozen=True)
-class FuseNormLinear(Rewrite[Product], root=(Linear, MergedLinear, GatedLinear)):
+class FuseNormLinear(
+    Rewrite[Product], root=(Linear, MergedLinear, GatedLinear), pattern="norm_linear"
+):
     """Join an RMS norm, and the residual add that it has taken, with the product that reads it.
 
     For a few tokens each block of the product then normalises the rows for itself, and there is one

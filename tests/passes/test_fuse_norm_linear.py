@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import pytest
 
+from fuseline.ir.text import parse_func
 from fuseline.passes.fuse_norm_linear import FuseNormLinear
+from fuseline.passes.manager import PassManager
 from fuseline.passes.pipeline import default_pipeline
 from fuseline.testing import assert_no_rewrite, assert_rewrites
 
@@ -77,3 +79,16 @@ def test_no_fuse_of_a_wider_norm() -> None:
 def test_only_for_a_gpu() -> None:
     assert FuseNormLinear() in default_pipeline(on_gpu=True)
     assert FuseNormLinear() not in default_pipeline()
+
+
+def test_what_it_takes_stays_in_the_report() -> None:
+    text = f"""{HEAD}
+      %s = add %x, %r
+      %y = rms_norm %s, %n
+      %a = linear %y, %w
+      %c = linear %y, %u
+      return %s, %a, %c
+    }}"""
+    sites = PassManager(default_pipeline(on_gpu=True)).run(parse_func(text)).sites()
+    assert [(s.pattern, s.status) for s in sites] == [("norm_linear", "fused")]
+    assert sites[0].details["swallowed"] == "add_rms_norm; merged_linear"
