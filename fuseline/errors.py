@@ -516,7 +516,8 @@ ONNX_SIZE = Code(
     "cannot compile the ONNX model",
     "A size in the model is told by the data of a run alone, so memory cannot be planned.",
     LoadError,
-    hint="OnnxProgram.run runs it, op by op",
+    hint="OnnxProgram.run runs it, op by op; experts that fuseline has written have no such size "
+    "if exported with --dense-experts",
 )
 ONNX_INPUT = Code(
     "FL0823",

@@ -19,6 +19,7 @@ from collections.abc import Callable, Generator, Iterable
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
+from tempfile import TemporaryFile
 from typing import Any, BinaryIO
 
 from fuseline import errors
@@ -60,8 +61,12 @@ def check_place(path: Path) -> None:
         found = f"no directory {path.parent if target.name == path.name else target.parent}"
     elif target.exists() and not target.is_file():
         found = "it is no plain file"
-    elif not os.access(target.parent, os.W_OK | os.X_OK):
-        found = f"no right to write in {target.parent}"
+    else:
+        try:
+            with TemporaryFile(dir=target.parent):
+                pass
+        except OSError as error:
+            found = f"nothing can be written in {target.parent} ({error.strerror})"
     if found:
         raise errors.ARTIFACT_UNWRITABLE.error(str(path), found=found)
 

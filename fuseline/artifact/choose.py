@@ -53,6 +53,8 @@ def choose(
     """
     named = [t for t in manifest.targets if wanted in ("auto", t.name, t.title)]
     refusals: list[str] = []
+    if any(_GPU.fullmatch(t.name) for t in named) and not torch.cuda.is_available():
+        refusals.append("torch sees no GPU")
     if device is None or device.type == "cuda":
         found = _for_gpu(named, device, refusals)
         if found is not None:
@@ -88,8 +90,6 @@ def _for_gpu(
 ) -> Choice | None:
     """The best for the GPU at hand: code of its generation, else PTX of an earlier one."""
     if not torch.cuda.is_available():
-        if device is not None:
-            refusals.append("torch sees no GPU")
         return None
     where = torch.device("cuda", 0 if device is None else device.index or 0)
     major, minor = torch.cuda.get_device_capability(where)

@@ -46,6 +46,7 @@ def run(arguments: argparse.Namespace, out: Output) -> int:
     loaded, seconds = load(arguments, out)
     programs: dict[str, Any] = {}
     rows = [["loaded", f"in {seconds:.2f} s: {loaded.choice}"]]
+    _check_sizes(arguments, loaded)
     for name, program in loaded.programs.items():
         args, kwargs = _example(program, arguments.batch, arguments.length)
         loaded.reset()
@@ -194,6 +195,26 @@ def _encoded(arguments: argparse.Namespace, tokenizer: Any) -> list[int]:
         found = "it with a .fuse file, which has no chat template"
         raise BAD_ARGUMENT.error("--chat", found=found, expected="the text as the model reads it")
     return list(tokenizer.encode(read_prompt(arguments)).ids)
+
+
+def _check_sizes(arguments: argparse.Namespace, loaded: Loaded) -> None:
+    """Refuse a size that no program of a file takes: it would change nothing."""
+    for flag, value, first in (
+        ("--batch", arguments.batch, True),
+        ("--length", arguments.length, False),
+    ):
+        plans = [program.program.plan for program in loaded.programs.values()]
+        ranges = [
+            plan.ranges.get(name, (1, None))
+            for plan in plans
+            for name, (_, axis) in plan.symbols.items()
+            if (axis == 0) == first
+        ]
+        if value is None or any(low <= value <= (high or value) for low, high in ranges):
+            continue
+        known = [f"{low} or more" if high is None else f"{low} to {high}" for low, high in ranges]
+        expected = ", ".join(dict.fromkeys(known)) or "none: that size is fixed"
+        raise BAD_ARGUMENT.error(flag, found=f"{value} for {arguments.model}", expected=expected)
 
 
 def _example(program: Call, batch: int | None, length: int | None) -> tuple[Any, Any]:

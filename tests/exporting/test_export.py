@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import hashlib
 import os
 import resource
@@ -17,7 +18,7 @@ import torch
 from torch import Tensor, nn
 from torch.utils import _pytree as pytree
 
-from fuseline.artifact import machine
+from fuseline.artifact import archive, machine
 from fuseline.artifact.load import load
 from fuseline.artifact.weights import Placed
 from fuseline.debug.oracle import relative_error
@@ -658,14 +659,14 @@ def test_no_room(tmp_path: Path, nbytes: int, embed: bool) -> None:
 def test_a_folder_without_the_right_to_write(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Told before anything is captured; root may write everywhere, so the system is asked."""
-    access = os.access
+    """Told before anything is captured; root may write everywhere, so the attempt is made up."""
 
-    def refused(path: Path, mode: int) -> bool:
-        return path != tmp_path and access(path, mode)
+    def refused(**where: object) -> None:
+        assert where == {"dir": tmp_path}
+        raise PermissionError(errno.EACCES, "Permission denied")
 
-    monkeypatch.setattr(os, "access", refused)
-    with pytest.raises(ArtifactError, match=rf"FL1106.*no right to write in {tmp_path}"):
+    monkeypatch.setattr(archive, "TemporaryFile", refused)
+    with pytest.raises(ArtifactError, match=rf"FL1106.*written in {tmp_path} \(Permission denied"):
         exported(tmp_path, Branching(), seeded(5, 48))
 
 
