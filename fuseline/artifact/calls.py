@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from typing import Any, cast
 
 import torch
@@ -183,16 +184,14 @@ class Call:
             return tensor.resolve_conj().resolve_neg()
 
     def _advised(self, error: errors.InputError, flat: Sequence[Any]) -> errors.FuselineError:
-        """An argument that does not fit: nothing can be compiled for it here."""
-        known = error.diagnostic
-        usual = errors.ARGUMENT_MISMATCH
+        """An argument that lies otherwise: nothing can be compiled for it here."""
+        known, usual = error.diagnostic, errors.ARGUMENT_MISMATCH
         if known.code != usual.code or known.hint != usual.hint:
             return error
-        hint = "export the model for these inputs, or with dynamic shapes"
         number = self.program.signature.match(list(flat))
         if isinstance(number, int) and number >= 0 and self._lies_otherwise(flat, number):
-            hint = LIE_AS_THE_EXAMPLE
-        return usual.error(known.where, found=known.found, expected=known.expected, hint=hint)
+            return type(error)(replace(known, hint=LIE_AS_THE_EXAMPLE))
+        return error
 
     def _lies_otherwise(self, flat: Sequence[Any], number: int) -> bool:
         """Whether an argument that does not fit is wrong in its strides alone."""

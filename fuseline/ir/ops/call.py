@@ -49,7 +49,7 @@ class AtenCall(Op, name="aten.call"):
         overload = resolve(target)
         named = {str(k): restore(v, xs) for k, v in cast("Any", kwargs)}
         out = overload(*(restore(a, xs) for a in args), **named)
-        found: list[object] = [out] if isinstance(out, Tensor) else list(out)
+        found: list[Any] = [out] if isinstance(out, Tensor) else list(out)
         tensors = tuple(t for t in found if isinstance(t, Tensor))
         if len(tensors) < len(types) == len(found):
             # Tracing gives a tensor where running may give none: the workspace of an LSTM.
