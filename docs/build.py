@@ -106,8 +106,8 @@ print(model.report().count("rms_norm"), model.report().stats["programs"])
 * Compile under `torch.no_grad()` or `torch.inference_mode()`, or have them decorate `forward`.
 * A whole graph is left to torch, call by call and correct, where gradients are on and wanted,
   tensors are on several devices, or on one that is neither the CPU nor a GPU of the targets,
-  autocast is on inside, a complex tensor is returned or stored conjugated, or written arguments
-  share memory. The report begins with what was not compiled.
+  autocast is on inside, a complex tensor is returned or stored conjugated, another one is stored
+  negated, or written arguments share memory. The report begins with what was not compiled.
 * A compiled module is an instance of the original's class by `isinstance`, and has its
   parameters. Sibling projections may be packed into one buffer; `state_dict`,
   `load_state_dict` and changes in place work as before. Replaced weights are packed again at the

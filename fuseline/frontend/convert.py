@@ -158,6 +158,8 @@ class _Converter:
 
     def _input(self, node: fx.Node, source: Source) -> None:
         value = source.value
+        if isinstance(value, Tensor) and value.is_neg():
+            raise NotSimple(f"{source.name}, which is stored negated")
         if isinstance(value, Tensor) and value.is_complex():
             self.complex.append(node)
             value = self._as_pairs(source).value

@@ -117,6 +117,14 @@ def test_conjugated_inputs_run_as_they_are() -> None:
     assert not recording.funcs
 
 
+def test_negated_inputs_run_as_they_are() -> None:
+    """Their memory holds the opposite of what they are."""
+    run, recording = record(lambda x: x * 2)
+    x = torch._neg_view(randn(5))
+    torch.testing.assert_close(run(x), x * 2)
+    assert not recording.funcs
+
+
 def test_a_table_that_is_assigned_again_is_the_callers_own() -> None:
     """As the reference code of Llama moves its table to the device of the input, in every call."""
 
