@@ -38,6 +38,7 @@ def test_speed_compares_and_keeps_every_sample(tmp_path: Path) -> None:
     assert case["stats"]["host steps"] == 0
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(
     platform.machine() != "x86_64" or shutil.which("g++") is None, reason="AVX2 is g++'s, on x86-64"
 )

@@ -87,6 +87,7 @@ def test_explain(file: Path, capsys: Print) -> None:
     assert any(kernel["op"] == "linear" for kernel in answer(capsys)["kernels"])
 
 
+@pytest.mark.slow
 def test_explain_for_a_gpu(onnx_file: Path, capsys: Print) -> None:
     with warnings.catch_warnings():
         assert main(["explain", str(onnx_file), "--set", "target=sm_90", "--json"]) == 0
