@@ -75,7 +75,7 @@ class Part:
         args: example positional arguments.
         kwargs: example keyword arguments.
         dynamic_shapes: which dims may vary, as ``torch.export.export`` takes it.
-        otherwise: what stands in where this cannot be captured.
+        otherwise: what stands in where this cannot be captured for all sizes of its dims.
     """
 
     model: Model
@@ -367,7 +367,7 @@ def captured(name: str, part: Part, tell: OnStage = _untold) -> describe.Ahead:
     except errors.FuselineError:
         raise
     except Exception as error:
-        if part.otherwise is not None:
+        if part.otherwise is not None and _torch.is_unproven_size(error):
             log.info("%s: %s; captured in another form", name, first_line(error))
             tell(Stage(f"{name} is captured in another form: {first_line(error)}"))
             return captured(name, part.otherwise, tell)

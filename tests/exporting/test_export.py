@@ -327,6 +327,20 @@ def test_sizes_that_are_no_range_are_told(tmp_path: Path) -> None:
         export(Long(), (seeded(5, 48),), path=tmp_path / "model.fuse", dynamic_shapes=({0: rows},))
 
 
+def test_another_form_stands_in_for_sizes_alone(tmp_path: Path) -> None:
+    x, told = seeded(5, 48), list[str]()
+    rows = torch.export.Dim("rows", min=2, max=9)
+    part = Part(Long(), (x,), {}, ({0: rows},), otherwise=Part(Long(), (x,)))
+    options: dict[str, Any] = {"path": tmp_path / "model.fuse"}
+    export_parts({"main": part}, **options, progress=lambda stage: told.append(stage.what))
+    assert any("main is captured in another form: Constraints violated" in what for what in told)
+    with pytest.raises(FuselineError, match="FL0902"):
+        load(tmp_path / "model.fuse")(seeded(6, 48))
+    branching = Part(Branching(), (x,), otherwise=Part(Long(), (x,)))
+    with pytest.raises(ArtifactError, match="FL1107"):
+        export_parts({"main": branching}, **options)
+
+
 def test_a_count_of_adapters(tmp_path: Path) -> None:
     model = Adapted()
     ids = torch.tensor([0, 2, 1])
