@@ -305,10 +305,11 @@ def _tensors(exported: Mapping[str, describe.Ahead]) -> dict[str, Tensor]:
 
 
 def _check_states(exported: Mapping[str, describe.Ahead]) -> None:
-    """What a program writes has one name in all of them: each name is a state of its own.
+    """What a program writes has one name in all of them, and a name is one state.
 
     Raises:
-        ArtifactError: FL1107, if another program has it, or a part of it, by another name.
+        ArtifactError: FL1107, if another program has it, or a part of it, by another name, or
+            another tensor by this name: one that holds the same today need not do so for long.
 
     """
     held = [
@@ -317,16 +318,24 @@ def _check_states(exported: Mapping[str, describe.Ahead]) -> None:
         for item in each.captured.inputs
         if item.actual is not None
     ]
-    written = {memory: (program, item.name) for program, item, memory in held if item.written}
+    written = [each for each in held if each[1].written]
+    by_memory = {memory: (program, item.name) for program, item, memory in written}
+    by_name = {item.name: (program, memory) for program, item, memory in written}
     for program, item, memory in held:
-        writer, name = written.get(memory, ("", item.name))
+        writer, name = by_memory.get(memory, ("", item.name))
+        owner, own = by_name.get(item.name, ("", memory))
         if name != item.name:
-            raise errors.CANNOT_EXPORT.error(
-                program,
-                found=f"{item.name}, which is {name} in {writer}, where it is written",
-                expected="one name for one buffer",
-                hint="give all programs of a file one module",
-            )
+            found = f"{item.name}, which is {name} in {writer}, where it is written"
+        elif own != memory:
+            found = f"{item.name}, which is another tensor in {owner}, where it is written"
+        else:
+            continue
+        raise errors.CANNOT_EXPORT.error(
+            program,
+            found=found,
+            expected="one name for one buffer",
+            hint="give all programs of a file one module",
+        )
 
 
 def _are_one(one: Tensor, other: Tensor) -> bool:

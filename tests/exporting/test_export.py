@@ -599,6 +599,14 @@ def test_one_state_by_two_names_is_refused(tmp_path: Path, turned: bool) -> None
     assert not list(tmp_path.iterdir())
 
 
+def test_two_states_by_one_name_are_refused(tmp_path: Path) -> None:
+    """They hold the same until one is written."""
+    x = torch.ones(4)
+    parts = {"a": Part(Counter(), (x,)), "b": Part(Counter(), (x,))}
+    with pytest.raises(ArtifactError, match=r"FL1107.*a.*total, which is another tensor in b"):
+        export_parts(parts, path=tmp_path / "two.fuse")
+
+
 def test_a_part_of_a_state_is_refused(tmp_path: Path) -> None:
     x, writer = torch.ones(4), Counter()
     parts = {"write": Part(Inner(writer), (x,)), "read": Part(Half(writer.total), (x,))}
