@@ -2,12 +2,23 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, cast
 
+import pytest
 import torch
 from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
+
+
+def module_of_user(text: str, folder: Path, monkeypatch: pytest.MonkeyPatch) -> str:
+    """The name of a module that has this text, in a folder that becomes the working directory."""
+    name = f"user_{folder.name}"
+    (folder / f"{name}.py").write_text(text)
+    monkeypatch.chdir(folder)
+    monkeypatch.setattr(sys, "path", sys.path[:])
+    return name
 
 
 def tiny_llama(**changes: Any) -> LlamaForCausalLM:

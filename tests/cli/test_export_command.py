@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import logging
-import sys
 from pathlib import Path
 
 import pytest
@@ -12,6 +11,7 @@ import torch
 
 import fuseline
 from fuseline.cli import main
+from tests.cli.helpers import module_of_user
 
 Print = pytest.CaptureFixture[str]
 
@@ -70,11 +70,7 @@ def loose():
 
 @pytest.fixture
 def module(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> str:
-    name = f"user_{tmp_path.name}"
-    (tmp_path / f"{name}.py").write_text(MODULE)
-    monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr(sys, "path", sys.path[:])
-    return name
+    return module_of_user(MODULE, tmp_path, monkeypatch)
 
 
 def export(module: str, function: str, *arguments: str, inputs: str = "") -> int:

