@@ -16,6 +16,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from fuseline import errors
 from fuseline.runtime.cache import Entry
 
 Tool = Callable[..., str]
@@ -129,8 +130,26 @@ def tool(name: str) -> Tool:
     return run
 
 
+TOOL_SECONDS = 120.0
+"""That a tool may take for one kernel; it takes a tenth of one."""
+
+AGAIN = "try again when less is running: memory, room on a disk or time was lacking"
+
+
 def _output(command: Sequence[str]) -> str:
-    return subprocess.run(command, capture_output=True, text=True, check=True, timeout=120).stdout
+    """What a tool prints.
+
+    Raises:
+        BuildError: FL0702, if it does not come to an end.
+
+    """
+    run: Any = subprocess.run
+    try:
+        return run(command, capture_output=True, text=True, check=True, timeout=TOOL_SECONDS).stdout
+    except subprocess.TimeoutExpired as error:
+        found = f"no answer in {TOOL_SECONDS:.0f} s"
+        name = Path(command[0]).name
+        raise errors.COMPILER_UNUSABLE.error(name, found=found, hint=AGAIN) from error
 
 
 _SAID = 400

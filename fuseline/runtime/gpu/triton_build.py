@@ -22,7 +22,7 @@ from typing import Any
 
 from fuseline import errors
 from fuseline.runtime.cache import Cache, Entry, Json
-from fuseline.runtime.gpu.binary import EARLY, describe, last_words
+from fuseline.runtime.gpu.binary import AGAIN, EARLY, describe, last_words
 from fuseline.runtime.gpu.triton_process import compiling, has_triton, module, problem, settings
 
 NUMERICS: dict[str, Any] = {
@@ -146,6 +146,9 @@ def _compile(source: TritonSource, capability: int, folder: Path) -> None:
             if found := _SIGNAL.search(str(error)):  # by the keyboard, say: that tells nothing
                 words = f"it was ended by signal {found.group(1)}"
                 raise errors.COMPILER_UNUSABLE.error("ptxas", found=words) from error
+            if _is_of_the_machine(error):
+                found = f"{type(error).__name__}: {error}"
+                raise errors.COMPILER_UNUSABLE.error("ptxas", found=found, hint=AGAIN) from error
             words = last_words(str(error)) or type(error).__name__
             unknown = "gpu-name" in words or "not a recognized processor" in words
             diagnostic = errors.KERNEL_REFUSED.diagnostic(
@@ -170,6 +173,14 @@ def _compile(source: TritonSource, capability: int, folder: Path) -> None:
         scratch=[metadata.global_scratch_size, getattr(metadata, "profile_scratch_size", 0)],
         waits=capability >= EARLY,
     )
+
+
+def _is_of_the_machine(error: Exception) -> bool:
+    """Whether a compilation ended for want of memory, room or the like, which another time is
+    there: were the kernel taken for refused, another one would silently stand in for it.
+    """
+    lacking = isinstance(error, OSError | MemoryError)
+    return lacking and not isinstance(error, FileNotFoundError | PermissionError)
 
 
 def _made(source: TritonSource, capability: int) -> Any:

@@ -10,7 +10,9 @@ from typing import Any
 
 import pytest
 
+from fuseline.errors import BuildError
 from fuseline.runtime.cache import Cache
+from fuseline.runtime.gpu import binary
 from fuseline.runtime.gpu.binary import TRIES, Binary, arrays, tool
 
 PTX = """
@@ -62,3 +64,9 @@ def test_a_tool_is_started_again_where_its_name_was_lost(
             run("x")
     else:
         assert run("x") == "said"
+
+
+def test_a_tool_without_an_end_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(binary, "TOOL_SECONDS", 0.2)
+    with pytest.raises(BuildError, match=r"FL0702.*sleep: found no answer in 0 s.*try again"):
+        vars(binary)["_output"](["sleep", "20"])

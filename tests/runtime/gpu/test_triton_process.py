@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import errno
 import io
 import os
 import subprocess
@@ -133,6 +134,17 @@ def test_a_compiler_that_was_interrupted_says_nothing_about_the_kernel(tmp_path:
     assert list(cache.entries()) == []
     assert not [*(tmp_path).glob("**/staging/*")]
     assert build_triton(cache, source(5), 90).file("kernel.cubin").exists()
+
+
+def test_want_of_the_machine_says_nothing_about_the_kernel(tmp_path: Path) -> None:
+    """Another configuration would silently be taken."""
+    full = OSError(errno.ENOSPC, "No space left on device")
+    with (
+        mock.patch.object(triton_build, "_made", side_effect=full),
+        pytest.raises(errors.BuildError, match="FL0702.*No space.*try again") as caught,
+    ):
+        build_triton(Cache(tmp_path), source(5), 90)
+    assert not isinstance(caught.value, TritonError)
 
 
 @pytest.mark.parametrize(
