@@ -412,8 +412,8 @@ TRITON_INTERPRETS = Code(
 UNKNOWN_MODEL = Code(
     "FL0801",
     "no such model",
-    "The name given as a model is neither `smollm2`, nor a directory, nor a GGUF file, nor "
-    "`module:function`.",
+    "The name given as a model is neither `smollm2`, nor a directory, nor a GGUF file, an ONNX "
+    "model or a program of torch.export, nor `module:function`.",
     LoadError,
 )
 MISSING_PACKAGE = Code(

@@ -38,7 +38,7 @@ _NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")
 
 
 def is_size_name(name: str) -> bool:
-    """Whether a size may have this name: it is one for Python and C++, and means nothing else."""
+    """Whether a size may have this name: it is one for Python, and means nothing else."""
     known = keyword.iskeyword(name) or name in _FUNCTIONS or name.startswith("__")
     return _NAME.fullmatch(name) is not None and not known
 
