@@ -214,7 +214,7 @@ def test_decisions_are_what_runs(tmp_path: Path, capsys: Print) -> None:
         known = {run["kernel"] for t in tables for row in t["rows"] for run in row["runs"]}
         assert sum(len(table["rows"]) > 1 for table in tables) >= 2
         for rows in (1, 2, 3, 8, 9, 16, 17, 33, 129, 300):
-            value = Evaluator(plan)({"s77": rows, WORKERS: 1})
+            value = Evaluator(plan)({"B": rows, WORKERS: 1})
             runs = Counter(
                 run["kernel"]
                 for table in tables
@@ -231,8 +231,8 @@ def test_decisions_are_what_runs(tmp_path: Path, capsys: Print) -> None:
     assert by == {"rule", "model"}
     assert main(["inspect", str(path)]) == 0
     shown = capsys.readouterr().out
-    assert re.search(r"s77: 1 +linear_small_\w+ +by rule", shown)
-    assert re.search(r"s77: 3 to 4 +linear_rows_\w+ +warps \d by model", shown)
+    assert re.search(r"B: 1 +linear_small_\w+ +by rule", shown)
+    assert re.search(r"B: 3 to 4 +linear_rows_\w+ +warps \d by model", shown)
     assert main(["inspect", str(path), "--full"]) == 0
     assert re.search(r"warps \d by model, of warps \d [0-9.]+ us", capsys.readouterr().out)
 
