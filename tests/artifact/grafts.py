@@ -144,8 +144,8 @@ def _library(program: Any, rng: random.Random) -> None:
     views = program["plan"]["returns"]
     step: dict[str, Any] = {"is": "LibraryStep", "label": "x", "results": views}
     step |= {"name": rng.choice(("linear", "topk", "matmul", "sdpa", _name(rng)))}
-    step |= {"when": rng.choice((None, ["s77", 3, 1])), "operands": [*views, None]}
-    step |= {"scratch": rng.choice((0, "s77", -1)), "attributes": rng.choice(({}, attributes))}
+    step |= {"when": rng.choice((None, ["B", 3, 1])), "operands": [*views, None]}
+    step |= {"scratch": rng.choice((0, "B", -1)), "attributes": rng.choice(({}, attributes))}
     at = rng.randrange(len(program["plan"]["steps"]) + 1)
     program["plan"]["steps"].insert(at, step)
     program["owners"].insert(at, rng.choice((0, at, -1, 2**62)))
@@ -153,16 +153,16 @@ def _library(program: Any, rng: random.Random) -> None:
 
 def _growth(program: Any, rng: random.Random) -> None:
     pad = {"is": "PadArg", "arg": _number(rng) % 9, "axis": _number(rng), "fill": _number(rng)}
-    outer = rng.choice((0, "s77", "s77 // 0"))
+    outer = rng.choice((0, "B", "B // 0"))
     axis = {"is": "RowAxis", "axis": 0, "outer": outer, "inner": 1}
     rule: dict[str, Any] = {"is": "PadRule", "args": [pad] * rng.choice((0, 1, 5000))}
-    rule |= {"limits": rng.choice(([], ["s77 % 0", 2**62])), "returns": [[axis]] * 3}
-    program["plan"]["pads"] = {rng.choice(("s77", _name(rng))): rule}
+    rule |= {"limits": rng.choice(([], ["B % 0", 2**62])), "returns": [[axis]] * 3}
+    program["plan"]["pads"] = {rng.choice(("B", _name(rng))): rule}
 
 
 def _variant(program: Any, rng: random.Random) -> None:
     spec: dict[str, Any] = {"is": "VariantSpec", "name": _name(rng), "args": []}
-    spec |= {"symbol": rng.choice(("s77", _name(rng))), "most": _number(rng)}
+    spec |= {"symbol": rng.choice(("B", _name(rng))), "most": _number(rng)}
     program["plan"]["variants"] = [spec] * rng.choice((1, 900))
 
 
@@ -181,7 +181,7 @@ def _kernels(program: Any, rng: random.Random) -> None:
     note = rng.choice(("", _name(rng).encode("utf-8", "replace").decode()))
     option: dict[str, Any] = {"is": "Option", "label": note, "note": note}
     option |= {"microseconds": rng.choice(FLOATS)}
-    sizes = rng.choice(("s77: 2 to 16", "9" * 5000, "s77: 1 and up", "\u0663", ": 1 to ", note))
+    sizes = rng.choice(("B: 2 to 16", "9" * 5000, "B: 1 and up", "\u0663", ": 1 to ", note))
     choice: dict[str, Any] = {"is": "Choice", "chosen": note, "sizes": sizes, "note": note}
     choice |= {"by": rng.choice(("model", "table", "measurement", "rule"))}
     options, choices = rng.choice(((0, 1), (1, 1), (3, 1), (3000, 1), (1, 2000)))
@@ -206,9 +206,9 @@ def _trees(program: Any, rng: random.Random) -> None:
 def _ranges(program: Any, rng: random.Random) -> None:
     plan = program["plan"]
     if rng.random() < 0.5:
-        plan["ranges"] = {rng.choice(("s77", _name(rng))): [_number(rng), _number(rng)]}
+        plan["ranges"] = {rng.choice(("B", _name(rng))): [_number(rng), _number(rng)]}
     native = rng.choice([step for step in plan["steps"] if step["is"] == "NativeStep"])
-    native["when"] = [rng.choice(("s77", "s77**8", 7, "0")), _number(rng), _number(rng)]
+    native["when"] = [rng.choice(("B", "s77**8", 7, "0")), _number(rng), _number(rng)]
     if rng.random() < 0.3:
         plan["steps"] += [native] * 2000
         program["owners"] += [rng.choice((0, 77))] * 2000
