@@ -208,7 +208,7 @@ def _ranges(program: Any, rng: random.Random) -> None:
     if rng.random() < 0.5:
         plan["ranges"] = {rng.choice(("B", _name(rng))): [_number(rng), _number(rng)]}
     native = rng.choice([step for step in plan["steps"] if step["is"] == "NativeStep"])
-    native["when"] = [rng.choice(("B", "s77**8", 7, "0")), _number(rng), _number(rng)]
+    native["when"] = [rng.choice(("B", "B**8", 7, "0")), _number(rng), _number(rng)]
     if rng.random() < 0.3:
         plan["steps"] += [native] * 2000
         program["owners"] += [rng.choice((0, 77))] * 2000
