@@ -18,7 +18,7 @@ tokens in two calls must give what they give in one.
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, cast
 
 import torch
@@ -164,9 +164,10 @@ def _own(cache: Any) -> dict[tuple[str, str], object]:
 
 @dataclass(frozen=True)
 class _Object:
-    """What is no plain value: which one it is."""
+    """What is no plain value: which one it is; held, so that no later one is taken for it."""
 
     identity: int
+    held: object = field(compare=False)
 
 
 def _frozen(value: object) -> object:
@@ -177,7 +178,7 @@ def _frozen(value: object) -> object:
     if isinstance(value, list | tuple):
         return tuple(_frozen(inner) for inner in cast("list[object]", value))
     plain = value is None or isinstance(value, bool | int | float | str | torch.dtype)
-    return value if plain else _Object(id(value))
+    return value if plain else _Object(id(value), value)
 
 
 def _check_own(name: str, before: Mapping[Any, object], after: Mapping[Any, object]) -> None:
