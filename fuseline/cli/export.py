@@ -27,7 +27,7 @@ if TYPE_CHECKING:
     from fuseline.artifact.manifest import Text
     from fuseline.cli.models import LoadedModel
     from fuseline.exporting import Exported, Part
-    from fuseline.exporting.export import Stage
+    from fuseline.exporting.capture import Stage
 
 EXAMPLE = """\
   fuseline export smollm2 --decode static:512 --target cpu --target sm_90 -o smollm2.fuse

@@ -1,5 +1,6 @@
 """Ahead of time: models captured whole, compiled for several targets, and written to one file."""
 
-from fuseline.exporting.export import Exported, Part, export, export_parts
+from fuseline.exporting.capture import Part
+from fuseline.exporting.export import Exported, export, export_parts
 
 __all__ = ["Exported", "Part", "export", "export_parts"]

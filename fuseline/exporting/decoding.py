@@ -15,7 +15,7 @@ import torch
 from torch import Tensor, nn
 
 from fuseline.exporting import caches
-from fuseline.exporting.export import Part
+from fuseline.exporting.capture import Part
 
 EXAMPLE_LENGTH = 7
 """Tokens of the example that the prefill is traced with."""

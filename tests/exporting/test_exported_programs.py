@@ -15,7 +15,7 @@ from torch.export.graph_signature import OutputKind
 from fuseline.artifact.load import Loaded, load
 from fuseline.errors import ArtifactError, InputError, UsageError
 from fuseline.exporting import export
-from fuseline.exporting.export import Model
+from fuseline.exporting.capture import Model
 from tests.codegen import oracle
 
 DATA = {"x": {0: torch.export.Dim("rows", min=2, max=64)}, "scale": None, "flag": None}

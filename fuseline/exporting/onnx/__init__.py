@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from fuseline import errors
-from fuseline.exporting.export import Model, Part
+from fuseline.exporting.capture import Model, Part
 
 if TYPE_CHECKING:
     from fuseline.exporting.onnx.file import Written

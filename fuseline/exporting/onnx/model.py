@@ -14,8 +14,8 @@ from onnx import helper
 from torch import Tensor
 
 from fuseline import _version, errors
+from fuseline.exporting.capture import Part, captured
 from fuseline.exporting.describe import tree_of
-from fuseline.exporting.export import Part, captured
 from fuseline.exporting.onnx import naming, passes
 from fuseline.exporting.onnx.file import Model, Written, write
 from fuseline.exporting.onnx.registry import CannotWrite

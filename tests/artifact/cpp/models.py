@@ -9,7 +9,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from fuseline.exporting.export import Part, export, export_parts
+from fuseline.exporting.capture import Part
+from fuseline.exporting.export import export, export_parts
 
 HIDDEN, HEADS, KEYS, WIDTH, VOCABULARY = 48, 4, 2, 12, 50
 PLACES = 16
@@ -198,9 +199,9 @@ def exported_store(path: Path, **options: Any) -> None:
 
 
 def exported_peek(path: Path, **options: Any) -> None:
-    """A program that reads the state of one behind it."""
+    """A program that reads the state of one behind it: both have the same tensors."""
     peek, model = Peek().eval(), Store().eval()
-    peek.load_state_dict(model.state_dict())
+    peek.load_state_dict(model.state_dict(), assign=True)
     parts = {"peek": Part(peek, (ids(1, 1),)), "decode": Part(model, (ids(1, 1),))}
     export_parts(parts, path=path, **options)
 
