@@ -11,7 +11,6 @@ import logging
 import weakref
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from difflib import get_close_matches
 from typing import Any, TypeVar, cast, overload
 
 import torch
@@ -47,8 +46,9 @@ from fuseline.op_by_op import OpByOp, UntilRefused
 from fuseline.passes.known_sizes import UnknownSizeError
 from fuseline.passes.manager import PassManager, Run
 from fuseline.passes.pipeline import default_pipeline
+from fuseline.passes.pipeline_text import pass_named
 from fuseline.passes.plan import Owed, own_results
-from fuseline.passes.rewrite import PASSES, Pass
+from fuseline.passes.rewrite import Pass
 from fuseline.placing import ON_CPU, Placed, place
 from fuseline.report import Report
 from fuseline.runtime import packing, resident
@@ -616,8 +616,5 @@ def _config(options: Mapping[str, Any]) -> Config:
     if config.dump_dir is not None:
         check_folder(config.dump_dir)
     for name in config.disable:
-        if name not in PASSES:
-            near = get_close_matches(name, PASSES, n=1)
-            expected = near[0] if near else f"one of {', '.join(sorted(PASSES))}"
-            raise errors.UNKNOWN_PASS.error(name, where="the option disable", expected=expected)
+        pass_named(name, "the option disable")
     return config

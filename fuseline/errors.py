@@ -238,7 +238,7 @@ BAD_ARGUMENT = Code(
 UNKNOWN_PASS = Code(
     "FL0104",
     "unknown pass",
-    "The option `disable` names something that is no pass of this compiler.",
+    "The option `disable`, or a pipeline, names something that is no pass of this compiler.",
     UsageError,
 )
 UNKNOWN_MODULE = Code(
@@ -246,6 +246,13 @@ UNKNOWN_MODULE = Code(
     "unknown module",
     "The option `eager` names a module path that the compiled module does not have.",
     UsageError,
+)
+BAD_PIPELINE = Code(
+    "FL0106",
+    "wrong pipeline",
+    "The text of a pipeline cannot be read, or gives a pass an option that it does not have.",
+    UsageError,
+    hint="`fuseline opt --list-passes` shows the passes and their options",
 )
 
 

@@ -101,6 +101,7 @@ def share_memory(
     return memory
 
 
+@dataclass(frozen=True)
 class ProtectReads(FuncPass):
     """Copy what was read from a buffer where a write comes before the last use of it.
 

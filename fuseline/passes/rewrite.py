@@ -84,8 +84,12 @@ class Pass:
         return {f.name: getattr(self, f.name) for f in dataclasses.fields(self)}
 
     def __str__(self) -> str:
-        shown = ", ".join(f"{k.replace('_', '-')}={v}" for k, v in self.options.items())
+        shown = ", ".join(f"{k.replace('_', '-')}={_shown(v)}" for k, v in self.options.items())
         return f"{self.name}{{{shown}}}" if shown else self.name
+
+
+def _shown(value: object) -> str:
+    return str(value).lower() if isinstance(value, bool) else str(value)
 
 
 class FuncPass(Pass, abstract=True):
