@@ -26,8 +26,9 @@ from fuseline.frontend.dims import UnknownSize, import_dim
 from fuseline.frontend.import_complex import Pair, import_pair, is_complex
 from fuseline.frontend.record import map_tree
 from fuseline.ir.core import Func, Loc, Opaque, OpError, Origin, Ref, Value
+from fuseline.ir.layout import Layout
 from fuseline.ir.ops.buffer import Read, Write
-from fuseline.ir.ops.call import AtenCall
+from fuseline.ir.ops.call import AtenCall, reads_memory
 from fuseline.ir.types import BufferType, DType, IntType, Range, TensorType, free_symbols
 from fuseline.report import Site
 
@@ -206,8 +207,31 @@ class _Import:
         args = map_tree(self._resolve(node.args), leaf)
         kwargs = {k: map_tree(self._resolve(v), leaf) for k, v in node.kwargs.items()}
         pairs = tuple(kwargs.items())
-        op = AtenCall(tuple(operands), target=name, args=args, kwargs=pairs, types=types)
+        contiguous = self._contiguous(node, operands) if reads_memory(name) else ()
+        op = AtenCall(
+            tuple(operands), target=name, args=args, kwargs=pairs, types=types,
+            contiguous=contiguous,
+        )  # fmt: skip
         return self.builder.add(op).ys
+
+    def _contiguous(self, node: fx.Node, operands: Sequence[Value]) -> tuple[int, ...]:
+        """Which operands the traced program has in row-major order: a value may lie otherwise, as
+        no op stands for ``contiguous()``. What is written has to be the program's own tensor.
+        """
+        if cast("Any", node.target)._schema.is_mutable:
+            return ()
+        dense = {self.values.get(n) for n in node.all_input_nodes if _is_dense(n.meta["val"])}
+        return tuple(i for i, value in enumerate(operands) if value in dense)
+
+
+def _is_dense(value: object) -> bool:
+    if not isinstance(value, Tensor) or value.layout is not torch.strided:
+        return False
+    try:
+        shape, strides = (tuple(map(import_dim, sizes)) for sizes in (value.shape, value.stride()))
+    except UnknownSize:
+        return False
+    return Layout(0, strides).is_dense(shape)
 
 
 def _moves(node: fx.Node) -> bool:

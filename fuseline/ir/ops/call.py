@@ -24,7 +24,9 @@ class AtenCall(Op, name="aten.call"):
 
     ``args`` and ``kwargs`` (pairs of name and value) mirror the call: `Ref` stands for an operand,
     `DType` and `Opaque` for torch constants, dims for run-time integers. ``types`` are those of
-    the results. Not pure in general: kept in order, and never merged or removed while read.
+    the results. Operands whose numbers are ``contiguous`` are given in row-major order, copied
+    where they do not lie so. Not pure in general: kept in order, and never merged or removed while
+    read.
     """
 
     xs: tuple[Value, ...] = variadic_operand()
@@ -32,6 +34,7 @@ class AtenCall(Op, name="aten.call"):
     args: tuple[object, ...] = attribute(default=())
     kwargs: tuple[object, ...] = attribute(default=())
     types: tuple[TensorType, ...] = attribute()
+    contiguous: tuple[int, ...] = attribute(default=())
     ys: tuple[Value, ...] = variadic_result()
 
     def infer(self) -> tuple[TensorType, ...]:
@@ -45,8 +48,10 @@ class AtenCall(Op, name="aten.call"):
         args: tuple[object, ...],
         kwargs: tuple[object, ...],
         types: tuple[TensorType, ...],
+        contiguous: tuple[int, ...],
     ) -> tuple[Tensor, ...]:
         overload = resolve(target)
+        xs = tuple(x.contiguous() if i in contiguous else x for i, x in enumerate(xs))
         named = {str(k): restore(v, xs) for k, v in cast("Any", kwargs)}
         out = overload(*(restore(a, xs) for a in args), **named)
         found: list[Any] = [out] if isinstance(out, Tensor) else list(out)
@@ -85,6 +90,16 @@ def resolve(target: str) -> Any:
     """
     namespace, name, overload = target.split(".", 2)
     return getattr(getattr(getattr(torch.ops, namespace), name), overload)
+
+
+def reads_memory(target: str) -> bool:
+    """Whether an operator may take an operand's memory as it lies, whatever its strides are.
+
+    Those of ATen that are public take any strides. What other libraries define, and kernels within
+    ATen, are called with what the program has brought into order for them.
+    """
+    namespace, name, _ = target.split(".", 2)
+    return namespace != "aten" or name.startswith(("_", "mkldnn", "cudnn", "miopen"))
 
 
 def waits(target: str) -> bool:
