@@ -229,6 +229,8 @@ class Call:
             tensor, spec = flat[number], plan.args[number]
             if not isinstance(tensor, Tensor) or tensor.dim() != len(spec.strides):
                 continue
+            if tensor.layout is not torch.strided:
+                continue
             strides = tuple(map(value, spec.strides))
             if tensor.stride() == strides or (spec.written and tensor.numel()):
                 continue

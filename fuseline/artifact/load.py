@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import importlib
 from collections.abc import Mapping
 from importlib.machinery import EXTENSION_SUFFIXES
@@ -218,17 +219,18 @@ def load(
 
 def _config(options: Mapping[str, object]) -> Config:
     """The configuration; an option that would change nothing is a mistake."""
-    config = Config.of(options)
+    known = {field.name for field in dataclasses.fields(Config)}
     for name in options:
         if name not in OPTIONS:
+            of_compiling = name in known
             raise errors.UNKNOWN_OPTION.error(
                 name,
                 where="a load",
-                found="an option of compiling: nothing is compiled here",
+                found="an option of compiling: nothing is compiled here" if of_compiling else None,
                 expected=f"one of {', '.join(OPTIONS)}",
-                hint="give it to the export",
+                hint="give it to the export" if of_compiling else None,
             )
-    return config
+    return Config.of(options)
 
 
 __all__ = ["Loaded", "load"]

@@ -9,9 +9,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from fuseline.cli.arguments import count
+from fuseline.cli.files import kind_of
 from fuseline.cli.output import Output, columns
 from fuseline.config import Config
-from fuseline.errors import BAD_ARGUMENT
+from fuseline.errors import BAD_ARGUMENT, CANNOT_EXPORT
 
 if TYPE_CHECKING:
     from fuseline.exporting import Part
@@ -41,7 +42,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def check(arguments: argparse.Namespace) -> None:
-    """Refuse options of the other format, before a model is loaded."""
+    """Refuse what cannot be, before a model is loaded."""
     other = _OF_ARTIFACTS if arguments.format == "onnx" else ("opset", "dense_experts")
     for name in other:
         if getattr(arguments, name):
@@ -49,6 +50,13 @@ def check(arguments: argparse.Namespace) -> None:
             expected = "none of it"
             found = f"one with --format {arguments.format}"
             raise BAD_ARGUMENT.error(option, found=found, expected=expected)
+    if arguments.format == "onnx":
+        from fuseline.exporting.onnx.versions import check_version
+
+        check_version(arguments.opset)
+        if kind_of(Path(arguments.model)) == "onnx":
+            found = "an ONNX model, which is in this format already"
+            raise CANNOT_EXPORT.error(arguments.model, found=found, hint="copy the file")
 
 
 def run(

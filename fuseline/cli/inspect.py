@@ -95,6 +95,8 @@ def _sizes(given: Iterable[str]) -> dict[str, int]:
         name, _, value = text.partition("=")
         if not name or not (value.isascii() and value.isdigit()) or len(value) > 12:
             raise BAD_ARGUMENT.error("--at", found=repr(text), expected="NAME=SIZE")
+        if name in found:
+            raise BAD_ARGUMENT.error("--at", found=f"{name} twice", expected="one size of each")
         found[name] = int(value)
     return found
 

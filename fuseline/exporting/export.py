@@ -244,6 +244,18 @@ def placed(record: KernelRecord) -> str:
     return f"{record.symbol}{f' at {record.origin}' if record.origin else ''}{others}"
 
 
+def _check_operators(name: str, wanted: _Wanted, file: ProgramFile) -> None:
+    """On a CPU torch traces some layers to operators that no GPU has."""
+    for record in by_torch([file]):
+        if record.symbol.startswith(("aten.mkldnn", "mkldnn.")):
+            raise errors.CANNOT_EXPORT.error(
+                name,
+                found=f"{placed(record)}, for {wanted.title}",
+                expected="an operator that GPUs have: this one is of CPUs alone",
+                hint="export it for cpu alone, or write the layer without this operator",
+            )
+
+
 def _title(model: Model) -> str:
     """What the manifest says of a model."""
     if isinstance(model, Whole):
@@ -314,6 +326,8 @@ def _compiled(
             file = describe.program_file(name, each, compilation)
         except TypeError as error:
             raise errors.CANNOT_EXPORT.error(name, found=str(error)) from error
+        if wanted.name != "cpu":
+            _check_operators(name, wanted, file)
         made.programs.append(file)
         programs[name] = f"programs/{name}/{folder}.json"
         made.members[programs[name]] = _json(file.to_json())

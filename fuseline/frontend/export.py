@@ -194,6 +194,11 @@ def _source(program: Any, node: fx.Node, spec: Any) -> Source:
     value = value_of(node)
     if kind is None:
         raise TypeError(f"the exported program takes {node.name}, a {spec.kind.name}")
+    if isinstance(value, Tensor) and value.layout is not torch.strided:
+        raise TypeError(
+            f"the exported program takes {node.name}, whose layout is {value.layout}: only strided "
+            "tensors can be taken"
+        )
     if kind is InputKind.USER:
         kind = InputKind.USER if isinstance(value, Tensor) else InputKind.SYMBOL
         return Source(node.name, kind, value)

@@ -89,6 +89,11 @@ def test_sizes_that_are_none(given: str, said: str, capsys: Print) -> None:
     assert said in capsys.readouterr().err
 
 
+def test_a_size_is_given_once(capsys: Print) -> None:
+    assert main(["inspect", str(shared()), "--at", "B=3", "--at", "B=5"]) == 2
+    assert "found B twice, expected one size of each" in capsys.readouterr().err
+
+
 def test_verify_names_every_member_that_was_changed(tmp_path: Path, capsys: Print) -> None:
     good = Good(shared())
     data = bytearray(good.data)

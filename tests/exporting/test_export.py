@@ -449,6 +449,36 @@ def test_arguments_that_lie_in_another_way_are_copied(tmp_path: Path) -> None:
     for wrong in (wide, wide[:, :5, :8].double(), wide[:, :5, 0]):
         with pytest.raises(InputError, match="FL0902"):
             loaded(wrong)
+    with pytest.raises(InputError, match=r"FL0902.*of layout torch\.sparse_coo"):
+        loaded(wide[:, :5, :8].to_sparse())
+
+
+def test_a_sparse_example_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(ArtifactError, match=r"FL1107.*takes x, whose layout is torch\.sparse_coo"):
+        exported(tmp_path, Sums(), seeded(5, 8).to_sparse(), dynamic_shapes=None)
+
+
+class Recurrent(nn.Module):
+    """Traced on a CPU, its layer is one operator that no GPU has."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.layer = nn.LSTM(8, 8, batch_first=True)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.layer(x)[0]
+
+
+@pytest.mark.filterwarnings("ignore:The tensor attributes:UserWarning")
+def test_an_operator_of_cpus_is_refused_for_gpus(tmp_path: Path) -> None:
+    model, x = Recurrent().eval(), seeded(2, 3, 8)
+    if not torch.backends.mkldnn.is_available():
+        pytest.skip("this torch has no operators of its own for CPUs")
+    with pytest.raises(ArtifactError, match=r"FL1107.*aten\.mkldnn_rnn_layer.*for sm_90"):
+        export(model, (x,), path=tmp_path / "gpu.fuse", targets=["cpu", "sm_90"])
+    export(model, (x,), path=tmp_path / "cpu.fuse")
+    with torch.no_grad():
+        assert torch.allclose(load(tmp_path / "cpu.fuse")(x), model(x), atol=1e-6)
 
 
 def test_an_example_that_lies_turned(tmp_path: Path) -> None:
@@ -620,7 +650,7 @@ def test_options_of_compiling_are_refused_by_a_load(tmp_path: Path) -> None:
     for name, value in wrong.items():
         with pytest.raises(FuselineError, match="FL0102.*threads"):
             load(path, **{name: value})
-    with pytest.raises(FuselineError, match="FL0102"):
+    with pytest.raises(FuselineError, match="FL0102.*thread in a load: expected one of threads"):
         load(path, thread=1)
     with pytest.raises(FuselineError, match="FL0101"):
         load(path, threads=0)

@@ -5,13 +5,12 @@ Needs the package ``onnx`` (``pip install fuseline[onnx]``).
 
 from __future__ import annotations
 
-import importlib
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from fuseline import errors
 from fuseline.exporting.capture import Model, Part
+from fuseline.exporting.onnx.versions import check_version
 
 if TYPE_CHECKING:
     from fuseline.exporting.onnx.file import Written
@@ -59,16 +58,12 @@ def export_onnx(
             has something that has no form in ONNX.
 
     """
-    try:
-        importlib.import_module("onnx")
-    except ImportError:
-        hint = "pip install fuseline[onnx]"
-        raise errors.MISSING_PACKAGE.error("onnx", hint=hint) from None
+    version = check_version(opset)
     from fuseline.exporting.onnx.model import How, export
 
     part = Part(model, args, dict(kwargs or {}), dynamic_shapes)
     about = {"licence": licence, "command": command}
-    how = How(opset, dense_experts, tuple(disable))
+    how = How(version, dense_experts, tuple(disable))
     return export(part, Path(path), how, embed=embed_weights, about=about)
 
 

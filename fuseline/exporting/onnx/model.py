@@ -20,6 +20,7 @@ from fuseline.exporting.onnx import naming, passes
 from fuseline.exporting.onnx.file import Model, Written, write
 from fuseline.exporting.onnx.registry import CannotWrite
 from fuseline.exporting.onnx.state import written
+from fuseline.exporting.onnx.versions import OLDEST
 from fuseline.exporting.onnx.writer import Functions, Writer
 from fuseline.frontend import export as frontend
 from fuseline.frontend.captured import (
@@ -42,9 +43,6 @@ for _family in (
 ):  # fmt: skip
     importlib.import_module(f"fuseline.exporting.onnx.{_family}")
 
-OLDEST = 23
-"""The first version of the standard operators that has the norms, rotations and attention."""
-
 _helper = cast("Any", helper)
 
 
@@ -62,34 +60,20 @@ class How:
     """How a program is written.
 
     Attributes:
-        opset: the version of the standard operators; None for the oldest that will do.
+        opset: the version of the standard operators.
         dense_experts: every expert computes every token.
         disable: names of passes that are left out.
     """
 
-    opset: int | None = None
+    opset: int = OLDEST
     dense_experts: bool = False
     disable: tuple[str, ...] = ()
-
-    @property
-    def version(self) -> int:
-        """The version of the standard operators."""
-        return OLDEST if self.opset is None else self.opset
 
 
 def export(
     part: Part, path: Path, how: How, *, embed: bool = True, about: Mapping[str, str]
 ) -> Written:
     """Capture a module and write it: see `fuseline.export_onnx`."""
-    newest: int = cast("Any", onnx).defs.onnx_opset_version()
-    if newest < OLDEST:
-        found = f"version {cast('Any', onnx).__version__}"
-        raise errors.MISSING_PACKAGE.error(
-            "onnx", found=found, expected="1.18 or newer", hint="pip install 'onnx>=1.18'"
-        )
-    if not OLDEST <= how.version <= newest:
-        expected = f"{OLDEST} to {newest}, the newest that the package onnx has"
-        raise errors.INVALID_OPTION.error("opset", found=str(how.opset), expected=expected)
     if not path.parent.is_dir():
         found = f"no directory {path.parent}"
         raise errors.ARTIFACT_UNWRITABLE.error(str(path), found=found)
@@ -100,7 +84,7 @@ def export(
     kind = type(part.model)
     named = {"model": f"{kind.__module__}.{kind.__qualname__}", "torch": str(torch.__version__)}
     model = model_of(exported, how, {**named, **about})
-    return write(model, path, embed=embed, opset=how.version)
+    return write(model, path, embed=embed, opset=how.opset)
 
 
 def model_of(exported: frontend.Exported, how: How, about: Mapping[str, str]) -> Model:
@@ -119,7 +103,7 @@ class _Export:
         self.captured = exported.captured
         self.how = how
         self.about = about
-        self.functions = Functions(how.version, how.dense_experts)
+        self.functions = Functions(how.opset, how.dense_experts)
         self.writer = Writer(self.functions, marks=True)
         self.signature = _Signature()
         self.dims = exported.names
@@ -231,4 +215,4 @@ class _Export:
         return proto
 
 
-__all__ = ["OLDEST", "How", "Model", "export", "model_of"]
+__all__ = ["How", "Model", "export", "model_of"]

@@ -282,6 +282,8 @@ def _describe(actual: object) -> str:
     if not isinstance(actual, Tensor):
         return f"int {actual}" if isinstance(actual, int) else type(actual).__name__
     text = f"{actual.dtype}[{', '.join(map(str, actual.shape))}]"
-    if actual.layout == torch.strided and not actual.is_contiguous():
+    if actual.layout is not torch.strided:
+        text += f" of layout {actual.layout}"
+    elif not actual.is_contiguous():
         text += f" with strides [{', '.join(map(str, actual.stride()))}]"
     return f"{text} on {actual.device}"

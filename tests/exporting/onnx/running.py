@@ -13,7 +13,7 @@ from onnx.reference import ReferenceEvaluator
 from onnx.reference.op_run import OpRun
 from torch import Tensor
 
-from fuseline.exporting.onnx.model import OLDEST
+from fuseline.exporting.onnx.versions import OLDEST
 from fuseline.exporting.onnx.writer import Functions, Writer
 from fuseline.frontend.onnx import import_onnx
 from fuseline.frontend.onnx.data import element_of, from_numpy

@@ -69,3 +69,13 @@ def test_options_of_the_other_format(
     words = ["export", "a_module_of_this_test:make", "-o", str(module / "m"), *options]
     assert main(words) == 2
     assert f"FL0103 wrong argument {name}" in capsys.readouterr().err
+
+
+def test_what_cannot_be_written_is_told_before_loading(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    words = ["--format", "onnx", "-o", str(tmp_path / "m")]
+    assert main(["export", "no_such:model", *words, "--opset", "1000"]) == 2
+    assert "FL0101 invalid value for the option opset" in capsys.readouterr().err
+    assert main(["export", "no_such.onnx", *words]) == 1
+    assert "an ONNX model, which is in this format already" in capsys.readouterr().err
