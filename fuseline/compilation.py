@@ -11,7 +11,16 @@ import torch
 from fuseline.build import Built
 from fuseline.ir.core import Func, Op, Value
 from fuseline.ir.layout import Layout
-from fuseline.report import FROM_CACHE, OP_BY_OP, GraphRecord, PassRecord, Report, Site, Stat
+from fuseline.report import (
+    FROM_CACHE,
+    OP_BY_OP,
+    CostRecord,
+    GraphRecord,
+    PassRecord,
+    Report,
+    Site,
+    Stat,
+)
 from fuseline.runtime.executor import Program
 from fuseline.runtime.graphs import Graphed
 from fuseline.runtime.plan import LibraryStep, NativeStep
@@ -26,6 +35,7 @@ class Outcome:
     passes: tuple[PassRecord, ...] = ()
     places: tuple[int, ...] = ()
     """Where in the func the op is that does the work of each site; -1 where none does."""
+    costs: tuple[CostRecord, ...] = ()
 
     def with_kernels(self, ops: Sequence[Op], built: Built) -> Outcome:
         """The outcome with the kernels of its sites and what these choose, or why there is none.
@@ -95,7 +105,8 @@ class Compilation:
         stats |= {f"seconds to {stage}": value for stage, value in self.seconds.items()}
         records = self.built.assembled.records
         graphs = tuple(self._graphs())
-        return Report(self.outcome.sites, records, self.outcome.passes, stats, graphs)
+        found = self.outcome
+        return Report(found.sites, records, found.passes, stats, graphs, found.costs)
 
     def _graphs(self) -> Iterator[GraphRecord]:
         """What there is for each set of sizes."""

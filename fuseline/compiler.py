@@ -23,6 +23,7 @@ from fuseline.clock import Clock
 from fuseline.codegen.targets import TARGETS
 from fuseline.compilation import Compilation, Outcome
 from fuseline.config import Config, warn_of_unknown_variables
+from fuseline.debug.cost import costs_of
 from fuseline.debug.dump import Dump, check_folder
 from fuseline.debug.reproducer import internal_error
 from fuseline.frontend.backend import Backend
@@ -147,7 +148,7 @@ class Compiler:
         """Whether compiled programs are kept for other processes: not where one looks inside."""
         config = self.config
         looking = config.verify or config.dump_dir is not None or config.fuse_limit is not None
-        return config.reuse and not looking
+        return config.reuse and not (looking or config.cost)
 
     def restore(self, text: str) -> Compiled:
         """A program of an earlier process, from its func after all passes."""
@@ -260,11 +261,15 @@ class Compiler:
             func = source.make()
         if dump:
             dump.start(func)
+        sizes = source.sizes() if self.config.cost else {}
+        costs = costs_of(func, "eager", sizes) if self.config.cost else []
         with clock("optimise"):
             run = self._run_passes(func, source.make, dump, placed)
             outcome = _outcome(run)
             layouts = source.layouts(func)
             layouts |= own_results(func, layouts, source.owed(func))
+        costs += costs_of(func, "compiled", sizes) if self.config.cost else []
+        outcome = replace(outcome, costs=tuple(costs))
         on_gpu = placed.device.type == "cuda"
         measure = on_gpu and not torch.cuda.is_current_stream_capturing()
         return _Optimised(source.name, func, layouts, outcome, clock, dump, placed, measure)
@@ -393,6 +398,10 @@ class _Source:
             return argument_layouts(func, self.captured.inputs)
         tensors = [a for a in func.args if not isinstance(a.type, IntType)]
         return {a: dense([1 if e == 0 else e for e in a.shape]) for a in tensors}  # as torch's are
+
+    def sizes(self) -> dict[str, int]:
+        """What the sizes were for the inputs that the program was captured with."""
+        return {} if self.captured is None else self.captured.example_sizes
 
     def owed(self, func: Func) -> list[Owed]:
         """What a caller may expect of the results."""

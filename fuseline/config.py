@@ -235,6 +235,9 @@ class Config:
         (), "EAGER", _NAMES, "modules, by path, that run outside the compiled graph"
     )
     verify: bool = _option(False, "VERIFY", _BOOL, "check the IR after every pass")
+    cost: bool = _option(
+        False, "COST", _BOOL, "account for the bytes and flops of eager and of compiled code"
+    )
     strict: bool = _option(
         False, "STRICT", _BOOL, "raise where a plain lowering would stand in for a kernel"
     )

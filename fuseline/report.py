@@ -193,6 +193,29 @@ class GraphRecord:
 
 
 @dataclass(frozen=True)
+class CostRecord:
+    """What one op moves and computes at least, in eager or as compiled.
+
+    Attributes:
+        form: ``eager``, for an op of the program as it was captured, or ``compiled``.
+        module: its path.
+        source: line in the user's program.
+        op: what it is called.
+        dtype: that it computes in: of its first operand.
+        bytes: read and written, every operand and result once.
+        flops: floating-point operations.
+    """
+
+    form: Literal["eager", "compiled"]
+    module: str
+    source: str
+    op: str
+    dtype: str
+    bytes: int
+    flops: int
+
+
+@dataclass(frozen=True)
 class Report:
     """Everything that is known about one or more compilations; prints as a readable table."""
 
@@ -201,6 +224,7 @@ class Report:
     passes: tuple[PassRecord, ...] = ()
     stats: Mapping[str, Stat] = field(default_factory=dict[str, Stat])
     graphs: tuple[GraphRecord, ...] = ()
+    costs: tuple[CostRecord, ...] = ()
 
     def count(self, pattern: str, status: SiteStatus | None = "fused") -> int:
         """How many sites of a pattern have a status; ``None`` counts every status."""
@@ -214,6 +238,7 @@ class Report:
             passes=_merge_passes([*self.passes, *other.passes]),
             stats=_merge_stats(self.stats, other.stats),
             graphs=self.graphs + other.graphs,
+            costs=self.costs + other.costs,
         )
 
     def to_dict(self) -> dict[str, object]:
@@ -221,7 +246,8 @@ class Report:
         return asdict(self)
 
     def to_json(self, *, indent: int | None = 2) -> str:
-        """The report as a JSON object with the keys sites, kernels, passes, stats and graphs."""
+        """The report as a JSON object with the keys sites, kernels, passes, stats, graphs
+        and costs."""
         return json.dumps(self.to_dict(), indent=indent)
 
     def __str__(self) -> str:

@@ -39,6 +39,7 @@ if TYPE_CHECKING:
     from fuseline._torch.quiet import refusals_to, tracing_errors_to
     from fuseline._torch.symbolic import (
         ShapeEnv,
+        example,
         expression,
         fake_mode_of,
         is_fake,
@@ -80,6 +81,7 @@ __all__ = [
     "fake_mode_of",
     "is_fake",
     "shape_env_of",
+    "example",
     "expression",
     "scalar_expression",
     "symbol_range",
@@ -165,6 +167,7 @@ _HOMES = {
     **dict.fromkeys(
         [
             "ShapeEnv",
+            "example",
             "expression",
             "fake_mode_of",
             "is_fake",

@@ -82,6 +82,11 @@ def _finite(bound: Any) -> int | None:
     return int(bound)
 
 
+def example(size: int | torch.SymInt) -> int | None:
+    """What a size was for the inputs that a program was captured with; None where nobody knows."""
+    return size if isinstance(size, int) else cast("Any", size).node.hint
+
+
 def is_unbacked(expr: object) -> bool:
     """Whether an expression reads a symbol whose value only the data tells (``u0``)."""
     from torch.fx.experimental.symbolic_shapes import free_unbacked_symbols

@@ -6,12 +6,14 @@ import argparse
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
+from fuseline.cli import costs
 from fuseline.cli.arguments import add_inputs, add_json, add_model, options
 from fuseline.cli.zoo import command as zoo
 from fuseline.config import Config
 from fuseline.errors import BAD_ARGUMENT
 
 if TYPE_CHECKING:
+    from fuseline.cli.compiling import Compiled
     from fuseline.cli.models import LoadedModel
     from fuseline.cli.output import Output, Show
     from fuseline.report import Report
@@ -20,6 +22,7 @@ EXAMPLE = """\
   fuseline explain smollm2
   fuseline explain my_module:make_model --missed --json
   fuseline explain my_module:make_model --kernels --set target=sm_90
+  fuseline explain smollm2 --cost --length 512
   fuseline explain --zoo --only 'qwen.*' --dtype bfloat16"""
 
 
@@ -33,6 +36,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         action="store_true",
         help="only the kernels that were built: registers, shared memory, spills, widest access",
     )
+    costs.add_arguments(parser)
     parser.add_argument("--full", action="store_true", help="kernels, passes and numbers as well")
     add_json(parser)
     zoo.add_arguments(parser)
@@ -49,7 +53,10 @@ def run(arguments: argparse.Namespace, out: Output) -> int:
         raise BAD_ARGUMENT.error("MODEL", found=found, expected="MODEL or --zoo")
     if arguments.zoo:
         return zoo.run(arguments, out)
+    costs.check(arguments)
     config = Config.of(options(arguments))
+    if arguments.cost:
+        config = config.replace(cost=True)
     with out.step(f"loading {arguments.model}"):
         from fuseline.cli import compiling, models
 
@@ -61,7 +68,10 @@ def run(arguments: argparse.Namespace, out: Output) -> int:
             length=arguments.length,
         )
     with compiling.step(out) as show:
-        report = report_of(loaded, config, show)
+        compiled, report = explained(loaded, config, show)
+    if arguments.cost:
+        costs.run(arguments, loaded, compiled, report, out)
+        return 0
     nothing = "no site was found"
     if arguments.missed:
         missed = tuple(s for s in report.sites if s.status == "missed")
@@ -76,8 +86,8 @@ def run(arguments: argparse.Namespace, out: Output) -> int:
     return 0
 
 
-def report_of(loaded: LoadedModel, config: Config, show: Show) -> Report:
-    """Compile a model, run it once on its inputs, and return its report.
+def explained(loaded: LoadedModel, config: Config, show: Show) -> tuple[Compiled, Report]:
+    """Compile a model, run it once on its inputs, and return it with its report.
 
     It is compiled anew: a program from the cache may have been made for other inputs.
     """
@@ -92,4 +102,4 @@ def report_of(loaded: LoadedModel, config: Config, show: Show) -> Report:
         except Exception:
             loaded.run()  # where the model itself fails, that is what to say
             raise
-    return compiled.report()
+    return compiled, compiled.report()

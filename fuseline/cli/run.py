@@ -9,9 +9,7 @@ model is its operators, run one by one in torch.
 from __future__ import annotations
 
 import argparse
-import statistics
 import time
-from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -27,6 +25,7 @@ from fuseline.cli.arguments import (
 )
 from fuseline.cli.files import kind_of
 from fuseline.cli.output import Output, columns
+from fuseline.cli.timing import in_turns, timed
 from fuseline.config import Config
 
 if TYPE_CHECKING:
@@ -115,10 +114,10 @@ def compare(
         with compiling.step(out) as show:
             started = time.perf_counter()  # an ONNX model is compiled before its first call
             compiled = compiling.compile_program(loaded.model, config, show)
-            found, _ = _timed(compiled, loaded)
+            found, _ = timed(compiled, loaded)
             compile_seconds = time.perf_counter() - started
         with out.step("timing"):
-            ours, eager = _in_turns(compiled, loaded.model, loaded, runs)
+            ours, eager = in_turns(compiled, loaded.model, loaded, runs)
     eager_error = relative_error(expected, exact)
     comparison = Comparison(
         compile_seconds=compile_seconds,
@@ -129,23 +128,6 @@ def compare(
         allowed_error=config.tolerance * eager_error + _unit(expected),
     )
     return comparison, compiled.report()
-
-
-def _timed(program: Callable[..., Any], loaded: LoadedModel) -> tuple[Any, float]:
-    started = time.perf_counter()
-    result = program(*loaded.args, **loaded.kwargs)
-    return result, time.perf_counter() - started
-
-
-def _in_turns(
-    one: Callable[..., Any], other: Callable[..., Any], loaded: LoadedModel, runs: int
-) -> tuple[float, float]:
-    """Median seconds of both, called in turns so that a busy machine is as unkind to each."""
-    times: tuple[list[float], list[float]] = ([], [])
-    for _ in range(runs):
-        for program, seconds in zip((one, other), times, strict=True):
-            seconds.append(_timed(program, loaded)[1])
-    return statistics.median(times[0]), statistics.median(times[1])
 
 
 def _unit(expected: Any) -> float:

@@ -1,11 +1,17 @@
-"""How long the parts of a generation took."""
+"""How long the parts of a generation took, and calls of models."""
 
 from __future__ import annotations
 
 import os
+import statistics
 import time
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from fuseline.cli.models import LoadedModel
 
 
 @dataclass
@@ -32,3 +38,21 @@ def process_age() -> float | None:
         return time.clock_gettime(time.CLOCK_BOOTTIME) - began
     except (OSError, ValueError, IndexError, AttributeError):
         return None
+
+
+def timed(program: Callable[..., Any], loaded: LoadedModel) -> tuple[Any, float]:
+    """What a program gives for a model's inputs, and the seconds that it took."""
+    started = time.perf_counter()
+    result = program(*loaded.args, **loaded.kwargs)
+    return result, time.perf_counter() - started
+
+
+def in_turns(
+    one: Callable[..., Any], other: Callable[..., Any], loaded: LoadedModel, runs: int
+) -> tuple[float, float]:
+    """Median seconds of both, called in turns so that a busy machine is as unkind to each."""
+    times: tuple[list[float], list[float]] = ([], [])
+    for _ in range(runs):
+        for program, seconds in zip((one, other), times, strict=True):
+            seconds.append(timed(program, loaded)[1])
+    return statistics.median(times[0]), statistics.median(times[1])

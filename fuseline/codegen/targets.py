@@ -21,12 +21,18 @@ class Rates:
     Attributes:
         multiprocessors: on the card.
         bandwidth: bytes a second of its memory.
+        half: floating-point operations a second of dense products in float16 and bfloat16.
+        single: the same in float32.
+        card: what it is called.
         latency: seconds from a load to its data, where memory is busy.
         launch: seconds from one kernel of a CUDA graph to the next.
     """
 
     multiprocessors: int = 0
     bandwidth: float = 0.0
+    half: float = 0.0
+    single: float = 0.0
+    card: str = ""
     latency: float = 0.8e-6
     launch: float = 1.5e-6
 
@@ -76,10 +82,10 @@ class Target:
 
 
 _K = 1024
-_A100 = Rates(108, 2.04e12)
-_H100 = Rates(132, 3.35e12)
-_B200 = Rates(148, 8.0e12)
-_RTX_5090 = Rates(170, 1.79e12)
+_A100 = Rates(108, 2.04e12, 312e12, 19.5e12, "A100 80 GB")
+_H100 = Rates(132, 3.35e12, 989e12, 67e12, "H100 SXM")
+_B200 = Rates(148, 8.0e12, 2250e12, 75e12, "B200")
+_RTX_5090 = Rates(170, 1.79e12, 209.5e12, 104.8e12, "RTX 5090")
 
 TARGETS: dict[str, Target] = {
     target.name: target

@@ -11,6 +11,7 @@ from typing import Any, TypeAlias
 import torch
 from torch import Tensor, fx
 
+from fuseline import _torch
 from fuseline.ir.types import Dim
 
 Argument: TypeAlias = "Tensor | int"
@@ -179,6 +180,15 @@ class Captured:
     def module(self) -> fx.GraphModule:
         """The graph as a module that can be called; made when first asked for."""
         return fx.GraphModule(torch.nn.Module(), self.graph)
+
+    @property
+    def example_sizes(self) -> dict[str, int]:
+        """What symbols were for the tensors that the program was captured with, where known."""
+        values = [node.meta["val"] for node in self.graph.nodes if node.op == "placeholder"]
+        sizes = [size for value in values if isinstance(value, Tensor) for size in value.shape]
+        known = {str(_torch.expression(size)): _torch.example(size) for size in sizes}
+        names = [symbol.name for symbol in self.symbols]
+        return {name: size for name in names if (size := known.get(name)) is not None}
 
     @property
     def owed(self) -> Owed:

@@ -6,8 +6,9 @@ Tokens are the rows of x ``[T, H]``; each goes to the K experts in its row of in
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from typing import Any, Literal, TypeAlias
+from typing import Any, Literal, TypeAlias, cast
 
+import sympy
 import torch
 import torch.nn.functional as F
 from torch import Tensor
@@ -310,7 +311,8 @@ class Experts(Op, name="experts", traits={Trait.PURE}):
         moved: Dim = 0
         for value in (self.x, self.indices, self.weights, self.y):
             moved += value.tensor.nbytes
-        weight = dim(chosen * each * self.up[0].dtype.itemsize)
+        read = dim(cast("Any", sympy.Min)(chosen, self.experts))  # each is read once
+        weight = dim(read * each * self.up[0].dtype.itemsize)
         return Cost(dim(moved + weight), dim(2 * chosen * each))
 
     reference = staticmethod(experts_reference)

@@ -1,0 +1,293 @@
+"""The account of a model, layer by layer: ops, bytes and operations in eager and as compiled,
+and the least time that they take.
+"""
+
+from __future__ import annotations
+
+import argparse
+import time
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from contextlib import AbstractContextManager
+from dataclasses import asdict, dataclass
+from itertools import groupby
+from typing import TYPE_CHECKING
+
+from fuseline.cli.output import columns
+from fuseline.cli.timing import in_turns
+from fuseline.cli.units import bytes_text
+from fuseline.errors import BAD_ARGUMENT
+from fuseline.report import OP_BY_OP
+
+if TYPE_CHECKING:
+    from fuseline.cli.compiling import Compiled
+    from fuseline.cli.models import LoadedModel
+    from fuseline.cli.output import Output
+    from fuseline.report import CostRecord, Report
+
+_HALF = ("bf16", "f16")
+_FORMS = ("eager", "compiled")
+_READ = 1 << 28
+"""Bytes that are read to see how fast that goes: more than caches hold."""
+_WIDTH = 1024
+"""Rows and columns of the products that are timed."""
+_RUNS = 10
+"""Calls that are timed."""
+
+
+@dataclass(frozen=True)
+class Machine:
+    """How fast a machine is.
+
+    Attributes:
+        bandwidth: bytes a second of its memory.
+        single: floating-point operations a second of products in float32.
+        half: the same in float16 and bfloat16.
+        name: what these are the figures of.
+    """
+
+    bandwidth: float
+    single: float
+    half: float
+    name: str
+
+    def seconds(self, record: CostRecord) -> float:
+        """The least that an op takes: its bytes and its operations overlap."""
+        rate = self.half if record.dtype in _HALF else self.single
+        return max(record.bytes / self.bandwidth, record.flops / rate)
+
+    def __str__(self) -> str:
+        single, half = (f"{rate / 1e12:.3g}" for rate in (self.single, self.half))
+        return (
+            f"{self.name}: {self.bandwidth / 1e9:.4g} GB/s, {single} TFlop/s in float32, {half} in "
+            "float16 and bfloat16"
+        )
+
+
+@dataclass(frozen=True)
+class Layer:
+    """What one layer costs in one form: ``ops`` counts those that move or compute anything, each a
+    kernel in eager, and one or more as compiled.
+    """
+
+    ops: int
+    bytes: int
+    flops: int
+    seconds: float
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Declare what is about costs."""
+    parser.add_argument(
+        "--cost",
+        action="store_true",
+        help="only the account: ops, bytes and flops of each layer, in eager and as compiled, "
+        "the least time that they take, and where the model runs here, what it took",
+    )
+    parser.add_argument(
+        "--bandwidth", type=_positive, help="GB/s of --cost (default: measured; of a GPU, known)"
+    )
+    parser.add_argument(
+        "--rate", type=_positive, help="TFlop/s of --cost (default: measured; of a GPU, known)"
+    )
+
+
+def _positive(words: str) -> float:
+    value = float(words)
+    if not 0 < value < float("inf"):
+        raise argparse.ArgumentTypeError(f"{words} is not a positive number")
+    return value
+
+
+def check(arguments: argparse.Namespace) -> None:
+    """Refuse figures for an account that is not asked for.
+
+    Raises:
+        UsageError: FL0103.
+
+    """
+    for name in ("bandwidth", "rate"):
+        if getattr(arguments, name) is not None and not arguments.cost:
+            raise BAD_ARGUMENT.error(f"--{name}", found="one without --cost", expected="both")
+
+
+def run(
+    arguments: argparse.Namespace,
+    loaded: LoadedModel,
+    compiled: Compiled,
+    report: Report,
+    out: Output,
+) -> None:
+    """Print the account of a model that was compiled with ``Config(cost=True)``."""
+    target = next((k.target for k in report.kernels if k.target), "cpu")
+    bandwidth = None if arguments.bandwidth is None else arguments.bandwidth * 1e9
+    rate = None if arguments.rate is None else arguments.rate * 1e12
+    machine = machine_of(target, bandwidth, rate)
+    found = layers(report.costs, machine)
+    measured: dict[str, float] = {}
+    if not any(name.startswith(OP_BY_OP) for name in report.stats):
+        with out.step("timing"), _without_gradients():
+            times = in_turns(loaded.model, compiled, loaded, _RUNS)
+        measured = dict(zip(_FORMS, times, strict=True))
+    data: dict[str, object] = {
+        "machine": asdict(machine),
+        "layers": {n: {f: asdict(c) for f, c in forms.items()} for n, forms in found.items()},
+        "total": {form: asdict(cost) for form, cost in totals(found.values()).items()},
+        "measured_s": measured,
+        "ops": [asdict(record) for record in report.costs],
+    }
+    out.result(data, text(found, machine, measured))
+
+
+def _without_gradients() -> AbstractContextManager[object]:
+    import torch
+
+    return torch.no_grad()
+
+
+def machine_of(target: str, bandwidth: float | None, rate: float | None) -> Machine:
+    """The machine that a target stands for: this one, measured, or a card by its data sheet.
+
+    Args:
+        target: by name; ``cpu`` is this machine.
+        bandwidth: bytes a second, in the place of what is known.
+        rate: floating-point operations a second, in the place of both.
+
+    """
+    from fuseline.codegen.targets import TARGETS
+
+    if target == "cpu":
+        known = Machine(
+            bandwidth or _bandwidth(),
+            rate or _rate("float32"),
+            rate or _rate("bfloat16"),
+            "this machine, as measured",
+        )
+    else:
+        card = TARGETS[target].rates
+        known = Machine(card.bandwidth, card.single, card.half, f"{card.card}, by its data sheet")
+    if bandwidth is None and rate is None:
+        return known
+    return Machine(
+        *(bandwidth or known.bandwidth, rate or known.single, rate or known.half),
+        name="as given" if bandwidth and rate else f"as given, and {known.name}",
+    )
+
+
+def layers(records: Iterable[CostRecord], machine: Machine) -> dict[str, dict[str, Layer]]:
+    """The cost of each layer in each form, in the order of the program."""
+    found: dict[str, dict[str, list[CostRecord]]] = {}
+    for record in records:
+        forms = found.setdefault(layer_of(record.module), {form: [] for form in _FORMS})
+        forms[record.form].append(record)
+    return {
+        name: {form: _sum(items, machine) for form, items in forms.items()}
+        for name, forms in found.items()
+    }
+
+
+def layer_of(module: str) -> str:
+    """The path of the layer that a module is in: as far as its first number, or all of it."""
+    parts = module.split(".")
+    number = next((i for i, part in enumerate(parts) if part.isdigit()), len(parts))
+    return ".".join(parts[: number + 1])
+
+
+def totals(found: Iterable[dict[str, Layer]]) -> dict[str, Layer]:
+    """All layers together."""
+    items = list(found)
+    return {form: _added([item[form] for item in items]) for form in _FORMS}
+
+
+def text(
+    found: dict[str, dict[str, Layer]], machine: Machine, measured: Mapping[str, float]
+) -> str:
+    """A table: like layers that follow one another share a row; and what calls took."""
+    cells = [cell for form in _FORMS for cell in (f"{form}: ops", "bytes", "flops", "at least")]
+    rows = [["layer", "", *cells]]
+    for _, group in groupby(found.items(), key=lambda item: (_kind(item[0]), *_row(item[1]))):
+        names = [name for name, _ in group]
+        first, last = names[0], names[-1]
+        many = f"x{len(names)}" if len(names) > 1 else ""
+        span = first if first == last else f"{first}..{last.rpartition('.')[2]}"
+        rows.append([span or "(no layer)", many, *_row(found[first])])
+    rows.append(["all", "", *_row(totals(found.values()))])
+    lines = [columns(rows, indent=""), "", f"at least: by {machine}"]
+    if measured:
+        whole = totals(found.values())
+        lines += [
+            f"{form}: {time_text(seconds)} measured, {seconds / whole[form].seconds:.2g} times that"
+            for form, seconds in measured.items()
+        ]
+    else:
+        lines.append("not timed: the kernels do not run here")
+    return "\n".join(lines)
+
+
+def _kind(layer: str) -> str:
+    head, _, last = layer.rpartition(".")
+    return head if last.isdigit() else layer
+
+
+def _row(forms: dict[str, Layer]) -> list[str]:
+    return [
+        cell
+        for form in _FORMS
+        for cell in (
+            str(forms[form].ops),
+            bytes_text(forms[form].bytes),
+            f"{forms[form].flops:.3g}",
+            time_text(forms[form].seconds),
+        )
+    ]
+
+
+def time_text(seconds: float) -> str:
+    """A short time for people."""
+    return f"{seconds * 1e3:.3g} ms" if seconds >= 1e-3 else f"{seconds * 1e6:.3g} us"
+
+
+def _sum(records: Sequence[CostRecord], machine: Machine) -> Layer:
+    return Layer(
+        len(records),
+        sum(r.bytes for r in records),
+        sum(r.flops for r in records),
+        sum(map(machine.seconds, records)),
+    )
+
+
+def _added(items: Sequence[Layer]) -> Layer:
+    return Layer(
+        sum(i.ops for i in items),
+        sum(i.bytes for i in items),
+        sum(i.flops for i in items),
+        sum(i.seconds for i in items),
+    )
+
+
+def _bandwidth() -> float:
+    import torch
+
+    memory = torch.ones(_READ // 4)
+    return _READ / _best(memory.sum)
+
+
+def _rate(dtype: str) -> float:
+    import torch
+
+    generator = torch.Generator().manual_seed(0)
+    x = torch.randn(_WIDTH, _WIDTH, generator=generator).to(getattr(torch, dtype))
+    return 2 * _WIDTH**3 / _best(lambda: x @ x)
+
+
+def _best(run: Callable[[], object]) -> float:
+    """The shortest of several runs, after one that warms up."""
+    run()
+    found: list[float] = []
+    for _ in range(_RUNS):
+        started = time.perf_counter()
+        run()
+        found.append(time.perf_counter() - started)
+    return min(found)
+
+
+__all__ = ["Layer", "Machine", "add_arguments", "check", "layer_of", "layers", "machine_of", "run"]

@@ -1,0 +1,94 @@
+"""`explain --cost`: the account of each layer, the floor, and what calls took."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from fuseline.cli import main
+from fuseline.cli.costs import Layer, Machine, layer_of, layers, machine_of, text
+from fuseline.report import CostRecord
+from tests.cli.helpers import save_directory
+
+Print = pytest.CaptureFixture[str]
+HERE = Machine(1e9, 1e12, 4e12, "a machine of this test")
+
+
+def record(form: Any, module: str, moved: int, flops: int, dtype: str = "f32") -> CostRecord:
+    return CostRecord(form, module, "m.py:1", "op", dtype, moved, flops)
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    path = tmp_path_factory.mktemp("model")
+    save_directory(path)
+    return path
+
+
+def test_a_layer_ends_at_its_number() -> None:
+    assert layer_of("model.layers.3.mlp.experts.7") == "model.layers.3"
+    assert layer_of("model.norm") == "model.norm"
+    assert layer_of("") == ""
+
+
+def test_the_least_time_is_that_of_bytes_or_of_operations() -> None:
+    assert HERE.seconds(record("eager", "", 10**6, 10)) == 1e-3
+    assert HERE.seconds(record("eager", "", 10, 10**9)) == 1e-3
+    assert HERE.seconds(record("eager", "", 10, 4 * 10**9, "bf16")) == 1e-3
+
+
+def test_ops_of_a_layer_are_added_and_like_layers_share_a_row() -> None:
+    records = [
+        *(record("eager", f"layers.{n}.{m}", 2 * 10**6, 5) for n in range(3) for m in "ab"),
+        *(record("compiled", f"layers.{n}.a", 10**6, 5) for n in range(3)),
+        record("compiled", "head", 10**6, 0),
+    ]
+    found = layers(records, HERE)
+    assert found["layers.1"]["eager"] == Layer(2, 4 * 10**6, 10, 4e-3)
+    assert found["head"]["eager"] == Layer(0, 0, 0, 0)
+    rows = text(found, HERE, {"eager": 0.024}).splitlines()
+    first = [row.split()[:2] for row in rows[1:4]]
+    assert first == [["layers.0..2", "x3"], ["head", "0"], ["all", "6"]]
+    assert rows[-1] == "eager: 24 ms measured, 2 times that"
+
+
+def test_figures_that_are_given_stand_in_for_those_known() -> None:
+    known = machine_of("sm_90", None, None)
+    assert (known.bandwidth, known.half) == (3.35e12, 989e12)
+    assert "H100 SXM, by its data sheet" in str(known)
+    given = machine_of("sm_90", 4e12, None)
+    assert (given.bandwidth, given.single) == (4e12, known.single)
+    assert machine_of("sm_90", 4e12, 1e15).name == "as given"
+
+
+def test_this_machine_is_measured() -> None:
+    here = machine_of("cpu", None, None)
+    assert 1e8 < here.bandwidth < 1e13
+    assert 1e7 < here.single < 1e15
+
+
+def test_the_account_of_a_model(folder: Path, capsys: Print) -> None:
+    argv = ["explain", str(folder), "--cost", "--bandwidth", "20", "--rate", "0.1"]
+    assert main([*argv, "--json"]) == 0
+    data = json.loads(capsys.readouterr().out)
+    assert {"model.layers.0", "model.layers.1", "lm_head"} <= set(data["layers"])
+    total, measured = data["total"], data["measured_s"]
+    assert 0 < total["compiled"]["ops"] < total["eager"]["ops"]
+    assert 0 < total["compiled"]["bytes"] < total["eager"]["bytes"]
+    assert measured["eager"] > 0 < measured["compiled"]
+    assert sum(o["bytes"] for o in data["ops"] if o["form"] == "eager") == total["eager"]["bytes"]
+    assert main(argv) == 0
+    shown = capsys.readouterr().out
+    assert "at least: by as given: 20 GB/s" in shown
+    assert "compiled: " in shown.splitlines()[-1]
+
+
+def test_figures_without_an_account_are_refused(folder: Path, capsys: Print) -> None:
+    assert main(["explain", str(folder), "--rate", "3"]) == 2
+    assert "FL0103 wrong argument --rate" in capsys.readouterr().err
+    for wrong in ("-1", "0", "inf", "fast"):
+        with pytest.raises(SystemExit, match="2"):
+            main(["explain", str(folder), "--cost", "--rate", wrong])
