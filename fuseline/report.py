@@ -246,8 +246,7 @@ class Report:
         return asdict(self)
 
     def to_json(self, *, indent: int | None = 2) -> str:
-        """The report as a JSON object with the keys sites, kernels, passes, stats, graphs
-        and costs."""
+        """The report as a JSON object with a key for each field."""
         return json.dumps(self.to_dict(), indent=indent)
 
     def __str__(self) -> str:
