@@ -271,7 +271,11 @@ def test_the_commands_fail_with_the_reason(
     assert "FL0107" in capsys.readouterr().err
     assert main(["export", model, "-o", "model.fuse"]) == 0
     assert main(["run", "model.fuse", "--require", "rms_norm"]) == 2
-    assert main(["export", model, "-o", "m.onnx", "--format", "onnx", "--remarks"]) == 2
+    written = ["export", model, "-o", "m.onnx", "--format", "onnx"]
+    assert main([*written, "--remarks"]) == 2
+    assert main(written) == 0
+    assert main(["explain", "m.onnx", "--require", "rms_norm"]) == 0
+    assert main(["explain", "m.onnx", "--require", "moe"]) == 1
     assert main(["explain", "--zoo", "--remarks-missed"]) == 2
     assert main(["explain", model, "--remarks=fuse-("]) == 2
     assert "--remarks" in capsys.readouterr().err

@@ -57,6 +57,12 @@ def test_explain_gives_five_reasons(capsys: pytest.CaptureFixture[str], tmp_path
     assert _of_file(file) == REASONS
 
 
+def test_the_page_of_the_docs_is_true() -> None:
+    page = " ".join((Path(__file__).parents[2] / "docs" / "remarks.md").read_text().split())
+    for pattern, reason in REASONS.items():
+        assert f"missed {pattern} at {PLACES[pattern]}: {reason};" in page
+
+
 def _of_file(file: Path) -> dict[str, str]:
     class Loader(yaml.SafeLoader):
         pass
