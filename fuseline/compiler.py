@@ -269,7 +269,8 @@ class Compiler:
     def _with_required(self, compilation: Compilation) -> Compilation:
         """A program that is whole by itself, held to what is required."""
         if self.required is not None:
-            check_required(self.required.required, compilation.report())
+            where = f"{compilation.name} for {compilation.built.target.name}"
+            check_required(self.required.required, compilation.report(), where)
         return compilation
 
     def _optimise(self, source: _Source, placed: Placed) -> _Optimised:
@@ -283,13 +284,15 @@ class Compiler:
         with clock("optimise"):
             run = self._run_passes(func, source.make, dump, placed)
             outcome = _outcome(run)
-            name, wanted = source.name, remarks.wanted(self.config)
-            found = tuple(remarks.of_run(run, name)) if wanted else ()
+            wanted, function = remarks.wanted(self.config), _function(source.name, placed)
+            found = tuple(remarks.of_run(run, function)) if wanted else ()
             layouts = source.layouts(func)
             layouts |= own_results(func, layouts, source.owed(func))
         on_gpu = placed.device.type == "cuda"
         measure = on_gpu and not torch.cuda.is_current_stream_capturing()
-        return _Optimised(name, func, layouts, outcome, clock, dump, placed, measure, found)
+        return _Optimised(
+            *(source.name, func, layouts, outcome, clock, dump, placed, measure), found=found
+        )
 
     def _build(self, optimised: _Optimised) -> Compilation:
         """Emit and build the kernels of a func, and plan its run."""
@@ -305,7 +308,8 @@ class Compiler:
             dump.sites(outcome.sites)
         if remarks.wanted(self.config):
             done = built.assembled
-            of_kernels = remarks.of_kernels(done.refusals, done.forms, name)
+            function = _function(name, optimised.placed)
+            of_kernels = remarks.of_kernels(done.refusals, done.forms, function)
             remarks.emit([*optimised.found, *of_kernels], self.config)
         device = optimised.placed.device
         compilation = Compilation(name, outcome, built, clock.seconds, func, layouts, device)
@@ -511,6 +515,12 @@ def argument_layouts(func: Func, inputs: Sequence[Input]) -> dict[Value, Layout]
             strides = tuple(import_dim(s) for s in item.value.stride())
             layouts[arg] = Layout(0, strides)
     return layouts
+
+
+def _function(name: str, placed: Placed) -> str:
+    """What remarks call a program: an export compiles one for several targets."""
+    target = placed.target
+    return name if target.backend == "cpu" else f"{name} for {target.name}"
 
 
 def _outcome(run: Run) -> Outcome:

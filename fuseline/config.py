@@ -10,7 +10,7 @@ import dataclasses
 import logging
 import os
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from difflib import get_close_matches
 from functools import cache
@@ -296,7 +296,7 @@ class Config:
     reuse: bool = _option(
         True, "REUSE", _BOOL, "bring back from the cache what a program was compiled to"
     )
-    require: tuple[str, ...] = _option(
+    require: Sequence[str] = _option(
         (),
         "REQUIRE",
         Parser(_read_requirements, "names of patterns, each with =N for a least number if need be"),

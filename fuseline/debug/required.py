@@ -7,6 +7,7 @@ into many of them; and those that an earlier call ran say nothing of this one.
 
 from __future__ import annotations
 
+import itertools
 import threading
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -143,8 +144,15 @@ def requirements(texts: Iterable[str]) -> tuple[Requirement, ...]:
     return tuple(found)
 
 
-def check_required(required: Iterable[Requirement], report: Report) -> None:
+def check_required(
+    required: Iterable[Requirement], report: Report, where: str | None = None
+) -> None:
     """Hold the sites of a report to what is required.
+
+    Args:
+        required: the requirements.
+        report: of the programs that count.
+        where: which they are, for the error.
 
     Raises:
         PassError: FL0401, with the reasons of all that was missed.
@@ -156,7 +164,8 @@ def check_required(required: Iterable[Requirement], report: Report) -> None:
     found = [each.found(report.sites) for each in unmet]
     found += [f"not compiled: {r}" for n, r in report.stats.items() if n.startswith(PLAIN)]
     found += [f"graph break: {n.removeprefix(BREAK)}" for n in report.stats if n.startswith(BREAK)]
-    raise NOT_FUSED.error(found="; and ".join(found), expected="; and ".join(map(str, unmet)))
+    expected = "; and ".join(map(str, unmet))
+    raise NOT_FUSED.error(where=where, found="; and ".join(found), expected=expected)
 
 
 class _Running(threading.local):
@@ -174,14 +183,15 @@ class Watch:
     """
 
     required: tuple[Requirement, ...]
-    _sites: list[tuple[Site, ...]] = field(default_factory=list[tuple[Site, ...]])
+    _sites: dict[int, tuple[Site, ...]] = field(default_factory=dict[int, tuple[Site, ...]])
+    _numbers: Iterator[int] = field(default_factory=itertools.count)
     _good: set[tuple[frozenset[int], int]] = field(default_factory=set[tuple[frozenset[int], int]])
     _running: _Running = field(default_factory=_Running)
 
     def around(self, run: Callable[..., Any], sites: tuple[Site, ...]) -> Callable[..., Any]:
         """A program that is noted as it runs."""
-        number = len(self._sites)
-        self._sites.append(sites)
+        number = next(self._numbers)  # programs are built in threads
+        self._sites[number] = sites
 
         def call(*arguments: Any) -> Any:
             self._running.programs.add(number)

@@ -187,7 +187,8 @@ def _halves(
             for mine, other in ((cosine, others[0]), (sine, others[1]))
         )
         if tables[0] is None or tables[1] is None:
-            mine, other = (" and ".join(map(called, each)) for each in ((cosine, sine), others))
+            names = [called(value) for value in (cosine, sine, *others) if value is not None]
+            mine, other = " and ".join(names[:2]), " and ".join(names[2:])
             reason = f"the halves of the result read different tables: {mine}, and {other}"
             return NoMatch(reason, held=(*_PAIRS, _SIGNS))
         if row.pairing == "halves" and written == "strided":
