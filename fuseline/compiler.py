@@ -23,9 +23,11 @@ from fuseline.clock import Clock
 from fuseline.codegen.targets import TARGETS
 from fuseline.compilation import Compilation, Outcome
 from fuseline.config import Config, warn_of_unknown_variables
+from fuseline.debug import remarks
 from fuseline.debug.cost import costs_of
 from fuseline.debug.dump import Dump, check_folder
 from fuseline.debug.reproducer import internal_error
+from fuseline.debug.required import Watch, check_required, requirements
 from fuseline.frontend.backend import Backend
 from fuseline.frontend.captured import Argument, Captured, Input
 from fuseline.frontend.execute import Compiled, CompileStep
@@ -83,9 +85,16 @@ class Compiler:
     config: Config
     progress: OnProgress | None = None
     done: list[Compilation] = field(default_factory=list[Compilation])
+    required: Watch | None = field(init=False)
+    """What holds calls to the option ``require``, where that is set."""
     _tools: Tools | None = None
     _runner: Later[Runner | None] | None = None
     _builds: weakref.WeakSet[Later[Any]] = field(default_factory=weakref.WeakSet[Later[Any]])
+
+    def __post_init__(self) -> None:
+        texts = self.config.require
+        self.required = Watch(requirements(texts)) if texts else None
+        remarks.check(self.config)
 
     @property
     def tools(self) -> Tools:
@@ -131,6 +140,7 @@ class Compiler:
             CannotImport: the program has something that the IR has no type for, or that its target
                 does not run.
             BuildError: under ``Config(strict=True)``, if a kernel cannot be built.
+            PassError: FL0401, if it does not have what ``Config(require=...)`` names.
 
         """
         if isinstance(program, Imported):
@@ -141,14 +151,15 @@ class Compiler:
         if isinstance(placed, str):
             raise CannotImport(placed)
         self.tools.require(placed.target, strict=self.config.strict)
-        return self._build(self._optimise(source, placed))
+        return self._with_required(self._build(self._optimise(source, placed)))
 
     @property
     def keeps_forms(self) -> bool:
         """Whether compiled programs are kept for other processes: not where one looks inside."""
         config = self.config
         looking = config.verify or config.dump_dir is not None or config.fuse_limit is not None
-        return config.reuse and not (looking or config.cost)
+        looking = looking or config.cost or remarks.wanted(config)
+        return config.reuse and not looking
 
     def restore(self, text: str) -> Compiled:
         """A program of an earlier process, from its func after all passes."""
@@ -168,7 +179,9 @@ class Compiler:
     def _runnable(self, compilation: Compilation) -> Any:
         run, func = self._by_plan(compilation), compilation.func
         run = Numbered.of(run, func, compilation.device)
-        return LatentCaches(run, func) if self.config.cache == "latent" else run
+        run = LatentCaches(run, func) if self.config.cache == "latent" else run
+        sites = compilation.outcome.sites
+        return self.required.around(run, sites) if self.required else run
 
     def _by_plan(self, compilation: Compilation) -> Any:
         plan = compilation.built.assembled.plan
@@ -247,11 +260,20 @@ class Compiler:
 
         Raises:
             DependsOnData: a size is left that only the data tells.
+            PassError: FL0401, if it does not have what ``Config(require=...)`` names.
 
         """
         self.tools.require(ON_CPU.target, strict=self.config.strict)
         self.begin()
-        return self._runnable(self._build(self._optimise(_Source.of_import(program), ON_CPU)))
+        built = self._build(self._optimise(_Source.of_import(program), ON_CPU))
+        return self._runnable(self._with_required(built))
+
+    def _with_required(self, compilation: Compilation) -> Compilation:
+        """A program that is whole by itself, held to what is required."""
+        if self.required is not None:
+            where = f"{compilation.name} for {compilation.built.target.name}"
+            check_required(self.required.required, compilation.report(), where)
+        return compilation
 
     def _optimise(self, source: _Source, placed: Placed) -> _Optimised:
         """Import a program and run the pipeline on it."""
@@ -266,13 +288,17 @@ class Compiler:
         with clock("optimise"):
             run = self._run_passes(func, source.make, dump, placed)
             outcome = _outcome(run)
+            wanted, function = remarks.wanted(self.config), _function(source.name, placed)
+            found = tuple(remarks.of_run(run, function)) if wanted else ()
             layouts = source.layouts(func)
             layouts |= own_results(func, layouts, source.owed(func))
         costs += costs_of(func, "compiled", sizes) if self.config.cost else []
         outcome = replace(outcome, costs=tuple(costs))
         on_gpu = placed.device.type == "cuda"
         measure = on_gpu and not torch.cuda.is_current_stream_capturing()
-        return _Optimised(source.name, func, layouts, outcome, clock, dump, placed, measure)
+        return _Optimised(
+            *(source.name, func, layouts, outcome, clock, dump, placed, measure), found=found
+        )
 
     def _build(self, optimised: _Optimised) -> Compilation:
         """Emit and build the kernels of a func, and plan its run."""
@@ -286,6 +312,11 @@ class Compiler:
             dump.kernels(built.sources, {s: b.ptx for s, b in built.binaries.items() if b.ptx})
             dump.plan(built.assembled.plan)
             dump.sites(outcome.sites)
+        if remarks.wanted(self.config):
+            done = built.assembled
+            function = _function(name, optimised.placed)
+            of_kernels = remarks.of_kernels(done.refusals, done.forms, function)
+            remarks.emit([*optimised.found, *of_kernels], self.config)
         device = optimised.placed.device
         compilation = Compilation(name, outcome, built, clock.seconds, func, layouts, device)
         return self._noted(compilation)
@@ -424,6 +455,7 @@ class _Optimised:
     dump: Dump | None
     placed: Placed
     measure: bool = False
+    found: tuple[remarks.Remark, ...] = ()
 
     def saved(self) -> str:
         """What brings the program back in another process."""
@@ -495,6 +527,12 @@ def argument_layouts(func: Func, inputs: Sequence[Input]) -> dict[Value, Layout]
     return layouts
 
 
+def _function(name: str, placed: Placed) -> str:
+    """What remarks call a program: an export compiles one for several targets."""
+    target = placed.target
+    return name if target.backend == "cpu" else f"{name} for {target.name}"
+
+
 def _outcome(run: Run) -> Outcome:
     located, places = run.located(), run.func.places
     return Outcome(
@@ -542,6 +580,10 @@ class _Engine:
         compiler = self.compiler
         return SavedForms(compiler.tools.cache, compiler.config) if compiler.keeps_forms else None
 
+    @property
+    def required(self) -> Watch | None:
+        return self.compiler.required
+
     def begin(self) -> None:
         self.compiler.begin()
 
@@ -583,7 +625,7 @@ def compile(target: Any = None, /, *, progress: OnProgress | None = None, **opti
         options: fields of `fuseline.Config` by name, or ``config`` with a whole one.
 
     Raises:
-        UsageError: FL0101 or FL0102, for an option.
+        UsageError: FL0101, FL0102, FL0104 or FL0107, for an option.
         TypeError: the target is nothing that can be compiled.
 
     """
@@ -612,7 +654,19 @@ def dynamo_backend(
 
     ``torch.compile(..., options={...})`` gives fields of `Config`.
     """
-    return Backend(Compiler(_config(options.get("options") or options)))(module, inputs)
+    compiler = Compiler(_config(options.get("options") or options))
+    backend, watch = Backend(compiler), compiler.required
+    run = backend(module, inputs)
+    if watch is None:
+        return run
+
+    def held(*arguments: Any) -> Any:  # no more than a graph is known of a call here
+        watch.begin()
+        result = run(*arguments)
+        watch.end(backend.report())
+        return result
+
+    return held
 
 
 def _config(options: Mapping[str, Any]) -> Config:
@@ -626,4 +680,6 @@ def _config(options: Mapping[str, Any]) -> Config:
         check_folder(config.dump_dir)
     for name in config.disable:
         pass_named(name, "the option disable")
+    requirements(config.require)
+    remarks.check(config)
     return config

@@ -9,7 +9,8 @@ from __future__ import annotations
 import dataclasses
 import logging
 import os
-from collections.abc import Callable, Mapping
+import re
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from difflib import get_close_matches
 from functools import cache
@@ -135,6 +136,30 @@ def _read_paths(value: object) -> tuple[Path, ...]:
     return cast("tuple[Path, ...]", tuple(dict.fromkeys(found)))
 
 
+def _read_pattern(value: object) -> str | None:
+    """A regular expression; a truth value stands for all names, or for none."""
+    if value is None:
+        return None
+    try:
+        return ".*" if _read_bool(value) else None
+    except KeyError:
+        text = _text(value)
+    try:
+        re.compile(text)
+    except re.error as error:
+        raise ValueError from error
+    return text
+
+
+def _read_requirements(value: object) -> tuple[str, ...]:
+    found = _read_names(value)
+    for text in found:
+        name, equals, number = text.partition("=")
+        if not name.strip() or (equals and not _read_count(number)):
+            raise ValueError
+    return tuple("=".join(part.strip() for part in text.split("=")) for text in found)
+
+
 def _read_level(value: object) -> str | None:
     if value is None:
         return None
@@ -165,6 +190,9 @@ _BOOL = Parser(_read_bool, "a truth value: 1, true, yes, on, or 0, false, no, of
 _NAMES = Parser(_read_names, "names, separated by commas")
 _PATH = Parser(_read_path, "a path")
 _PATHS = Parser(_read_paths, f"paths, separated by {os.pathsep!r}")
+_PATTERN = Parser(
+    _read_pattern, "a regular expression on the names of passes, or a truth value for all or none"
+)
 _LEVEL = Parser(_read_level, f"a log level: {_join(_LEVELS)}")
 
 
@@ -270,6 +298,24 @@ class Config:
     )
     reuse: bool = _option(
         True, "REUSE", _BOOL, "bring back from the cache what a program was compiled to"
+    )
+    require: Sequence[str] = _option(
+        (),
+        "REQUIRE",
+        Parser(_read_requirements, "names of patterns, each with =N for a least number if need be"),
+        "patterns that must be fused: moe, every site, and one at least; moe=4, four of them",
+    )
+    remarks: str | None = _option(
+        None, "REMARKS", _PATTERN, "say what the passes that this matches have applied, and where"
+    )
+    remarks_missed: str | None = _option(
+        None, "REMARKS_MISSED", _PATTERN, "say what they have missed, and by which predicate"
+    )
+    remarks_output: Path | None = _option(
+        None,
+        "REMARKS_OUTPUT",
+        _PATH,
+        "write all remarks to this file, in YAML as LLVM's optimisation records",
     )
     dump_dir: Path | None = _option(None, "DUMP", _PATH, "write what every pass did to this folder")
     log: str | None = _option(None, "LOG", _LEVEL, "show log records of this level and above")

@@ -254,6 +254,24 @@ BAD_PIPELINE = Code(
     UsageError,
     hint="`fuseline opt --list-passes` shows the passes and their options",
 )
+UNKNOWN_PATTERN = Code(
+    "FL0107",
+    "unknown pattern",
+    "The option `require` names something that is no pattern of the report's sites.",
+    UsageError,
+)
+
+
+# ------------------------------------------------------------------------------- FL04xx: passes
+
+NOT_FUSED = Code(
+    "FL0401",
+    "not all patterns that the option require names were fused",
+    "A pattern that the option `require` names has sites that were missed, fewer fused ones than "
+    "it asks for, or no site at all, in the graphs of one call.",
+    PassError,
+    hint="`fuseline explain --remarks-missed` shows every miss with its predicate and values",
+)
 
 
 # ------------------------------------------------------------------------- FL06xx: the code cache

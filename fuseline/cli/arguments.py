@@ -27,6 +27,41 @@ def add_json(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--json", action="store_true", help="print one JSON object")
 
 
+REMARKS = ("remarks", "remarks_missed", "remarks_output")
+
+OF_COMPILING = ("--remarks", "--remarks-missed", "--remarks-output", "--require")
+"""Flags of commands that compile, which mean nothing where they do not."""
+
+
+def add_remarks(parser: argparse.ArgumentParser) -> None:
+    """What the passes did and what they missed: lines on standard error, and a file of YAML."""
+    for name, what in (("--remarks", "applied"), ("--remarks-missed", "missed")):
+        parser.add_argument(
+            name,
+            metavar="REGEX",
+            nargs="?",
+            const=".*",
+            help=f"say what the passes that this matches have {what}, and why (behind MODEL, "
+            "without a value: all passes)",
+        )
+    parser.add_argument(
+        "--remarks-output",
+        metavar="FILE",
+        help="write all remarks to this file, in YAML as LLVM's optimisation records",
+    )
+
+
+def add_require(parser: argparse.ArgumentParser) -> None:
+    """``--require``: patterns that must be fused."""
+    parser.add_argument(
+        "--require",
+        metavar="PATTERN[=N]",
+        action="append",
+        help="fail, and say why, unless every site of this pattern is fused, and one at least; "
+        "with a number, so many; may be repeated, or have several between commas",
+    )
+
+
 def add_model(parser: argparse.ArgumentParser, *, needed: bool = True) -> None:
     """The model, its dtype, and the options of its compilation."""
     nargs = None if needed else "?"
@@ -86,7 +121,8 @@ def add_options(parser: argparse.ArgumentParser) -> None:
 
 
 def options(arguments: argparse.Namespace) -> dict[str, object]:
-    """The options given by ``--set``, read here so that a mistake is reported as one of ``--set``.
+    """The options given by ``--set`` and by flags of their own, read here so that a mistake is
+    reported as one of these.
 
     Raises:
         UsageError: FL0103, for one without a name or a value; FL0102 for a name that is no option;
@@ -99,6 +135,12 @@ def options(arguments: argparse.Namespace) -> dict[str, object]:
             raise BAD_ARGUMENT.error("--set", found=repr(text), expected="NAME=VALUE")
         option = name.strip().replace("-", "_")
         given[option] = parse_option(option, value, where=f"--set {name.strip()}=...")
+    for option in REMARKS:
+        if (value := getattr(arguments, option, None)) is not None:
+            flag = f"--{option.replace('_', '-')}"
+            given[option] = parse_option(option, value, where=flag)
+    if texts := getattr(arguments, "require", None):
+        given["require"] = parse_option("require", ",".join(texts), where="--require")
     return given
 
 

@@ -9,7 +9,7 @@ import time
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any, cast
 
-from fuseline.cli.arguments import BATCH, LENGTH, options, refuse
+from fuseline.cli.arguments import BATCH, LENGTH, OF_COMPILING, options, refuse
 from fuseline.cli.generate import TOKENS, read_prompt
 from fuseline.cli.output import Output, columns
 from fuseline.errors import BAD_ARGUMENT, MISSING_PACKAGE, NOT_A_TEXT_MODEL, TOO_LONG
@@ -43,6 +43,7 @@ def load(arguments: argparse.Namespace, out: Output) -> tuple[Loaded, float]:
 
 def run(arguments: argparse.Namespace, out: Output) -> int:
     """Call each program on seeded inputs, and print what it gives and how long it takes."""
+    refuse(arguments, OF_COMPILING, arguments.model, "it where the file is exported")
     loaded, seconds = load(arguments, out)
     programs: dict[str, Any] = {}
     rows = [["loaded", f"in {seconds:.2f} s: {loaded.choice}"]]

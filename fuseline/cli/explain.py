@@ -7,7 +7,16 @@ from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from fuseline.cli import costs
-from fuseline.cli.arguments import add_inputs, add_json, add_model, options
+from fuseline.cli.arguments import (
+    OF_COMPILING,
+    add_inputs,
+    add_json,
+    add_model,
+    add_remarks,
+    add_require,
+    options,
+    refuse,
+)
 from fuseline.cli.zoo import command as zoo
 from fuseline.config import Config
 from fuseline.errors import BAD_ARGUMENT
@@ -21,6 +30,8 @@ if TYPE_CHECKING:
 EXAMPLE = """\
   fuseline explain smollm2
   fuseline explain my_module:make_model --missed --json
+  fuseline explain smollm2 --remarks 'fuse-.*' --remarks-missed --remarks-output remarks.yaml
+  fuseline explain my_module:make_model --require qk_norm --require moe=4
   fuseline explain my_module:make_model --kernels --set target=sm_90
   fuseline explain smollm2 --cost --length 512
   fuseline explain --zoo --only 'qwen.*' --dtype bfloat16"""
@@ -38,6 +49,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     costs.add_arguments(parser)
     parser.add_argument("--full", action="store_true", help="kernels, passes and numbers as well")
+    add_remarks(parser)
+    add_require(parser)
     add_json(parser)
     zoo.add_arguments(parser)
 
@@ -52,6 +65,7 @@ def run(arguments: argparse.Namespace, out: Output) -> int:
         found = f"{arguments.model} and --zoo" if arguments.zoo else "neither"
         raise BAD_ARGUMENT.error("MODEL", found=found, expected="MODEL or --zoo")
     if arguments.zoo:
+        refuse(arguments, OF_COMPILING, "--zoo", "a model")
         return zoo.run(arguments, out)
     costs.check(arguments)
     config = Config.of(options(arguments))

@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 
 from fuseline.cli import export_onnx
-from fuseline.cli.arguments import add_json, add_model, count, options
+from fuseline.cli.arguments import add_json, add_model, add_remarks, add_require, count, options
 from fuseline.cli.output import Output, columns
 from fuseline.config import Config
 from fuseline.errors import BAD_ARGUMENT
@@ -90,6 +90,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--strict", action="store_true", help="fail where an operation has no generated kernel"
     )
+    add_remarks(parser)
+    add_require(parser)
     export_onnx.add_arguments(parser)
     add_json(parser)
 

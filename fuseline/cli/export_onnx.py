@@ -8,7 +8,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from fuseline.cli.arguments import count
+from fuseline.cli.arguments import REMARKS, count
 from fuseline.cli.files import kind_of
 from fuseline.cli.output import Output, columns
 from fuseline.config import Config
@@ -18,7 +18,8 @@ if TYPE_CHECKING:
     from fuseline.exporting import Part
     from fuseline.exporting.onnx.file import Written
 
-_OF_ARTIFACTS = ("target", "cpu_isa", "emit", "decode", "sign", "strict")
+_COMPILED = (*REMARKS, "require")
+_OF_ARTIFACTS = ("target", "cpu_isa", "emit", "decode", "sign", "strict", *_COMPILED)
 """Options that are about compiled code, of which a model of ONNX has none."""
 
 

@@ -19,6 +19,8 @@ from fuseline.cli.arguments import (
     add_inputs,
     add_json,
     add_model,
+    add_remarks,
+    add_require,
     count,
     options,
     refuse,
@@ -71,6 +73,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add_inputs(parser)
     parser.add_argument("--runs", type=count, default=10, help="timed calls of each (default: 10)")
     add_file_checks(parser)
+    add_remarks(parser)
+    add_require(parser)
     add_json(parser)
 
 

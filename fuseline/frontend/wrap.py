@@ -35,6 +35,18 @@ from fuseline.report import Report
 log = logging.getLogger(__name__)
 
 
+class Watch(Protocol):
+    """What holds each call to what is required of the programs that run in it."""
+
+    def begin(self) -> None:
+        """A call begins."""
+        ...
+
+    def end(self, outside: Report) -> None:
+        """A call has ended; ``outside`` says what is in no program. Raises where it does not do."""
+        ...
+
+
 class Engine(Protocol):
     """What compiles captured programs, and reports on them."""
 
@@ -56,6 +68,11 @@ class Engine(Protocol):
     @property
     def forms(self) -> FormStore | None:
         """Where compiled forms are kept for other processes; None to keep none."""
+        ...
+
+    @property
+    def required(self) -> Watch | None:
+        """What holds calls to what is required; None where nothing is."""
         ...
 
     def begin(self) -> None:
@@ -106,8 +123,13 @@ class Program:
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
         """Call the compiled program; compiles where no code fits the arguments."""
         self.backend.ran.yes = False
+        required = self.engine.required
+        if required is not None:
+            required.begin()
         result = self._run(args, kwargs)
         self.backend.called()
+        if required is not None:
+            required.end(self.backend.report())
         return result
 
     def _run(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:

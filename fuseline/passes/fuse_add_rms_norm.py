@@ -12,6 +12,8 @@ from fuseline.passes.dependence import depends
 from fuseline.passes.rewrite import NoMatch, Replace, Rewrite
 from fuseline.passes.wording import called
 
+_HELD = ("x is the sum of two values of one type",)
+
 
 @dataclass(frozen=True)
 class FuseAddRmsNorm(Rewrite[RmsNorm], root=RmsNorm, pattern="add_rms_norm"):
@@ -40,13 +42,13 @@ class FuseAddRmsNorm(Rewrite[RmsNorm], root=RmsNorm, pattern="add_rms_norm"):
                 reason = _taken(op.x)
                 return NoMatch(reason) if reason else None
         if lhs.type != rhs.type:
-            return NoMatch(f"the add joins {lhs.type} and {rhs.type}, not two of one type")
+            reason = f"the add joins {lhs.type} and {rhs.type}, not two of one type"
+            return NoMatch(reason, held=("x is a sum",))
         if op.weight is not None and depends(func, [op.weight], [add]):
-            return NoMatch(f"the weight, {called(op.weight)}, depends on the sum")
+            reason = f"the weight, {called(op.weight)}, depends on the sum"
+            return NoMatch(reason, held=_HELD)
         fused = AddRmsNorm(lhs, rhs, op.weight, eps=op.eps, offset=op.offset, cast=op.cast)
-        return Replace(
-            {op.x: fused.sum, op.y: fused.y}, held=("x is the sum of two values of one type",)
-        )
+        return Replace({op.x: fused.sum, op.y: fused.y}, held=_HELD)
 
 
 def _taken(x: Value) -> str:

@@ -41,7 +41,9 @@ class FuseGatedMlp(Rewrite[GatedMlp], root=GatedMlp, pattern="gated_mlp"):
         if reason := side_by_side(func, op.gate, op.up, "weights"):
             return NoMatch(reason)
         if (op.gate_bias is None) != (op.up_bias is None):
-            return NoMatch("only one of gate and up has a bias")
+            sides = ("gate", op.gate_bias), ("up", op.up_bias)
+            words = [f"{name} has {f'a bias {b.type}' if b else 'none'}" for name, b in sides]
+            return NoMatch(f"only one of gate and up has a bias: {', '.join(words)}")
         if op.gate_bias is None or op.up_bias is None:
             reason = ""
         else:

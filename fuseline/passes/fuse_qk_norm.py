@@ -11,10 +11,11 @@ from fuseline.ir.ops.raised import RmsNorm, Rope
 from fuseline.passes.dependence import depends
 from fuseline.passes.qk_chain import Chain, Norm, Table, table
 from fuseline.passes.qk_pair import ROOTS, chains
-from fuseline.passes.rewrite import NoMatch, Replace, Rewrite
+from fuseline.passes.rewrite import NoMatch, Replace, Rewrite, failed
 from fuseline.passes.wording import called
 
 _ROPE_FIELDS = ("style", "table", "start", "width", "sign", "round")
+_HELD = ("q and k of one attention", "both are treated alike", "nothing else reads between")
 _NORM_FIELDS = ("eps", "offset", "cast")
 
 
@@ -63,11 +64,17 @@ class FuseQkNorm(Rewrite[Op], root=ROOTS, pattern="qk_norm"):
 
 def join(func: Func, q: Chain, k: Chain) -> Replace | NoMatch:
     """Both chains as one op, or the predicate that fails."""
-    if reason := _unlike(q, k) or _unfit(q, "q") or _unfit(k, "k") or _shared(func, q, k):
-        return NoMatch(reason)
+    missed = failed(
+        _HELD[:1],
+        (_HELD[1], lambda: _unlike(q, k)),
+        ("one op can do either of them", lambda: _unfit(q, "q") or _unfit(k, "k")),
+        (_HELD[2], lambda: _shared(func, q, k)),
+    )
+    if missed is not None:
+        return missed
     tables = _tables(q, k)
     if isinstance(tables, str):
-        return NoMatch(tables)
+        return NoMatch(tables, held=_HELD)
     cos, sin = (t.value() for t in tables) if tables else (None, None)
     fused = QkNormRope(
         q.by_token(),
@@ -82,11 +89,11 @@ def join(func: Func, q: Chain, k: Chain) -> Replace | NoMatch:
     )
     makers = [v.owner for v in (q.out, k.out) if v.owner is not None]
     if depends(func, fused.operands, makers):
-        return NoMatch("q or k is computed from the other one")
+        return NoMatch("q or k is computed from the other one", held=_HELD)
     return Replace(
         {q.out: fused.q_out, k.out: fused.k_out},
         before=max(makers, key=func.places.__getitem__),
-        held=("q and k of one attention", "both are treated alike", "nothing else reads between"),
+        held=_HELD,
         details=_details(q),
     )
 
@@ -128,7 +135,10 @@ def _unlike(q: Chain, k: Chain) -> str:
     for name in ("weight", "bias"):
         mine, other = _parameter(q.norm, name), _parameter(k.norm, name)
         if (mine is None) != (other is None):
-            return f"only one of the norms has a {name}"
+            has, lacks = ("q", "k") if other is None else ("k", "q")
+            value = mine if other is None else other
+            assert value is not None, "one of them is there"
+            return f"the norm of {has} has a {name} {value.type}, that of {lacks} has none"
     return _unlike_shapes(q, k)
 
 
@@ -189,6 +199,7 @@ def _tables(q: Chain, k: Chain) -> tuple[Table, Table] | str | None:
         if isinstance(mine, str) or isinstance(other, str):
             return mine if isinstance(mine, str) else str(other)
         if mine != other:
-            return f"q and k are rotated by different tables ({name})"
+            names = (called(getattr(c.rope, name)) for c in (q, k))
+            return f"q and k are rotated by different tables ({name}): {' and '.join(names)}"
         found.append(mine)
     return found[0], found[1]

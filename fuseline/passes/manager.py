@@ -68,6 +68,9 @@ class Missed:
     where: Loc | None
     reason: str
     details: dict[str, str]
+    held: tuple[str, ...] = ()
+    others: tuple[str, ...] = ()
+    """Why other attempts at the same place failed, that got less far."""
 
 
 class Observer(Protocol):
@@ -104,12 +107,7 @@ class Run:
         what one pass recognised and a later one of the same pattern missed: the miss has its place.
         """
         applied = [a for a in self.applied if a.pattern and a.owner is None]
-        made_by = {(a.pattern, a.rewrite, op) for a in applied for op in a.ops}
-        missed = [
-            m
-            for m in self.missed.values()
-            if m.op in self.func and (m.pattern, m.rewrite, m.op) not in made_by
-        ]
+        missed = self.missed_sites()
         norms = {m.op for m in missed if m.op.name in _NORMS and m.pattern not in _SIBLINGS}
         places = {(m.pattern, m.op) for m in missed}
         found: list[tuple[Site, Op | None]] = []
@@ -132,6 +130,16 @@ class Run:
             where = str(m.where or "")
             found.append((Site(m.pattern, where, "missed", m.reason, details=details), None))
         return found
+
+    def missed_sites(self) -> list[Missed]:
+        """The misses that are sites: the op is still there, and none that its own rewrite made."""
+        applied = [a for a in self.applied if a.pattern and a.owner is None]
+        made_by = {(a.pattern, a.rewrite, op) for a in applied for op in a.ops}
+        return [
+            m
+            for m in self.missed.values()
+            if m.op in self.func and (m.pattern, m.rewrite, m.op) not in made_by
+        ]
 
     def _worker(self, applied: Applied) -> Op | None:
         """The op that does what a rewrite found: the last one that is neither view nor aside."""
@@ -254,12 +262,34 @@ class PassManager:
             return False
         if isinstance(outcome, NoMatch):
             if rewrite.pattern:
-                run.missed[rewrite.pattern, op] = Missed(
-                    rewrite.name, rewrite.pattern, op, op.loc, outcome.reason, dict(outcome.details)
-                )
+                _miss(rewrite, op, outcome, run)
             return False
         apply(rewrite, op, outcome, run)
         return True
+
+
+def _miss(rewrite: Rewrite[Any], op: Op, outcome: NoMatch, run: Run) -> None:
+    """Note a miss; of those of several rewrites at one op, the latest that got furthest stands."""
+    others = tuple(outcome.others)
+    known = run.missed.get((rewrite.pattern, op))
+    if known is not None and known.rewrite != rewrite.name:
+        further = len(known.held) > len(outcome.held)
+        reason = outcome.reason if further else known.reason
+        every = dict.fromkeys((*others, *known.others, reason))
+        if further:
+            run.missed[rewrite.pattern, op] = replace(known, others=tuple(every))
+            return
+        others = tuple(every)
+    run.missed[rewrite.pattern, op] = Missed(
+        rewrite=rewrite.name,
+        pattern=rewrite.pattern,
+        op=op,
+        where=op.loc,
+        reason=outcome.reason,
+        details=dict(outcome.details),
+        held=tuple(outcome.held),
+        others=others,
+    )
 
 
 def apply(rewrite: Rewrite[Any], root: Op, outcome: Replacement, run: Run) -> None:

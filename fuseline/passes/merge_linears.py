@@ -76,7 +76,8 @@ class MergeLinears(Rewrite[Linear], root=Linear, pattern="merged_linear"):
                 return _merge(group)
         if op is not siblings[0]:
             return None  # one miss for all of them, at the first
-        return NoMatch("; ".join(_why(s, reasons[s]) for s in siblings))
+        held = (f"{len(siblings)} products read one x",)
+        return NoMatch("; ".join(_why(s, reasons[s]) for s in siblings), held=held)
 
 
 def _groups(siblings: Iterable[Linear]) -> list[list[Linear]]:

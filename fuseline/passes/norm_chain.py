@@ -27,6 +27,7 @@ from fuseline.ir.types import DType
 from fuseline.passes.constants import is_number, is_scalar, number
 from fuseline.passes.match import narrow, only_user, other_operand, without_leading_ones
 from fuseline.passes.rewrite import NoMatch
+from fuseline.passes.wording import called
 
 
 @dataclass(frozen=True)
@@ -75,7 +76,7 @@ def scaled_row(mean: Mean, wide: Value, func: Func) -> ScaledRow | NoMatch | Non
     if mean.axes != (last,):
         return NoMatch(f"the mean is over dims {mean.axes} of {wide.type}, not over the last")
     if not mean.keepdim:
-        return NoMatch("the mean drops its dim before it is used")
+        return NoMatch(f"the mean of {wide.type} drops its dim before it is used: {mean.y.type}")
     scaled: Value | None = None
     for user in func.users(root):
         if isinstance(user, Div if divides else Mul) and other_operand(user, root) is wide:
@@ -94,11 +95,15 @@ def _root(mean: Value, func: Func) -> tuple[Value, float, bool] | NoMatch | None
     if len(sums) == 1:
         eps = other_operand(sums[0], mean)
         if eps is None or number(eps) is None or not is_scalar(eps):
-            return NoMatch("eps is not a constant")
+            seen = "" if eps is None else f", but {called(eps)}, {eps.type}"
+            return NoMatch(f"eps is not a constant{seen}")
         return _scale(sums[0].y, float(number(eps) or 0.0), func)
     bounds = [u for u in func.users(mean) if isinstance(u, Maximum) and _root_of(u.y, func)]
     if bounds:
-        return NoMatch("eps is a lower bound of the mean square, not added to it")
+        eps = other_operand(bounds[0], mean)
+        seen = None if eps is None else number(eps)
+        bound = "" if seen is None else f" of {seen:g}"
+        return NoMatch(f"eps is a lower bound{bound} of the mean square, not added to it")
     return _scale(mean, 0.0, func) if _root_of(mean, func) else None
 
 

@@ -10,7 +10,7 @@ from fuseline.ir.ops.pointwise import Gelu, Mul, Relu, Sigmoid, Silu, Tanh
 from fuseline.ir.ops.raised import Activation, GatedMlp
 from fuseline.ir.ops.view import Slice
 from fuseline.passes.match import last_dim_part, only_user
-from fuseline.passes.rewrite import NoMatch, Replace, Rewrite
+from fuseline.passes.rewrite import NoMatch, Replace, Rewrite, failed
 from fuseline.passes.wording import called
 
 
@@ -61,12 +61,11 @@ class RaiseGatedMlp(Rewrite[Mul], root=Mul, pattern="gated_mlp"):
             up = _side(plain)
             if inner is None or gate is None or up is None:
                 continue
-            if reason := _refusal(op, gated, gate, up, func):
-                return NoMatch(reason)
+            missed = _refusal(op, gated, gate, up, func)
+            if missed is not None:
+                return missed
             down = only_user(func, op.y)
-            if not isinstance(down, Linear) or down.x is not op.y:
-                names = ", ".join(u.name for u in func.users(op.y)) or "nothing"
-                return NoMatch(f"the product of both sides is read by {names}, not by one linear")
+            assert isinstance(down, Linear), "or it was refused"
             mlp = _mlp(gate, up, down, activation_of(gated))
             held = ("gate and up read the same x, and nothing else reads them",)
             return Replace({down.y: mlp.y}, before=down, held=held)
@@ -134,22 +133,57 @@ def activation_of(value: Value) -> Activation | None:
             return None
 
 
-def _refusal(op: Mul, gated: Value, gate: Side, up: Side, func: Func) -> str:
-    """Why the product of gate and up may not become part of one op; empty where it may."""
-    if gate.op.x is not up.op.x:
-        return f"gate reads {called(gate.op.x)}, the other side {called(up.op.x)}"
-    if activation_of(gated) is None:
-        name = gated.owner.name if gated.owner else ""
-        return f"the gate's activation is {name}, none of silu, gelu, relu and relu2"
-    if gate.y.shape != up.y.shape:
-        return f"gate is {gate.y.type}, the other side {up.y.type}"
-    readers = [op, gated.owner, *_inside(gated)]
-    for value in (gated, gate.y, up.y):
-        if func.is_returned(value) or any(u not in readers for u in func.users(value)):
-            return f"{called(value)} has readers outside the MLP"
-    if gate.whole and up.whole:
+def _refusal(op: Mul, gated: Value, gate: Side, up: Side, func: Func) -> NoMatch | None:
+    """Why the product of gate and up may not become part of one op; None where it may."""
+    return failed(
+        ("an activated product times another one",),
+        ("both read the same x", lambda: _other_x(gate, up)),
+        ("the activation is one that the op has", lambda: _other_activation(gated)),
+        ("both are of one type", lambda: _other_type(gate, up)),
+        ("nothing else reads them", lambda: _read_elsewhere(op, gated, gate, up, func)),
+        ("they are halves", lambda: "" if _whole(gate, up) else _other_halves(gate, up, func)),
+        ("one linear reads what they give", lambda: _other_end(op, func)),
+    )
+
+
+def _whole(gate: Side, up: Side) -> bool:
+    return gate.whole and up.whole
+
+
+def _other_x(gate: Side, up: Side) -> str:
+    if gate.op.x is up.op.x:
         return ""
-    return _other_halves(gate, up, func)
+    return f"gate reads {called(gate.op.x)}, the other side {called(up.op.x)}"
+
+
+def _other_activation(gated: Value) -> str:
+    if activation_of(gated) is not None:
+        return ""
+    name = gated.owner.name if gated.owner else ""
+    return f"the gate's activation is {name}, none of silu, gelu, relu and relu2"
+
+
+def _other_type(gate: Side, up: Side) -> str:
+    same = gate.y.shape == up.y.shape
+    return "" if same else f"gate is {gate.y.type}, the other side {up.y.type}"
+
+
+def _read_elsewhere(op: Mul, gated: Value, gate: Side, up: Side, func: Func) -> str:
+    inside = [op, gated.owner, *_inside(gated)]
+    for value in (gated, gate.y, up.y):
+        others = [u.name for u in func.users(value) if u not in inside]
+        others += ["the return"] if func.is_returned(value) else []
+        if others:
+            return f"{called(value)} has readers outside the MLP: {', '.join(others)}"
+    return ""
+
+
+def _other_end(op: Mul, func: Func) -> str:
+    down = only_user(func, op.y)
+    if isinstance(down, Linear) and down.x is op.y:
+        return ""
+    names = ", ".join(u.name for u in func.users(op.y)) or "nothing"
+    return f"the product of both sides is read by {names}, not by one linear"
 
 
 def _inside(gated: Value) -> list[object]:

@@ -10,7 +10,7 @@ from fuseline.ir.ops.raised import Rope, RopeStyle, RopeTable
 from fuseline.ir.ops.view import Concat, Reshape, Slice
 from fuseline.ir.types import DType
 from fuseline.passes.match import Part, last_dim_part, narrow, only_user
-from fuseline.passes.rewrite import NoMatch, Replace, Rewrite
+from fuseline.passes.rewrite import NoMatch, Replace, Rewrite, nearest
 from fuseline.passes.rotation import (
     Pairing,
     Product,
@@ -25,6 +25,9 @@ from fuseline.passes.rotation import (
     turned,
 )
 from fuseline.passes.wording import called
+
+_PAIRS = ("the halves of the result read the same pairs",)
+_SIGNS = "the signs of the products are those of a rotation"
 
 
 @dataclass(frozen=True)
@@ -156,7 +159,7 @@ def _both_halves(op: Concat | Reshape, func: Func) -> Replace | NoMatch | None:
                 found = _halves(op, row, written, signs, pairs, lower, func)
                 if isinstance(found, Replace):
                     return found
-                missed = missed or found
+                missed = nearest(missed, found)
     return missed
 
 
@@ -177,15 +180,20 @@ def _halves(
             continue
         every = (*signs, straight.sign, crossed.sign)
         if every not in ((1, -1, 1, 1), (1, 1, 1, -1)):
-            return NoMatch(f"the signs of the four products are {every}: not a rotation")
+            reason = f"the signs of the four products are {every}: not a rotation"
+            return NoMatch(reason, held=_PAIRS)
         tables = tuple(
             _one_table(mine, other, written)
             for mine, other in ((cosine, others[0]), (sine, others[1]))
         )
         if tables[0] is None or tables[1] is None:
-            return NoMatch("the halves of the result read different tables")
+            names = [called(value) for value in (cosine, sine, *others) if value is not None]
+            mine, other = " and ".join(names[:2]), " and ".join(names[2:])
+            reason = f"the halves of the result read different tables: {mine}, and {other}"
+            return NoMatch(reason, held=(*_PAIRS, _SIGNS))
         if row.pairing == "halves" and written == "strided":
-            return NoMatch("pairs are read half the width apart and written side by side")
+            reason = f"pairs are read {row.width // 2} elements apart and written side by side"
+            return NoMatch(reason, held=(*_PAIRS, _SIGNS, "both halves read the same tables"))
         return _rope(op, row, written, tables[0], tables[1], crossed.sign, func)
     return NoMatch("the halves of the result do not read the same pairs")
 
@@ -220,7 +228,8 @@ def _rope(
     columns = row.width if table == "full" else row.width // 2
     for value in (cosine, sine):
         if not broadcasts(value, shape, columns):
-            return NoMatch(f"a table {value.type} does not fit a row of {row.width} elements")
+            reason = f"a table {value.type} does not fit a row of {row.width} elements"
+            return NoMatch(reason, held=(*_PAIRS, _SIGNS))
     x = row.value(func)
     if style == "half" and (source := deinterleaved(x)) is not None:
         x, style = source, "deinterleave"
@@ -228,7 +237,8 @@ def _rope(
         x = Cast(x, dtype=result.dtype).y
     rope = Rope(x, cosine, sine, style=style, table=table, width=row.width, sign=sign)
     if rope.y.type != result.type:
-        return NoMatch(f"the rotation gives {rope.y.type}, its readers take {result.type}")
+        reason = f"the rotation gives {rope.y.type}, its readers take {result.type}"
+        return NoMatch(reason, held=(*_PAIRS, _SIGNS, "the tables fit"))
     return Replace({result: rope.y}, held=("each element is rotated with the other of its pair",))
 
 

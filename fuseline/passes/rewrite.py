@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import dataclasses
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, ClassVar, Generic, TypeAlias, TypeVar
 
@@ -20,10 +20,43 @@ RootT = TypeVar("RootT", bound=Op)
 
 @dataclass(frozen=True)
 class NoMatch:
-    """The place looks like the pattern, but a predicate failed: recorded as a missed site."""
+    """The place looks like the pattern, but a predicate failed: recorded as a missed site.
+
+    Attributes:
+        reason: the predicate that failed, with the values seen.
+        details: further facts for the site.
+        held: the predicates that held before; of two attempts, the one with more got further.
+        others: the reasons of attempts at the same place that got less far.
+    """
 
     reason: str
     details: Mapping[str, str] = field(default_factory=dict[str, str])
+    held: Sequence[str] = ()
+    others: Sequence[str] = ()
+
+
+def failed(held: Sequence[str], *checks: tuple[str, Callable[[], str]]) -> NoMatch | None:
+    """The first of some predicates that fails, with those that held before; None where all hold.
+
+    Args:
+        held: what was found to hold already.
+        checks: each predicate in words, and what tells why it fails: empty where it holds.
+
+    """
+    for number, (_, why) in enumerate(checks):
+        if reason := why():
+            return NoMatch(reason, held=(*held, *(words for words, _ in checks[:number])))
+    return None
+
+
+def nearest(one: NoMatch | None, other: NoMatch) -> NoMatch:
+    """The attempt that got further, or else the first; it keeps why the other one failed."""
+    if one is None:
+        return other
+    best, rest = (other, one) if len(other.held) > len(one.held) else (one, other)
+    others = dict.fromkeys((*best.others, rest.reason, *rest.others))
+    others.pop(best.reason, None)
+    return dataclasses.replace(best, others=tuple(others))
 
 
 @dataclass(frozen=True)

@@ -65,6 +65,10 @@ class Recording:
     def begin(self) -> None:
         pass
 
+    @property
+    def required(self) -> None:
+        return None
+
     def factors(self, target: object) -> Mapping[str, Any]:
         return {}
 

@@ -285,7 +285,11 @@ SWAPS = pair("\n%@t = permute %@ {dims = (0, 2, 1, 3)}")
             "rms_norm %kt, %kw {eps = 1e-05}",
             "rms_norm of q has eps 1e-06, of k 1e-05",
         ),
-        ("rms_norm %qt, %qw", "rms_norm %kt", "only one of the norms has a weight"),
+        (
+            "rms_norm %qt, %qw",
+            "rms_norm %kt",
+            "the norm of q has a weight f32[6], that of k has none",
+        ),
         (
             f"rope %qt, %c, %s {ROPE}",
             f"rope %kt, %s, %c {ROPE}",

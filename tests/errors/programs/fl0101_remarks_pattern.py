@@ -1,0 +1,10 @@
+"""A regular expression that is none."""
+
+from pathlib import Path
+
+import fuseline
+
+
+def program(tmp: Path) -> None:
+    del tmp
+    fuseline.Config(remarks="fuse-(qk")
