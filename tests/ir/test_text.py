@@ -107,8 +107,8 @@ OPEN = "func @f(%x: f32[4]) {\n"
         (
             f"{OPEN}  %y = permute %x {{dims = 3}}",
             2,
-            26,
-            "a tuple, each an integer for dims of permute",
+            27,
+            "a tuple, each an integer",
         ),
         (f"{OPEN}  %y = full {{value = 1, dtype = 1}}", 2, 33, "element type for dtype"),
         (f'{OPEN}  %y = gelu %x {{approximate = "no"}}', 2, 31, "'none' or 'tanh' for approximate"),

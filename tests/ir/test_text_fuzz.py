@@ -17,8 +17,8 @@ PROPERTY = settings(
 )
 PIECES = """\
 % %x %y @ # " ' \\ ( ) { } [ ] < > = : , _ $ $0 $9 ! . .. ... -1 0 1 7 99999999999999999999 1.5
-1e999 -inf inf nan true none func return where in buffer int f32 i64 bool param number pinned add full
-reshape attention pointwise aten.call 9**9**9 (S+1)**8 S//0 S%0 -S S*S Max() Max(S,1) (()
+1e999 -inf inf nan true none func return where in buffer int f32 i64 bool param number pinned add
+full reshape attention pointwise aten.call 9**9**9 (S+1)**8 S//0 S%0 -S S*S Max() Max(S,1) (()
 "\\x" "\\ud800" // /0 \u00e9 \u0663 \x00 %"" %"a b" axis = dims = shape = dtype = value ="""
 TOKENS = [*PIECES.split(), " ", "\n", "\t", "(" * 300, "-" * 300, "{body = func @f() {"]
 
