@@ -89,6 +89,7 @@ def test_of_passes_that_are_equal_the_one_that_failed_is_named(tmp_path: Path, c
     manager.passes[1] = Dce()
     error = pass_failure(manager, parse_func(TEXT), RuntimeError("why"), tmp_path)
     assert error.stage == _Fails.name
+    assert error.reproducer is not None
     assert error.reproducer == tmp_path / f"before-{_Fails.name}.fl"
     assert error.reproducer.read_text() == TEXT
 
