@@ -26,7 +26,7 @@ from fuseline.config import Config, warn_of_unknown_variables
 from fuseline.debug import remarks
 from fuseline.debug.cost import costs_of
 from fuseline.debug.dump import Dump, check_folder
-from fuseline.debug.reproducer import internal_error
+from fuseline.debug.reproducer import pass_failure
 from fuseline.debug.required import Watch, check_required, requirements
 from fuseline.frontend.backend import Backend
 from fuseline.frontend.captured import Argument, Captured, Input
@@ -41,7 +41,6 @@ from fuseline.frontend.importer import (
 from fuseline.frontend.wrap import wrap
 from fuseline.ir.core import Func, Value
 from fuseline.ir.layout import Layout, dense
-from fuseline.ir.text import print_func
 from fuseline.ir.types import IntType, free_symbols
 from fuseline.latent_caches import LatentCaches
 from fuseline.logs import apply_config
@@ -363,12 +362,7 @@ class Compiler:
             missed = [s for s in sites if s.pattern == "moe" and s.status == "missed"]
             raise DependsOnData(str(error), missed) from error
         except Exception as error:
-            done = manager.passes.index(manager.current) if manager.current else 0
-            again = make()
-            self._manager(manager.passes[:done], None).run(again)
-            failed = manager.passes[done].name
-            text = print_func(again, locations=True)
-            raise internal_error(failed, text, error, self.config.dump_dir) from error
+            raise pass_failure(manager, make(), error, self.config.dump_dir) from error
 
     def _manager(self, passes: Sequence[Pass], dump: Dump | None) -> PassManager:
         return PassManager(

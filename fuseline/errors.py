@@ -15,7 +15,7 @@ import inspect
 import os
 import sys
 import warnings
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 
@@ -29,6 +29,8 @@ class Diagnostic:
     found: str | None = None
     expected: str | None = None
     hint: str | None = None
+    excerpt: str | None = None
+    """Lines of a text that show the place, printed below."""
 
     def __str__(self) -> str:
         place = f" in {self.where}" if self.where else ""
@@ -39,7 +41,8 @@ class Diagnostic:
         ]
         detail = f": {', '.join(seen)}" if seen else ""
         hint = f" Hint: {self.hint.rstrip('.')}." if self.hint else ""
-        return f"{self.code} {self.title}{place}{detail}".rstrip(".") + f".{hint}"
+        excerpt = f"\n{self.excerpt}" if self.excerpt else ""
+        return f"{self.code} {self.title}{place}{detail}".rstrip(".") + f".{hint}{excerpt}"
 
     def to_dict(self) -> dict[str, str]:
         """The parts that are present, for JSON."""
@@ -177,11 +180,11 @@ class Code:
         found: str | None = None,
         expected: str | None = None,
         hint: str | None = None,
+        excerpt: str | None = None,
     ) -> FuselineError:
         """The exception to raise for this code."""
-        return self.kind(
-            self.diagnostic(subject, where=where, found=found, expected=expected, hint=hint)
-        )
+        said = self.diagnostic(subject, where=where, found=found, expected=expected, hint=hint)
+        return self.kind(replace(said, excerpt=excerpt))
 
     def warn(
         self,
@@ -271,6 +274,31 @@ NOT_FUSED = Code(
     "it asks for, or no site at all, in the graphs of one call.",
     PassError,
     hint="`fuseline explain --remarks-missed` shows every miss with its predicate and values",
+)
+
+
+# ------------------------------------------------------------------------------------ FL03xx: IR
+
+NOT_IR = Code(
+    "FL0301",
+    "this is no IR",
+    "A text that should be a func of the IR cannot be read. What is shown below is the line, with "
+    "a caret where the text stops being one.",
+    IRError,
+)
+INVALID_IR = Code(
+    "FL0302",
+    "invalid IR",
+    "A text is a func of the IR, but breaks a rule: a size that nothing gives, say, or a buffer "
+    "read by an op that has no such effect.",
+    IRError,
+)
+UNKNOWN_SIZE = Code(
+    "FL0303",
+    "a size that only the data tells",
+    "A pass cannot go on with a func that holds a size which no argument gives. A compilation "
+    "ends its graph there, and goes on behind it.",
+    PassError,
 )
 
 

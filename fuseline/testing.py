@@ -155,6 +155,8 @@ def _renamed(func: Func) -> Func:
     twin = func.clone()
     for value in (*twin.args, *(v for op in twin.ops for v in op.results)):
         value.hint = "v"
+        if value.origin is not None and value.origin.kind == "input":
+            value.origin = None  # which is an input of the argument's own name
     for op in twin.ops:
         for name, attribute in op.attributes.items():
             if isinstance(attribute, Func):

@@ -26,6 +26,7 @@ COMMANDS = {
     "generate": "continue a prompt with a causal language model",
     "export": "compile a model ahead of time, to one file",
     "inspect": "show what a compiled file holds, check it, or compare two",
+    "opt": "run passes over IR text, such as a dump, and print the IR",
     "explain": "list the sites of a model: fused, or missed with the reason",
     "cache": "look at, check, clean up and move what was built",
     "doctor": "show versions, compilers, directories and the options in force",

@@ -1,25 +1,42 @@
-"""Reproducers of internal errors: the IR before the stage that failed, and how to replay it.
+"""Reproducers of internal errors: the IR before the pass that failed, and how to replay it.
 
-python -m fuseline.debug.reproducer 03-fuse-qk-norm.fl --pass fuse-qk-norm
+fuseline opt -p fuse-qk-norm before-fuse-qk-norm.fl --verify-each
 """
 
 from __future__ import annotations
 
-import argparse
 import shlex
-import sys
 import tempfile
-from collections.abc import Sequence
 from pathlib import Path
 
 from fuseline.errors import InternalError
-from fuseline.ir.text import parse_func, print_func
+from fuseline.ir.core import Func
+from fuseline.ir.text import print_func
 from fuseline.passes.manager import PassManager
-from fuseline.passes.rewrite import PASSES
+from fuseline.passes.rewrite import Pass
 
 
-def internal_error(stage: str, text: str, cause: Exception, folder: Path | None) -> InternalError:
-    """The error for a stage that failed on a func with this text, which is saved.
+def pass_failure(
+    manager: PassManager, again: Func, cause: Exception, folder: Path | None
+) -> InternalError:
+    """The error for a pass that raised while a manager ran it.
+
+    Args:
+        manager: whose run ended with the exception.
+        again: the func as it was before all passes; those before the one that failed are run on
+            it, as that one may have begun to edit the other.
+        cause: what was raised.
+        folder: where to save; a new temporary directory if None.
+
+    """
+    passes = manager.passes
+    done = next((i for i, each in enumerate(passes) if each is manager.current), len(passes) - 1)
+    PassManager(passes[:done], limit=manager.limit).run(again)
+    return internal_error(passes[done], print_func(again, locations=True), cause, folder)
+
+
+def internal_error(stage: Pass, text: str, cause: Exception, folder: Path | None) -> InternalError:
+    """The error for a pass that failed on a func with this text, which is saved.
 
     Args:
         stage: the pass.
@@ -32,35 +49,12 @@ def internal_error(stage: str, text: str, cause: Exception, folder: Path | None)
     try:
         root = folder or Path(tempfile.mkdtemp(prefix="fuseline-reproducer-"))
         root.mkdir(parents=True, exist_ok=True)
-        path = root / f"before-{stage}.fl"
+        path = root / f"before-{stage.name}.fl"
         path.write_text(text)
     except OSError:
         path = None  # the error itself matters more than the file
     command = None
     if path is not None:
-        command = shlex.join(
-            [Path(sys.executable).name, "-m", __name__, str(path), "--pass", stage]
-        )
+        command = shlex.join(["fuseline", "opt", "-p", str(stage), str(path), "--verify-each"])
     message = f"{type(cause).__name__}: {cause}"
-    return InternalError(message, stage=stage, reproducer=path, command=command)
-
-
-def main(arguments: Sequence[str] | None = None) -> int:
-    """Run one pass on an IR file and print what it gives; the exception shows where it fails."""
-    parser = argparse.ArgumentParser(description=__doc__, prog=f"python -m {__name__}")
-    parser.add_argument("file", type=Path, help="IR text, such as a dump or a reproducer")
-    parser.add_argument("--pass", dest="name", required=True, help="the pass to run")
-    options = parser.parse_args(arguments)
-    from fuseline.passes import pipeline  # registers the passes
-
-    assert pipeline.default_pipeline, "importing the pipeline registers its passes"
-    func = parse_func(options.file.read_text())
-    if options.name not in PASSES:
-        parser.error(f"no pass {options.name!r}; there are {', '.join(sorted(PASSES))}")
-    PassManager([PASSES[options.name]()], check=True).run(func)
-    sys.stdout.write(print_func(func))
-    return 0
-
-
-if __name__ == "__main__":
-    sys.exit(main())
+    return InternalError(message, stage=stage.name, reproducer=path, command=command)

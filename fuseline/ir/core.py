@@ -444,8 +444,13 @@ class Func:
         return op in self._ops
 
     def users(self, value: Value) -> tuple[Op, ...]:
-        """The ops that read a value, each once; being returned does not count."""
-        return tuple(self._users.get(value, ()))
+        """The ops that read a value, each once, in program order; being returned does not count.
+
+        The order is that of the ops and not that of the edits, so that what a pass makes of them
+        depends on what the func is, and not on how it came to be.
+        """
+        found = self._users.get(value, ())
+        return tuple(found) if len(found) < 2 else tuple(sorted(found, key=self._ops.rank))
 
     def use_count(self, value: Value) -> int:
         """How often a value is read: by ops (each operand counts) and by the return."""

@@ -66,6 +66,10 @@ class Order(Mapping[ItemT, int], Generic[ItemT]):
         del self._ranks[place]
         del self._rank[item]
 
+    def rank(self, item: ItemT) -> float:
+        """A number that is the greater the later the item comes: a key to sort by."""
+        return self._rank[item]
+
     def __getitem__(self, item: ItemT) -> int:
         return bisect_left(self._ranks, self._rank[item])
 

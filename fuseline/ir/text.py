@@ -7,11 +7,26 @@ import json
 import math
 import re
 from collections.abc import Callable, Mapping
-from typing import Any, TypeVar, cast
+from typing import Any, NoReturn, TypeVar, cast
 
 import sympy
 
-from fuseline.ir.core import OPS, FieldSpec, Func, IRError, Loc, Op, Opaque, Origin, Ref, Value
+from fuseline.expressions import is_size_name
+from fuseline.ir.attributes import attribute_types, described, fits
+from fuseline.ir.core import (
+    OPS,
+    FieldSpec,
+    Func,
+    IRError,
+    Loc,
+    Op,
+    Opaque,
+    Origin,
+    Ref,
+    Value,
+    normalize_attribute,
+)
+from fuseline.ir.names import names
 from fuseline.ir.types import (
     BufferType,
     Dim,
@@ -25,6 +40,8 @@ from fuseline.ir.types import (
 )
 
 T = TypeVar("T")
+_NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_.]*")
+_WORD = re.compile(r"[A-Za-z_][A-Za-z0-9_]*(?:\.[A-Za-z_][A-Za-z0-9_]*)*")
 _DTYPES = {d.value: d for d in DType}
 _WORDS: dict[str, Any] = {
     "true": True,
@@ -33,7 +50,16 @@ _WORDS: dict[str, Any] = {
     "inf": math.inf,
     "nan": math.nan,
 }
+_ROOM = 40
+"""Characters that a message shows of what was found."""
+
+_RESERVED = {*_WORDS, *_DTYPES, "func"}
+"""Words that mean something as an attribute; a size of such a name stands in brackets."""
+
 _ORIGINS = ("input", "param", "buffer", "const", "state", "number", "count")
+_KINDS = f"{', '.join(_ORIGINS[:-1])} or {_ORIGINS[-1]}"
+_INTEGER = re.compile(r"-?\d{1,400}")
+"""Digits of an integer in the text: Python refuses to read many more."""
 
 
 # -- printing -------------------------------------------------------------------------------
@@ -48,26 +74,19 @@ class _Printer:
     def __init__(self, locations: bool) -> None:
         self.locations = locations
         self.names: dict[Value, str] = {}
-        self.taken: set[str] = set()
 
     def name(self, value: Value) -> str:
-        if value not in self.names:
-            base = re.sub(r"[^A-Za-z0-9_.]", "_", value.hint) or "v"
-            base = f"v{base}" if base[0].isdigit() else base
-            name, count = base, 1
-            while name in self.taken:
-                name, count = f"{base}.{count}", count + 1
-            self.taken.add(name)
-            self.names[value] = name
-        return f"%{self.names[value]}"
+        name = self.names.get(value, value.hint)  # an invalid func may read what nothing defines
+        return f"%{_quoted(name, _NAME)}"
 
     def func(self, func: Func, indent: str) -> list[str]:
-        args = ", ".join(f"{self.name(a)}: {a.type}{_origin(a)}" for a in func.args)
+        self.names = names(func)
+        args = ", ".join(f"{self.name(a)}: {a.type}{_origin(a, self.names[a])}" for a in func.args)
         unknown = () if indent else func.unknown_sizes
         shown = [(n, r) for n, r in sorted(func.symbols.items()) if r != Range() or n in unknown]
         ranges = ", ".join(f"{n} in {r}" for n, r in shown)
         where = f" where {ranges}" if ranges else ""
-        lines = [f"{indent}func @{func.name}({args}){where} {{"]
+        lines = [f"{indent}func @{_quoted(func.name, _WORD)}({args}){where} {{"]
         for op in func.ops:
             lines += self.op(op, indent + "  ")
         returns = ", ".join(self.name(v) for v in func.returns)
@@ -113,9 +132,14 @@ class _Printer:
         return "{" + ", ".join(shown) + "}" if shown else ""
 
 
-def _origin(arg: Value) -> str:
+def _quoted(name: str, plain: re.Pattern[str]) -> str:
+    """A name as it is where it is of this form, else in quotes."""
+    return name if plain.fullmatch(name) else json.dumps(name)
+
+
+def _origin(arg: Value, name: str) -> str:
     origin = arg.origin
-    if origin is None or origin.kind == "input":
+    if origin is None or origin == Origin("input", name):
         return ""
     digest = f" #{origin.digest}" if origin.digest else ""
     pinned = f" pinned {json.dumps(origin.pinned)}" if origin.pinned else ""
@@ -139,7 +163,7 @@ def format_attribute(value: Any) -> str:
         case tuple():
             items = [format_attribute(v) for v in cast("tuple[Any, ...]", value)]
             return f"({items[0]},)" if len(items) == 1 else f"({', '.join(items)})"
-        case sympy.Symbol():
+        case sympy.Symbol() if str(value) not in _RESERVED:
             return str(value)
         case sympy.Expr():
             return f"<{format_dim(value)}>"
@@ -170,7 +194,7 @@ class ParseError(IRError):
 _TOKEN = re.compile(
     r"""(?P<space>(?:\s|//[^\n]*)+)
       | (?P<string>"(?:[^"\\\n]|\\.)*")
-      | (?P<value>%[A-Za-z_][A-Za-z0-9_.]*)
+      | (?P<value>%(?:[A-Za-z_][A-Za-z0-9_.]*|"(?:[^"\\\n]|\\.)*"))
       | (?P<number>-?(?:\d+\.(?!\.)\d*(?:[eE][-+]?\d+)?|\d+[eE][-+]?\d+|\d+(?!\.\d)))
       | (?P<digest>\#[0-9a-f]+)
       | (?P<word>[A-Za-z_][A-Za-z0-9_]*(?:\.[A-Za-z_][A-Za-z0-9_]*)*)
@@ -188,7 +212,10 @@ def parse_func(text: str) -> Func:
 
     """
     parser = _Parser(text)
-    func = parser.func({})
+    try:
+        func = parser.func({})
+    except RecursionError:
+        parser.fail("less within one another")
     parser.skip()
     if parser.at < len(text):
         parser.fail("the end of the text")
@@ -206,12 +233,18 @@ class _Parser:
         while (m := _TOKEN.match(self.text, self.at)) and m.lastgroup == "space":
             self.at = m.end()
 
-    def fail(self, expected: str, at: int | None = None) -> Any:
+    def place(self, at: int) -> tuple[int, int]:
+        """Line and column of a character, both from 1."""
+        return self.text.count("\n", 0, at) + 1, at - self.text.rfind("\n", 0, at)
+
+    def fail(self, expected: str, at: int | None = None) -> NoReturn:
         at = self.at if at is None else at
-        line = self.text.count("\n", 0, at) + 1
-        column = at - (self.text.rfind("\n", 0, at) + 1) + 1
+        line, column = self.place(at)
         m = _TOKEN.match(self.text, at)
-        found = repr(m.group()) if m else repr(self.text[at]) if at < len(self.text) else "the end"
+        found = "the end"
+        if at < len(self.text):
+            token = m.group() if m else self.text[at]
+            found = repr(token if len(token) <= _ROOM else f"{token[:_ROOM]}...")
         raise ParseError(line, column, found, expected)
 
     def peek(self) -> tuple[str, str]:
@@ -249,14 +282,33 @@ class _Parser:
         return items
 
     def string(self) -> str:
-        return cast("str", json.loads(self.take("string", "a quoted string")))
+        return self.unquoted(self.take("string", "a quoted string"))
+
+    def unquoted(self, token: str) -> str:
+        """What a quoted string that was just read says."""
+        try:
+            return cast("str", json.loads(token))
+        except ValueError:
+            self.fail("a string as JSON has them", self.at - len(token))
+
+    def defined(self, expected: str) -> str:
+        """The name of a value, without the sign before it."""
+        token = self.take("value", expected)[1:]
+        return self.unquoted(token) if token.startswith('"') else token
+
+    def integer(self, expected: str) -> int:
+        token = self.take("number", expected)
+        if not _INTEGER.fullmatch(token):
+            self.fail(expected, self.at - len(token))
+        return int(token)
 
     # -- grammar
 
     def func(self, outer: Mapping[str, Value]) -> Func:
         self.expect("func")
         self.expect("@")
-        func = Func(self.take("word", "the name of the func"))
+        is_quoted = self.peek()[0] == "string"
+        func = Func(self.string() if is_quoted else self.take("word", "the name of the func"))
         scope: dict[str, Value] = dict(outer)
         self.expect("(")
         self.listed(")", lambda: self.argument(func, scope))
@@ -274,9 +326,11 @@ class _Parser:
         return func
 
     def argument(self, func: Func, scope: dict[str, Value]) -> None:
-        name = self.take("value", "an argument such as %x")[1:]
+        self.skip()
+        start = self.at
+        name = self.defined("an argument such as %x")
         if name in scope:
-            self.fail(f"a new name (%{name} is already defined)", self.at - len(name) - 1)
+            self.fail(f"a new name (%{name} is already defined)", start)
         self.expect(":")
         value_type = self.type()
         scope[name] = func.add_arg(value_type, name, self.origin(name))
@@ -284,9 +338,9 @@ class _Parser:
     def origin(self, name: str) -> Origin:
         if not self.accept("="):
             return Origin("input", name)
-        kind = self.take("word", "param, buffer, const, state, number or count")
+        kind = self.take("word", _KINDS)
         if kind not in _ORIGINS:
-            self.fail("param, buffer, const, state, number or count", self.at - len(kind))
+            self.fail(_KINDS, self.at - len(kind))
         label = self.string()
         digest = self.take("digest", "a digest")[1:] if self.peek()[0] == "digest" else ""
         pinned = self.string() if self.accept("pinned") else ""
@@ -296,15 +350,21 @@ class _Parser:
     def ranges(self, func: Func) -> None:
         while True:
             name = self.take("word", "the name of a symbol")
+            if not is_size_name(name):
+                self.fail("the name of a symbol", self.at - len(name))
             self.expect("in")
             func.symbols[name] = self.range()
             if not self.accept(","):
                 return
 
     def range(self) -> Range:
-        lo = int(self.take("number", "the lower end of the range"))
+        lo = self.integer("the lower end of the range")
         self.expect("..")
-        hi = int(self.take("number", "an integer")) if self.peek()[0] == "number" else None
+        self.skip()
+        start = self.at
+        hi = self.integer("an integer") if self.peek()[0] == "number" else None
+        if hi is not None and hi < lo:
+            self.fail(f"an upper end of at least {lo}", start)
         return Range(lo, hi)
 
     def type(self) -> ValueType:
@@ -314,9 +374,9 @@ class _Parser:
             self.expect("<")
             inner = self.type()
             self.expect(">")
-            return (
-                BufferType(inner) if isinstance(inner, TensorType) else self.fail("a tensor", start)
-            )
+            if not isinstance(inner, TensorType):
+                self.fail("a tensor", start)
+            return BufferType(inner)
         if word == "int":
             self.expect("<")
             value = self.dim(">")
@@ -341,21 +401,23 @@ class _Parser:
         try:
             return parse_dim(self.text[start : self.at])
         except ValueError:
-            return self.fail("a dim, such as 64 or 2*B", start)
+            self.fail("a dim, such as 64 or 2*B", start)
 
     def value(self, scope: Mapping[str, Value]) -> Value:
-        name = self.take("value", "a value such as %x")[1:]
+        self.skip()
+        start = self.at
+        name = self.defined("a value such as %x")
         if name not in scope:
-            self.fail("a value defined before this line", self.at - len(name) - 1)
+            self.fail("a value defined before this line", start)
         return scope[name]
 
     def op(self, func: Func, scope: dict[str, Value]) -> None:
-        names: list[str] = []
+        results: list[str] = []
         while self.peek()[0] == "value":
-            names.append(self.take("value", "a result")[1:])
+            results.append(self.defined("a result"))
             if not self.accept(","):
                 break
-        if names:
+        if results:
             self.expect("=")
         self.skip()
         start = self.at
@@ -366,11 +428,11 @@ class _Parser:
         fields |= self.attributes(OPS[word], scope)
         try:
             op = func.append(OPS[word](**fields))
-        except (IRError, TypeError, ValueError) as error:
-            line = self.text.count("\n", 0, start) + 1
-            column = start - (self.text.rfind("\n", 0, start) + 1) + 1
-            raise ParseError(line, column, f"an invalid op ({error})", f"a valid {word}") from error
-        self.results(op, names, scope, start)
+        except Exception as error:  # whatever `infer` makes of attributes that it was not made for
+            line, column = self.place(start)
+            said = str(error) or type(error).__name__
+            raise ParseError(line, column, f"an invalid op ({said})", f"a valid {word}") from error
+        self.results(op, results, scope, start)
 
     def operands(self, cls: type[Op], scope: Mapping[str, Value]) -> dict[str, Any]:
         fields: dict[str, Any] = {}
@@ -396,7 +458,7 @@ class _Parser:
         fields: dict[str, Any] = {}
         if not self.accept("{"):
             return fields
-        known = {s.name for s in cls.fields if s.kind == "attribute"}
+        known = attribute_types(cls)
 
         def item() -> None:
             self.skip()
@@ -405,7 +467,11 @@ class _Parser:
             if key not in known:
                 self.fail(f"an attribute of {cls.name} ({', '.join(sorted(known))})", start)
             self.expect("=")
-            fields[key] = self.attribute()
+            self.skip()
+            start = self.at
+            fields[key] = normalize_attribute(self.attribute())
+            if not fits(fields[key], known[key]):
+                self.fail(f"{described(known[key])} for {key} of {cls.name}", start)
 
         self.listed("}", item)
         return fields
@@ -413,8 +479,10 @@ class _Parser:
     def attribute(self) -> Any:
         kind, token = self.peek()
         if kind == "number":
-            self.at += len(token)
-            return int(token) if re.fullmatch(r"-?\d+", token) else float(token)
+            if not re.fullmatch(r"-?\d+", token):
+                self.at += len(token)
+                return float(token)
+            return self.integer("an integer of at most 400 digits")
         if kind == "string":
             return self.string()
         if self.accept("("):
@@ -424,7 +492,7 @@ class _Parser:
             self.expect(">")
             return value
         if self.accept("$"):
-            return Ref(int(self.take("number", "an operand number")))
+            return Ref(self.integer("an operand number"))
         if self.accept("!"):
             return Opaque(self.take("word", "a kind such as device"), self.string())
         if self.accept("-inf"):
@@ -443,7 +511,10 @@ class _Parser:
                 return _DTYPES[word]
             self.at = start
             return self.type()
-        return parse_dim(word)
+        try:
+            return parse_dim(word)
+        except ValueError:
+            self.fail("an attribute value", start)
 
     def results(self, op: Op, names: list[str], scope: dict[str, Value], start: int) -> None:
         results = op.results

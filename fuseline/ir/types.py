@@ -18,7 +18,7 @@ from fuseline.expressions import is_integer_expression
 
 _sympy = cast("Any", sympy)  # most of its functions have no types
 
-Dim: TypeAlias = "int | sympy.Expr"
+Dim: TypeAlias = int | sympy.Expr
 """An extent: an integer, or an expression over the symbols of a func."""
 
 
@@ -186,7 +186,10 @@ def parse_dim(text: str) -> Dim:
     """
     if not is_integer_expression(text):
         raise ValueError(f"{text!r} is not a dim expression")
-    return dim(_read_dim(ast.parse(text.strip(), mode="eval").body, text))
+    try:
+        return dim(_read_dim(ast.parse(text.strip(), mode="eval").body, text))
+    except ZeroDivisionError:
+        raise ValueError(f"{text!r} divides by zero") from None
 
 
 def _read_dim(node: ast.expr, text: str) -> Any:
@@ -288,7 +291,7 @@ class IntType:
         return f"int<{format_dim(self.value)}>"
 
 
-ValueType: TypeAlias = "TensorType | BufferType | IntType"
+ValueType: TypeAlias = TensorType | BufferType | IntType
 
 
 def tensor_type(dtype: DType, *shape: Any) -> TensorType:

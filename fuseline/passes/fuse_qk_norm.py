@@ -9,7 +9,7 @@ from fuseline.ir.core import Func, Op, Value
 from fuseline.ir.ops.fused import QkNormRope
 from fuseline.ir.ops.raised import RmsNorm, Rope
 from fuseline.passes.dependence import depends
-from fuseline.passes.qk_chain import Chain, Norm, Table, table
+from fuseline.passes.qk_chain import Chain, Norm, Table, table, without_rope
 from fuseline.passes.qk_pair import ROOTS, chains
 from fuseline.passes.rewrite import NoMatch, Replace, Rewrite, failed
 from fuseline.passes.wording import called
@@ -26,6 +26,8 @@ class FuseQkNorm(Rewrite[Op], root=ROOTS, pattern="qk_norm"):
     The norms may run over a head or over all heads of a token, before or after the rotation; q
     and k may differ in width. Both must be treated alike, and nothing else may read what lies
     between. Where the attention is no op of the func, rotations by the same tables are a pair.
+
+    With ``rope=false`` the rotations are left as they are, for ``fuse-qk-rope`` or for nobody.
 
     Before:
         func @f(%q: bf16[2, S, 4, 8], %k: bf16[2, S, 2, 8], %v: bf16[2, 2, S, 8], %qw: bf16[8],
@@ -50,6 +52,9 @@ class FuseQkNorm(Rewrite[Op], root=ROOTS, pattern="qk_norm"):
         }
     """
 
+    rope: bool = True
+    """Whether the rotations are taken into the op too."""
+
     def rewrite(self, op: Op, func: Func) -> Replace | NoMatch | None:
         pair = chains(op, func)
         if pair is None:
@@ -59,7 +64,7 @@ class FuseQkNorm(Rewrite[Op], root=ROOTS, pattern="qk_norm"):
             modules = [f"each of the {n} heads of {x}" for x, c in (("q", q), ("k", k))
                        if (n := c.separate_norms())]  # fmt: skip
             return NoMatch(f"{' and '.join(modules)} has a norm of its own") if modules else None
-        return join(func, q, k)
+        return join(func, q, k) if self.rope else join(func, without_rope(q), without_rope(k))
 
 
 def join(func: Func, q: Chain, k: Chain) -> Replace | NoMatch:

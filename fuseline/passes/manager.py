@@ -12,6 +12,7 @@ from dataclasses import dataclass, field, replace
 from typing import Any, Protocol, cast
 
 from fuseline.ir.core import Cost, Func, IRError, Loc, Op, Trait, Value
+from fuseline.ir.names import settle
 from fuseline.ir.ops.raised import LayerNorm, RmsNorm
 from fuseline.ir.types import dim, format_dim
 from fuseline.ir.verify import verify
@@ -198,6 +199,7 @@ class PassManager:
 
         """
         run = self.latest = Run(func)
+        settle(func)
         for pass_ in self.passes:
             self.current = pass_
             self._run_pass(pass_, run)
@@ -225,6 +227,8 @@ class PassManager:
             changed=changed,
         )
         run.passes.append(record)
+        if changed:
+            settle(func, frozenset(before))
         log.debug(
             "%s: %.1f ms, %d -> %d ops",
             pass_.name,

@@ -119,8 +119,8 @@ def _is_normed(value: Value) -> bool:
     return isinstance(value.owner, (RmsNorm, LayerNorm))
 
 
-def trace(out: Value, layout: Order = "bhsd") -> Chain:
-    """Walk back from an attention operand as far as norm, rotation and views go."""
+def trace(out: Value, layout: Order = "bhsd", *, rope: bool = True) -> Chain:
+    """Walk back from an attention operand as far as norm, views, and a rotation if asked, go."""
     chain = Chain(out, out, layout, layout)
     current, order, passed = out, layout, list[Value]()
     while True:
@@ -131,7 +131,7 @@ def trace(out: Value, layout: Order = "bhsd") -> Chain:
                 pass
             case RmsNorm() | LayerNorm() as op if chain.norm is None:
                 chain.steps.insert(0, op)
-            case Rope() as op if chain.rope is None:
+            case Rope() as op if rope and chain.rope is None:
                 chain.steps.insert(0, op)
             case _:
                 return _ended(chain, current, order)
@@ -142,6 +142,15 @@ def trace(out: Value, layout: Order = "bhsd") -> Chain:
             chain.source, chain.order = current, order
             chain.between += passed
             passed = []
+
+
+def without_rope(chain: Chain) -> Chain:
+    """The part of a chain before its rotation, or behind it: the one that has the norm."""
+    if chain.rope is None:
+        return chain
+    if chain.steps[-1] is chain.rope:
+        return trace(chain.rope.x, chain.orders[chain.rope], rope=False)
+    return trace(chain.out, chain.layout, rope=False)
 
 
 def _is_in(chain: Chain, order: Order, value: Value) -> bool:

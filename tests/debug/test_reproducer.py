@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import shlex
-import subprocess
-import sys
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -13,12 +11,13 @@ import torch
 from torch import Tensor
 
 import fuseline
-from fuseline.debug.reproducer import main
+from fuseline.cli import main
+from fuseline.debug.reproducer import pass_failure
 from fuseline.errors import InternalError
 from fuseline.ir.core import Func
 from fuseline.ir.text import parse_func
-from fuseline.passes import pipeline
 from fuseline.passes.dce import Dce
+from fuseline.passes.manager import PassManager
 from fuseline.passes.rewrite import FuncPass, Pass
 
 
@@ -26,15 +25,25 @@ from fuseline.passes.rewrite import FuncPass, Pass
 class _Fails(FuncPass):
     """Fails after it has begun to edit."""
 
+    often: int = 2
+
     def run(self, func: Func) -> None:
         func.set_returns([])
         raise RuntimeError("this pass is broken")
 
 
+@dataclass(frozen=True)
+class _Leaves(FuncPass):
+    """Leaves a func that is not valid."""
+
+    def run(self, func: Func) -> None:
+        func.args.clear()
+
+
 def _failing_pipeline(*, cache_latents: bool, on_gpu: bool) -> list[Pass]:
     assert not cache_latents
     assert not on_gpu
-    return [Dce(), _Fails()]
+    return [Dce(), Dce(), _Fails()]
 
 
 def _double(x: Tensor) -> Tensor:
@@ -42,7 +51,7 @@ def _double(x: Tensor) -> Tensor:
 
 
 def test_a_failing_pass_saves_the_func_before_it(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     torch.compiler.reset()
     monkeypatch.setattr("fuseline.compiler.default_pipeline", _failing_pipeline)
@@ -58,22 +67,41 @@ def test_a_failing_pass_saves_the_func_before_it(
     assert [op.name for op in func.ops] == ["add"]
     assert len(func.returns) == 1
     assert error.command is not None
-    assert shlex.split(error.command)[-2:] == ["--pass", _Fails.name]
+    words = shlex.split(error.command)
+    assert words == [
+        *("fuseline", "opt", "-p", f"{_Fails.name}{{often=2}}"),
+        *(str(error.reproducer), "--verify-each"),
+    ]
+    assert main(words[1:]) == 1
+    said = capsys.readouterr().err
+    assert f"internal error in {_Fails.name}: RuntimeError: this pass is broken" in said
+    assert words[-2] not in said, "the replay saves a file of its own"
 
 
-def test_the_replay_runs_one_pass(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    text = "func @f(%x: f32[3]) {\n  %a = neg %x\n  %b = neg %x\n  return %b\n}\n"
-    path = tmp_path / "before.fl"
-    path.write_text(text)
-    assert main([str(path), "--pass", "dce"]) == 0
-    assert [op.name for op in parse_func(capsys.readouterr().out).ops] == ["neg"]
+TEXT = "func @f(%x: f32[3]) {\n  %y = neg %x : f32[3]\n  return %y\n}\n"
 
 
-def test_the_replay_names_the_passes_that_there_are(tmp_path: Path) -> None:
-    path = tmp_path / "before.fl"
-    path.write_text("func @f(%x: f32[3]) {\n  return %x\n}\n")
-    command = [sys.executable, "-m", "fuseline.debug.reproducer", str(path), "--pass", "nothing"]
-    done = subprocess.run(command, capture_output=True, text=True, check=False)
-    assert done.returncode == 2
-    assert "fuse-qk-norm" in done.stderr
-    assert pipeline.default_pipeline()
+@pytest.mark.parametrize("check", [True, False])
+def test_of_passes_that_are_equal_the_one_that_failed_is_named(tmp_path: Path, check: bool) -> None:
+    """Its replay has what the passes before it left."""
+    manager = PassManager([Dce(), _Fails(1), Dce(), _Fails(1)], check=check)
+    manager.current = manager.passes[3]
+    manager.passes[1] = Dce()
+    error = pass_failure(manager, parse_func(TEXT), RuntimeError("why"), tmp_path)
+    assert error.stage == _Fails.name
+    assert error.reproducer is not None
+    assert error.reproducer == tmp_path / f"before-{_Fails.name}.fl"
+    assert error.reproducer.read_text() == TEXT
+
+
+@pytest.mark.parametrize("flags", [[], ["--verify-each"]])
+def test_the_pass_that_left_invalid_ir_is_named(
+    tmp_path: Path, flags: list[str], capsys: pytest.CaptureFixture[str]
+) -> None:
+    file = tmp_path / "f.fl"
+    file.write_text(TEXT)
+    assert main(["opt", str(file), "-p", f"dce,{_Leaves.name},dce", *flags]) == 1
+    said = capsys.readouterr().err
+    assert f"internal error in {_Leaves.name}: IRError: after {_Leaves.name}: " in said
+    (saved,) = [line.split()[1] for line in said.splitlines() if line.startswith("  saved:")]
+    assert Path(saved).read_text() == TEXT

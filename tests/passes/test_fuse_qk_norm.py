@@ -73,6 +73,35 @@ def test_norm_after_rope() -> None:
     )
 
 
+def test_norms_alone() -> None:
+    """``rope=false`` leaves the rotations where they are, behind the norms or before them."""
+    before = pair(f"""
+      %@n = rms_norm %@, %@w
+      %@t = permute %@n {{dims = (0, 2, 1, 3)}}
+      %@z = rope %@t, %c, %s {ROPE}""")
+    assert_rewrites(
+        FuseQkNorm(rope=False),
+        before=head("bf16") + TABLES + before + END,
+        after=head("bf16")
+        + TABLES
+        + "\n %qt, %kt = qk_norm_rope %q, %k, %qw, %kw"
+        + pair(f"\n %@z = rope %@t, %c, %s {ROPE}")
+        + END,
+    )
+    behind = pair(f"\n %@r = rope %@, %c, %s {ROPE}\n %@z = rms_norm %@r, %@w")
+    args = ARGS.replace("S, 4, 6]", "4, S, 6]").replace("%k: T[2, S, 2, 6]", "%k: T[2, 2, S, 6]")
+    assert_rewrites(
+        FuseQkNorm(rope=False),
+        before=head("bf16", args) + TABLES + behind + END,
+        after=head("bf16", args)
+        + TABLES
+        + pair(f"\n %@r = rope %@, %c, %s {ROPE}")
+        + pair("\n %@p = permute %@r {dims = (0, 2, 1, 3)}")
+        + "\n %qz, %kz = qk_norm_rope %qp, %kp, %qw, %kw"
+        + END,
+    )
+
+
 def test_norm_without_rope_or_weight() -> None:
     body = pair("\n %@n = rms_norm %@ {eps = 0.001}\n %@z = permute %@n {dims = (0, 2, 1, 3)}")
     assert_rewrites(

@@ -8,9 +8,8 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 
-from fuseline.debug.reproducer import internal_error
+from fuseline.debug.reproducer import pass_failure
 from fuseline.ir.core import Func
-from fuseline.ir.text import print_func
 from fuseline.passes.manager import PassManager
 from fuseline.passes.pipeline import default_pipeline
 
@@ -51,11 +50,7 @@ def simplified(make: Callable[[], Func], disable: Sequence[str] = ()) -> Func:
     try:
         manager.run(func)
     except Exception as error:
-        done = manager.passes.index(manager.current) if manager.current else 0
-        again = make()
-        PassManager(manager.passes[:done]).run(again)
-        text = print_func(again, locations=True)
-        raise internal_error(manager.passes[done].name, text, error, None) from error
+        raise pass_failure(manager, make(), error, None) from error
     return func
 
 

@@ -85,9 +85,11 @@ def resolve(target: str) -> Any:
     """The operator overload of a dotted name, such as ``aten.sort.stable``.
 
     Raises:
-        AttributeError: no library that is loaded defines it.
+        AttributeError: no library that is loaded defines it, or it is no such name.
 
     """
+    if target.count(".") < 2:
+        raise AttributeError(f"{target!r} is not namespace.name.overload")
     namespace, name, overload = target.split(".", 2)
     return getattr(getattr(getattr(torch.ops, namespace), name), overload)
 

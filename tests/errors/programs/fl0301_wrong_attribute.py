@@ -1,0 +1,20 @@
+"""An attribute of another type than its op declares."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from fuseline.cli.opt import optimised
+from fuseline.passes.known_sizes import KnownSizes
+from fuseline.passes.manager import PassManager
+
+TEXT = """\
+func @f(%x: f32[B, 4]) {
+  %y = permute %x {dims = 1}
+  return %y
+}
+"""
+
+
+def program(tmp: Path) -> None:
+    optimised(PassManager([KnownSizes()]), TEXT, "model.fl", tmp)
