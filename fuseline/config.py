@@ -235,6 +235,13 @@ class Config:
         (), "EAGER", _NAMES, "modules, by path, that run outside the compiled graph"
     )
     verify: bool = _option(False, "VERIFY", _BOOL, "check the IR after every pass")
+    check_numerics: bool = _option(
+        False,
+        "CHECK_NUMERICS",
+        _BOOL,
+        "at the first call of a program, compare what every rewrite computes with float64, and "
+        "raise where one is further off than `tolerance` allows; slow",
+    )
     strict: bool = _option(
         False, "STRICT", _BOOL, "raise where a plain lowering would stand in for a kernel"
     )

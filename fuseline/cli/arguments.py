@@ -85,8 +85,19 @@ def add_options(parser: argparse.ArgumentParser) -> None:
     )
 
 
+def add_check_numerics(parser: argparse.ArgumentParser) -> None:
+    """``--check-numerics``: hold every rewrite to the numbers rule."""
+    parser.add_argument(
+        "--check-numerics",
+        action="store_true",
+        help="compare what each rewrite computes with float64, on the model's inputs, and stop at "
+        "the first that is further off than the rule allows",
+    )
+
+
 def options(arguments: argparse.Namespace) -> dict[str, object]:
-    """The options given by ``--set``, read here so that a mistake is reported as one of ``--set``.
+    """The options given by ``--set``, read here so that a mistake is reported as one of ``--set``;
+    and those that have a flag.
 
     Raises:
         UsageError: FL0103, for one without a name or a value; FL0102 for a name that is no option;
@@ -99,6 +110,8 @@ def options(arguments: argparse.Namespace) -> dict[str, object]:
             raise BAD_ARGUMENT.error("--set", found=repr(text), expected="NAME=VALUE")
         option = name.strip().replace("-", "_")
         given[option] = parse_option(option, value, where=f"--set {name.strip()}=...")
+    if getattr(arguments, "check_numerics", False):
+        given["check_numerics"] = True
     return given
 
 

@@ -6,7 +6,7 @@ import argparse
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
-from fuseline.cli.arguments import add_inputs, add_json, add_model, options
+from fuseline.cli.arguments import add_check_numerics, add_inputs, add_json, add_model, options
 from fuseline.cli.zoo import command as zoo
 from fuseline.config import Config
 from fuseline.errors import BAD_ARGUMENT
@@ -19,6 +19,7 @@ if TYPE_CHECKING:
 EXAMPLE = """\
   fuseline explain smollm2
   fuseline explain my_module:make_model --missed --json
+  fuseline explain smollm2 --length 9 --check-numerics
   fuseline explain my_module:make_model --kernels --set target=sm_90
   fuseline explain --zoo --only 'qwen.*' --dtype bfloat16"""
 
@@ -34,12 +35,13 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="only the kernels that were built: registers, shared memory, spills, widest access",
     )
     parser.add_argument("--full", action="store_true", help="kernels, passes and numbers as well")
+    add_check_numerics(parser)
     add_json(parser)
     zoo.add_arguments(parser)
 
 
 def run(arguments: argparse.Namespace, out: Output) -> int:
-    """Compile without running the result, and print the report.
+    """Compile, print the report, and give 1 if ``--check-numerics`` found kernels that differ.
 
     Raises:
         UsageError: FL0103, for a model and ``--zoo`` together, or neither.
@@ -70,10 +72,10 @@ def run(arguments: argparse.Namespace, out: Output) -> int:
     table = report.sites_table() or nothing
     if arguments.kernels:
         table = report.kernels_table() or "no kernel was built"
-    parts = [report.summary(), table]
+    parts = [report.summary(), table, report.numerics_table()]
     text = str(report) if arguments.full else "\n\n".join(part for part in parts if part)
     out.result(report.to_dict(), text)
-    return 0
+    return 1 if report.numbers_differ else 0
 
 
 def report_of(loaded: LoadedModel, config: Config, show: Show) -> Report:
