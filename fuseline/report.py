@@ -194,7 +194,7 @@ class GraphRecord:
 
 @dataclass(frozen=True)
 class NumericsRecord:
-    """What `check_numerics` found of one rewrite: of the value that is closest to breaking the rule.
+    """What `check_numerics` found of one rewrite: of its value that comes closest to being wrong.
 
     Attributes:
         number: of the rewrite, as `fuse_limit` counts; 0 for a pass over a whole func, for
@@ -256,7 +256,7 @@ class Report:
         return asdict(self)
 
     def to_json(self, *, indent: int | None = 2) -> str:
-        """The report as a JSON object with the keys sites, kernels, passes, stats, graphs, numerics."""
+        """The report as a JSON object, whose keys are the fields of `Report`."""
         return json.dumps(self.to_dict(), indent=indent)
 
     def __str__(self) -> str:
@@ -329,7 +329,7 @@ class Report:
         return any(r.share > 1 for r in self.numerics)
 
     def numerics_table(self) -> str:
-        """What `check_numerics` found: a line for each kind of rewrite, then one for each site where
+        """What `check_numerics` found: a line for each kind of rewrite, one for each site where
         anything but eager's bits came out, and what was not compared.
         """
         if not self.numerics:
@@ -341,9 +341,7 @@ class Report:
         rows = [[name, f"x{len(g)}", _same_bits(g), *_errors(g)] for name, g in kinds.items()]
         title = "numbers, in units in the last place against float64"
         other = [r for r in self.numerics if r.values and not r.same]
-        sites = [
-            [f"#{r.number}" if r.number else "", r.rewrite, *_error(r), r.where] for r in other
-        ]
+        sites = [[_number_of(r), r.rewrite, *_error(r), r.where] for r in other]
         reasons = Counter(why for r in self.numerics for why in r.unchecked)
         unchecked = [[f"x{n}", why] for why, n in reasons.items()]
         parts = (
@@ -525,6 +523,10 @@ def worst(records: Iterable[NumericsRecord]) -> NumericsRecord | None:
     """
     compared = [r for r in records if r.values]
     return max(compared, key=lambda r: (r.share, r.ulp), default=None)
+
+
+def _number_of(record: NumericsRecord) -> str:
+    return f"#{record.number}" if record.number else ""
 
 
 def _same_bits(records: Sequence[NumericsRecord]) -> str:

@@ -57,6 +57,10 @@ class Gap:
         return 0.0 if self.same else _over(self.own, self.allowed(tolerance))
 
 
+SAME = Gap(0.0, 0.0, 0.0, 0.0, same=True)
+"""Of a value that has the bits it had."""
+
+
 def gap(found: Tensor, eager: Tensor, exact: Tensor) -> Gap:
     """Compare a value, and eager's, with the float64 one.
 
@@ -89,4 +93,4 @@ def _over(error: float, size: float) -> float:
     return error / size if size else math.inf
 
 
-__all__ = ["AS_WIDE", "Gap", "gap"]
+__all__ = ["AS_WIDE", "SAME", "Gap", "gap"]

@@ -13,15 +13,16 @@ in float64, as another choice there would tell nothing about rounding.
 from __future__ import annotations
 
 import heapq
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Generator, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import TypeAlias
+from typing import Any, TypeAlias, cast
 
 import torch
 from torch import Tensor
 
 from fuseline import _torch
-from fuseline.debug.gaps import Gap, gap
+from fuseline.debug.gaps import SAME, Gap, gap
 from fuseline.debug.oracle import widely, widened
 from fuseline.ir.core import Func, Op, Trait, Value
 from fuseline.ir.evaluate import Argument, bind, call_reference, with_sizes_of
@@ -61,13 +62,17 @@ class Expected:
     Attributes:
         results: the returned values; None where eager's is not known.
         finals: what the arguments of these numbers must hold in the end.
+        refusal: why a run cannot be compared; empty where it can.
     """
 
     results: Sequence[tuple[Value, Anchor | None]]
     finals: Mapping[int, tuple[Value, Anchor]]
+    refusal: str = ""
 
     def compared(self, results: Sequence[Tensor], arguments: Sequence[Argument]) -> list[Compared]:
         """Compare what a run gave, and what its arguments hold then."""
+        if self.refusal:
+            return [Compared(value, None, self.refusal) for value, _ in self.results]
         found: list[Compared] = []
         with torch.no_grad():
             for (value, anchor), tensor in zip(self.results, results, strict=True):
@@ -112,8 +117,7 @@ class Living:
                 self._first[arg] = given.detach().cpu().clone()
             else:
                 self.now[arg] = given.detach().cpu()
-        with torch.no_grad(), torch.random.fork_rng(devices=[]):
-            torch.random.manual_seed(0)
+        with torch.no_grad(), _own_generator():
             self._start()
 
     # -- the func as imported ---------------------------------------------------------------
@@ -187,12 +191,18 @@ class Living:
             for buffer, anchor in self.finals.items()
             if self._is_written(buffer)  # else the program keeps that state itself
         }
-        return Expected(returns, finals)
+        own = [a.hint for a in self.func.args if a.origin and a.origin.kind == "state"]
+        refusal = f"earlier calls may have left something in %{', %'.join(own)}" if own else ""
+        return Expected(returns, finals, refusal)
 
     # -- after a change ---------------------------------------------------------------------
 
     def changed(
-        self, values: Sequence[tuple[Value, Value]], new: Iterable[Op], removed: Iterable[Op]
+        self,
+        values: Sequence[tuple[Value, Value]],
+        new: Iterable[Op],
+        removed: Iterable[Op],
+        moved: Iterable[Op] = (),
     ) -> list[Compared]:
         """Evaluate what is new in the func, and compare what it takes the place of.
 
@@ -200,24 +210,33 @@ class Living:
             values: old values, each with one that is read in its place.
             new: ops that are in the func now.
             removed: ops that were.
+            moved: others that read or write buffers, where their order may be another now.
 
         """
         place = self.func.places
         new, removed = sorted(new, key=place.__getitem__), list(removed)
         compared: list[Compared] = []
         loose: list[Value] = []
-        with torch.no_grad(), torch.random.fork_rng(devices=[]):
+        with torch.no_grad(), _own_generator():
             for op in new:
                 self.now.update(zip(op.results, self._evaluate(op), strict=True))
             for old, value in values:
                 anchor = self.anchors.get(old)
                 if anchor is None:
-                    loose.append(value)
+                    held = self._held(value, None)
+                    if _same(held, self.now.get(old)):
+                        compared.append(
+                            Compared(value, SAME)
+                            if isinstance(held, Tensor)
+                            else Compared(value, None, held)
+                        )
+                    else:
+                        loose.append(value)
                     continue
                 compared.append(_compare(value, self._held(value, None), anchor, direct=True))
                 if value.owner is not None and value not in self.anchors:
                     self.anchors[value], self.now[value] = anchor, anchor.eager
-            touched = dict.fromkeys(b for op in (*new, *removed) for b in _buffers(op))
+            touched = dict.fromkeys(b for op in (*new, *removed, *moved) for b in _buffers(op))
             compared += self._replay(touched, loose)
             compared += self._spread(loose)
         for op in removed:
@@ -234,9 +253,15 @@ class Living:
             compared += self._again(op, loose)
         for buffer in buffers:
             if buffer in self.finals:
-                left = self.contents(buffer)
-                compared.append(_compare(buffer, left, self.finals[buffer], direct=True))
+                compared.append(_compare(buffer, self._final(buffer), self.finals[buffer]))
         return compared
+
+    def _final(self, buffer: Value) -> Held:
+        """What a buffer holds in the end; of one that state takes the place of, nothing is owed."""
+        state = any(a.origin and a.origin.kind == "state" for a in self.func.args)
+        if state and not self.func.users(buffer):
+            return "the program keeps state in the place of this buffer"
+        return self.contents(buffer)
 
     def _spread(self, loose: Iterable[Value]) -> list[Compared]:
         """Evaluate the readers of values without an anchor again, as far as to anchors."""
@@ -259,8 +284,7 @@ class Living:
             read(further)
             for buffer in _buffers(op):
                 if op.has(Trait.WRITES) and buffer in self.finals:
-                    left = self.contents(buffer)
-                    compared.append(_compare(buffer, left, self.finals[buffer]))
+                    compared.append(_compare(buffer, self._final(buffer), self.finals[buffer]))
         return compared
 
     def _again(self, op: Op, loose: list[Value]) -> list[Compared]:
@@ -360,6 +384,14 @@ def _compare(value: Value, held: Held, anchor: Anchor | None, *, direct: bool = 
         held = held if isinstance(held, str) else "eager's value is not known"
         return Compared(value, None, held, direct)
     return Compared(value, gap(held, anchor.eager, anchor.exact), direct=direct)
+
+
+@contextmanager
+def _own_generator() -> Generator[None]:
+    """Leaves the state of torch's random numbers as it was; what is drawn inside is seeded."""
+    with cast("Any", torch).random.fork_rng(devices=[]):
+        cast("Any", torch).manual_seed(0)
+        yield
 
 
 def _buffers(op: Op) -> Iterator[Value]:

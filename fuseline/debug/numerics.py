@@ -94,8 +94,9 @@ class Numerics(RewriteObserver):
         if self._living is None or self._before is None or not record.changed:
             return
         values, new, removed = self._before.difference(func)
+        moved = self._before.moved(func)
         self._before = None
-        found = self._living.changed(values, new, removed)
+        found = self._living.changed(values, new, removed, moved)
         where = next((str(op.loc) for op in new if op.loc is not None), "")
         if found or new:  # else what is gone was dead
             self._judge(0, pass_.name, where, found, _only_moves(new))
@@ -148,7 +149,7 @@ class Numerics(RewriteObserver):
     ) -> errors.FuselineError:
         units = "units in the last place"
         allowed = self.tolerance * found.eager_ulp + 1
-        expected = f"at most {allowed:.3g}: {self.tolerance:g} times eager's, and one"
+        expected = f"at most {_units(allowed)}: {self.tolerance:g} times eager's, and one"
         if exact:
             expected = "eager's bits, as it only moves data"
         elif not found.size:
@@ -157,8 +158,8 @@ class Numerics(RewriteObserver):
         return errors.BROKEN_NUMBERS.error(
             title,
             where=record.where or None,
-            found=f"{_shown(value)} {found.ulp:.3g} {units} from float64, "
-            f"eager {found.eager_ulp:.3g}",
+            found=f"{_shown(value)} {_units(found.ulp)} {units} from float64, "
+            f"eager {_units(found.eager_ulp)}",
             expected=expected,
             hint=f'disable=["{record.rewrite}"] turns it off, and FUSELINE_DISABLE',
         )
@@ -203,9 +204,23 @@ class _Snapshot:
         new_ops = [op for op in func.ops if op not in self._operands]
         return list(values), new_ops, [op for op in self._operands if op not in func]
 
+    def moved(self, func: Func) -> list[Op]:
+        """What reads or writes buffers, if its order has changed."""
+        kept = [op for op in self._operands if op in func and _has_effect(op)]
+        now = [op for op in func.ops if op in self._operands and _has_effect(op)]
+        return kept if kept != now else []
+
+
+def _has_effect(op: Op) -> bool:
+    return op.has(Trait.READS) or op.has(Trait.WRITES)
+
 
 def _only_moves(ops: Sequence[Op]) -> bool:
     return all(isinstance(op, _MOVES) or op.has(Trait.VIEW) for op in ops)
+
+
+def _units(error: float) -> str:
+    return f"{error:.3g}" if error < 1000 else f"{error:.0f}"  # inf, too
 
 
 def _shown(value: Value) -> str:
