@@ -285,7 +285,11 @@ class Compiler:
 
         func = source.make()
         numerics = Numerics(func, given, tolerance=self.config.tolerance)
-        self._manager(self._pipeline(placed), [numerics]).run(func)
+        try:
+            self._manager(self._pipeline(placed), [numerics]).run(func)
+        except errors.PassError:
+            self.checked += numerics.records
+            raise
         numerics.end()
         return numerics
 

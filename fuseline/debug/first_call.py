@@ -24,7 +24,7 @@ class CheckedAtFirst:
     Attributes:
         run: the program.
         check: runs the passes on these arguments, with the observer that it gives.
-        note: told of what was found, also where that ends the run.
+        note: told of what was found, where nothing ended the run.
     """
 
     run: Compiled
