@@ -38,9 +38,9 @@ DTYPES = ("float32", "bfloat16")
 TEXT = """\
 # Numbers around each rewrite
 
-```console
-$ fuseline explain smollm2 --length 9 --check-numerics
-$ fuseline run my_module:make_model --check-numerics
+```sh
+fuseline explain smollm2 --length 9 --check-numerics
+fuseline run my_module:make_model --check-numerics
 ```
 
 or `fuseline.compile(model, check_numerics=True)`, or `FUSELINE_CHECK_NUMERICS=1`: at the first call
@@ -109,7 +109,11 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("--only", nargs="+", default=["*"], metavar="PATTERN", help="of models")
     parser.add_argument("--dtype", nargs="+", choices=DTYPES, default=DTYPES)
     parser.add_argument("--output", type=Path, default=DEFAULT)
+    parser.add_argument("--page", action="store_true", help="only write the page, of what there is")
     args = parser.parse_args(argv)
+    if args.page:
+        PAGE.write_text(page(read_json(args.output)))
+        return 0
     torch.set_num_threads(1)
     warnings.simplefilter("ignore")  # of torch, about the models' own code
     chosen = [
