@@ -59,6 +59,8 @@ values that it replaces are compared with the float64 oracle. `report().numerics
   infinities, NaN, and the huge numbers of masks are compared by place; integers and booleans are
   eager's. A rewrite that breaks this ends the call with FL0410, which names its number, pass, site
   and value, both errors, and the option that turns it off.
+* Eager's error grows from layer to layer, and what is allowed grows with it: a small error of a
+  rewrite shows in the first layers that it is applied in, or in a model of one layer.
 * What caches and other buffers hold in the end is compared, too, and what is read from them where
   the order of reads and writes may have changed.
 * After that the built program runs, and the line `kernels` compares its results, and what it left

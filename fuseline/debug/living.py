@@ -38,10 +38,11 @@ _RANDOM = "it draws random numbers"
 
 @dataclass(frozen=True)
 class Anchor:
-    """What eager computes for a value, and what float64 does."""
+    """What eager computes for a value, and what float64 does; `chance`: from random numbers."""
 
     eager: Tensor
     exact: Tensor
+    chance: bool = False
 
 
 @dataclass(frozen=True)
@@ -76,11 +77,11 @@ class Expected:
         found: list[Compared] = []
         with torch.no_grad():
             for (value, anchor), tensor in zip(self.results, results, strict=True):
-                found.append(_compare(value, tensor.detach().cpu(), anchor, direct=True))
+                found.append(_of_run(value, tensor, anchor))
             for number, (value, anchor) in self.finals.items():
                 held = arguments[number]
                 if isinstance(held, Tensor):
-                    found.append(_compare(value, held.detach().cpu(), anchor, direct=True))
+                    found.append(_of_run(value, held, anchor))
         return found
 
 
@@ -126,18 +127,23 @@ class Living:
         exact: dict[Value, Tensor] = {
             b: widened(t.clone()) for b, t in self._first.items() if isinstance(t, Tensor)
         }
+        chance: set[Value] = set()
         for op in self.func.ops:
             found = self._evaluate(op, first=True)
+            if _is_random(op) or not chance.isdisjoint(op.operands):
+                chance.update(op.results, _buffers(op) if op.has(Trait.WRITES) else ())
             if isinstance(op, AtenCall) and all(isinstance(t, Tensor) for t in found):
                 results = [t for t in found if isinstance(t, Tensor)]
                 self.binding = with_sizes_of(op, results, self.binding)
-            self._anchor(op, found, exact)
+            self._anchor(op, found, exact, chance)
         for buffer, contents in exact.items():
             eager = self.contents(buffer)
             if isinstance(eager, Tensor) and self._is_written(buffer):
-                self.finals[buffer] = Anchor(eager, contents)
+                self.finals[buffer] = Anchor(eager, contents, buffer in chance)
 
-    def _anchor(self, op: Op, found: Sequence[Held], exact: dict[Value, Tensor]) -> None:
+    def _anchor(
+        self, op: Op, found: Sequence[Held], exact: dict[Value, Tensor], chance: set[Value]
+    ) -> None:
         """Note eager's results, and the same in float64; ``exact`` has what buffers hold there."""
         wide = self._widely(op, found, exact)
         for number, (value, eager) in enumerate(zip(op.results, found, strict=True)):
@@ -153,7 +159,7 @@ class Living:
                     right = widened(eager)
                 if isinstance(wide, str):
                     self.restarts.append((value, wide))
-            self.anchors[value] = Anchor(eager, right)
+            self.anchors[value] = Anchor(eager, right, value in chance)
 
     def _widely(
         self, op: Op, found: Sequence[Held], exact: dict[Value, Tensor]
@@ -377,6 +383,13 @@ class Living:
 
     def _is_written(self, buffer: Value) -> bool:
         return any(op.has(Trait.WRITES) for op in self.func.users(buffer))
+
+
+def _of_run(value: Value, found: Tensor, anchor: Anchor | None) -> Compared:
+    """The comparison of what a run gave: it drew random numbers of its own."""
+    if anchor is not None and anchor.chance:
+        return Compared(value, None, "it depends on random numbers")
+    return _compare(value, found.detach().cpu(), anchor, direct=True)
 
 
 def _compare(value: Value, held: Held, anchor: Anchor | None, *, direct: bool = False) -> Compared:

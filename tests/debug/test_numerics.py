@@ -337,6 +337,19 @@ def test_arguments_that_do_not_fit_are_told_of() -> None:
     assert "extent 5 is 4" in record.unchecked[0]
 
 
+def test_kernels_draw_other_random_numbers() -> None:
+    def program(x: Tensor) -> tuple[Tensor, Tensor]:
+        return nn.functional.dropout(torch.exp(x), 0.5, True) + 1, x * 2
+
+    compiled = fuseline.compile(program, check_numerics=True)
+    with torch.no_grad():
+        compiled(torch.rand(40))
+    kernels = cast("Any", compiled).report().numerics[-1]
+    assert (kernels.rewrite, kernels.values, kernels.same) == ("kernels", 1, True)
+    (reason,) = kernels.unchecked
+    assert "it depends on random numbers" in reason
+
+
 # -- inputs ----------------------------------------------------------------------------------
 
 
