@@ -59,8 +59,10 @@ values that it replaces are compared with the float64 oracle. `report().numerics
   infinities, NaN, and the huge numbers of masks are compared by place; integers and booleans are
   eager's. A rewrite that breaks this ends the call with FL0410, which names its number, pass, site
   and value, both errors, and the option that turns it off.
-* Eager's error grows from layer to layer, and what is allowed grows with it: a small error of a
-  rewrite shows in the first layers that it is applied in, or in a model of one layer.
+* The rule is about whole values: eager's error grows from layer to layer, and what is allowed grows
+  with it. A small error of a rewrite shows in the first layers that it is applied in, or in a model
+  of one layer; and in float32 rather than in bfloat16, where the inputs of all that is computed in
+  float32 inside (norms, routers) are off by thousands of its units already.
 * What caches and other buffers hold in the end is compared, too, and what is read from them where
   the order of reads and writes may have changed.
 * After that the built program runs, and the line `kernels` compares its results, and what it left
@@ -98,7 +100,9 @@ Of {count} models: tiny seeded ones of the families that tests compile, in two t
 is called with a prompt that fills a static cache, and with one token; those that take no such cache
 with the prompt alone. Errors are in units in the last place against float64. Of each kind of
 rewrite this is the one that is closest to what the rule allows, and its model; where all sites have
-eager's bits, the largest error that they share with it. A dash: eager makes no error there."""
+eager's bits, the largest error that they share with it. A dash: eager makes no error there. Units
+are those of the value's own type: a float32 value inside of a bfloat16 model has errors of
+thousands of them, by its inputs."""
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -258,9 +262,13 @@ def _rows(models: Json) -> Iterator[str]:
         model, record = max(found.items(), key=lambda p: (p[1]["share"], p[1]["ulp"]))
         ratio = "-" if record["ratio"] is None else f"{record['ratio']:.2f}"
         yield (
-            f"| {kind} | {sites} | {same} | {record['ulp']:.2f} | {record['eager_ulp']:.2f} "
+            f"| {kind} | {sites} | {same} | {_units(record['ulp'])} | {_units(record['eager_ulp'])} "
             f"| {ratio} | {record['share']:.2f} | {model.split()[0]} |"
         )
+
+
+def _units(error: float) -> str:
+    return f"{error:.2f}" if error < 1000 else f"{error:.0f}"
 
 
 def _lists(models: Json) -> Iterator[str]:

@@ -136,6 +136,7 @@ class Compiler:
             CannotImport: the program has something that the IR has no type for, or that its target
                 does not run.
             BuildError: under ``Config(strict=True)``, if a kernel cannot be built.
+            PassError: under ``Config(check_numerics=True)``, for a rewrite that breaks the numbers.
 
         """
         if isinstance(program, Imported):
@@ -146,12 +147,13 @@ class Compiler:
         if isinstance(placed, str):
             raise CannotImport(placed)
         self.tools.require(placed.target, strict=self.config.strict)
+        optimised = self._optimise(source, placed)
         if self.config.check_numerics:
             from fuseline.debug.seeded import model_arguments
 
             given = model_arguments(source.make(), source.known)
             self.checked += self._check(source, placed, given).records
-        return self._build(self._optimise(source, placed))
+        return self._build(optimised)
 
     @property
     def keeps_forms(self) -> bool:
