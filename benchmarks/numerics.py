@@ -262,7 +262,8 @@ def _rows(models: Json) -> Iterator[str]:
         model, record = max(found.items(), key=lambda p: (p[1]["share"], p[1]["ulp"]))
         ratio = "-" if record["ratio"] is None else f"{record['ratio']:.2f}"
         yield (
-            f"| {kind} | {sites} | {same} | {_units(record['ulp'])} | {_units(record['eager_ulp'])} "
+            f"| {kind} | {sites} | {same} "
+            f"| {_units(record['ulp'])} | {_units(record['eager_ulp'])} "
             f"| {ratio} | {record['share']:.2f} | {model.split()[0]} |"
         )
 
