@@ -15,7 +15,7 @@ QUIET_THREADS := OMP_NUM_THREADS=1 MKL_NUM_THREADS=1 OMP_WAIT_POLICY=passive TOK
 PYTEST := $(QUIET_THREADS) $(BIN)/python -m pytest
 
 .DEFAULT_GOAL := help
-.PHONY: help setup check format test test-slow test-versions test-gpu bench-gpu demo bench zoo docs clean
+.PHONY: help setup check format test test-slow test-versions test-gpu bench-gpu demo bench zoo numerics docs clean
 
 help: ## list the commands
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-13s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -98,6 +98,9 @@ zoo: setup ## a tiny model of every architecture of transformers, compiled and c
 	  OMP_WAIT_POLICY=passive $(BIN)/python -m fuseline.cli explain --zoo --dtype $$dtype \
 	    --results benchmarks/results/zoo.json --page docs/zoo.md || failed=1; \
 	done; test -z "$$failed"
+
+numerics: setup ## hold every rewrite to float64 over tiny models of all families
+	OMP_NUM_THREADS=1 OMP_WAIT_POLICY=passive $(BIN)/python -m benchmarks.numerics
 
 docs: setup ## rewrite the generated pages and check every snippet
 	$(BIN)/python -m docs.build

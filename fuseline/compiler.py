@@ -11,7 +11,7 @@ import logging
 import weakref
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from typing import Any, TypeVar, cast, overload
+from typing import TYPE_CHECKING, Any, TypeVar, cast, overload
 
 import torch
 from torch import Tensor, fx, nn
@@ -46,13 +46,13 @@ from fuseline.latent_caches import LatentCaches
 from fuseline.logs import apply_config
 from fuseline.op_by_op import OpByOp, UntilRefused
 from fuseline.passes.known_sizes import UnknownSizeError
-from fuseline.passes.manager import PassManager, Run
+from fuseline.passes.manager import Observer, PassManager, Run
 from fuseline.passes.pipeline import default_pipeline
 from fuseline.passes.pipeline_text import pass_named
 from fuseline.passes.plan import Owed, own_results
 from fuseline.passes.rewrite import Pass
 from fuseline.placing import ON_CPU, Placed, place
-from fuseline.report import Report
+from fuseline.report import NumericsRecord, Report
 from fuseline.runtime import packing, resident
 from fuseline.runtime.executor import Program
 from fuseline.runtime.gpu.aligned import Aligned
@@ -62,6 +62,9 @@ from fuseline.runtime.kernels import HostKernels, Kernels
 from fuseline.runtime.later import Later
 from fuseline.runtime.native import Runner
 from fuseline.saved import SavedForms, SavedProgram, placement
+
+if TYPE_CHECKING:
+    from fuseline.debug.numerics import Numerics
 
 T = TypeVar("T")
 
@@ -79,11 +82,13 @@ class Compiler:
         config: the options.
         progress: told of every kernel that is there, while a program is built.
         done: the compilations so far.
+        checked: what `check_numerics` found.
     """
 
     config: Config
     progress: OnProgress | None = None
     done: list[Compilation] = field(default_factory=list[Compilation])
+    checked: list[NumericsRecord] = field(default_factory=list[NumericsRecord])
     required: Watch | None = field(init=False)
     """What holds calls to the option ``require``, where that is set."""
     _tools: Tools | None = None
@@ -124,12 +129,13 @@ class Compiler:
             raise CannotImport(placed)
         self.tools.require(placed.target, strict=self.config.strict)
         self.begin()
-        optimised = self._optimise(_Source.of_capture(captured), placed)
+        source = _Source.of_capture(captured)
+        optimised = self._optimise(source, placed)
         keeps = self.keeps_forms and placed.target.backend == "cpu"
         saved = optimised.saved() if keeps else None  # before a thread edits the func
         runnable = _Building(Later(lambda: self._runnable(self._build(optimised))), saved)
         self._builds.add(runnable.build)
-        return runnable
+        return self._checked(runnable, source, placed)
 
     def ahead(self, program: Captured | Imported) -> Compilation:
         """Compile a captured program, or one that comes as IR, to be written down; it cannot be
@@ -140,6 +146,7 @@ class Compiler:
                 does not run.
             BuildError: under ``Config(strict=True)``, if a kernel cannot be built.
             PassError: FL0401, if it does not have what ``Config(require=...)`` names.
+            PassError: under ``Config(check_numerics=True)``, for a rewrite that breaks the numbers.
 
         """
         if isinstance(program, Imported):
@@ -150,14 +157,20 @@ class Compiler:
         if isinstance(placed, str):
             raise CannotImport(placed)
         self.tools.require(placed.target, strict=self.config.strict)
-        return self._with_required(self._build(self._optimise(source, placed)))
+        optimised = self._optimise(source, placed)
+        if self.config.check_numerics:
+            from fuseline.debug.seeded import model_arguments
+
+            given = model_arguments(source.make(), source.known)
+            self.checked += self._check(source, placed, given).records
+        return self._with_required(self._build(optimised))
 
     @property
     def keeps_forms(self) -> bool:
         """Whether compiled programs are kept for other processes: not where one looks inside."""
         config = self.config
         looking = config.verify or config.dump_dir is not None or config.fuse_limit is not None
-        looking = looking or config.cost or remarks.wanted(config)
+        looking = looking or config.cost or config.check_numerics or remarks.wanted(config)
         return config.reuse and not looking
 
     def restore(self, text: str) -> Compiled:
@@ -264,8 +277,10 @@ class Compiler:
         """
         self.tools.require(ON_CPU.target, strict=self.config.strict)
         self.begin()
-        built = self._build(self._optimise(_Source.of_import(program), ON_CPU))
-        return self._runnable(self._with_required(built))
+        source = _Source.of_import(program)
+        built = self._build(self._optimise(source, ON_CPU))
+        run = self._runnable(self._with_required(built))
+        return self._checked(run, source, ON_CPU)
 
     def _with_required(self, compilation: Compilation) -> Compilation:
         """A program that is whole by itself, held to what is required."""
@@ -273,6 +288,34 @@ class Compiler:
             where = f"{compilation.name} for {compilation.built.target.name}"
             check_required(self.required.required, compilation.report(), where)
         return compilation
+
+    def _checked(self, run: Compiled, source: _Source, placed: Placed) -> Compiled:
+        """A program whose first call is checked, where the options say so."""
+        if not self.config.check_numerics:
+            return run
+        from fuseline.debug.first_call import CheckedAtFirst
+
+        return CheckedAtFirst(
+            run, lambda given: self._check(source, placed, given), self.checked.extend
+        )
+
+    def _check(self, source: _Source, placed: Placed, given: Sequence[Argument]) -> Numerics:
+        """Run the passes on a func of their own, and check what each rewrite computes.
+
+        Raises:
+            PassError: FL0410, for the first that breaks the numbers rule.
+        """
+        from fuseline.debug.numerics import Numerics
+
+        func = source.make()
+        numerics = Numerics(func, given, tolerance=self.config.tolerance)
+        try:
+            self._manager(self._pipeline(placed), [numerics]).run(func)
+        except errors.PassError:
+            self.checked += numerics.records
+            raise
+        numerics.end()
+        return numerics
 
     def _optimise(self, source: _Source, placed: Placed) -> _Optimised:
         """Import a program and run the pipeline on it."""
@@ -351,10 +394,7 @@ class Compiler:
             InternalError: a pass failed; the func before it is saved.
 
         """
-        pipeline = default_pipeline(
-            cache_latents=self.config.cache == "latent", on_gpu=placed.target.backend == "cuda"
-        )
-        manager = self._manager(pipeline, dump)
+        manager = self._manager(self._pipeline(placed), [dump] if dump else [])
         try:
             return manager.run(func)
         except UnknownSizeError as error:
@@ -364,13 +404,18 @@ class Compiler:
         except Exception as error:
             raise pass_failure(manager, make(), error, self.config.dump_dir) from error
 
-    def _manager(self, passes: Sequence[Pass], dump: Dump | None) -> PassManager:
+    def _pipeline(self, placed: Placed) -> list[Pass]:
+        return default_pipeline(
+            cache_latents=self.config.cache == "latent", on_gpu=placed.target.backend == "cuda"
+        )
+
+    def _manager(self, passes: Sequence[Pass], observers: Sequence[Observer]) -> PassManager:
         return PassManager(
             passes,
             check=self.config.verify,
             limit=self.config.fuse_limit,
             disable=self.config.disable,
-            observers=[dump] if dump else [],
+            observers=observers,
         )
 
     def report(self) -> Report:
@@ -382,7 +427,7 @@ class Compiler:
         total = Report()
         for compilation in self.done:
             total = total if compilation.waits else total + compilation.report()
-        return total
+        return total + Report(numerics=tuple(self.checked)) if self.checked else total
 
 
 @dataclass(frozen=True)
@@ -394,6 +439,8 @@ class _Source:
     name: str
     make: Callable[[], Func]
     captured: Captured | None = None
+    known: Sequence[Argument | None] = ()
+    """The arguments that are at hand before a call."""
 
     @classmethod
     def of_capture(cls, captured: Captured) -> _Source:
@@ -404,7 +451,7 @@ class _Source:
             pin(func, captured)
             return func
 
-        return cls(captured.name, make, captured)
+        return cls(captured.name, make, captured, [item.actual for item in captured.inputs])
 
     @classmethod
     def of_import(cls, program: Imported) -> _Source:
@@ -415,7 +462,7 @@ class _Source:
             pin_import(func, program)
             return func
 
-        return cls(program.name, make)
+        return cls(program.name, make, known=[item.actual for item in program.inputs])
 
     def layouts(self, func: Func) -> dict[Value, Layout]:
         """The strides of the arguments."""

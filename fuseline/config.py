@@ -266,6 +266,13 @@ class Config:
     cost: bool = _option(
         False, "COST", _BOOL, "account for the bytes and flops of eager and of compiled code"
     )
+    check_numerics: bool = _option(
+        False,
+        "CHECK_NUMERICS",
+        _BOOL,
+        "at the first call of a program, compare what every rewrite computes with float64, and "
+        "raise where one is further off than `tolerance` allows; slow",
+    )
     strict: bool = _option(
         False, "STRICT", _BOOL, "raise where a plain lowering would stand in for a kernel"
     )

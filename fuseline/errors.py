@@ -302,6 +302,18 @@ UNKNOWN_SIZE = Code(
 )
 
 
+# ---------------------------------------------------------------------------------- FL04xx: passes
+
+BROKEN_NUMBERS = Code(
+    "FL0410",
+    "numbers break at",
+    "Under `check_numerics`, a rewrite gave a value that is further from the float64 oracle than "
+    "the rule allows: `tolerance` times eager's own error, plus one unit in the last place; the "
+    "same bits where data is only moved.",
+    PassError,
+)
+
+
 # ------------------------------------------------------------------------- FL06xx: the code cache
 
 CACHE_NOT_A_DIRECTORY = Code(

@@ -216,6 +216,39 @@ class CostRecord:
 
 
 @dataclass(frozen=True)
+class NumericsRecord:
+    """What `check_numerics` found of one rewrite: of its value that comes closest to being wrong.
+
+    Attributes:
+        number: of the rewrite, as `fuse_limit` counts; 0 for a pass over a whole func, for
+            ``import``, which is the program before all passes, and for ``kernels``.
+        rewrite: the pass; ``kernels`` for the outputs of the built program.
+        where: module path and source line.
+        value: the value, with its type.
+        values: how many values were compared.
+        same: whether all of them have the bits that eager gives.
+        ulp: the error against float64, in units in the last place: of the difference's norm, over
+            that of the value.
+        eager_ulp: the same of eager.
+        ratio: the error over eager's own; None where eager makes none.
+        share: the error over the largest that is allowed; above 1 the rule is broken.
+        unchecked: why values were not compared; empty where all were.
+    """
+
+    number: int
+    rewrite: str
+    where: str
+    value: str = ""
+    values: int = 0
+    same: bool = True
+    ulp: float = 0.0
+    eager_ulp: float = 0.0
+    ratio: float | None = None
+    share: float = 0.0
+    unchecked: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
 class Report:
     """Everything that is known about one or more compilations; prints as a readable table."""
 
@@ -225,6 +258,7 @@ class Report:
     stats: Mapping[str, Stat] = field(default_factory=dict[str, Stat])
     graphs: tuple[GraphRecord, ...] = ()
     costs: tuple[CostRecord, ...] = ()
+    numerics: tuple[NumericsRecord, ...] = ()
 
     def count(self, pattern: str, status: SiteStatus | None = "fused") -> int:
         """How many sites of a pattern have a status; ``None`` counts every status."""
@@ -239,6 +273,7 @@ class Report:
             stats=_merge_stats(self.stats, other.stats),
             graphs=self.graphs + other.graphs,
             costs=self.costs + other.costs,
+            numerics=self.numerics + other.numerics,
         )
 
     def to_dict(self) -> dict[str, object]:
@@ -253,6 +288,7 @@ class Report:
         parts = [
             self.summary(),
             self.sites_table(),
+            self.numerics_table(),
             _section("kernels", _kernel_rows(self.kernels)),
             _section("choices", _choice_rows(self.kernels)),
             _section("graphs", _graph_rows(self.graphs)),
@@ -311,6 +347,34 @@ class Report:
         counts = Counter(s.pattern for s in self.sites if s.kernel == kernel.symbol)
         sites = ", ".join(f"{name} x{n}" if n > 1 else name for name, n in counts.items())
         return sites or "-", kernel.origin
+
+    @property
+    def numbers_differ(self) -> bool:
+        """Whether `check_numerics` found outputs of built programs that break the numbers rule."""
+        return any(r.share > 1 for r in self.numerics)
+
+    def numerics_table(self) -> str:
+        """What `check_numerics` found: a line for each kind of rewrite, one for each site where
+        anything but eager's bits came out, and what was not compared.
+        """
+        if not self.numerics:
+            return ""
+        kinds: dict[str, list[NumericsRecord]] = {}
+        for record in self.numerics:
+            kinds.setdefault(record.rewrite, []).append(record)
+        head = ["", "", "same bits", "largest", "eager's", "ratio", "of allowed"]
+        rows = [[name, f"x{len(g)}", _same_bits(g), *_errors(g)] for name, g in kinds.items()]
+        title = "numbers, in units in the last place against float64"
+        other = [r for r in self.numerics if r.values and not r.same]
+        sites = [[_number_of(r), r.rewrite, *_error(r), r.where] for r in other]
+        reasons = Counter(why for r in self.numerics for why in r.unchecked)
+        unchecked = [[f"x{n}", why] for why, n in reasons.items()]
+        parts = (
+            _section(title, [head, *rows]),
+            _section("numbers by site: largest, eager's, ratio, of allowed", sites),
+            _section("not compared", unchecked),
+        )
+        return "\n".join(part for part in parts if part)
 
     def sites_table(self) -> str:
         """The sites alone: a line per pattern, then one per site, or per run of like sites."""
@@ -476,6 +540,33 @@ def _pass_rows(passes: Iterable[PassRecord]) -> list[list[str]]:
         for p in passes
         if p.changed
     ]
+
+
+def worst(records: Iterable[NumericsRecord]) -> NumericsRecord | None:
+    """Of some records, the one that is closest to breaking the numbers rule; None where none of
+    them compares anything.
+    """
+    compared = [r for r in records if r.values]
+    return max(compared, key=lambda r: (r.share, r.ulp), default=None)
+
+
+def _number_of(record: NumericsRecord) -> str:
+    return f"#{record.number}" if record.number else ""
+
+
+def _same_bits(records: Sequence[NumericsRecord]) -> str:
+    compared = [r for r in records if r.values]
+    return f"{sum(r.same for r in compared)} of {len(compared)}"
+
+
+def _errors(records: Sequence[NumericsRecord]) -> list[str]:
+    found = worst(records)
+    return ["-"] * 4 if found is None else _error(found)
+
+
+def _error(record: NumericsRecord) -> list[str]:
+    ratio = "-" if record.ratio is None else f"{record.ratio:.3g}"
+    return [f"{record.ulp:.3g}", f"{record.eager_ulp:.3g}", ratio, f"{record.share:.2f}"]
 
 
 def _graph_rows(records: Iterable[GraphRecord]) -> list[list[str]]:

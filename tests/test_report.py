@@ -50,7 +50,7 @@ def test_a_kernel_that_runs_both_ways_is_listed_twice() -> None:
 
 def test_json_holds_everything() -> None:
     data = json.loads(report().to_json())
-    assert set(data) == {"sites", "kernels", "passes", "stats", "graphs", "costs"}
+    assert set(data) == {"sites", "kernels", "passes", "stats", "graphs", "costs", "numerics"}
     assert data["sites"][1]["reason"] == "q has 3 readers"
     assert data["sites"][2]["details"] == {"eps": "1e-06"}
     assert data["kernels"][0]["launches"] == 2

@@ -120,6 +120,16 @@ def add_options(parser: argparse.ArgumentParser) -> None:
     )
 
 
+def add_check_numerics(parser: argparse.ArgumentParser) -> None:
+    """``--check-numerics``: hold every rewrite to the numbers rule."""
+    parser.add_argument(
+        "--check-numerics",
+        action="store_true",
+        help="compare what each rewrite computes with float64, on the model's inputs, and stop at "
+        "the first that is further off than the rule allows",
+    )
+
+
 def options(arguments: argparse.Namespace) -> dict[str, object]:
     """The options given by ``--set`` and by flags of their own, read here so that a mistake is
     reported as one of these.
@@ -141,6 +151,8 @@ def options(arguments: argparse.Namespace) -> dict[str, object]:
             given[option] = parse_option(option, value, where=flag)
     if texts := getattr(arguments, "require", None):
         given["require"] = parse_option("require", ",".join(texts), where="--require")
+    if getattr(arguments, "check_numerics", False):
+        given["check_numerics"] = True
     return given
 
 

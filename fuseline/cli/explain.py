@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 from fuseline.cli import costs
 from fuseline.cli.arguments import (
     OF_COMPILING,
+    add_check_numerics,
     add_inputs,
     add_json,
     add_model,
@@ -32,6 +33,7 @@ EXAMPLE = """\
   fuseline explain my_module:make_model --missed --json
   fuseline explain smollm2 --remarks 'fuse-.*' --remarks-missed --remarks-output remarks.yaml
   fuseline explain my_module:make_model --require qk_norm --require moe=4
+  fuseline explain smollm2 --length 9 --check-numerics
   fuseline explain my_module:make_model --kernels --set target=sm_90
   fuseline explain smollm2 --cost --length 512
   fuseline explain --zoo --only 'qwen.*' --dtype bfloat16"""
@@ -51,12 +53,13 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--full", action="store_true", help="kernels, passes and numbers as well")
     add_remarks(parser)
     add_require(parser)
+    add_check_numerics(parser)
     add_json(parser)
     zoo.add_arguments(parser)
 
 
 def run(arguments: argparse.Namespace, out: Output) -> int:
-    """Compile without running the result, and print the report.
+    """Compile, print the report, and give 1 if ``--check-numerics`` found kernels that differ.
 
     Raises:
         UsageError: FL0103, for a model and ``--zoo`` together, or neither.
@@ -94,10 +97,10 @@ def run(arguments: argparse.Namespace, out: Output) -> int:
     table = report.sites_table() or nothing
     if arguments.kernels:
         table = report.kernels_table() or "no kernel was built"
-    parts = [report.summary(), table]
+    parts = [report.summary(), table, report.numerics_table()]
     text = str(report) if arguments.full else "\n\n".join(part for part in parts if part)
     out.result(report.to_dict(), text)
-    return 0
+    return 1 if report.numbers_differ else 0
 
 
 def explained(loaded: LoadedModel, config: Config, show: Show) -> tuple[Compiled, Report]:

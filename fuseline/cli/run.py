@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from fuseline.cli.arguments import (
+    add_check_numerics,
     add_file_checks,
     add_inputs,
     add_json,
@@ -75,6 +76,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add_file_checks(parser)
     add_remarks(parser)
     add_require(parser)
+    add_check_numerics(parser)
     add_json(parser)
 
 
@@ -83,6 +85,7 @@ def run(arguments: argparse.Namespace, out: Output) -> int:
     if kind_of(Path(arguments.model)) == "fuse":
         from fuseline.cli import artifacts
 
+        refuse(arguments, ("--check-numerics",), arguments.model, "a model: its passes have run")
         return artifacts.run(arguments, out)
     refuse(arguments, ("--verify", "--verify-key"), arguments.model, "a .fuse file")
     config = Config.of(options(arguments))
@@ -99,7 +102,7 @@ def run(arguments: argparse.Namespace, out: Output) -> int:
     comparison, report = compare(loaded, config, arguments.runs, out)
     data = {**asdict(comparison), "same": comparison.same, "report": report.to_dict()}
     out.result(data, _text(comparison, report))
-    return 0 if comparison.same else 1
+    return 0 if comparison.same and not report.numbers_differ else 1
 
 
 def compare(
@@ -155,5 +158,6 @@ def _text(comparison: Comparison, report: Report) -> str:
         ["error", f"{c.compiled_error:.3g}, eager's {c.eager_error:.3g}, both against float64"],
         ["numbers", f"{verdict} the allowed {c.allowed_error:.3g}"],
     ]
-    parts = (columns(rows, indent=""), report.summary(), report.sites_table())
+    tables = (report.sites_table(), report.numerics_table())
+    parts = (columns(rows, indent=""), report.summary(), *tables)
     return "\n\n".join(part for part in parts if part)

@@ -10,6 +10,7 @@ import copy
 import dataclasses
 import math
 from collections.abc import Callable, Iterator, Mapping
+from contextlib import AbstractContextManager
 from typing import Any, cast
 
 import torch
@@ -34,8 +35,13 @@ def oracle(program: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
     if isinstance(program, nn.Module):
         program = copy.deepcopy(program).double()
     wide_args, wide_kwargs = map_tensors(widened, args), map_tensors(widened, kwargs)
-    with torch.no_grad(), _torch.dispatching(_widely):
+    with torch.no_grad(), widely():
         return program(*wide_args, **wide_kwargs)
+
+
+def widely() -> AbstractContextManager[object]:
+    """A context in which every ATen call has float64 in place of each narrower floating type."""
+    return cast("AbstractContextManager[object]", _torch.dispatching(_widely))
 
 
 def widened(tensor: Tensor) -> Tensor:

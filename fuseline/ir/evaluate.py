@@ -103,7 +103,7 @@ def call_reference(
     return as_results(out)
 
 
-def _with_sizes_of(
+def with_sizes_of(
     op: AtenCall, results: Sequence[Tensor], binding: Mapping[str, int]
 ) -> Mapping[str, int]:
     """The symbols with those that only the data tells, read where they first occur."""
@@ -133,6 +133,6 @@ def evaluate(
     for op in func.ops:
         results = call_reference(op, tensors, binding)
         if isinstance(op, AtenCall):
-            binding = _with_sizes_of(op, results, binding)
+            binding = with_sizes_of(op, results, binding)
         tensors.update(zip(op.results, results, strict=True))
     return [tensors[v] for v in func.returns]

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any, Protocol, cast
 
@@ -84,6 +84,37 @@ class Observer(Protocol):
     def after_pass(self, func: Func, pass_: Pass, record: PassRecord, run: Run) -> None:
         """The func as the pass left it."""
         ...
+
+
+@dataclass(frozen=True)
+class Change:
+    """What one applied rewrite did to a func, beside its record.
+
+    Attributes:
+        applied: the record; its ``ops`` are the new ones.
+        values: old value to new value.
+        removed: the ops that are gone.
+    """
+
+    applied: Applied
+    values: Mapping[Value, Value]
+    removed: Sequence[Op]
+
+
+class RewriteObserver:
+    """An observer that is told of every rewrite as well; what it does not define does nothing."""
+
+    def before_pass(self, func: Func, pass_: Pass) -> None:
+        """The func as the pass will get it."""
+
+    def after_pass(self, func: Func, pass_: Pass, record: PassRecord, run: Run) -> None:
+        """The func as the pass left it."""
+
+    def before_rewrite(self, func: Func, rewrite: Rewrite[Any], root: Op) -> None:
+        """A rewrite was found to apply at ``root``; nothing has changed yet."""
+
+    def after_rewrite(self, func: Func, rewrite: Rewrite[Any], change: Change) -> None:
+        """The rewrite was applied and recorded."""
 
 
 @dataclass
@@ -186,6 +217,7 @@ class PassManager:
         self.check = check
         self.limit = limit
         self.observers = observers
+        self._watching = [o for o in observers if isinstance(o, RewriteObserver)]
         self.current: Pass | None = None
         """The pass that is running, or that raised."""
         self.latest: Run | None = None
@@ -268,7 +300,11 @@ class PassManager:
             if rewrite.pattern:
                 _miss(rewrite, op, outcome, run)
             return False
-        apply(rewrite, op, outcome, run)
+        for observer in self._watching:
+            observer.before_rewrite(run.func, rewrite, op)
+        change = apply(rewrite, op, outcome, run)
+        for observer in self._watching:
+            observer.after_rewrite(run.func, rewrite, change)
         return True
 
 
@@ -296,7 +332,7 @@ def _miss(rewrite: Rewrite[Any], op: Op, outcome: NoMatch, run: Run) -> None:
     )
 
 
-def apply(rewrite: Rewrite[Any], root: Op, outcome: Replacement, run: Run) -> None:
+def apply(rewrite: Rewrite[Any], root: Op, outcome: Replacement, run: Run) -> Change:
     """Put a rewrite's new ops in, redirect readers, erase what died, and record it."""
     change = outcome if isinstance(outcome, Replace) else Replace(outcome)
     func = run.func
@@ -319,7 +355,8 @@ def apply(rewrite: Rewrite[Any], root: Op, outcome: Replacement, run: Run) -> No
     removed = [*change.erase, *dead]
     if not _in_order(func, new):
         func.reorder(schedule(func, *_window(func, new)))
-    _record(rewrite, root, change, run, new, removed)
+    record = _record(rewrite, root, change, run, new, removed)
+    return Change(record, change.values, removed)
 
 
 def _new_ops(func: Func, values: Sequence[Value], extra: Sequence[Op]) -> list[Op]:
@@ -436,7 +473,7 @@ def _record(
     run: Run,
     new: Sequence[Op],
     removed: Sequence[Op],
-) -> None:
+) -> Applied:
     record = Applied(
         number=len(run.applied) + 1,
         rewrite=rewrite.name,
@@ -468,6 +505,7 @@ def _record(
         _carry_misses(run, removed, new[-1])
     if not record.pattern and len(record.swallowed) == 1:
         _inherit(record)
+    return record
 
 
 def _outermost(record: Applied | None) -> Applied | None:

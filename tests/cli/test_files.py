@@ -87,6 +87,13 @@ def test_explain(file: Path, capsys: Print) -> None:
     assert any(kernel["op"] == "linear" for kernel in answer(capsys)["kernels"])
 
 
+def test_an_onnx_model_is_checked_by_rewrite(onnx_file: Path, capsys: Print) -> None:
+    assert main(["explain", str(onnx_file), "--check-numerics", "--json"]) == 0
+    records = answer(capsys)["numerics"]
+    assert [r["rewrite"] for r in records][-1] == "kernels"
+    assert all(r["values"] and r["share"] <= 1 for r in records)
+
+
 @pytest.mark.slow
 def test_explain_for_a_gpu(onnx_file: Path, capsys: Print) -> None:
     with warnings.catch_warnings():
