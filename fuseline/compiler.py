@@ -147,7 +147,8 @@ class Compiler:
         """Whether compiled programs are kept for other processes: not where one looks inside."""
         config = self.config
         looking = config.verify or config.dump_dir is not None or config.fuse_limit is not None
-        return config.reuse and not looking
+        chosen = config.skip_rewrites or config.only_rewrites or config.plain_kernels
+        return config.reuse and not looking and not chosen
 
     def restore(self, text: str) -> Compiled:
         """A program of an earlier process, from its func after all passes."""
@@ -299,6 +300,7 @@ class Compiler:
             strict=config.strict,
             progress=self.progress,
             how=how,
+            plain=config.plain_kernels,
         )
 
     def _noted(self, compilation: Compilation) -> Compilation:
@@ -340,6 +342,8 @@ class Compiler:
             check=self.config.verify,
             limit=self.config.fuse_limit,
             disable=self.config.disable,
+            skip=self.config.skip_rewrites,
+            only=self.config.only_rewrites,
             observers=[dump] if dump else [],
         )
 

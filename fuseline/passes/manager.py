@@ -16,6 +16,7 @@ from fuseline.ir.ops.raised import LayerNorm, RmsNorm
 from fuseline.ir.types import dim, format_dim
 from fuseline.ir.verify import verify
 from fuseline.passes.dce import has_effect
+from fuseline.passes.gate import Gate, Names
 from fuseline.passes.rewrite import FuncPass, NoMatch, Pass, Replace, Replacement, Rewrite
 from fuseline.report import PassRecord, Site
 
@@ -35,7 +36,11 @@ _SIBLINGS = ("merged_rows",)
 
 @dataclass
 class Applied:
-    """One applied rewrite, by running number."""
+    """One applied rewrite, by running number.
+
+    ``name`` stays where other rewrites are left out (see `Gate`), and ``needs`` has the numbers of
+    the earlier rewrites that made what this one replaced.
+    """
 
     number: int
     rewrite: str
@@ -49,6 +54,8 @@ class Applied:
     work: Op | None = None
     swallowed: list[Applied] = field(default_factory=list["Applied"])
     owner: Applied | None = None
+    name: str = ""
+    needs: tuple[int, ...] = ()
 
     def __str__(self) -> str:
         bytes_before, bytes_after = (format_dim(c.bytes) for c in (self.before, self.after))
@@ -92,6 +99,7 @@ class Run:
     missed: dict[tuple[str, Op], Missed] = field(default_factory=dict[tuple[str, Op], Missed])
     owners: dict[Op, Applied] = field(default_factory=dict[Op, Applied])
     """The rewrite that made each living op."""
+    names: Names = field(default_factory=Names)
 
     def sites(self) -> list[Site]:
         """The sites: each live pattern, fused or missed, swallowed parts in its details."""
@@ -159,6 +167,8 @@ class PassManager:
         check: run the verifier after each pass (always done in tests).
         limit: apply at most this many rewrites; for bisecting.
         disable: names of passes to leave out.
+        skip: names of single rewrites to leave out, see `Gate`.
+        only: names of the only rewrites to apply; none: all.
         observers: told of every pass.
 
     """
@@ -170,12 +180,14 @@ class PassManager:
         check: bool = False,
         limit: int | None = None,
         disable: Iterable[str] = (),
+        skip: Iterable[str] = (),
+        only: Iterable[str] = (),
         observers: Sequence[Observer] = (),
     ) -> None:
-        skip = frozenset(disable)
-        self.passes = [p for p in passes if p.name not in skip]
+        disabled = frozenset(disable)
+        self.passes = [p for p in passes if p.name not in disabled]
         self.check = check
-        self.limit = limit
+        self.gate = Gate.of(limit, skip, only)
         self.observers = observers
         self.current: Pass | None = None
         """The pass that is running, or that raised."""
@@ -239,7 +251,7 @@ class PassManager:
             for op in run.func.ops:
                 if not isinstance(op, rewrite.root) or op not in run.func:
                     continue
-                if self.limit is not None and len(run.applied) >= self.limit:
+                if self.gate.closed(len(run.applied)):
                     return changed
                 again |= self._try(rewrite, op, run)
             changed |= again
@@ -258,11 +270,17 @@ class PassManager:
                     rewrite.name, rewrite.pattern, op, op.loc, outcome.reason, dict(outcome.details)
                 )
             return False
-        apply(rewrite, op, outcome, run)
+        name = run.names.of(rewrite.name, op)
+        if not self.gate.allows(name):
+            return False
+        run.names.applied(rewrite.name, op)
+        apply(rewrite, op, outcome, run, name)
         return True
 
 
-def apply(rewrite: Rewrite[Any], root: Op, outcome: Replacement, run: Run) -> None:
+def apply(
+    rewrite: Rewrite[Any], root: Op, outcome: Replacement, run: Run, name: str = ""
+) -> None:
     """Put a rewrite's new ops in, redirect readers, erase what died, and record it."""
     change = outcome if isinstance(outcome, Replace) else Replace(outcome)
     func = run.func
@@ -285,7 +303,7 @@ def apply(rewrite: Rewrite[Any], root: Op, outcome: Replacement, run: Run) -> No
     removed = [*change.erase, *dead]
     if not _in_order(func, new):
         func.reorder(schedule(func, *_window(func, new)))
-    _record(rewrite, root, change, run, new, removed)
+    _record(rewrite, root, change, run, new, removed, name)
 
 
 def _new_ops(func: Func, values: Sequence[Value], extra: Sequence[Op]) -> list[Op]:
@@ -402,7 +420,9 @@ def _record(
     run: Run,
     new: Sequence[Op],
     removed: Sequence[Op],
+    name: str,
 ) -> None:
+    replaced = (run.owners.get(op) for op in (root, *removed))
     record = Applied(
         number=len(run.applied) + 1,
         rewrite=rewrite.name,
@@ -414,6 +434,8 @@ def _record(
         after=_total(new),
         ops=tuple(new),
         work=change.work,
+        name=name,
+        needs=tuple(sorted({made.number for made in replaced if made is not None})),
     )
     whole = _whole(run, removed)
     if whole is not None:
