@@ -14,32 +14,29 @@ import pkgutil
 import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, TypeAlias
+from typing import TypeAlias
 
 import torch
 from torch import Tensor
 
 import fuseline.passes
-from fuseline.ir.core import Func, Op, Trait, Value
-from fuseline.ir.evaluate import Argument, evaluate
-from fuseline.ir.ops.buffer import IndexWrite
-from fuseline.ir.ops.index import (
-    Embedding,
-    Gather,
-    Index,
-    IndexCopy,
-    IndexPut,
-    IndexSelect,
-    Scatter,
+from fuseline.debug.inputs import (
+    Overrides,
+    added_argument,
+    is_buffer,
+    make_arguments,
+    make_binding,
+    own_argument,
 )
+from fuseline.ir.core import Func
+from fuseline.ir.evaluate import Argument, evaluate
 from fuseline.ir.text import parse_func, print_func
-from fuseline.ir.types import BufferType, DType, IntType, Range, substitute
+from fuseline.ir.types import DType
 from fuseline.ir.verify import verify
 from fuseline.passes.manager import PassManager, Run
 from fuseline.passes.rewrite import PASSES, Pass
 
 Passes: TypeAlias = "Pass | Sequence[Pass]"
-Overrides: TypeAlias = Mapping[str, Argument]
 
 TOLERANCES: dict[DType, tuple[float, float]] = {
     DType.F64: (1e-12, 1e-12),
@@ -48,100 +45,6 @@ TOLERANCES: dict[DType, tuple[float, float]] = {
     DType.BF16: (1e-3, 1.6e-2),
 }
 """Absolute and relative tolerance by element type, where arithmetic was reordered."""
-
-_SIZES = (3, 5, 7, 2, 11, 13)
-
-
-# -- inputs ---------------------------------------------------------------------------------
-
-
-def make_binding(func: Func, *, smallest: bool = False) -> dict[str, int]:
-    """A value for each symbol of a func, within its range: small odd numbers, or the smallest."""
-    return {
-        name: _within(1 if smallest else _SIZES[i % len(_SIZES)], func.symbols[name])
-        for i, name in enumerate(sorted(func.symbols))
-    }
-
-
-def _within(size: int, limits: Range) -> int:
-    size = max(size, limits.lo)
-    return size if limits.hi is None else min(size, limits.hi)
-
-
-def make_arguments(
-    func: Func, binding: Mapping[str, int], *, seed: int = 0, given: Overrides | None = None
-) -> list[Argument]:
-    """Seeded arguments of a func under a binding of its symbols.
-
-    Floats are normal, bools even, integers within the extent that they index (each one once where
-    there are enough of them, so that writes by index do not collide), else 0, 1 or 2. ``given``
-    overrides arguments by name.
-    """
-    generator = torch.Generator().manual_seed(seed)
-    given = given or {}
-    arguments: list[Argument] = []
-    for arg in func.args:
-        made = _argument(func, arg, binding, generator)
-        fixed = given.get(arg.hint)
-        arguments.append(made if fixed is None else fixed)
-    return arguments
-
-
-def _argument(
-    func: Func, arg: Value, binding: Mapping[str, int], generator: torch.Generator
-) -> Argument:
-    if isinstance(arg.type, IntType):
-        return substitute(arg.type.value, binding)
-    if arg.origin is not None and arg.origin.kind == "count":
-        return torch.tensor(binding[arg.origin.name])
-    shape = [substitute(d, binding) for d in arg.shape]
-    dtype = arg.dtype.torch
-    if dtype.is_floating_point:
-        return torch.randn(shape, generator=generator, dtype=torch.float64).to(dtype)
-    if dtype == torch.bool:
-        return torch.rand(shape, generator=generator) < 0.5
-    limits = [substitute(e, binding) for e in _indexed_extents(func, arg)]
-    limit = min(limits, default=3)
-    count = 1
-    for extent in shape:
-        count *= extent
-    if count <= limit:
-        return torch.randperm(limit, generator=generator)[:count].reshape(shape).to(dtype)
-    return torch.randint(0, max(limit, 1), shape, generator=generator).to(dtype)
-
-
-def _indexed_extents(func: Func, value: Value) -> Iterator[Any]:
-    """The extents that an integer value indexes, itself or by way of other integer ops."""
-    seen, stack = {value}, [value]
-    while stack:
-        current = stack.pop()
-        for op in func.users(current):
-            yield from _extents(op, current)
-            for made in op.results:
-                if made not in seen and not made.dtype.is_float:
-                    seen.add(made)
-                    stack.append(made)
-
-
-def _extents(op: Op, value: Value) -> Iterator[Any]:
-    match op:
-        case Embedding() if value is op.indices:
-            yield op.weight.shape[0]
-        case Index() | IndexPut():
-            for index, axis in zip(op.indices, op.axes, strict=True):
-                if index is value:
-                    yield op.x.shape[axis]
-        case IndexSelect() | Gather() | Scatter() | IndexCopy() if value is op.index:
-            yield op.x.shape[op.axis]
-        case IndexWrite() if value is op.index:
-            yield op.buffer.shape[op.axis]
-        case _ if op.has(Trait.WRITES) and getattr(op, "index", None) is value:
-            for other in op.operands:
-                if isinstance(other.type, BufferType):
-                    yield other.shape[2 if other.tensor.rank == 4 else 0]
-        case _:
-            return
-
 
 # -- comparing ------------------------------------------------------------------------------
 
@@ -195,42 +98,24 @@ def assert_same_values(
     for binding in tried:
         arguments = make_arguments(before, binding, seed=seed, given=given)
         added = after.args[len(before.args) :]
-        own = [_added(arg, binding) for arg in added]
+        own = [added_argument(arg, binding) for arg in added]
         want, got = _run(before, arguments), _run(after, [*arguments, *own])
         states = [a for a in added if a.origin and a.origin.kind == "state"]
         replaced = {s.origin.name for s in states if s.origin} | {
-            a.hint for a in after.args if states and _is_buffer(a) and not after.users(a)
+            a.hint for a in after.args if states and is_buffer(a) and not after.users(a)
         }
         for name in want.keys() - {f"buffer %{hint}" for hint in replaced}:
             _compare(name, want[name], got[name], exact, binding)
 
 
-def _added(arg: Value, binding: Mapping[str, int]) -> Tensor:
-    """What a program gives itself: state of zeros, or an integer of the call as data."""
-    if arg.origin is not None and arg.origin.kind == "count":
-        return torch.tensor(binding[arg.origin.name])
-    return torch.zeros(*map(int, arg.shape), dtype=arg.dtype.torch)
-
-
 def _run(func: Func, arguments: Sequence[Argument]) -> dict[str, Tensor]:
     """The results, and what the buffers hold then, by what they are called in messages."""
-    own = [_own(a, arg) for a, arg in zip(arguments, func.args, strict=True)]
+    own = [own_argument(a, arg) for a, arg in zip(arguments, func.args, strict=True)]
     found = {f"result {i}": t for i, t in enumerate(evaluate(func, own))}
     for arg, value in zip(func.args, own, strict=True):
-        if isinstance(value, Tensor) and _is_buffer(arg):
+        if isinstance(value, Tensor) and is_buffer(arg):
             found[f"buffer %{arg.hint}"] = value
     return found
-
-
-def _own(given: Argument, arg: Value) -> Argument:
-    """A copy of an argument; of a number that a pass has lifted, the tensor."""
-    if isinstance(given, Tensor):
-        return given.clone()
-    return given if isinstance(arg.type, IntType) else torch.tensor(given)
-
-
-def _is_buffer(value: Value) -> bool:
-    return isinstance(value.type, BufferType)
 
 
 def _compare(name: str, want: Tensor, got: Tensor, exact: bool, binding: Mapping[str, int]) -> None:
