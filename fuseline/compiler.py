@@ -23,6 +23,7 @@ from fuseline.clock import Clock
 from fuseline.codegen.targets import TARGETS
 from fuseline.compilation import Compilation, Outcome
 from fuseline.config import Config, warn_of_unknown_variables
+from fuseline.debug.case import given_options
 from fuseline.debug.dump import Dump, check_folder
 from fuseline.debug.reproducer import internal_error
 from fuseline.frontend.backend import Backend
@@ -332,9 +333,13 @@ class Compiler:
             done = manager.passes.index(manager.current) if manager.current else 0
             again = make()
             self._manager(manager.passes[:done], None).run(again)
-            failed = manager.passes[done].name
+            failed = manager.passes[done]
             text = print_func(again, locations=True)
-            raise internal_error(failed, text, error, self.config.dump_dir) from error
+            raise internal_error(
+                *(failed.name, text, error, self.config.dump_dir),
+                pipeline=str(failed),
+                options=given_options(self.config),
+            ) from error
 
     def _manager(self, passes: Sequence[Pass], dump: Dump | None) -> PassManager:
         return PassManager(

@@ -27,6 +27,9 @@ COMMANDS = {
     "export": "compile a model ahead of time, to one file",
     "inspect": "show what a compiled file holds, check it, or compare two",
     "explain": "list the sites of a model: fused, or missed with the reason",
+    "bisect": "find the rewrite, pass or kernel that breaks a model",
+    "reduce": "shrink a func that shows what is wrong, to a few lines",
+    "repro": "write a model down as a reproducer, or replay one",
     "cache": "look at, check, clean up and move what was built",
     "doctor": "show versions, compilers, directories and the options in force",
 }

@@ -9,31 +9,44 @@ import argparse
 import shlex
 import sys
 import tempfile
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
+from fuseline.debug.case import Case, versions
 from fuseline.errors import InternalError
+from fuseline.ir.core import IRError
 from fuseline.ir.text import parse_func, print_func
 from fuseline.passes.manager import PassManager
 from fuseline.passes.rewrite import PASSES
 
 
-def internal_error(stage: str, text: str, cause: Exception, folder: Path | None) -> InternalError:
-    """The error for a stage that failed on a func with this text, which is saved.
+def internal_error(
+    stage: str,
+    text: str,
+    cause: Exception,
+    folder: Path | None,
+    *,
+    pipeline: str = "",
+    options: Mapping[str, str] | None = None,
+) -> InternalError:
+    """The error for a stage that failed on a func with this text, which is saved as a reproducer.
 
     Args:
         stage: the pass.
         text: the func before the stage.
         cause: what was raised.
         folder: where to save; a new temporary directory if None.
+        pipeline: text of the pass; its name if empty.
+        options: those of the compilation that were given.
 
     """
     path: Path | None = None
+    message = f"{type(cause).__name__}: {cause}"
     try:
         root = folder or Path(tempfile.mkdtemp(prefix="fuseline-reproducer-"))
         root.mkdir(parents=True, exist_ok=True)
         path = root / f"before-{stage}.fl"
-        path.write_text(text)
+        path.write_text(_reproducer(text, pipeline or stage, f"{stage}: {message}", options or {}))
     except OSError:
         path = None  # the error itself matters more than the file
     command = None
@@ -41,8 +54,16 @@ def internal_error(stage: str, text: str, cause: Exception, folder: Path | None)
         command = shlex.join(
             [Path(sys.executable).name, "-m", __name__, str(path), "--pass", stage]
         )
-    message = f"{type(cause).__name__}: {cause}"
     return InternalError(message, stage=stage, reproducer=path, command=command)
+
+
+def _reproducer(text: str, pipeline: str, failed: str, options: Mapping[str, str]) -> str:
+    """The text of a file; that of the func alone, where it is no func that can be read."""
+    try:
+        func = parse_func(text)
+    except IRError:
+        return text
+    return Case(func, pipeline, options, failed=failed, versions=versions()).to_text()
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

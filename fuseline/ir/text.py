@@ -6,7 +6,7 @@ import enum
 import json
 import math
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, TypeVar, cast
 
 import sympy
@@ -44,13 +44,24 @@ def print_func(func: Func, *, locations: bool = False) -> str:
     return "\n".join(_Printer(locations).func(func, "")) + "\n"
 
 
+def print_ops(*groups: Sequence[Op], same: Mapping[Value, Value]) -> list[list[str]]:
+    """The lines of some ops of one func, a list for each group; a value has one name in all.
+
+    ``same`` has values that are to be called as others are.
+    """
+    printer = _Printer(False, same)
+    return [[line for op in group for line in printer.op(op, "")] for group in groups]
+
+
 class _Printer:
-    def __init__(self, locations: bool) -> None:
+    def __init__(self, locations: bool, same: Mapping[Value, Value] | None = None) -> None:
         self.locations = locations
+        self.same = same or {}
         self.names: dict[Value, str] = {}
         self.taken: set[str] = set()
 
     def name(self, value: Value) -> str:
+        value = self.same.get(value, value)
         if value not in self.names:
             base = re.sub(r"[^A-Za-z0-9_.]", "_", value.hint) or "v"
             base = f"v{base}" if base[0].isdigit() else base

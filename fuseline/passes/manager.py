@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any, Protocol, cast
 
@@ -39,7 +39,8 @@ class Applied:
     """One applied rewrite, by running number.
 
     ``name`` stays where other rewrites are left out (see `Gate`), and ``needs`` has the numbers of
-    the earlier rewrites that made what this one replaced.
+    the earlier rewrites that made what this one replaced: ``removed``, whose results have become
+    other ``values``.
     """
 
     number: int
@@ -56,6 +57,8 @@ class Applied:
     owner: Applied | None = None
     name: str = ""
     needs: tuple[int, ...] = ()
+    removed: tuple[Op, ...] = ()
+    values: Mapping[Value, Value] = field(default_factory=dict[Value, Value])
 
     def __str__(self) -> str:
         bytes_before, bytes_after = (format_dim(c.bytes) for c in (self.before, self.after))
@@ -278,9 +281,7 @@ class PassManager:
         return True
 
 
-def apply(
-    rewrite: Rewrite[Any], root: Op, outcome: Replacement, run: Run, name: str = ""
-) -> None:
+def apply(rewrite: Rewrite[Any], root: Op, outcome: Replacement, run: Run, name: str = "") -> None:
     """Put a rewrite's new ops in, redirect readers, erase what died, and record it."""
     change = outcome if isinstance(outcome, Replace) else Replace(outcome)
     func = run.func
@@ -436,6 +437,8 @@ def _record(
         work=change.work,
         name=name,
         needs=tuple(sorted({made.number for made in replaced if made is not None})),
+        removed=tuple(removed),
+        values=dict(change.values),
     )
     whole = _whole(run, removed)
     if whole is not None:
