@@ -111,12 +111,16 @@ class Replay:
             return manager.latest
 
     def _manager(self, trial: Trial) -> PassManager:
+        """What the options leave out is left out of every trial."""
+        config = self.config
+        limits = [n for n in (trial.limit, config.fuse_limit) if n is not None]
+        only = config.only_rewrites if trial.only is None else (*trial.only, NOTHING)
         return PassManager(
             self.passes[: trial.passes],
             check=True,
-            limit=trial.limit,
-            skip=trial.skip,
-            only=() if trial.only is None else (*trial.only, NOTHING),
+            limit=min(limits, default=None),
+            skip=(*config.skip_rewrites, *trial.skip),
+            only=only,
         )
 
     def program(self, func: Func, plain: Sequence[str] = ()) -> tuple[Compiled, Compiler]:
@@ -126,7 +130,8 @@ class Replay:
             BuildError: under ``strict``, for a kernel that cannot be built.
 
         """
-        compiler = Compiler(self.config.replace(target="cpu", plain_kernels=tuple(plain)))
+        unwanted = (*self.config.plain_kernels, *plain)
+        compiler = Compiler(self.config.replace(target="cpu", plain_kernels=unwanted))
         known = self.case.layouts()
         tensors = [a for a in func.args if not isinstance(a.type, IntType)]
         layouts = {

@@ -1,8 +1,9 @@
 """Which rewrites may be applied: only the first so many, all but some, or none but some.
 
 Numbers shift when another rewrite is left out. So each rewrite also has a name that stays: its
-pass, the place of the op that it starts from, and the how many-th it is of that pass there, as
-``fuse-qk-norm@layers.3.attn#1``. A rewrite that is left out is proposed again, under its old name.
+pass, the place of the last op that it replaces, and the how many-th it is of that pass there, as
+``fuse-qk-norm@layers.3.attn#1``. A rewrite that is left out is proposed again, under its old name,
+also where it is found from another op.
 """
 
 from __future__ import annotations
@@ -50,19 +51,19 @@ class Names:
     _counts: Counter[str] = field(default_factory=Counter[str])
     _proposed: dict[tuple[str, Op], str] = field(default_factory=dict[tuple[str, Op], str])
 
-    def of(self, rewrite: str, root: Op) -> str:
-        """The name of what a rewrite proposes at an op: the same until that is applied."""
-        known = self._proposed.get((rewrite, root))
+    def of(self, rewrite: str, op: Op) -> str:
+        """The name of what a rewrite proposes for an op: the same until that is applied."""
+        known = self._proposed.get((rewrite, op))
         if known is not None:
             return known
-        stem = f"{rewrite}@{_place(root)}"
+        stem = f"{rewrite}@{_place(op)}"
         self._counts[stem] += 1
-        name = self._proposed[rewrite, root] = f"{stem}#{self._counts[stem]}"
+        name = self._proposed[rewrite, op] = f"{stem}#{self._counts[stem]}"
         return name
 
-    def applied(self, rewrite: str, root: Op) -> None:
-        """What was proposed there is done: another proposal at the same op is another rewrite."""
-        self._proposed.pop((rewrite, root), None)
+    def applied(self, rewrite: str, op: Op) -> None:
+        """What was proposed for it is done: another proposal for the same op is another rewrite."""
+        self._proposed.pop((rewrite, op), None)
 
 
 def _place(op: Op) -> str:

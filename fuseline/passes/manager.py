@@ -273,12 +273,20 @@ class PassManager:
                     rewrite.name, rewrite.pattern, op, op.loc, outcome.reason, dict(outcome.details)
                 )
             return False
-        name = run.names.of(rewrite.name, op)
+        last = _last_replaced(op, outcome, run.func)
+        name = run.names.of(rewrite.name, last)
         if not self.gate.allows(name):
             return False
-        run.names.applied(rewrite.name, op)
+        run.names.applied(rewrite.name, last)
         apply(rewrite, op, outcome, run, name)
         return True
+
+
+def _last_replaced(root: Op, outcome: Replacement, func: Func) -> Op:
+    """The last op of those that a rewrite replaces, wherever it started from; the root if none."""
+    change = outcome if isinstance(outcome, Replace) else Replace(outcome)
+    ops = [*change.erase, *(v.owner for v in change.values if v.owner is not None)]
+    return max(ops, key=func.places.__getitem__, default=root)
 
 
 def apply(rewrite: Rewrite[Any], root: Op, outcome: Replacement, run: Run, name: str = "") -> None:

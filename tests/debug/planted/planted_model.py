@@ -30,6 +30,6 @@ class Block(nn.Module):
 
 def make() -> tuple[nn.Module, Tensor]:
     """Six blocks: the fourth has an unusual eps, the fifth three parallel products."""
-    torch.manual_seed(0)
+    torch.manual_seed(0)  # pyright: ignore[reportUnknownMemberType]
     blocks = [Block(0.25 if i == 3 else 1e-6, 3 if i == 4 else 2) for i in range(BLOCKS)]
     return nn.Sequential(*blocks), torch.randn(5, WIDTH)
