@@ -262,7 +262,8 @@ class Bisection:
         kept = {a.number: a for a in (*_closure(applied, found), *applied[:more])}
         only = tuple(a.name for _, a in sorted(kept.items()))
         numbers = ", ".join(f"#{a.number}" for a in found)
-        what = f"{numbers} with the {len(only) - len(found)} that it needs"
+        needed = len(only) - len(found)
+        what = f"{numbers} with the {needed} that it needs" if needed else f"only {numbers}"
         what = f"{numbers} and the first {more}" if more else what
         return self._count(Trial(only=only), what)
 
@@ -320,7 +321,7 @@ def _in_order(ops: Sequence[Op], before: Mapping[Value, Value]) -> list[Op]:
                     visit(owner)
             order[op] = None
 
-    for op in ops:
+    for op in reversed(ops):  # they were erased from the last one on
         visit(op)
     return list(order)
 

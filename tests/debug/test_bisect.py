@@ -101,6 +101,16 @@ def test_people_are_told(planted_model: Path, capsys: Print) -> None:
     assert "compilation 5: 13 of 18 rewrites: bad" in printed.err
 
 
+def test_the_session_in_the_docs_is_what_is_printed(planted_model: Path, capsys: Print) -> None:
+    """Apart from the errors, which depend on the inputs."""
+    page = (Path(__file__).parents[2] / "docs" / "debugging.md").read_text()
+    for pipeline in PIPELINES.values():
+        assert main(["bisect", str(planted_model), *LOAD, "-p", pipeline]) == 0
+        lines = capsys.readouterr().out.splitlines()
+        for line in lines:
+            assert "  check  " in line or line in page, line
+
+
 def test_where_nothing_fails(planted_model: Path, capsys: Print) -> None:
     code, found = answer(capsys, "bisect", str(planted_model), "-p", GOOD)
     assert (code, found["found"]) == (1, "nothing")

@@ -30,7 +30,10 @@ def test_planted_faults_come_down_to_a_few_lines(
     code, said = answer(capsys, "reduce", *words)
     assert code == 0
     assert said["ops_before"] == 95
-    assert len(small.read_text().splitlines()) <= 12
+    text = small.read_text()
+    assert len(text.splitlines()) <= 12
+    page = (Path(__file__).parents[2] / "docs" / "debugging.md").read_text()
+    assert text[text.index("func @") :] in page, "the session in the docs"
     assert main(["repro", str(small), *LOAD]) == 1
     _, found = answer(capsys, "bisect", str(small), *LOAD)
     assert found["pass"].startswith("planted-")
