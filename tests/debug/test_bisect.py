@@ -11,13 +11,16 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 
 from fuseline.cli import main
 from fuseline.codegen.cpu.norm import NormKernel
+from fuseline.frontend.captured import Captured
+from fuseline.frontend.importer import import_captured
 from fuseline.ir.core import Func
 from fuseline.ir.ops.pointwise import Add, Sub
 from fuseline.passes.rewrite import FuncPass, Rewrite
-from tests.debug.cases import GOOD, LOAD, PIPELINES, answer
+from tests.debug.cases import GOOD, LOAD, PIPELINES, PLANTED, answer
 
 Print = pytest.CaptureFixture[str]
 
@@ -210,6 +213,36 @@ def test_a_kernel_is_named(
     assert (found["found"], found["alone"]) == ("kernel", True)
     assert found["template"].endswith(".cpp.jinja")
     assert found["where"].startswith("3 (planted_model.py:")
+
+
+@pytest.fixture
+def in_planted(monkeypatch: pytest.MonkeyPatch) -> str:
+    """The model itself, by name."""
+    torch.compiler.reset()
+    monkeypatch.chdir(PLANTED)
+    monkeypatch.setattr(sys, "path", list(sys.path))
+    return "planted_model:make"
+
+
+def test_a_model_is_bisected_with_its_own_weights(in_planted: str, capsys: Print) -> None:
+    code, found = answer(capsys, "bisect", in_planted, *LOAD, "-p", PIPELINES["eps"])
+    assert (code, found["name"], found["alone"]) == (0, "planted-add-norm@3#1", True)
+
+
+def test_what_is_wrong_before_all_passes(
+    in_planted: str, capsys: Print, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """An import that loses an addition: the graph is right by itself, but not the model's."""
+
+    def wrong(captured: Captured) -> Func:
+        func = import_captured(captured)
+        PlantedDrop().run(func)
+        return func
+
+    monkeypatch.setattr("fuseline.captures.import_captured", wrong)
+    code, found = answer(capsys, "bisect", in_planted, "-p", "cse")
+    assert (code, found["found"], found["pass"]) == (0, "before", "")
+    assert "eager's" in found["said"]
 
 
 def test_json_of_a_model_without_graphs(capsys: Print) -> None:

@@ -13,6 +13,8 @@ import torch
 from torch import Tensor
 
 import fuseline
+from fuseline.cli import main as main_command
+from fuseline.debug.case import Case
 from fuseline.debug.reproducer import main
 from fuseline.errors import InternalError
 from fuseline.ir.core import Func
@@ -54,6 +56,10 @@ def test_a_failing_pass_saves_the_func_before_it(
         error = error.__cause__ or getattr(error, "inner_exception", None)
     assert isinstance(error, InternalError)
     assert error.reproducer is not None
+    case = Case.read(error.reproducer)
+    assert case.pipeline == _Fails.name
+    assert case.failed == f"{_Fails.name}: RuntimeError: this pass is broken"
+    assert main_command(["repro", str(error.reproducer)]) == 1, "it fails again"
     func = parse_func(error.reproducer.read_text())
     assert [op.name for op in func.ops] == ["add"]
     assert len(func.returns) == 1
