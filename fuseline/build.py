@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass, field, replace
 from functools import lru_cache
@@ -163,20 +163,22 @@ def build(
     strict: bool = False,
     progress: OnProgress | None = None,
     how: How | None = None,
+    plain: Collection[str] = (),
 ) -> Built:
     """Emit, compile and assemble a func for a target.
 
     A kernel that does not compile is replaced by the op's reference, unless ``strict``. ``how`` is
-    for GPUs: without it nothing is measured.
+    for GPUs: without it nothing is measured. ``plain`` names kernels in whose place references run;
+    ``all`` is every one.
 
     Raises:
         CompileError: a kernel does not compile, and ``strict`` is set.
 
     """
     if target.backend == "cuda":
-        return _build_for_gpu(func, args, tools, target, strict, progress, how or How())
+        return _build_for_gpu(func, args, tools, target, strict, progress, how or How(), plain)
     layouts = LayoutMap(func, args)
-    emitted = emit(func, layouts, unavailable=tools.missing)
+    emitted = _kept(emit(func, layouts, unavailable=tools.missing), plain)
     kernels = {launch.kernel.symbol: launch.kernel for item in emitted for launch in item.launches}
     sources = {symbol: kernel.render() for symbol, kernel in kernels.items()}
     addresses: dict[str, int] = {}
@@ -206,6 +208,7 @@ def _build_for_gpu(
     strict: bool,
     progress: OnProgress | None,
     how: How,
+    plain: Collection[str],
 ) -> Built:
     """Each launch in the best configuration that the target holds; an op that has a launch without
     any runs its reference.
@@ -220,7 +223,7 @@ def _build_for_gpu(
     missing = "" if wrong is None else wrong.title
     layouts = LayoutMap(func, args)
     layouts.askew = askew_arguments(func)
-    emitted = emit(func, layouts, target.backend, unavailable=missing)
+    emitted = _kept(emit(func, layouts, target.backend, unavailable=missing), plain)
 
     def built(done: int, total: int, name: str) -> None:
         if progress is not None:
@@ -298,6 +301,19 @@ def _compile(
             log.warning("%s does not compile; its reference runs instead", unit.symbol)
             failed[unit.symbol] = str(outcome.diagnostic)
     return failed
+
+
+def _kept(emitted: Sequence[Emitted], plain: Collection[str]) -> list[Emitted]:
+    """The same without launches of kernels that are not wanted, whatever their configuration."""
+    if not plain:
+        return list(emitted)
+    reason = "the option plain_kernels names its kernel"
+    kept: list[Emitted] = []
+    for item in emitted:
+        launches = [each for one in item.launches for each in (one, *one.others)]
+        unwanted = any(each.kernel.symbol in plain or "all" in plain for each in launches)
+        kept.append(Emitted(item.op, (), reason) if unwanted else item)
+    return kept
 
 
 def _without(item: Emitted, failed: Mapping[str, str]) -> Emitted:

@@ -24,6 +24,7 @@ from fuseline.codegen.targets import TARGETS
 from fuseline.compilation import Compilation, Outcome
 from fuseline.config import Config, warn_of_unknown_variables
 from fuseline.debug import remarks
+from fuseline.debug.case import given_options
 from fuseline.debug.cost import costs_of
 from fuseline.debug.dump import Dump, check_folder
 from fuseline.debug.reproducer import pass_failure
@@ -171,6 +172,7 @@ class Compiler:
         config = self.config
         looking = config.verify or config.dump_dir is not None or config.fuse_limit is not None
         looking = looking or config.cost or config.check_numerics or remarks.wanted(config)
+        looking = looking or config.skip_rewrites or config.only_rewrites or config.plain_kernels
         return config.reuse and not looking
 
     def restore(self, text: str) -> Compiled:
@@ -377,6 +379,7 @@ class Compiler:
             strict=config.strict,
             progress=self.progress,
             how=how,
+            plain=config.plain_kernels,
         )
 
     def _noted(self, compilation: Compilation) -> Compilation:
@@ -402,7 +405,9 @@ class Compiler:
             missed = [s for s in sites if s.pattern == "moe" and s.status == "missed"]
             raise DependsOnData(str(error), missed) from error
         except Exception as error:
-            raise pass_failure(manager, make(), error, self.config.dump_dir) from error
+            again, folder = make(), self.config.dump_dir
+            options = given_options(self.config)
+            raise pass_failure(manager, again, error, folder, options) from error
 
     def _pipeline(self, placed: Placed) -> list[Pass]:
         return default_pipeline(
@@ -415,6 +420,8 @@ class Compiler:
             check=self.config.verify,
             limit=self.config.fuse_limit,
             disable=self.config.disable,
+            skip=self.config.skip_rewrites,
+            only=self.config.only_rewrites,
             observers=observers,
         )
 

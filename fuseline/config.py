@@ -288,6 +288,15 @@ class Config:
         Parser(_read_count, "a count, 0 or more"),
         "apply only the first so many rewrites",
     )
+    skip_rewrites: tuple[str, ...] = _option(
+        (), "SKIP_REWRITES", _NAMES, "single rewrites to leave out, by the names `bisect` gives"
+    )
+    only_rewrites: tuple[str, ...] = _option(
+        (), "ONLY_REWRITES", _NAMES, "the only rewrites to apply, by the same names; none: all"
+    )
+    plain_kernels: tuple[str, ...] = _option(
+        (), "PLAIN_KERNELS", _NAMES, "kernels, by symbol, in whose place torch runs; all: every one"
+    )
     threads: int | None = _option(
         None,
         "THREADS",

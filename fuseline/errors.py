@@ -584,6 +584,13 @@ ONNX_SIZE = Code(
     hint="OnnxProgram.run runs it, op by op; experts that fuseline has written have no such size "
     "if exported with --dense-experts",
 )
+BAD_REPRODUCER = Code(
+    "FL0830",
+    "not a reproducer",
+    "A file that should hold IR, with or without the head of a reproducer, does not; or the file "
+    "of arguments that it names is not there, or another one.",
+    LoadError,
+)
 ONNX_INPUT = Code(
     "FL0823",
     "unexpected input of an ONNX model",

@@ -20,11 +20,18 @@ import torch
 from torch import Tensor
 
 import fuseline.passes
-from fuseline.debug.seeded import Overrides, make_arguments, make_binding
-from fuseline.ir.core import Func, Value
+from fuseline.debug.seeded import (
+    Overrides,
+    added_argument,
+    is_buffer,
+    make_arguments,
+    make_binding,
+    own_argument,
+)
+from fuseline.ir.core import Func
 from fuseline.ir.evaluate import Argument, evaluate
 from fuseline.ir.text import parse_func, print_func
-from fuseline.ir.types import BufferType, DType, IntType
+from fuseline.ir.types import DType
 from fuseline.ir.verify import verify
 from fuseline.passes.manager import PassManager, Run
 from fuseline.passes.rewrite import PASSES, Pass
@@ -94,42 +101,24 @@ def assert_same_values(
     for binding in tried:
         arguments = make_arguments(before, binding, seed=seed, given=given)
         added = after.args[len(before.args) :]
-        own = [_added(arg, binding) for arg in added]
+        own = [added_argument(arg, binding) for arg in added]
         want, got = _run(before, arguments), _run(after, [*arguments, *own])
         states = [a for a in added if a.origin and a.origin.kind == "state"]
         replaced = {s.origin.name for s in states if s.origin} | {
-            a.hint for a in after.args if states and _is_buffer(a) and not after.users(a)
+            a.hint for a in after.args if states and is_buffer(a) and not after.users(a)
         }
         for name in want.keys() - {f"buffer %{hint}" for hint in replaced}:
             _compare(name, want[name], got[name], exact, binding)
 
 
-def _added(arg: Value, binding: Mapping[str, int]) -> Tensor:
-    """What a program gives itself: state of zeros, or an integer of the call as data."""
-    if arg.origin is not None and arg.origin.kind == "count":
-        return torch.tensor(binding[arg.origin.name])
-    return torch.zeros(*map(int, arg.shape), dtype=arg.dtype.torch)
-
-
 def _run(func: Func, arguments: Sequence[Argument]) -> dict[str, Tensor]:
     """The results, and what the buffers hold then, by what they are called in messages."""
-    own = [_own(a, arg) for a, arg in zip(arguments, func.args, strict=True)]
+    own = [own_argument(a, arg) for a, arg in zip(arguments, func.args, strict=True)]
     found = {f"result {i}": t for i, t in enumerate(evaluate(func, own))}
     for arg, value in zip(func.args, own, strict=True):
-        if isinstance(value, Tensor) and _is_buffer(arg):
+        if isinstance(value, Tensor) and is_buffer(arg):
             found[f"buffer %{arg.hint}"] = value
     return found
-
-
-def _own(given: Argument, arg: Value) -> Argument:
-    """A copy of an argument; of a number that a pass has lifted, the tensor."""
-    if isinstance(given, Tensor):
-        return given.clone()
-    return given if isinstance(arg.type, IntType) else torch.tensor(given)
-
-
-def _is_buffer(value: Value) -> bool:
-    return isinstance(value.type, BufferType)
 
 
 def _compare(name: str, want: Tensor, got: Tensor, exact: bool, binding: Mapping[str, int]) -> None:

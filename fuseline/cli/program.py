@@ -28,6 +28,9 @@ COMMANDS = {
     "inspect": "show what a compiled file holds, check it, or compare two",
     "opt": "run passes over IR text, such as a dump, and print the IR",
     "explain": "list the sites of a model: fused, or missed with the reason",
+    "bisect": "find the rewrite, pass or kernel that breaks a model",
+    "reduce": "shrink a func that shows what is wrong, to a few lines",
+    "repro": "write a model down as a reproducer, or replay one",
     "cache": "look at, check, clean up and move what was built",
     "doctor": "show versions, compilers, directories and the options in force",
 }

@@ -7,17 +7,23 @@ from __future__ import annotations
 
 import shlex
 import tempfile
+from collections.abc import Mapping
 from pathlib import Path
 
+from fuseline.debug.case import Case, versions
 from fuseline.errors import InternalError
-from fuseline.ir.core import Func
-from fuseline.ir.text import print_func
+from fuseline.ir.core import Func, IRError
+from fuseline.ir.text import parse_func, print_func
 from fuseline.passes.manager import PassManager
 from fuseline.passes.rewrite import Pass
 
 
 def pass_failure(
-    manager: PassManager, again: Func, cause: Exception, folder: Path | None
+    manager: PassManager,
+    again: Func,
+    cause: Exception,
+    folder: Path | None,
+    options: Mapping[str, str] | None = None,
 ) -> InternalError:
     """The error for a pass that raised while a manager ran it.
 
@@ -27,34 +33,54 @@ def pass_failure(
             it, as that one may have begun to edit the other.
         cause: what was raised.
         folder: where to save; a new temporary directory if None.
+        options: those of the compilation that were given.
 
     """
-    passes = manager.passes
+    passes, gate = manager.passes, manager.gate
     done = next((i for i, each in enumerate(passes) if each is manager.current), len(passes) - 1)
-    PassManager(passes[:done], limit=manager.limit).run(again)
-    return internal_error(passes[done], print_func(again, locations=True), cause, folder)
+    earlier = PassManager(passes[:done], limit=gate.limit, skip=gate.skip, only=gate.only)
+    earlier.run(again)
+    text = print_func(again, locations=True)
+    return internal_error(passes[done], text, cause, folder, options)
 
 
-def internal_error(stage: Pass, text: str, cause: Exception, folder: Path | None) -> InternalError:
-    """The error for a pass that failed on a func with this text, which is saved.
+def internal_error(
+    stage: Pass,
+    text: str,
+    cause: Exception,
+    folder: Path | None,
+    options: Mapping[str, str] | None = None,
+) -> InternalError:
+    """The error for a pass that failed on a func with this text, which is saved as a reproducer.
 
     Args:
         stage: the pass.
         text: the func before the stage.
         cause: what was raised.
         folder: where to save; a new temporary directory if None.
+        options: those of the compilation that were given.
 
     """
     path: Path | None = None
+    message = f"{type(cause).__name__}: {cause}"
     try:
         root = folder or Path(tempfile.mkdtemp(prefix="fuseline-reproducer-"))
         root.mkdir(parents=True, exist_ok=True)
         path = root / f"before-{stage.name}.fl"
-        path.write_text(text)
+        path.write_text(_reproducer(text, stage, message, options or {}))
     except OSError:
         path = None  # the error itself matters more than the file
     command = None
     if path is not None:
         command = shlex.join(["fuseline", "opt", "-p", str(stage), str(path), "--verify-each"])
-    message = f"{type(cause).__name__}: {cause}"
     return InternalError(message, stage=stage.name, reproducer=path, command=command)
+
+
+def _reproducer(text: str, stage: Pass, message: str, options: Mapping[str, str]) -> str:
+    """The text of a file; that of the func alone, where it is no func that can be read."""
+    try:
+        func = parse_func(text)
+    except IRError:
+        return text
+    failed = f"{stage.name}: {message}"
+    return Case(func, str(stage), options, failed=failed, versions=versions()).to_text()

@@ -26,6 +26,9 @@ from fuseline.ir.types import BufferType, IntType, Range, substitute
 
 Overrides: TypeAlias = Mapping[str, Argument]
 
+_POSITIVE = ("sqrt", "rsqrt", "log")
+"""Ops that make NaN of numbers below zero."""
+
 _SIZES = (3, 5, 7, 2, 11, 13)
 
 
@@ -71,7 +74,10 @@ def _argument(
     shape = [substitute(d, binding) for d in arg.shape]
     dtype = arg.dtype.torch
     if dtype.is_floating_point:
-        return torch.randn(shape, generator=generator, dtype=torch.float64).to(dtype)
+        made = torch.randn(shape, generator=generator, dtype=torch.float64)
+        if any(op.name in _POSITIVE for op in func.users(arg)):
+            made = made.abs() + 0.1
+        return made.to(dtype)
     if dtype == torch.bool:
         return torch.rand(shape, generator=generator) < 0.5
     limits = [substitute(e, binding) for e in _indexed_extents(func, arg)]
@@ -122,7 +128,11 @@ def _extents(op: Op, value: Value) -> Iterator[Any]:
 
 
 def model_arguments(
-    func: Func, known: Sequence[Argument | None] = (), *, seed: int = 0
+    func: Func,
+    known: Sequence[Argument | None] = (),
+    *,
+    seed: int = 0,
+    binding: Mapping[str, int] | None = None,
 ) -> list[Argument]:
     """Arguments on which a func's numbers are like those of a model.
 
@@ -131,10 +141,10 @@ def model_arguments(
         known: arguments that are at hand, in order; None for one that is not.
         seed: of the others. Weights are as large as training begins with, norms near one: sums of
             products then keep their size from layer to layer.
+        binding: the sizes; any that are allowed, where nothing is said.
 
     """
-    binding = make_binding(func)
-    made = make_arguments(func, binding, seed=seed)
+    made = make_arguments(func, make_binding(func) if binding is None else binding, seed=seed)
     for number, arg in enumerate(func.args):
         given = known[number] if number < len(known) else None
         value = made[number]
@@ -153,4 +163,31 @@ def _weight(seeded: Tensor) -> Tensor:
     return seeded * max(seeded.shape[-1], 1) ** -0.5
 
 
-__all__ = ["Overrides", "make_arguments", "make_binding", "model_arguments"]
+def added_argument(arg: Value, binding: Mapping[str, int]) -> Tensor:
+    """What a program gives itself: state of zeros, or an integer of the call as data."""
+    if arg.origin is not None and arg.origin.kind == "count":
+        return torch.tensor(binding[arg.origin.name])
+    return torch.zeros(*map(int, arg.shape), dtype=arg.dtype.torch)
+
+
+def own_argument(given: Argument, arg: Value) -> Argument:
+    """A copy of an argument; of a number that a pass has lifted, the tensor."""
+    if isinstance(given, Tensor):
+        return given.clone()
+    return given if isinstance(arg.type, IntType) else torch.tensor(given)
+
+
+def is_buffer(value: Value) -> bool:
+    """Whether a value is memory that a func may write."""
+    return isinstance(value.type, BufferType)
+
+
+__all__ = [
+    "Overrides",
+    "added_argument",
+    "is_buffer",
+    "make_arguments",
+    "make_binding",
+    "model_arguments",
+    "own_argument",
+]

@@ -9,7 +9,7 @@ is why the text that a pass gives is the same for both.
 from __future__ import annotations
 
 import re
-from collections.abc import Collection
+from collections.abc import Collection, Iterable
 
 from fuseline.ir.core import Func, Op, Value
 
@@ -32,6 +32,12 @@ def names(func: Func, known: Collection[Op] = ()) -> dict[Value, str]:
             if (value.owner is None or value.owner in known) and value.hint not in taken:
                 taken.add(value.hint)
                 found[value] = value.hint
+    return apart(values, found)
+
+
+def apart(values: Iterable[Value], found: dict[Value, str]) -> dict[Value, str]:
+    """Names for values, none like another or like one that was found before, which are kept."""
+    taken = set(found.values())
     counts: dict[str, int] = {}
     for value in values:
         if value in found:
@@ -65,4 +71,4 @@ def settle(func: Func, known: Collection[Op] = ()) -> None:
                     settle(attribute)
 
 
-__all__ = ["names", "settle"]
+__all__ = ["apart", "names", "settle"]

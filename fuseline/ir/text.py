@@ -6,7 +6,7 @@ import enum
 import json
 import math
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NoReturn, TypeVar, cast
 
 import sympy
@@ -26,7 +26,7 @@ from fuseline.ir.core import (
     Value,
     normalize_attribute,
 )
-from fuseline.ir.names import names
+from fuseline.ir.names import apart, names
 from fuseline.ir.types import (
     BufferType,
     Dim,
@@ -70,12 +70,26 @@ def print_func(func: Func, *, locations: bool = False) -> str:
     return "\n".join(_Printer(locations).func(func, "")) + "\n"
 
 
+def print_ops(*groups: Sequence[Op], same: Mapping[Value, Value]) -> list[list[str]]:
+    """The lines of some ops of one func, a list for each group; a value has one name in all.
+
+    ``same`` has values that are to be called as others are.
+    """
+    printer = _Printer(False, same)
+    ops = [op for group in groups for op in group]
+    values = (same.get(v, v) for op in ops for v in (*op.operands, *op.results))
+    printer.names = apart(dict.fromkeys(values), {})
+    return [[line for op in group for line in printer.op(op, "")] for group in groups]
+
+
 class _Printer:
-    def __init__(self, locations: bool) -> None:
+    def __init__(self, locations: bool, same: Mapping[Value, Value] | None = None) -> None:
         self.locations = locations
+        self.same = same or {}
         self.names: dict[Value, str] = {}
 
     def name(self, value: Value) -> str:
+        value = self.same.get(value, value)
         name = self.names.get(value, value.hint)  # an invalid func may read what nothing defines
         return f"%{_quoted(name, _NAME)}"
 

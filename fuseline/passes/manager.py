@@ -17,6 +17,7 @@ from fuseline.ir.ops.raised import LayerNorm, RmsNorm
 from fuseline.ir.types import dim, format_dim
 from fuseline.ir.verify import verify
 from fuseline.passes.dce import has_effect
+from fuseline.passes.gate import Gate, Names
 from fuseline.passes.rewrite import FuncPass, NoMatch, Pass, Replace, Replacement, Rewrite
 from fuseline.report import PassRecord, Site
 
@@ -36,7 +37,12 @@ _SIBLINGS = ("merged_rows",)
 
 @dataclass
 class Applied:
-    """One applied rewrite, by running number."""
+    """One applied rewrite, by running number.
+
+    ``name`` stays where other rewrites are left out (see `Gate`), and ``needs`` has the numbers of
+    the earlier rewrites that made what this one replaced: ``removed``, whose results have become
+    other ``values``.
+    """
 
     number: int
     rewrite: str
@@ -50,6 +56,10 @@ class Applied:
     work: Op | None = None
     swallowed: list[Applied] = field(default_factory=list["Applied"])
     owner: Applied | None = None
+    name: str = ""
+    needs: tuple[int, ...] = ()
+    removed: tuple[Op, ...] = ()
+    values: Mapping[Value, Value] = field(default_factory=dict[Value, Value])
 
     def __str__(self) -> str:
         bytes_before, bytes_after = (format_dim(c.bytes) for c in (self.before, self.after))
@@ -127,6 +137,7 @@ class Run:
     missed: dict[tuple[str, Op], Missed] = field(default_factory=dict[tuple[str, Op], Missed])
     owners: dict[Op, Applied] = field(default_factory=dict[Op, Applied])
     """The rewrite that made each living op."""
+    names: Names = field(default_factory=Names)
 
     def sites(self) -> list[Site]:
         """The sites: each live pattern, fused or missed, swallowed parts in its details."""
@@ -199,6 +210,8 @@ class PassManager:
         check: run the verifier after each pass (always done in tests).
         limit: apply at most this many rewrites; for bisecting.
         disable: names of passes to leave out.
+        skip: names of single rewrites to leave out, see `Gate`.
+        only: names of the only rewrites to apply; none: all.
         observers: told of every pass.
 
     """
@@ -210,12 +223,14 @@ class PassManager:
         check: bool = False,
         limit: int | None = None,
         disable: Iterable[str] = (),
+        skip: Iterable[str] = (),
+        only: Iterable[str] = (),
         observers: Sequence[Observer] = (),
     ) -> None:
-        skip = frozenset(disable)
-        self.passes = [p for p in passes if p.name not in skip]
+        disabled = frozenset(disable)
+        self.passes = [p for p in passes if p.name not in disabled]
         self.check = check
-        self.limit = limit
+        self.gate = Gate.of(limit, skip, only)
         self.observers = observers
         self._watching = [o for o in observers if isinstance(o, RewriteObserver)]
         self.current: Pass | None = None
@@ -283,7 +298,7 @@ class PassManager:
             for op in run.func.ops:
                 if not isinstance(op, rewrite.root) or op not in run.func:
                     continue
-                if self.limit is not None and len(run.applied) >= self.limit:
+                if self.gate.closed(len(run.applied)):
                     return changed
                 again |= self._try(rewrite, op, run)
             changed |= again
@@ -300,12 +315,24 @@ class PassManager:
             if rewrite.pattern:
                 _miss(rewrite, op, outcome, run)
             return False
+        last = _last_replaced(op, outcome, run.func)
+        name = run.names.of(rewrite.name, last)
+        if not self.gate.allows(name):
+            return False
+        run.names.applied(rewrite.name, last)
         for observer in self._watching:
             observer.before_rewrite(run.func, rewrite, op)
-        change = apply(rewrite, op, outcome, run)
+        change = apply(rewrite, op, outcome, run, name)
         for observer in self._watching:
             observer.after_rewrite(run.func, rewrite, change)
         return True
+
+
+def _last_replaced(root: Op, outcome: Replacement, func: Func) -> Op:
+    """The last op of those that a rewrite replaces, wherever it started from; the root if none."""
+    change = outcome if isinstance(outcome, Replace) else Replace(outcome)
+    ops = [*change.erase, *(v.owner for v in change.values if v.owner is not None)]
+    return max(ops, key=func.places.__getitem__, default=root)
 
 
 def _miss(rewrite: Rewrite[Any], op: Op, outcome: NoMatch, run: Run) -> None:
@@ -332,7 +359,9 @@ def _miss(rewrite: Rewrite[Any], op: Op, outcome: NoMatch, run: Run) -> None:
     )
 
 
-def apply(rewrite: Rewrite[Any], root: Op, outcome: Replacement, run: Run) -> Change:
+def apply(
+    rewrite: Rewrite[Any], root: Op, outcome: Replacement, run: Run, name: str = ""
+) -> Change:
     """Put a rewrite's new ops in, redirect readers, erase what died, and record it."""
     change = outcome if isinstance(outcome, Replace) else Replace(outcome)
     func = run.func
@@ -355,7 +384,7 @@ def apply(rewrite: Rewrite[Any], root: Op, outcome: Replacement, run: Run) -> Ch
     removed = [*change.erase, *dead]
     if not _in_order(func, new):
         func.reorder(schedule(func, *_window(func, new)))
-    record = _record(rewrite, root, change, run, new, removed)
+    record = _record(rewrite, root, change, run, new, removed, name)
     return Change(record, change.values, removed)
 
 
@@ -473,7 +502,9 @@ def _record(
     run: Run,
     new: Sequence[Op],
     removed: Sequence[Op],
+    name: str,
 ) -> Applied:
+    replaced = (run.owners.get(op) for op in (root, *removed))
     record = Applied(
         number=len(run.applied) + 1,
         rewrite=rewrite.name,
@@ -485,6 +516,10 @@ def _record(
         after=_total(new),
         ops=tuple(new),
         work=change.work,
+        name=name,
+        needs=tuple(sorted({made.number for made in replaced if made is not None})),
+        removed=tuple(removed),
+        values=dict(change.values),
     )
     whole = _whole(run, removed)
     if whole is not None:

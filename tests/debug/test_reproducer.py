@@ -12,6 +12,7 @@ from torch import Tensor
 
 import fuseline
 from fuseline.cli import main
+from fuseline.debug.case import Case
 from fuseline.debug.reproducer import pass_failure
 from fuseline.errors import InternalError
 from fuseline.ir.core import Func
@@ -63,6 +64,10 @@ def test_a_failing_pass_saves_the_func_before_it(
         error = error.__cause__ or getattr(error, "inner_exception", None)
     assert isinstance(error, InternalError)
     assert error.reproducer is not None
+    case = Case.read(error.reproducer)
+    assert case.pipeline == _Fails.name
+    assert case.failed == f"{_Fails.name}: RuntimeError: this pass is broken"
+    assert main(["repro", str(error.reproducer)]) == 1, "it fails again"
     func = parse_func(error.reproducer.read_text())
     assert [op.name for op in func.ops] == ["add"]
     assert len(func.returns) == 1
