@@ -14,12 +14,15 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from fuseline.cli.arguments import add_json
+from fuseline.cli import user_passes
+from fuseline.cli.arguments import add_check_numerics, add_json, add_remarks, options
 from fuseline.cli.output import Output, columns
 from fuseline.config import Config
-from fuseline.errors import BAD_ARGUMENT, NOT_IR, UNKNOWN_SIZE
+from fuseline.errors import BAD_ARGUMENT, NOT_IR, UNKNOWN_SIZE, PassError
+from fuseline.report import Report
 
 if TYPE_CHECKING:
+    from fuseline.debug.numerics import Numerics
     from fuseline.debug.printing import Selection
     from fuseline.passes.manager import PassManager, Run
     from fuseline.passes.rewrite import Pass
@@ -29,6 +32,8 @@ EXAMPLE = """\
   fuseline opt -p 'canonicalize,cse,fuse-qk-norm{rope=false}' model.fl -o changed.fl
   fuseline opt model.fl --print-changed=diff --timing
   fuseline opt -p cse model.fl --print-ir-before --print-ir-after='fuse-.*'
+  fuseline opt model.fl --remarks='fuse-.*' --check-numerics
+  fuseline opt --load my_passes.py -p cse,my-pass model.fl
   fuseline opt --list-passes"""
 
 STDIN = "-"
@@ -63,6 +68,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--no-locations", action="store_true", help="leave out the places in the model's source"
     )
     _add_printing(parser)
+    user_passes.add_load(parser)
+    add_remarks(parser)
+    add_check_numerics(parser)
+    parser.set_defaults(set=[])
     parser.add_argument(
         "--list-passes",
         action="store_true",
@@ -108,18 +117,27 @@ def run(arguments: argparse.Namespace, out: Output) -> int:
         InternalError: a pass failed, or left invalid IR; the func before it is saved.
 
     """
+    user_passes.load(arguments.load)
     if arguments.list_passes:
         _list(out)
         return 0
+    from fuseline.debug import remarks
+    from fuseline.ir.text import print_func
+
+    config = Config.of(options(arguments))
+    remarks.check(config)
     passes = _pipeline(arguments)
     manager = _manager(arguments, passes, out)
     text, name = _read(arguments.file)
-    record = optimised(manager, text, name, Config().dump_dir)
-    from fuseline.ir.text import print_func
-
+    numerics: list[Numerics] | None = [] if arguments.check_numerics else None
+    record = optimised(manager, text, name, config.dump_dir, numerics)
+    remarks.emit(remarks.of_run(record, record.func.name), config)
     result = print_func(record.func, locations=not arguments.no_locations)
     if arguments.timing:
         out.note(timing_table(record))
+    checked = tuple(each for found in numerics or () for each in found.records)
+    if checked:
+        out.note(Report(numerics=checked).numerics_table())
     to_file = arguments.output not in (None, STDIN)
     if to_file:
         _write(Path(arguments.output), result)
@@ -127,6 +145,7 @@ def run(arguments: argparse.Namespace, out: Output) -> int:
         "ir": result,
         "passes": [asdict(each) for each in record.passes],
         "rewrites": [str(each) for each in record.applied],
+        "numerics": [asdict(each) for each in checked],
     }
     if out.json:
         out.result(data, "")
@@ -135,7 +154,13 @@ def run(arguments: argparse.Namespace, out: Output) -> int:
     return 0
 
 
-def optimised(manager: PassManager, text: str, name: str, folder: Path | None) -> Run:
+def optimised(
+    manager: PassManager,
+    text: str,
+    name: str,
+    folder: Path | None,
+    numerics: list[Numerics] | None = None,
+) -> Run:
     """Run a pipeline over the func of a text.
 
     Args:
@@ -143,10 +168,12 @@ def optimised(manager: PassManager, text: str, name: str, folder: Path | None) -
         text: of the func.
         name: of its file, for messages.
         folder: where a func is saved before a pass that fails; a temporary directory if None.
+        numerics: where given, each rewrite is checked on seeded arguments; what does so is added.
 
     Raises:
         IRError: FL0301 or FL0302, for a text that is no valid func.
-        PassError: FL0303, for a func with sizes that only the data tells.
+        PassError: FL0303, for a func with sizes that only the data tells; FL0410, for a rewrite
+            that breaks the numbers rule.
         InternalError: a pass failed, or left invalid IR.
 
     """
@@ -157,6 +184,12 @@ def optimised(manager: PassManager, text: str, name: str, folder: Path | None) -
     from fuseline.passes.known_sizes import UnknownSizeError
 
     func = read_func(text, name)
+    if numerics is not None:
+        from fuseline.debug.numerics import Numerics
+        from fuseline.debug.seeded import model_arguments
+
+        numerics.append(Numerics(func, model_arguments(func)))
+        manager.observers = [*manager.observers, *numerics]
     try:
         record = manager.run(func)
         if not manager.check:
@@ -171,6 +204,8 @@ def optimised(manager: PassManager, text: str, name: str, folder: Path | None) -
         raise UNKNOWN_SIZE.error(
             where=name, found=str(error), hint="leave known-sizes out, with -p"
         ) from error
+    except PassError:
+        raise
     except Exception as error:
         raise pass_failure(manager, read_func(text, name), error, folder) from error
 

@@ -11,8 +11,8 @@ from pathlib import Path
 from fuseline.errors import BAD_ARGUMENT
 
 
-def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """``--load`` and ``-p``."""
+def add_load(parser: argparse.ArgumentParser) -> None:
+    """``--load``."""
     parser.add_argument(
         "--load",
         metavar="FILE.py",
@@ -20,6 +20,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         default=[],
         help="run a Python file that defines passes of your own; may be repeated",
     )
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """``--load`` and ``-p``."""
+    add_load(parser)
     parser.add_argument(
         "-p",
         "--pipeline",
@@ -51,4 +56,4 @@ def load(files: Sequence[str]) -> None:
             raise BAD_ARGUMENT.error("--load", found=found) from error
 
 
-__all__ = ["add_arguments", "load"]
+__all__ = ["add_arguments", "add_load", "load"]

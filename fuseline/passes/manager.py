@@ -232,7 +232,7 @@ class PassManager:
         self.check = check
         self.gate = Gate.of(limit, skip, only)
         self.observers = observers
-        self._watching = [o for o in observers if isinstance(o, RewriteObserver)]
+        self._watching = list[RewriteObserver]()
         self.current: Pass | None = None
         """The pass that is running, or that raised."""
         self.latest: Run | None = None
@@ -245,6 +245,7 @@ class PassManager:
             IRError: ``check`` is set and a pass left an invalid func; the message names the pass.
 
         """
+        self._watching = [o for o in self.observers if isinstance(o, RewriteObserver)]
         run = self.latest = Run(func)
         settle(func)
         for pass_ in self.passes:

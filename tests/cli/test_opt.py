@@ -126,6 +126,45 @@ def test_json_has_the_ir_and_the_passes(file: str, capsys: Print) -> None:
     ]
 
 
+PLANTED = """
+from dataclasses import dataclass
+from fuseline.ir.ops.fused import AddRmsNorm
+from fuseline.ir.ops.pointwise import Add
+from fuseline.ir.ops.raised import RmsNorm
+from fuseline.passes.rewrite import Replace, Rewrite
+
+@dataclass(frozen=True)
+class LosesEpsOfThisTest(Rewrite[RmsNorm], root=RmsNorm, pattern="add_rms_norm"):
+    def rewrite(self, op, func):
+        match op.x.owner:
+            case Add(lhs, rhs):
+                fused = AddRmsNorm(lhs, rhs, op.weight)
+                return Replace({op.x: fused.sum, op.y: fused.y})
+"""
+NORM = """\
+func @f(%x: f32[5, 48], %r: f32[5, 48], %w: f32[48]) {
+  %s = add %x, %r
+  %y = rms_norm %s, %w {eps = 0.25} @ "layers.0.norm" "model.py:3"
+  return %y
+}
+"""
+
+
+def test_rewrites_of_ones_own_are_told_of_and_checked(tmp_path: Path, capsys: Print) -> None:
+    path, passes, remarks = (tmp_path / name for name in ("f.fl", "mine.py", "remarks.yaml"))
+    path.write_text(NORM)
+    passes.write_text(PLANTED)
+    words = [str(path), "--remarks=.*", "--remarks-output", str(remarks), "--check-numerics"]
+    _, said = ran(capsys, *words, "-p", "fuse-add-rms-norm")
+    assert "fused add_rms_norm at layers.0.norm" in said
+    assert "fuse-add-rms-norm" in remarks.read_text()
+    data = json.loads(ran(capsys, *words, "-p", "fuse-add-rms-norm", "--json")[0])
+    assert [each["share"] <= 1 for each in data["numerics"] if each["number"] == 1] == [True]
+    words = [*words, "--load", str(passes), "-p", "loses-eps-of-this-test"]
+    _, said = ran(capsys, *words, code=1)
+    assert "FL0410 numbers break at rewrite #1 loses-eps-of-this-test in layers.0.norm" in said
+
+
 def test_every_pass_is_listed_with_its_options(capsys: Print) -> None:
     text, _ = ran(capsys, "--list-passes")
     assert "\nfuse-qk-norm{rope=true}\n    Join the norms, and the rotations" in text
