@@ -72,7 +72,7 @@ def test_one_symbol_has_one_value(runner: Runner) -> None:
         (torch.zeros(9, 4), "torch.float32[9, 4] on cpu"),
         (torch.zeros(4, 3).T, "torch.float32[3, 4] with strides [1, 3] on cpu"),
         (torch.zeros(3, 4, device="meta"), "torch.float32[3, 4] on meta"),
-        (torch.eye(3, 4).to_sparse(), "torch.float32[3, 4] on cpu"),
+        (torch.eye(3, 4).to_sparse(), "torch.float32[3, 4] of layout torch.sparse_coo on cpu"),
         (5, "int 5"),
         (None, "NoneType"),
         ("text", "str"),
