@@ -314,7 +314,7 @@ class Compiler:
         try:
             self._manager(self._pipeline(placed), [numerics]).run(func)
         except errors.PassError:
-            self.checked += numerics.records
+            self.checked += [r for r in numerics.records if r not in self.checked]
             raise
         numerics.end()
         return numerics

@@ -7,6 +7,7 @@ them on a CPU.
 from __future__ import annotations
 
 import os
+import shlex
 import subprocess
 from collections.abc import Sequence
 from dataclasses import dataclass, field
@@ -16,8 +17,9 @@ from typing import Literal, TypeAlias
 from fuseline.compiler import Compiler
 from fuseline.config import PREFIX, Config
 from fuseline.debug.case import Case
-from fuseline.debug.numbers import Found, Measure
+from fuseline.debug.numbers import Found, Measure, outcome_of_program
 from fuseline.debug.trial import NOTHING, Kernel, Trial, Verdict
+from fuseline.errors import BAD_ARGUMENT, UsageError
 from fuseline.frontend.execute import Compiled
 from fuseline.ir.core import Func
 from fuseline.ir.evaluate import Argument
@@ -180,10 +182,14 @@ class Numbers:
                 measured = run.func.clone()
                 program, compiler = self.replay.program(measured, trial.plain)
                 kernels = _kernels(compiler)
-                if not self.raising:
+                if self.raising:
+                    outcome_of_program(self.replay.case.func, self.replay.arguments, program)
+                else:
                     found = self.replay.measure.of_program(program, measured)
             elif not self.raising:
                 found = self.replay.measure.of_references(measured)
+        except UsageError:
+            raise  # a wrong option is no verdict
         except Exception as error:
             kind = type(error).__name__
             said = f"{kind}: {error}"
@@ -231,11 +237,26 @@ class Command:
 
 
 def run_command(command: str, file: Path | None, variables: dict[str, str]) -> int:
-    """The exit status of a shell command; what it prints goes where it prints it."""
-    quoted = "" if file is None else f"'{file}'"
-    text = command.replace("{}", quoted)
+    """The exit status of a shell command; what it prints goes to standard error.
+
+    Raises:
+        UsageError: FL0103, if it could not be run or was ended by a signal.
+
+    """
+    if file is None and "{}" in command:
+        raise BAD_ARGUMENT.error(
+            "--check", found="{} in the command, for a model", expected="a reproducer's file",
+            hint="`fuseline repro MODEL -o FILE.fl` writes one",
+        )  # fmt: skip
+    text = command.replace("{}", shlex.quote(str(file)))
     environment = {**os.environ, **variables}
-    return subprocess.run(text, shell=True, env=environment, check=False, stdout=2).returncode
+    status = subprocess.run(text, shell=True, env=environment, check=False, stdout=2).returncode
+    if not 0 <= status <= SKIP:  # no shell could run it, or a signal ended it
+        raise BAD_ARGUMENT.error(
+            "--check", found=f"{text!r}, which ended with status {status}",
+            expected=f"0 for good, {SKIP} for what cannot be told, less than that for bad",
+        )  # fmt: skip
+    return status
 
 
 def _kernels(compiler: Compiler) -> dict[str, Kernel]:

@@ -53,7 +53,7 @@ def replay_of(arguments: argparse.Namespace, name: str) -> Replay:
         UsageError: FL0103 and the like, for options.
 
     """
-    from fuseline.debug.case import Case
+    from fuseline.debug.case import Case, given_options
     from fuseline.replay import Replay
 
     user_passes.load(arguments.load)
@@ -62,6 +62,7 @@ def replay_of(arguments: argparse.Namespace, name: str) -> Replay:
     if arguments.pipeline is not None:
         case = replace(case, pipeline=arguments.pipeline)
     config = Config.of({**case.options, **options(arguments)})
+    case = replace(case, options=given_options(config))
     made = Replay.of(case, config, path.parent)
     _ = made.passes  # a pass that is not known is met here
     return made

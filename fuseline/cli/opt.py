@@ -127,10 +127,10 @@ def run(arguments: argparse.Namespace, out: Output) -> int:
     config = Config.of(options(arguments))
     remarks.check(config)
     passes = _pipeline(arguments)
-    manager = _manager(arguments, passes, out)
+    manager = _manager(arguments, config, passes, out)
     text, name = _read(arguments.file)
     numerics: list[Numerics] | None = [] if arguments.check_numerics else None
-    record = optimised(manager, text, name, config.dump_dir, numerics)
+    record = optimised(manager, text, name, config, numerics)
     remarks.emit(remarks.of_run(record, record.func.name), config)
     result = print_func(record.func, locations=not arguments.no_locations)
     if arguments.timing:
@@ -158,7 +158,7 @@ def optimised(
     manager: PassManager,
     text: str,
     name: str,
-    folder: Path | None,
+    config: Config,
     numerics: list[Numerics] | None = None,
 ) -> Run:
     """Run a pipeline over the func of a text.
@@ -167,7 +167,8 @@ def optimised(
         manager: of the pipeline.
         text: of the func.
         name: of its file, for messages.
-        folder: where a func is saved before a pass that fails; a temporary directory if None.
+        config: says how far numbers may be off, and where a func is saved before a pass that
+            fails.
         numerics: where given, each rewrite is checked on seeded arguments; what does so is added.
 
     Raises:
@@ -188,7 +189,7 @@ def optimised(
         from fuseline.debug.numerics import Numerics
         from fuseline.debug.seeded import model_arguments
 
-        numerics.append(Numerics(func, model_arguments(func)))
+        numerics.append(Numerics(func, model_arguments(func), tolerance=config.tolerance))
         manager.observers = [*manager.observers, *numerics]
     try:
         record = manager.run(func)
@@ -207,7 +208,7 @@ def optimised(
     except PassError:
         raise
     except Exception as error:
-        raise pass_failure(manager, read_func(text, name), error, folder) from error
+        raise pass_failure(manager, read_func(text, name), error, config.dump_dir) from error
 
 
 def _pipeline(arguments: argparse.Namespace) -> list[Pass]:
@@ -221,7 +222,9 @@ def _pipeline(arguments: argparse.Namespace) -> list[Pass]:
     return parse_pipeline(arguments.pipeline)
 
 
-def _manager(arguments: argparse.Namespace, passes: Sequence[Pass], out: Output) -> PassManager:
+def _manager(
+    arguments: argparse.Namespace, config: Config, passes: Sequence[Pass], out: Output
+) -> PassManager:
     from fuseline.debug.printing import Printer, nothing
     from fuseline.passes.manager import PassManager
 
@@ -242,7 +245,10 @@ def _manager(arguments: argparse.Namespace, passes: Sequence[Pass], out: Output)
     return PassManager(
         passes,
         check=arguments.verify_each,
-        limit=arguments.fuse_limit,
+        limit=config.fuse_limit if arguments.fuse_limit is None else arguments.fuse_limit,
+        disable=config.disable,
+        skip=config.skip_rewrites,
+        only=config.only_rewrites,
         observers=[printer],
     )
 
@@ -290,8 +296,10 @@ def _read(file: str) -> tuple[str, str]:
 
 
 def _write(path: Path, text: str) -> None:
+    from fuseline.debug.files import replace_text
+
     try:
-        path.write_text(text)
+        replace_text(path, text)
     except OSError as error:
         raise BAD_ARGUMENT.error(
             "-o", found=f"{path} ({error.strerror})", expected="a file that can be written"

@@ -16,13 +16,11 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
 import platform
-import tempfile
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any, cast
+from typing import Any, TypeVar, cast
 
 import torch
 from torch import Tensor
@@ -30,6 +28,7 @@ from torch import Tensor
 from fuseline import errors
 from fuseline._version import __version__
 from fuseline.config import Config
+from fuseline.debug.files import replace_file, replace_text
 from fuseline.debug.seeded import make_binding, model_arguments
 from fuseline.ir.core import Func, IRError
 from fuseline.ir.evaluate import Argument
@@ -37,11 +36,16 @@ from fuseline.ir.layout import Layout
 from fuseline.ir.text import parse_func, print_func
 from fuseline.ir.types import IntType, substitute
 
+T = TypeVar("T")
+
 HEAD = "// fuseline reproducer 1"
 
 
-PLACES = ("cache_dir", "cache_base", "dump_dir", "log", "reuse")
-"""Options that are about a machine, and not about what is compiled."""
+PLACES = (
+    *("cache_dir", "cache_base", "dump_dir", "log", "reuse", "threads"),
+    *("remarks", "remarks_missed", "remarks_output", "require", "check_numerics", "cost"),
+)
+"""Options that are about a machine, or what is told, and not about what is compiled."""
 
 
 def given_options(config: Config) -> dict[str, str]:
@@ -123,12 +127,12 @@ class Case:
             return cls(
                 func,
                 head.get("pipeline"),
-                options=json.loads(head.get("options", "{}")),
+                options=_mapping(head, "options", str),
                 seed=int(head.get("seed", "0")),
-                sizes={k: int(v) for k, v in json.loads(head.get("sizes", "{}")).items()},
-                strides=json.loads(head.get("strides", "{}")),
+                sizes=_mapping(head, "sizes", int),
+                strides=_mapping(head, "strides", _strides),
                 failed=head.get("failed", ""),
-                versions=json.loads(head.get("versions", "{}")),
+                versions=_mapping(head, "versions", str),
                 weights=None if weights is None else (str(weights[0]), str(weights[1])),
             )
         except (IRError, ValueError, TypeError, AttributeError, IndexError, KeyError) as error:
@@ -150,23 +154,20 @@ class Case:
         return cls.of_text(text, str(path))
 
     def write(self, path: Path) -> None:
-        """Put it into a file, at once: a reader finds the old text or the new one."""
-        path.parent.mkdir(parents=True, exist_ok=True)
-        number, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
-        try:
-            with os.fdopen(number, "w") as file:
-                file.write(self.to_text())
-            os.chmod(name, 0o644)  # noqa: PTH101 -- of a name, as mkstemp gives one
-            os.replace(name, path)  # noqa: PTH105
-        except BaseException:
-            Path(name).unlink(missing_ok=True)
-            raise
+        """Put it into a file, at once: a reader finds the old text or the new one.
+
+        Raises:
+            UsageError: FL0103, if it cannot be written.
+
+        """
+        _written(path, lambda: replace_text(path, self.to_text()))
 
     def with_weights(self, arguments: Sequence[Argument], path: Path) -> Case:
         """The same case with its arguments in a file beside ``path``, which is written.
 
         Raises:
             LoadError: FL0802, without the package safetensors.
+            UsageError: FL0103, if the file cannot be written.
 
         """
         save_file = _safetensors("save_file")
@@ -176,7 +177,7 @@ class Case:
             if isinstance(value, Tensor)
         }
         beside = path.with_suffix(".safetensors")
-        save_file(tensors, str(beside))
+        _written(beside, lambda: replace_file(beside, lambda to: save_file(tensors, str(to))))
         return replace(self, weights=(beside.name, _digest(beside)))
 
     def arguments(self, folder: Path | None = None) -> list[Argument]:
@@ -213,6 +214,33 @@ class Case:
         return cast("Mapping[str, Tensor]", _safetensors("load_file")(str(path)))
 
 
+def _written(path: Path, write: Callable[[], None]) -> None:
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        write()
+    except OSError as error:
+        found = f"{path} ({error.strerror or error})"
+        raise errors.BAD_ARGUMENT.error(
+            "--output", found=found, expected="a file that can be written"
+        ) from error
+
+
+def _mapping(head: Mapping[str, str], name: str, kind: Callable[[Any], T]) -> dict[str, T]:
+    """A key of the head that is a JSON object; ``kind`` is what its values are."""
+    found: object = json.loads(head.get(name, "{}"))
+    if not isinstance(found, dict):
+        raise ValueError(f"{name}, which are no JSON object")
+    return {str(k): kind(v) for k, v in cast("dict[object, Any]", found).items()}
+
+
+def _strides(value: Any) -> tuple[int, ...]:
+    found = cast("list[object]", value) if isinstance(value, list) else [None]
+    numbers = tuple(n for n in found if isinstance(n, int) and n >= 0)
+    if len(numbers) != len(found):
+        raise ValueError(f"strides {value}, which are no list of numbers")
+    return numbers
+
+
 def _head(text: str) -> dict[str, str]:
     """The keys of the comments before the func; none where the first is not ours."""
     lines = text.splitlines()
@@ -231,6 +259,9 @@ def _laid_out(value: Tensor, strides: Sequence[int] | None) -> Tensor:
     """The same numbers with these strides."""
     if strides is None or value.numel() == 0:
         return value
+    if len(strides) != value.dim():
+        found = f"strides {list(strides)} for a tensor of {value.dim()} dims"
+        raise errors.BAD_REPRODUCER.error("strides", found=found)
     laid = torch.empty_strided(value.shape, tuple(strides), dtype=value.dtype)
     return laid.copy_(value)
 

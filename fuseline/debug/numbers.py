@@ -11,7 +11,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
-from fuseline.debug.oracle import oracle, relative_error
+from fuseline.debug.gaps import SAME, gap
+from fuseline.debug.oracle import oracle
 from fuseline.debug.seeded import added_argument, is_buffer, own_argument
 from fuseline.ir.core import Func
 from fuseline.ir.evaluate import Argument, bind, evaluate
@@ -21,7 +22,7 @@ Runs = Callable[[list[Argument]], Sequence[Tensor]]
 
 @dataclass(frozen=True)
 class Found:
-    """The error of a func, what it was before, and the most that it may be."""
+    """The error of the result that is worst, what it was before, and the most that it may be."""
 
     error: float
     before: float
@@ -55,13 +56,10 @@ class Measure:
     def __init__(self, func: Func, arguments: Sequence[Argument], tolerance: float) -> None:
         self.func = func
         self.arguments = arguments
-        expected = self.outcome(lambda given: evaluate(func, given))
+        self.tolerance = tolerance
+        self.expected = self.outcome(lambda given: evaluate(func, given))
         with torch.no_grad():
-            self.exact = oracle(self._exactly, *arguments)
-        self.before = relative_error(expected, self.exact)
-        kinds = {t.dtype for t in expected if t.is_floating_point()}
-        unit = max((torch.finfo(kind).eps for kind in kinds), default=0.0)
-        self.allowed = tolerance * self.before + unit
+            self.exact: list[Tensor] = oracle(self._exactly, *arguments)
 
     def outcome(self, run: Runs, *, of: Func | None = None) -> list[Tensor]:
         """The results of something that takes the func's arguments, and what the buffers hold then.
@@ -79,24 +77,35 @@ class Measure:
 
     def of_program(self, program: Runs, after: Func) -> Found:
         """The error of a program that was compiled from ``after``, and is called as the func is."""
-        params = [i for i, a in enumerate(self.func.args) if a.origin and a.origin.kind == "param"]
-
-        def run(given: list[Argument]) -> Sequence[Tensor]:
-            for number in params:  # only parameters are packed, and only if nothing else holds them
-                given[number] = _parameter(given[number])
-            return program(given)
-
-        return self._found(self.outcome(run), after)
+        return self._found(outcome_of_program(self.func, self.arguments, program), after)
 
     def _found(self, outcome: Sequence[Tensor], after: Func) -> Found:
         """Buffers that a state of the program's own stands in for are not looked at."""
         own = [a for a in after.args if a.origin is not None and a.origin.kind == "state"]
         count = len(self.func.returns) if own else len(self.exact)
-        error = relative_error(outcome[:count], self.exact[:count])
-        return Found(error, self.before, self.allowed)
+        tensors = zip(outcome[:count], self.expected[:count], self.exact[:count], strict=True)
+        gaps = [gap(*three) for three in tensors]
+        worst = max(gaps, key=lambda each: each.share(self.tolerance), default=SAME)
+        size = worst.size or 1.0
+        allowed = worst.allowed(self.tolerance)
+        if worst.same:
+            return Found(0.0, 0.0, allowed / size)
+        return Found(worst.own / size, worst.eager / size, allowed / size)
 
     def _exactly(self, *arguments: Argument) -> list[Tensor]:
         return _outcome(self.func, self.func, arguments, lambda given: evaluate(self.func, given))
+
+
+def outcome_of_program(func: Func, arguments: Sequence[Argument], program: Runs) -> list[Tensor]:
+    """What a compiled program gives for copies of a func's arguments, and leaves in buffers."""
+    params = [i for i, a in enumerate(func.args) if a.origin and a.origin.kind == "param"]
+
+    def run(given: list[Argument]) -> Sequence[Tensor]:
+        for number in params:  # only parameters are packed, and only if nothing else holds them
+            given[number] = _parameter(given[number])
+        return program(given)
+
+    return _outcome(func, func, arguments, run)
 
 
 def _parameter(value: Argument) -> Tensor:
@@ -117,4 +126,4 @@ def _outcome(func: Func, after: Func, arguments: Sequence[Argument], run: Runs) 
     return [*found, *(value for i in buffers if isinstance(value := own[i], Tensor))]
 
 
-__all__ = ["Found", "Measure"]
+__all__ = ["Found", "Measure", "outcome_of_program"]

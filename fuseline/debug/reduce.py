@@ -152,7 +152,7 @@ class Reduction:
             self._take_func(self.case.func, Change(plain=frozenset({number})))
         self._take_func(self.case.func, Change(places=False))
         self._take(replace(self.case, func=fresh_names(self.case.func)), same_size=True)
-        self._take(replace(self.case, options={}, sizes={}, strides={}), same_size=True)
+        self._take(replace(self.case, sizes={}, strides={}), same_size=True)
 
     # -- candidates
 
@@ -176,8 +176,8 @@ class Reduction:
         fails = not larger and _is_valid(candidate.func) and self._same(self.check(candidate))
         self._known[text] = fails
         if fails:
-            self.case = replace(candidate, weights=None)
-            self.better(self.case)
+            self.case = candidate
+            self.better(candidate)
         return fails
 
     def _same(self, verdict: Verdict) -> bool:

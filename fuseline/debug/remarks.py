@@ -12,17 +12,16 @@ import json
 import logging
 import os
 import re
-import secrets
 import sys
 import threading
 from collections.abc import Iterable, Iterator, Mapping
-from contextlib import suppress
 from dataclasses import dataclass
 from difflib import get_close_matches
 from pathlib import Path
 from typing import Literal, TypeAlias
 
 from fuseline.config import Config
+from fuseline.debug.files import replace_text
 from fuseline.errors import INVALID_OPTION
 from fuseline.ir.core import Cost, Loc, Op
 from fuseline.ir.types import Dim, format_dim
@@ -289,17 +288,10 @@ _FILES = _Files()
 
 
 def _replace(path: Path, text: str) -> None:
-    """Write a file beside, and rename it: whoever reads the path finds a whole file."""
-    target = Path(os.path.realpath(path))  # a link stays one
-    temporary = target.with_name(f".{target.name}.{secrets.token_hex(6)}.tmp")
     try:
-        temporary.write_text(text, encoding="utf-8")
-        temporary.replace(target)
+        replace_text(path, text)
     except OSError as error:
         raise _unwritable(path, error.strerror or str(error)) from error
-    finally:
-        with suppress(OSError):
-            temporary.unlink(missing_ok=True)
 
 
 __all__ = ["Remark", "check", "emit", "of_kernels", "of_run", "quoted", "wanted"]

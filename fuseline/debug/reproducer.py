@@ -11,6 +11,7 @@ from collections.abc import Mapping
 from pathlib import Path
 
 from fuseline.debug.case import Case, versions
+from fuseline.debug.files import replace_text
 from fuseline.errors import InternalError
 from fuseline.ir.core import Func, IRError
 from fuseline.ir.text import parse_func, print_func
@@ -67,7 +68,7 @@ def internal_error(
         root = folder or Path(tempfile.mkdtemp(prefix="fuseline-reproducer-"))
         root.mkdir(parents=True, exist_ok=True)
         path = root / f"before-{stage.name}.fl"
-        path.write_text(_reproducer(text, stage, message, options or {}))
+        replace_text(path, _reproducer(text, stage, message, options or {}))
     except OSError:
         path = None  # the error itself matters more than the file
     command = None

@@ -16,32 +16,19 @@ from fuseline.ir.core import Func, Op, Value
 _NUMBER = re.compile(r"\.\d+$")
 
 
-def names(func: Func, known: Collection[Op] = ()) -> dict[Value, str]:
+def names(func: Func) -> dict[Value, str]:
     """A name for each value, no two the same: its hint where that is free, else with a number.
 
-    Args:
-        func: what defines the values; funcs in attributes have names of their own.
-        known: ops whose results, and arguments with them, choose first: they had names before.
-
+    Funcs in attributes have names of their own.
     """
-    values = [*func.args, *(v for op in func.ops for v in op.results)]
+    return apart([*func.args, *(v for op in func.ops for v in op.results)], set())
+
+
+def apart(values: Iterable[Value], taken: set[str]) -> dict[Value, str]:
+    """Names for values, none like another or one that is ``taken``, which they are added to."""
     found: dict[Value, str] = {}
-    taken: set[str] = set()
-    if known:
-        for value in values:
-            if (value.owner is None or value.owner in known) and value.hint not in taken:
-                taken.add(value.hint)
-                found[value] = value.hint
-    return apart(values, found)
-
-
-def apart(values: Iterable[Value], found: dict[Value, str]) -> dict[Value, str]:
-    """Names for values, none like another or like one that was found before, which are kept."""
-    taken = set(found.values())
     counts: dict[str, int] = {}
     for value in values:
-        if value in found:
-            continue
         name = value.hint or "v"
         if name in taken:
             base = _NUMBER.sub("", name)
@@ -59,16 +46,29 @@ def settle(func: Func, known: Collection[Op] = ()) -> None:
 
     Args:
         func: its values' hints are set.
-        known: ops that were settled before; what they define keeps its name.
+        known: ops that were settled before; what they define keeps its name, and arguments do.
 
     """
-    for value, name in names(func, known).items():
+    new = [op for op in func.ops if op not in known]
+    values = [v for op in new for v in op.results]
+    taken: set[str] = set()
+    if known:
+        kept = (v for op in func.ops if op in known for v in op.results)
+        taken.update(v.hint for v in kept)
+        late = list[Value]()
+        for arg in func.args:
+            if arg.hint in taken:
+                late.append(arg)
+            taken.add(arg.hint)
+        values = [*late, *values]
+    else:
+        values = [*func.args, *values]
+    for value, name in apart(values, taken).items():
         value.hint = name
-    for op in func.ops:
-        if op not in known:
-            for attribute in op.attributes.values():
-                if isinstance(attribute, Func):
-                    settle(attribute)
+    for op in new:
+        for attribute in op.attributes.values():
+            if isinstance(attribute, Func):
+                settle(attribute)
 
 
 __all__ = ["apart", "names", "settle"]

@@ -78,7 +78,7 @@ def print_ops(*groups: Sequence[Op], same: Mapping[Value, Value]) -> list[list[s
     printer = _Printer(False, same)
     ops = [op for group in groups for op in group]
     values = (same.get(v, v) for op in ops for v in (*op.operands, *op.results))
-    printer.names = apart(dict.fromkeys(values), {})
+    printer.names = apart(dict.fromkeys(values), set())
     return [[line for op in group for line in printer.op(op, "")] for group in groups]
 
 

@@ -17,8 +17,8 @@ from fuseline.cli import main
 from fuseline.codegen.cpu.norm import NormKernel
 from fuseline.frontend.captured import Captured
 from fuseline.frontend.importer import import_captured
-from fuseline.ir.core import Func
-from fuseline.ir.ops.pointwise import Add, Sub
+from fuseline.ir.core import Func, Value
+from fuseline.ir.ops.pointwise import Abs, Add, Neg, Sub
 from fuseline.passes.rewrite import FuncPass, Rewrite
 from tests.debug.cases import GOOD, LOAD, PIPELINES, PLANTED, answer
 
@@ -248,3 +248,48 @@ def test_what_is_wrong_before_all_passes(
 def test_json_of_a_model_without_graphs(capsys: Print) -> None:
     assert main(["bisect", "nothing.fl", "--json"]) == 1
     assert json.loads(capsys.readouterr().out)["error"]["code"] == "FL0801"
+
+
+BESIDE = """func @f(%x: f32[16, 64], %s: f32[4]) {
+  %e = exp %x
+  %large = exp %e
+  %small = neg %s
+  return %large, %small
+}
+"""
+
+
+@dataclass(frozen=True)
+class PlantedSign(Rewrite[Neg], root=Neg):
+    """What is negative becomes what is positive."""
+
+    def rewrite(self, op: Neg, func: Func) -> dict[Value, Value]:
+        return {op.y: Abs(op.x).y}
+
+
+def test_a_small_wrong_result_beside_a_large_one(tmp_path: Path, capsys: Print) -> None:
+    path = tmp_path / "beside.fl"
+    path.write_text(BESIDE)
+    _, found = answer(capsys, "bisect", str(path), "-p", PlantedSign.name)
+    assert found["name"].startswith(f"{PlantedSign.name}@")
+
+
+def test_opt_is_a_check(planted_model: Path, capsys: Print) -> None:
+    """It obeys the variables that a trial is told by."""
+    words = [*LOAD, "-p", PIPELINES["eps"]]
+    opt = shlex.join([sys.executable, "-m", "fuseline.cli", "opt", *words])
+    check = f"{opt} {{}} | (! grep -q add_rms_norm)"
+    _, found = answer(capsys, "bisect", str(planted_model), *words, "--check", check)
+    assert found["pass"] == "planted-add-norm"
+
+
+@pytest.mark.parametrize("command", ["kill -9 $$", "no-such-command-of-this-test"])
+def test_a_command_that_cannot_run_is_no_verdict(
+    tmp_path: Path, capsys: Print, command: str
+) -> None:
+    path = tmp_path / "it's.fl"
+    path.write_text(BESIDE)
+    assert main(["bisect", str(path), "--check", command]) == 2
+    assert "FL0103 wrong argument --check" in capsys.readouterr().err
+    code, found = answer(capsys, "bisect", str(path), "--check", "test -f {}")
+    assert (code, found["found"]) == (1, "nothing")

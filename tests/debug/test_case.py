@@ -14,7 +14,7 @@ from fuseline.cli import main
 from fuseline.config import Config
 from fuseline.debug.case import HEAD, Case, given_options, versions
 from fuseline.debug.seeded import make_arguments, make_binding
-from fuseline.errors import LoadError
+from fuseline.errors import LoadError, UsageError
 from fuseline.ir.text import parse_func, print_func
 from tests.debug.cases import GOOD, LOAD, PIPELINES, answer
 
@@ -180,3 +180,33 @@ def test_arguments_of_the_one_with_the_other_are_refused(
     assert main(["repro", str(planted_model), "--weights"]) == 2
     assert main(["repro", "some_module:make"]) == 2
     assert "expected -o FILE.fl" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("line", "why"),
+    [
+        ("strides: [1]", "no JSON object"),
+        ('strides: {"x": "a"}', "no list of numbers"),
+        ('strides: {"x": [-1, 1]}', "no list of numbers"),
+        ("options: []", "no JSON object"),
+        ("versions: 3", "no JSON object"),
+        ('sizes: {"S": "many"}', "invalid literal"),
+    ],
+)
+def test_a_head_that_is_none_is_told(line: str, why: str) -> None:
+    text = f"{HEAD}\n// {line}\nfunc @f(%x: f32[3, 4]) {{\n  return %x\n}}\n"
+    with pytest.raises(LoadError, match=f"FL0830.*{why}"):
+        Case.of_text(text, "f.fl")
+
+
+def test_strides_for_other_dims_are_told() -> None:
+    text = "func @f(%x: f32[3, 4]) {\n  return %x\n}\n"
+    case = Case.of_text(f'{HEAD}\n// strides: {{"x": [1]}}\n{text}', "f.fl")
+    with pytest.raises(LoadError, match="FL0830.*2 dims"):
+        case.arguments()
+
+
+def test_a_place_that_cannot_be_written_is_told() -> None:
+    case = Case(parse_func("func @f(%x: f32[3]) {\n  return %x\n}"))
+    with pytest.raises(UsageError, match="FL0103.*--output"):
+        case.write(Path("/proc/no/such/case.fl"))

@@ -51,6 +51,21 @@ def test_compiled(rows: int) -> None:
     torch.testing.assert_close(found, x.sum(0))
 
 
+class OfMemory(nn.Module):
+    """Views that are about memory, of what was brought into order."""
+
+    def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        y = x.t().contiguous()
+        return torch.as_strided(y, (3, 4), (8, 1)) + 1, y.view(torch.int16) + 1
+
+
+def test_views_of_memory() -> None:
+    x = seeded(8, 5)
+    with torch.no_grad():
+        for found, want in zip(fuseline.compile(OfMemory())(x), OfMemory()(x), strict=True):
+            assert torch.equal(found, want)
+
+
 def test_exported_for_any_number_of_rows(tmp_path: Path) -> None:
     path, sizes = tmp_path / "m.fuse", ({1: torch.export.Dim("N", max=64)},)
     fuseline.export(Turned(), (seeded(11, 5),), path=path, dynamic_shapes=sizes)

@@ -97,11 +97,14 @@ def resolve(target: str) -> Any:
 def reads_memory(target: str) -> bool:
     """Whether an operator may take an operand's memory as it lies, whatever its strides are.
 
-    Those of ATen that are public take any strides. What other libraries define, and kernels within
-    ATen, are called with what the program has brought into order for them.
+    What other libraries define, and kernels within ATen, are called with what the program has
+    brought into order for them; some of ATen's own views are about memory, too. All else that is
+    public in ATen takes any strides.
     """
-    namespace, name, _ = target.split(".", 2)
-    return namespace != "aten" or name.startswith(("_", "mkldnn", "cudnn", "miopen"))
+    namespace, name, overload = target.split(".", 2)
+    if namespace != "aten" or name.startswith(("_", "mkldnn", "cudnn", "miopen", "as_strided")):
+        return True
+    return name.startswith("view") and overload == "dtype"
 
 
 def waits(target: str) -> bool:
