@@ -34,10 +34,10 @@ def add_check(parser: argparse.ArgumentParser) -> None:
 def is_case(name: str) -> bool:
     """Whether a name is that of a file of IR text."""
     path = Path(name)
-    if not path.is_file():
-        return False
     if path.suffix == ".fl":
         return True
+    if not path.is_file():
+        return False
     try:
         with path.open(errors="strict") as file:
             return file.read(len(HEAD)).startswith((HEAD, FUNC))

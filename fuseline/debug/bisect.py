@@ -310,11 +310,14 @@ def _closure(applied: Sequence[Applied], wanted: Iterable[Applied]) -> list[Appl
 
 
 def _in_order(ops: Sequence[Op], before: Mapping[Value, Value]) -> list[Op]:
-    """Ops that were removed, operands first: those that they had before."""
-    inside, order = set(ops), dict[Op, None]()
+    """Ops that were removed, operands first: those that they had before. A wrong rewrite may have
+    put what reads a value in its place.
+    """
+    inside, seen, order = set(ops), set[Op](), dict[Op, None]()
 
     def visit(op: Op) -> None:
-        if op in inside and op not in order:
+        if op in inside and op not in seen:
+            seen.add(op)
             for value in op.operands:
                 owner = before.get(value, value).owner
                 if owner is not None:

@@ -40,6 +40,8 @@ T = TypeVar("T")
 
 HEAD = "// fuseline reproducer 1"
 
+_KEYS = ("pipeline", "failed", "seed", "sizes", "strides", "options", "weights", "versions")
+
 
 PLACES = (
     *("cache_dir", "cache_base", "dump_dir", "log", "reuse", "threads"),
@@ -244,14 +246,19 @@ def _strides(value: Any) -> tuple[int, ...]:
 def _head(text: str) -> dict[str, str]:
     """The keys of the comments before the func; none where the first is not ours."""
     lines = text.splitlines()
-    if not lines or lines[0].strip() != HEAD:
+    first = lines[0].strip() if lines else ""
+    if not first.startswith(HEAD.rpartition(" ")[0]):
         return {}
+    if first != HEAD:
+        raise ValueError(f"{first.removeprefix('// ')!r}, and only version 1 is known here")
     found: dict[str, str] = {}
     for line in lines[1:]:
         if not line.startswith("//"):
             break
         key, _, value = line.removeprefix("//").partition(":")
         found[key.strip()] = value.strip()
+    if unknown := found.keys() - _KEYS:
+        raise ValueError(f"{', '.join(sorted(unknown))} in the head, which has {', '.join(_KEYS)}")
     return found
 
 

@@ -163,9 +163,10 @@ def captured(name: str, part: Part, tell: OnStage = untold) -> describe.Ahead:
             log.info("%s: %s; captured in another form", name, first_line(error))
             tell(Stage(f"{name} is captured in another form: {first_line(error)}"))
             return captured(name, part.otherwise, tell)
-        raise errors.CANNOT_EXPORT.error(
-            name, found=_reason(error), hint="run torch.export on the model to see what it lacks"
-        ) from error
+        hint = "run torch.export on the model to see what it lacks"
+        if "transformers.cache_utils" in str(error):
+            hint = "export its steps, with --decode static:LENGTH, or set use_cache to False"
+        raise errors.CANNOT_EXPORT.error(name, found=_reason(error), hint=hint) from error
     check_mode(name, model if isinstance(model, nn.Module) else None, found.captured.graph)
     return found
 

@@ -245,9 +245,9 @@ def test_what_is_wrong_before_all_passes(
     assert "eager's" in found["said"]
 
 
-def test_json_of_a_model_without_graphs(capsys: Print) -> None:
+def test_json_of_a_file_that_is_missing(capsys: Print) -> None:
     assert main(["bisect", "nothing.fl", "--json"]) == 1
-    assert json.loads(capsys.readouterr().out)["error"]["code"] == "FL0801"
+    assert json.loads(capsys.readouterr().out)["error"]["code"] == "FL0830"
 
 
 BESIDE = """func @f(%x: f32[16, 64], %s: f32[4]) {
@@ -293,3 +293,19 @@ def test_a_command_that_cannot_run_is_no_verdict(
     assert "FL0103 wrong argument --check" in capsys.readouterr().err
     code, found = answer(capsys, "bisect", str(path), "--check", "test -f {}")
     assert (code, found["found"]) == (1, "nothing")
+
+
+@dataclass(frozen=True)
+class PlantedKnot(Rewrite[Add], root=Add):
+    """Gives what is made of the sum itself."""
+
+    def rewrite(self, op: Add, func: Func) -> dict[Value, Value]:
+        return {op.y: next(iter(func.users(op.y))).results[0]}
+
+
+def test_a_rewrite_that_ties_a_knot(planted_model: Path, capsys: Print) -> None:
+    """Its result reads itself: nothing is there to be shown in order."""
+    words = (str(planted_model), "-p", f"{PlantedKnot.name},{GOOD}")
+    code, found = answer(capsys, "bisect", *words)
+    assert code == 0
+    assert found["pass"] == PlantedKnot.name

@@ -191,6 +191,7 @@ def test_arguments_of_the_one_with_the_other_are_refused(
         ("options: []", "no JSON object"),
         ("versions: 3", "no JSON object"),
         ('sizes: {"S": "many"}', "invalid literal"),
+        ("pipelin: cse", "pipelin in the head"),
     ],
 )
 def test_a_head_that_is_none_is_told(line: str, why: str) -> None:
@@ -210,3 +211,13 @@ def test_a_place_that_cannot_be_written_is_told() -> None:
     case = Case(parse_func("func @f(%x: f32[3]) {\n  return %x\n}"))
     with pytest.raises(UsageError, match="FL0103.*--output"):
         case.write(Path("/proc/no/such/case.fl"))
+
+
+def test_a_file_of_another_version_is_told() -> None:
+    with pytest.raises(LoadError, match="FL0830.*only version 1"):
+        Case.of_text(f"{HEAD[:-1]}9\nfunc @f(%x: f32[3]) {{\n  return %x\n}}\n", "f.fl")
+
+
+def test_a_missing_file_is_told(capsys: Print) -> None:
+    assert main(["repro", "no-such-file.fl"]) == 1
+    assert "FL0830" in capsys.readouterr().err

@@ -14,6 +14,7 @@ from torch import Tensor, nn
 import fuseline
 from fuseline.cli import main
 from fuseline.cli.opt import optimised
+from fuseline.config import Config
 from fuseline.debug.dump import Dump
 from fuseline.ir.core import Func
 from fuseline.ir.text import print_func
@@ -83,7 +84,7 @@ def check(func: Func, passes: list[Pass]) -> list[str]:
     assert [each for each, _, _ in texts.found] == passes
     for number, (each, before, after) in enumerate(texts.found, 1):
         alone = PassManager(parse_pipeline(str(each)), check=True)
-        run = optimised(alone, before, f"{number}-{each.name}", None)
+        run = optimised(alone, before, f"{number}-{each.name}", Config())
         assert print_func(run.func, locations=True) == after, f"{number}-{each.name}"
         if number < len(texts.found):
             assert texts.found[number][1] == after

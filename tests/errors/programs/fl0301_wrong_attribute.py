@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from fuseline.cli.opt import optimised
+from fuseline.config import Config
 from fuseline.passes.known_sizes import KnownSizes
 from fuseline.passes.manager import PassManager
 
@@ -17,4 +18,4 @@ func @f(%x: f32[B, 4]) {
 
 
 def program(tmp: Path) -> None:
-    optimised(PassManager([KnownSizes()]), TEXT, "model.fl", tmp)
+    optimised(PassManager([KnownSizes()]), TEXT, "model.fl", Config(dump_dir=tmp))
