@@ -57,6 +57,7 @@ thread_local void *stream = nullptr;
 thread_local Aside aside = {nullptr, nullptr, nullptr};
 thread_local bool behind_ours = false;  // the latest in `stream` is a kernel of ours, and no event
 thread_local int status = 0;  // of the first call that the driver refused, since `fl_gpu_leave`
+int cut = 0;  // whether a launch was cut into shares since `fl_gpu_leave`, whichever thread had one
 
 // Have one stream wait for what the other has been given so far.
 void follow(void *behind, void *ahead, void *event) {
@@ -117,7 +118,8 @@ void fl_gpu_enter(void *context, void *to, void *other, void *forked, void *join
 
 // What the driver said meanwhile, 0 for success.
 int fl_gpu_leave() {
-  const int found = status;
+  const int shared = __atomic_exchange_n(&cut, 0, __ATOMIC_ACQ_REL);
+  const int found = shared ? kShared : status;
   void *context;
   pop(&context);
   status = 0;
@@ -127,7 +129,10 @@ int fl_gpu_leave() {
 void fl_gpu_launch(const fl_call *call) {
   const int64_t *head = call->dim;
   const int64_t turn = aside.stream ? head[9] : 0;
-  if (call->nth != 1) status = kShared;
+  if (call->nth != 1) {
+    __atomic_store_n(&cut, 1, __ATOMIC_RELEASE);
+    return;
+  }
   if (turn & kFork) follow(aside.stream, stream, aside.forked);
   if (turn & kJoin) {
     follow(stream, aside.stream, aside.joined);
