@@ -62,10 +62,10 @@ def add_require(parser: argparse.ArgumentParser) -> None:
     )
 
 
-def add_model(parser: argparse.ArgumentParser, *, needed: bool = True) -> None:
-    """The model, its dtype, and the options of its compilation."""
+def add_model(parser: argparse.ArgumentParser, *, needed: bool = True, first: str = "") -> None:
+    """The model, its dtype, and the options of its compilation; ``first`` says what else it is."""
     nargs = None if needed else "?"
-    parser.add_argument("model", metavar="MODEL", nargs=nargs, help=MODEL_HELP)
+    parser.add_argument("model", metavar="MODEL", nargs=nargs, help=first + MODEL_HELP)
     parser.add_argument("--dtype", choices=DTYPES, help="dtype of the weights (default: float32)")
     add_options(parser)
 

@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from fuseline.cli import user_passes
-from fuseline.cli.arguments import MODEL_HELP, add_inputs, add_json, add_model
+from fuseline.cli.arguments import add_inputs, add_json, add_model
 from fuseline.cli.cases import add_check, checks, is_case, replay_of, replays_of_model
 
 if TYPE_CHECKING:
@@ -33,10 +33,7 @@ EXAMPLE = """\
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declare the command's arguments."""
-    add_model(parser)
-    for action in parser._actions:
-        if action.dest == "model":
-            action.help = f"a reproducer or another file of IR; {MODEL_HELP}"
+    add_model(parser, first="a reproducer or another file of IR; ")
     add_inputs(parser)
     add_check(parser)
     user_passes.add_arguments(parser)

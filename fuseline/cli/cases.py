@@ -80,23 +80,20 @@ def replays_of_model(
     """
     user_passes.load(arguments.load)
     config = Config.of(options(arguments))
-    with out.step(f"loading {arguments.model}"):
-        from fuseline.cli import compiling, models
+    from fuseline.cli import compiling
 
-        loaded = models.load(
-            arguments.model,
-            config,
-            dtype=arguments.dtype,
-            batch=arguments.batch,
-            length=arguments.length,
-        )
+    loaded = compiling.loaded(arguments, config, out)
     with out.step("capturing"):
         from fuseline._torch import tracing_errors_to
         from fuseline.captures import capture
         from fuseline.replay import Replay
 
         with tracing_errors_to(compiling.logger):
-            graphs, result = capture(loaded.model, loaded.args, loaded.kwargs, config)
+            try:
+                graphs, result = capture(loaded.model, loaded.args, loaded.kwargs, config)
+            except Exception:
+                loaded.run()  # where the model itself fails, that is what to say
+                raise
     if not graphs:
         raise BAD_ARGUMENT.error("MODEL", found=f"{arguments.model}, of which nothing is captured")
     found: list[Replay] = []

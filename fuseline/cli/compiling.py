@@ -1,7 +1,8 @@
-"""The one call of the compiler that the commands make, the step that it is made in, and a count."""
+"""How commands load a model and compile it: the steps that this is done in, and a count."""
 
 from __future__ import annotations
 
+import argparse
 import logging
 from collections.abc import Generator
 from contextlib import contextmanager
@@ -9,7 +10,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Protocol, cast
 
 if TYPE_CHECKING:
-    from fuseline.cli.models import Program
+    from fuseline.cli.models import LoadedModel, Program
     from fuseline.cli.output import Output, Show
     from fuseline.config import Config
     from fuseline.report import Report
@@ -52,6 +53,25 @@ class Tally:
             return f"{kernels} from the cache, none built"
         return (
             f"{kernels} built" if not found else f"{kernels}: {built} built, {found} from the cache"
+        )
+
+
+def loaded(arguments: argparse.Namespace, config: Config, out: Output) -> LoadedModel:
+    """The model that a command was given, with inputs of the shape that it was given.
+
+    Raises:
+        LoadError: for a model that cannot be read.
+
+    """
+    with out.step(f"loading {arguments.model}"):
+        from fuseline.cli import models
+
+        return models.load(
+            arguments.model,
+            config,
+            dtype=arguments.dtype,
+            batch=arguments.batch,
+            length=arguments.length,
         )
 
 

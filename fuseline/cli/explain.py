@@ -74,16 +74,9 @@ def run(arguments: argparse.Namespace, out: Output) -> int:
     config = Config.of(options(arguments))
     if arguments.cost:
         config = config.replace(cost=True)
-    with out.step(f"loading {arguments.model}"):
-        from fuseline.cli import compiling, models
+    from fuseline.cli import compiling
 
-        loaded = models.load(
-            arguments.model,
-            config,
-            dtype=arguments.dtype,
-            batch=arguments.batch,
-            length=arguments.length,
-        )
+    loaded = compiling.loaded(arguments, config, out)
     with compiling.step(out) as show:
         compiled, report = explained(loaded, config, show)
     if arguments.cost:

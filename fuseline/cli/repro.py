@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from fuseline.cli import user_passes
-from fuseline.cli.arguments import MODEL_HELP, add_inputs, add_json, add_model, refuse, seed
+from fuseline.cli.arguments import add_inputs, add_json, add_model, refuse, seed
 from fuseline.cli.cases import add_check, checks, is_case, replay_of, replays_of_model
 from fuseline.cli.output import columns
 from fuseline.errors import BAD_ARGUMENT
@@ -32,10 +32,7 @@ EXAMPLE = """\
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declare the command's arguments."""
-    add_model(parser)
-    for action in parser._actions:
-        if action.dest == "model":
-            action.help = f"a reproducer or another file of IR, to replay; or {MODEL_HELP}"
+    add_model(parser, first="a reproducer or another file of IR, to replay; or ")
     add_inputs(parser)
     parser.add_argument(
         "-o", "--output", metavar="FILE.fl", help="where the reproducer of a model goes"

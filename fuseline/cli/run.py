@@ -89,16 +89,9 @@ def run(arguments: argparse.Namespace, out: Output) -> int:
         return artifacts.run(arguments, out)
     refuse(arguments, ("--verify", "--verify-key"), arguments.model, "a .fuse file")
     config = Config.of(options(arguments))
-    with out.step(f"loading {arguments.model}"):
-        from fuseline.cli import models
+    from fuseline.cli import compiling
 
-        loaded = models.load(
-            arguments.model,
-            config,
-            dtype=arguments.dtype,
-            batch=arguments.batch,
-            length=arguments.length,
-        )
+    loaded = compiling.loaded(arguments, config, out)
     comparison, report = compare(loaded, config, arguments.runs, out)
     data = {**asdict(comparison), "same": comparison.same, "report": report.to_dict()}
     out.result(data, _text(comparison, report))
