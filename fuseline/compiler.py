@@ -49,7 +49,7 @@ from fuseline.op_by_op import OpByOp, UntilRefused
 from fuseline.passes.known_sizes import UnknownSizeError
 from fuseline.passes.manager import Observer, PassManager, Run
 from fuseline.passes.pipeline import default_pipeline
-from fuseline.passes.pipeline_text import pass_named
+from fuseline.passes.pipeline_text import check_names, pass_named
 from fuseline.passes.plan import Owed, own_results
 from fuseline.passes.rewrite import Pass
 from fuseline.placing import ON_CPU, Placed, place
@@ -728,6 +728,8 @@ def _config(options: Mapping[str, Any]) -> Config:
         check_folder(config.dump_dir)
     for name in config.disable:
         pass_named(name, "the option disable")
+    check_names("skip_rewrites", config.skip_rewrites)
+    check_names("only_rewrites", config.only_rewrites)
     requirements(config.require)
     remarks.check(config)
     return config

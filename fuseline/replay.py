@@ -18,13 +18,14 @@ from fuseline.compiler import Compiler
 from fuseline.config import PREFIX, Config
 from fuseline.debug.case import Case
 from fuseline.debug.numbers import Found, Measure, outcome_of_program
-from fuseline.debug.trial import NOTHING, Kernel, Trial, Verdict
+from fuseline.debug.trial import Kernel, Trial, Verdict
 from fuseline.errors import BAD_ARGUMENT, UsageError
 from fuseline.frontend.execute import Compiled
 from fuseline.ir.core import Func
 from fuseline.ir.evaluate import Argument
 from fuseline.ir.layout import dense
 from fuseline.ir.types import IntType
+from fuseline.passes.gate import NONE
 from fuseline.passes.known_sizes import UnknownSizeError
 from fuseline.passes.manager import PassManager, Run
 from fuseline.passes.pipeline import default_pipeline
@@ -116,7 +117,7 @@ class Replay:
         """What the options leave out is left out of every trial."""
         config = self.config
         limits = [n for n in (trial.limit, config.fuse_limit) if n is not None]
-        only = config.only_rewrites if trial.only is None else (*trial.only, NOTHING)
+        only = config.only_rewrites if trial.only is None else (*trial.only, NONE)
         return PassManager(
             self.passes[: trial.passes],
             check=True,
@@ -226,7 +227,7 @@ class Command:
         if trial.skip:
             found["SKIP_REWRITES"] = ",".join(trial.skip)
         if trial.only is not None:
-            found["ONLY_REWRITES"] = ",".join((*trial.only, NOTHING))
+            found["ONLY_REWRITES"] = ",".join((*trial.only, NONE))
         if trial.passes is not None:
             later = {p.name for p in self.replay.passes[trial.passes :]}
             kept = {p.name for p in self.replay.passes[: trial.passes]}

@@ -61,6 +61,3 @@ class Kernel:
 
 
 Check: TypeAlias = Callable[[Trial], Verdict]
-
-NOTHING = "#"
-"""No rewrite has this name: as the only one, it leaves out all."""

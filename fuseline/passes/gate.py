@@ -15,6 +15,12 @@ from dataclasses import dataclass, field
 
 from fuseline.ir.core import Op
 
+NONE = "#"
+"""A name that no rewrite has: the only one of `only` where none may be applied."""
+
+NAME = re.compile(r"([a-z0-9_-]+)@([^\s,#@]+)#\d+")
+"""The form of names: the pass, and where."""
+
 
 @dataclass(frozen=True)
 class Gate:
@@ -74,4 +80,4 @@ def _place(op: Op) -> str:
     return re.sub(r"[\s,#@]+", "_", place)
 
 
-__all__ = ["Gate", "Names"]
+__all__ = ["NAME", "NONE", "Gate", "Names"]

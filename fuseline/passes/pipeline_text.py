@@ -10,6 +10,7 @@ from typing import Any, get_type_hints
 
 from fuseline import errors
 from fuseline.passes import pipeline
+from fuseline.passes.gate import NAME, NONE
 from fuseline.passes.rewrite import PASSES, Pass
 
 _PASS = re.compile(r"\s*([A-Za-z0-9_-]+)\s*(?:\{([^{}]*)\})?\s*(?:,|$)")
@@ -58,6 +59,23 @@ def pass_named(name: str, where: str) -> type[Pass]:
     return PASSES[name]
 
 
+def check_names(option: str, names: Iterable[str]) -> None:
+    """Hold the names of rewrites that an option has to their form, and to passes that there are.
+
+    Raises:
+        UsageError: FL0101, for one that can be no rewrite's; FL0104, for a pass that there is not.
+
+    """
+    for name in names:
+        if name == NONE:
+            continue
+        found = NAME.fullmatch(name)
+        if found is None:
+            expected = "names such as fuse-qk-norm@layers.3.attn#1, as bisect prints them"
+            raise errors.INVALID_OPTION.error(option, found=repr(name), expected=expected)
+        pass_named(found[1], f"the option {option}")
+
+
 def _made(cls: type[Pass], text: str) -> Pass:
     types = _option_types(cls)
     options: dict[str, Any] = {}
@@ -87,4 +105,4 @@ def _value(cls: type[Pass], word: str, kind: Any, text: str) -> Any:
         raise errors.BAD_PIPELINE.error(cls.name, found=found, expected=expected) from None
 
 
-__all__ = ["format_pipeline", "parse_pipeline", "pass_named"]
+__all__ = ["check_names", "format_pipeline", "parse_pipeline", "pass_named"]

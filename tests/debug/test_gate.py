@@ -4,6 +4,11 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+import pytest
+import torch
+
+import fuseline
+from fuseline.errors import UsageError
 from fuseline.ir.core import Func, Loc, Value
 from fuseline.ir.ops.pointwise import Add, Neg, Sub
 from fuseline.ir.text import parse_func, print_func
@@ -94,3 +99,15 @@ def test_a_record_knows_what_it_needs() -> None:
     assert [a.needs for a in run.applied] == [(), (1,)]
     assert [op.name for op in run.applied[0].removed] == ["add"]
     assert [op.name for op in run.applied[1].removed] == ["sub"]
+
+
+@pytest.mark.parametrize(
+    ("name", "why"),
+    [
+        ("garbage", "FL0101.*skip_rewrites.*garbage.*expected names such as"),
+        ("nosuch@layers.0#1", "FL0104.*nosuch.*skip_rewrites"),
+    ],
+)
+def test_a_name_that_no_rewrite_can_have_is_refused(name: str, why: str) -> None:
+    with pytest.raises(UsageError, match=why):
+        fuseline.compile(torch.nn.Linear(3, 5), skip_rewrites=[name])
