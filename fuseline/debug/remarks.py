@@ -270,18 +270,19 @@ def _unwritable(path: Path, why: str) -> Exception:
 
 
 class _Files:
-    """The files of this process: each is written anew, as a whole, with every program added."""
+    """The files that this process has begun: programs are added to them, and others start anew."""
 
     def __init__(self) -> None:
-        self._texts: dict[Path, str] = {}
+        self._begun: set[Path] = set()
         self._lock = threading.Lock()  # programs are built in threads
 
     def add(self, path: Path, text: str) -> None:
         """Put the text at the end of what this process has written; what was there before goes."""
+        path = path.resolve()
         with self._lock:
-            whole = self._texts.get(path, "") + text
-            _replace(path, whole)
-            self._texts[path] = whole
+            known = path in self._begun and path.is_file()
+            _replace(path, (path.read_text(encoding="utf-8") if known else "") + text)
+            self._begun.add(path)
 
 
 _FILES = _Files()
