@@ -47,7 +47,7 @@ def described(found: Found) -> tuple[dict[str, Any], str]:
             text = "the check cannot tell" if unclear else "nothing fails"
             rows = [["check", said]]
     data |= {"said": said, "compilations": compilations}
-    rows.append(["took", f"{compilations} compilations"])
+    rows.append(["took", "1 compilation" if compilations == 1 else f"{compilations} compilations"])
     return data, f"{text}\n{columns(rows)}"
 
 

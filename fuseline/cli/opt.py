@@ -130,7 +130,8 @@ def run(arguments: argparse.Namespace, out: Output) -> int:
     manager = _manager(arguments, config, passes, out)
     text, name = _read(arguments.file)
     numerics: list[Numerics] | None = [] if arguments.check_numerics else None
-    record = optimised(manager, text, name, config, numerics)
+    words = [word for file in arguments.load for word in ("--load", file)]
+    record = optimised(manager, text, name, config, numerics, words)
     remarks.emit(remarks.of_run(record, record.func.name), config)
     result = print_func(record.func, locations=not arguments.no_locations)
     if arguments.timing:
@@ -160,6 +161,7 @@ def optimised(
     name: str,
     config: Config,
     numerics: list[Numerics] | None = None,
+    words: Sequence[str] = (),
 ) -> Run:
     """Run a pipeline over the func of a text.
 
@@ -170,6 +172,7 @@ def optimised(
         config: says how far numbers may be off, and where a func is saved before a pass that
             fails.
         numerics: where given, each rewrite is checked on seeded arguments; what does so is added.
+        words: what a command that replays a failure needs beside the pass.
 
     Raises:
         IRError: FL0301 or FL0302, for a text that is no valid func.
@@ -208,7 +211,9 @@ def optimised(
     except PassError:
         raise
     except Exception as error:
-        raise pass_failure(manager, read_func(text, name), error, config.dump_dir) from error
+        raise pass_failure(
+            manager, read_func(text, name), error, config.dump_dir, words=words
+        ) from error
 
 
 def _pipeline(arguments: argparse.Namespace) -> list[Pass]:

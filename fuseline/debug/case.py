@@ -218,7 +218,6 @@ class Case:
 
 def _written(path: Path, write: Callable[[], None]) -> None:
     try:
-        path.parent.mkdir(parents=True, exist_ok=True)
         write()
     except OSError as error:
         found = f"{path} ({error.strerror or error})"

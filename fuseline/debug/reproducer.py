@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import shlex
 import tempfile
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from fuseline.debug.case import Case, versions
@@ -25,6 +25,7 @@ def pass_failure(
     cause: Exception,
     folder: Path | None,
     options: Mapping[str, str] | None = None,
+    words: Sequence[str] = (),
 ) -> InternalError:
     """The error for a pass that raised while a manager ran it.
 
@@ -35,14 +36,16 @@ def pass_failure(
         cause: what was raised.
         folder: where to save; a new temporary directory if None.
         options: those of the compilation that were given.
+        words: what the command that replays it needs beside the pass, such as ``--load``.
 
     """
     passes, gate = manager.passes, manager.gate
     done = next((i for i, each in enumerate(passes) if each is manager.current), len(passes) - 1)
     earlier = PassManager(passes[:done], limit=gate.limit, skip=gate.skip, only=gate.only)
-    earlier.run(again)
+    applied = len(earlier.run(again).applied)
     text = print_func(again, locations=True)
-    return internal_error(passes[done], text, cause, folder, options)
+    limit = () if gate.limit is None else ("--fuse-limit", str(max(0, gate.limit - applied)))
+    return internal_error(passes[done], text, cause, folder, options, (*limit, *words))
 
 
 def internal_error(
@@ -51,6 +54,7 @@ def internal_error(
     cause: Exception,
     folder: Path | None,
     options: Mapping[str, str] | None = None,
+    words: Sequence[str] = (),
 ) -> InternalError:
     """The error for a pass that failed on a func with this text, which is saved as a reproducer.
 
@@ -60,6 +64,7 @@ def internal_error(
         cause: what was raised.
         folder: where to save; a new temporary directory if None.
         options: those of the compilation that were given.
+        words: what the command that replays it needs beside the pass.
 
     """
     path: Path | None = None
@@ -73,7 +78,8 @@ def internal_error(
         path = None  # the error itself matters more than the file
     command = None
     if path is not None:
-        command = shlex.join(["fuseline", "opt", "-p", str(stage), str(path), "--verify-each"])
+        own = ["fuseline", "opt", "-p", str(stage), str(path), "--verify-each"]
+        command = shlex.join([*own, *words])
     return InternalError(message, stage=stage.name, reproducer=path, command=command)
 
 

@@ -14,7 +14,7 @@ from typing import Any, Protocol, cast
 from fuseline.ir.core import Cost, Func, IRError, Loc, Op, Trait, Value
 from fuseline.ir.names import settle
 from fuseline.ir.ops.raised import LayerNorm, RmsNorm
-from fuseline.ir.types import dim, format_dim
+from fuseline.ir.types import TensorType, dim, format_dim
 from fuseline.ir.verify import verify
 from fuseline.passes.dce import has_effect
 from fuseline.passes.gate import Gate, Names
@@ -323,10 +323,32 @@ class PassManager:
         run.names.applied(rewrite.name, last)
         for observer in self._watching:
             observer.before_rewrite(run.func, rewrite, op)
+        if self.check:
+            _check_types(rewrite, outcome)
         change = apply(rewrite, op, outcome, run, name)
         for observer in self._watching:
             observer.after_rewrite(run.func, rewrite, change)
         return True
+
+
+def _check_types(rewrite: Rewrite[Any], outcome: Replacement) -> None:
+    """Hold new values to the types of those that they replace; sizes may be written otherwise.
+
+    Raises:
+        IRError: one has another element type, rank, or known size.
+
+    """
+    values = outcome.values if isinstance(outcome, Replace) else outcome
+    for old, new in values.items():
+        if isinstance(old.type, TensorType) and isinstance(new.type, TensorType):
+            pairs = zip(old.shape, new.shape, strict=False)
+            ints = [(a, b) for a, b in pairs if isinstance(a, int) and isinstance(b, int)]
+            alike = old.dtype is new.dtype and len(old.shape) == len(new.shape)
+            if alike and all(a == b for a, b in ints):
+                continue
+        elif type(old.type) is type(new.type):
+            continue
+        raise IRError(f"after {rewrite.name}: {old.type} is replaced by {new.type}")
 
 
 def _last_replaced(root: Op, outcome: Replacement, func: Func) -> Op:

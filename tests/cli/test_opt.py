@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import json
+import shlex
 import subprocess
 import sys
 from pathlib import Path
@@ -163,6 +164,21 @@ def test_rewrites_of_ones_own_are_told_of_and_checked(tmp_path: Path, capsys: Pr
     words = [*words, "--load", str(passes), "-p", "loses-eps-of-this-test"]
     _, said = ran(capsys, *words, code=1)
     assert "FL0410 numbers break at rewrite #1 loses-eps-of-this-test in layers.0.norm" in said
+
+
+def test_a_rewrite_to_another_type_is_named(tmp_path: Path, capsys: Print) -> None:
+    """Also where nothing that reads the value would mind; and the replay finds the pass."""
+    path, passes = tmp_path / "f.fl", tmp_path / "mine.py"
+    path.write_text(NORM)
+    text = PLANTED.replace("LosesEps", "Narrows").replace("op.y: fused.y", "op.y: op.weight")
+    passes.write_text(text)
+    words = ["--load", str(passes), "-p", "narrows-of-this-test", "--verify-each"]
+    _, said = ran(capsys, str(path), *words, "--fuse-limit", "3", code=1)
+    assert "narrows-of-this-test: f32[5, 48] is replaced by f32[48]" in said
+    (command,) = [line for line in said.splitlines() if line.startswith("  replay:")]
+    again = shlex.split(command)[2:]
+    assert again[-4:] == ["--fuse-limit", "3", "--load", str(passes)]
+    assert "is replaced by f32[48]" in ran(capsys, *again[1:], code=1)[1]
 
 
 def test_every_pass_is_listed_with_its_options(capsys: Print) -> None:
