@@ -47,10 +47,11 @@ from fuseline.latent_caches import LatentCaches
 from fuseline.logs import apply_config
 from fuseline.op_by_op import OpByOp, UntilRefused
 from fuseline.passes.known_sizes import UnknownSizeError
-from fuseline.passes.manager import Observer, PassManager, Run
+from fuseline.passes.manager import Observer, PassManager
 from fuseline.passes.pipeline import default_pipeline
 from fuseline.passes.pipeline_text import check_names, pass_named
 from fuseline.passes.plan import Owed, own_results
+from fuseline.passes.record import Run
 from fuseline.passes.rewrite import Pass
 from fuseline.placing import ON_CPU, Placed, place
 from fuseline.report import NumericsRecord, Report

@@ -27,10 +27,11 @@ from fuseline.ir.layout import dense
 from fuseline.ir.types import IntType
 from fuseline.passes.gate import NONE
 from fuseline.passes.known_sizes import UnknownSizeError
-from fuseline.passes.manager import PassManager, Run
+from fuseline.passes.manager import PassManager
 from fuseline.passes.pipeline import default_pipeline
 from fuseline.passes.pipeline_text import parse_pipeline
 from fuseline.passes.plan import Owed, own_results
+from fuseline.passes.record import Run
 from fuseline.passes.rewrite import Pass
 from fuseline.saved import SavedProgram
 

@@ -33,7 +33,8 @@ from fuseline.ir.evaluate import Argument, evaluate
 from fuseline.ir.text import parse_func, print_func
 from fuseline.ir.types import DType
 from fuseline.ir.verify import verify
-from fuseline.passes.manager import PassManager, Run
+from fuseline.passes.manager import PassManager
+from fuseline.passes.record import Run
 from fuseline.passes.rewrite import PASSES, Pass
 
 Passes: TypeAlias = "Pass | Sequence[Pass]"

@@ -6,7 +6,7 @@ from typing import Any
 
 from fuseline.cli.output import columns
 from fuseline.debug.bisect import Found, FoundKernel, FoundNothing, FoundPass, FoundRewrite
-from fuseline.passes.manager import Applied
+from fuseline.passes.record import Applied
 
 
 def described(found: Found) -> tuple[dict[str, Any], str]:

@@ -24,7 +24,8 @@ from fuseline.report import Report
 if TYPE_CHECKING:
     from fuseline.debug.numerics import Numerics
     from fuseline.debug.printing import Selection
-    from fuseline.passes.manager import PassManager, Run
+    from fuseline.passes.manager import PassManager
+    from fuseline.passes.record import Run
     from fuseline.passes.rewrite import Pass
 
 EXAMPLE = """\

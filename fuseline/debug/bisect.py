@@ -15,7 +15,7 @@ from fuseline.debug.search import First, first_bad
 from fuseline.debug.trial import Check, Kernel, Trial, Verdict
 from fuseline.ir.core import Op, Value
 from fuseline.ir.text import print_ops
-from fuseline.passes.manager import Applied, Run
+from fuseline.passes.record import Applied, Run
 from fuseline.passes.rewrite import Pass
 
 Show = Callable[[str], None]

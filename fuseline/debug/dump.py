@@ -26,7 +26,7 @@ from typing import TYPE_CHECKING
 from fuseline.errors import INVALID_OPTION
 from fuseline.ir.core import Func
 from fuseline.ir.text import print_func
-from fuseline.passes.manager import Run
+from fuseline.passes.record import Run
 from fuseline.passes.rewrite import Pass
 from fuseline.report import PassRecord, Site
 from fuseline.runtime.plan import ArgSpec, Buffer, HostStep, LibraryStep, Plan, Step, View

@@ -24,7 +24,9 @@ from fuseline.debug.living import Compared, Expected, Living
 from fuseline.ir.core import Func, IRError, Op, Trait, Value
 from fuseline.ir.evaluate import Argument
 from fuseline.ir.ops import buffer, create, fused, index, view
-from fuseline.passes.manager import Change, RewriteObserver, Run
+from fuseline.passes.apply import Change
+from fuseline.passes.manager import RewriteObserver
+from fuseline.passes.record import Run
 from fuseline.passes.rewrite import FuncPass, Pass, Rewrite
 from fuseline.report import NumericsRecord, PassRecord
 

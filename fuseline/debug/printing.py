@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 
 from fuseline.ir.core import Func
 from fuseline.ir.text import print_func
-from fuseline.passes.manager import Run
+from fuseline.passes.record import Run
 from fuseline.passes.rewrite import Pass
 from fuseline.report import PassRecord
 

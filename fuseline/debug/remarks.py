@@ -26,7 +26,7 @@ from fuseline.errors import INVALID_OPTION
 from fuseline.ir.core import Cost, Loc, Op
 from fuseline.ir.types import Dim, format_dim
 from fuseline.passes import pipeline
-from fuseline.passes.manager import Applied, Missed, Run
+from fuseline.passes.record import Applied, Missed, Run
 from fuseline.passes.rewrite import PASSES
 
 log = logging.getLogger(__name__)

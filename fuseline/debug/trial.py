@@ -6,7 +6,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import TypeAlias
 
-from fuseline.passes.manager import Run
+from fuseline.passes.record import Run
 
 
 @dataclass(frozen=True)

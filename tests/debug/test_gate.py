@@ -12,8 +12,9 @@ from fuseline.errors import UsageError
 from fuseline.ir.core import Func, Loc, Value
 from fuseline.ir.ops.pointwise import Add, Neg, Sub
 from fuseline.ir.text import parse_func, print_func
-from fuseline.passes.manager import PassManager, Run
+from fuseline.passes.manager import PassManager
 from fuseline.passes.pipeline_text import parse_pipeline
+from fuseline.passes.record import Run
 from fuseline.passes.rewrite import Rewrite
 
 TEXT = """func @f(%x: f32[4, 8], %a: f32[4, 8], %b: f32[4, 8], %w: f32[8]) {

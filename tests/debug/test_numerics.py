@@ -26,7 +26,8 @@ from fuseline.ir.ops.pointwise import Add, Cast, Exp, Mul, Neg, Sub
 from fuseline.ir.ops.view import Concat, Permute, Slice
 from fuseline.ir.text import parse_func
 from fuseline.ir.types import DType
-from fuseline.passes.manager import Change, PassManager, RewriteObserver
+from fuseline.passes.apply import Change
+from fuseline.passes.manager import PassManager, RewriteObserver
 from fuseline.passes.pipeline import default_pipeline
 from fuseline.passes.rewrite import FuncPass, Pass, Replace, Rewrite
 from fuseline.report import NumericsRecord, Report

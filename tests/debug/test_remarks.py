@@ -24,8 +24,9 @@ from fuseline.ir.core import Func, Loc
 from fuseline.ir.ops.pointwise import Add
 from fuseline.ir.text import parse_func
 from fuseline.passes.fuse_add_rms_norm import FuseAddRmsNorm
-from fuseline.passes.manager import PassManager, Run
+from fuseline.passes.manager import PassManager
 from fuseline.passes.raise_rope import RaiseRope
+from fuseline.passes.record import Run
 from fuseline.passes.rewrite import NoMatch, Rewrite, failed, nearest
 from fuseline.report import Report
 

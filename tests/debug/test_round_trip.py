@@ -18,9 +18,10 @@ from fuseline.config import Config
 from fuseline.debug.dump import Dump
 from fuseline.ir.core import Func
 from fuseline.ir.text import print_func
-from fuseline.passes.manager import PassManager, Run
+from fuseline.passes.manager import PassManager
 from fuseline.passes.pipeline import default_pipeline
 from fuseline.passes.pipeline_text import format_pipeline, parse_pipeline
+from fuseline.passes.record import Run
 from fuseline.passes.rewrite import Pass
 from fuseline.report import PassRecord
 from tests.e2e import test_latent_cache

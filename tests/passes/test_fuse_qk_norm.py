@@ -6,7 +6,7 @@ import pytest
 
 from fuseline.passes.fuse_qk_norm import FuseQkNorm
 from fuseline.passes.fuse_qk_rope import FuseQkRope
-from fuseline.passes.manager import Run
+from fuseline.passes.record import Run
 from fuseline.testing import assert_no_rewrite, assert_rewrites
 
 BOTH = (FuseQkNorm(), FuseQkRope())

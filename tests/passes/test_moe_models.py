@@ -9,9 +9,10 @@ import pytest
 from fuseline.ir.core import Func
 from fuseline.ir.ops.experts import Moe, Route
 from fuseline.passes.fuse_moe import FuseMoe
-from fuseline.passes.manager import PassManager, Run
+from fuseline.passes.manager import PassManager
 from fuseline.passes.pipeline import default_pipeline
 from fuseline.passes.raise_route import RaiseRoute
+from fuseline.passes.record import Run
 from fuseline.passes.rewrite import Pass
 from fuseline.report import PassRecord
 from fuseline.testing import assert_same_values

@@ -10,8 +10,9 @@ from fuseline.ir.evaluate import evaluate
 from fuseline.ir.ops.raised import Attention
 from fuseline.ir.text import parse_func
 from fuseline.passes.dce import Dce
-from fuseline.passes.manager import PassManager, Run
+from fuseline.passes.manager import PassManager
 from fuseline.passes.raise_attention import RaiseAttention
+from fuseline.passes.record import Run
 from fuseline.testing import assert_no_rewrite, assert_rewrites, make_arguments
 
 QKV = "%q: f32[B, 4, S, 8], %k: f32[B, 4, T, 8], %v: f32[B, 4, T, 6]"

@@ -20,11 +20,11 @@ from fuseline.passes.canonicalize import Canonicalize
 from fuseline.passes.cse import Cse
 from fuseline.passes.dce import Dce
 from fuseline.passes.fold_constants import FoldConstants
-from fuseline.passes.manager import Run
 from fuseline.passes.raise_gated_mlp import RaiseGatedMlp
 from fuseline.passes.raise_layer_norm import RaiseLayerNorm
 from fuseline.passes.raise_rms_norm import RaiseRmsNorm
 from fuseline.passes.raise_rope import RaiseRope
+from fuseline.passes.record import Run
 from fuseline.passes.restore_mutations import RestoreMutations
 from fuseline.testing import make_arguments, make_binding, run_passes
 from tests.e2e.families import FAMILIES, Family, static_cache, tokens

@@ -15,7 +15,7 @@ from fuseline.ir.ops.pointwise import Where
 from fuseline.ir.ops.view import Reshape
 from fuseline.ir.text import parse_func
 from fuseline.ir.types import DType, substitute
-from fuseline.passes.manager import schedule
+from fuseline.passes.apply import schedule
 from fuseline.passes.masks.prove import Meaning, Refused, Scores, prove
 from fuseline.passes.masks.terms import Applied
 from tests.passes.masks.random_masks import MaskMaker
