@@ -27,7 +27,8 @@ import torch
 import fuseline
 from benchmarks.common import RESULTS, ROOT, Json, machine, read_json, say, versions, write_json
 from fuseline.errors import FuselineError
-from fuseline.report import NumericsRecord, worst
+from fuseline.report import NumericsRecord
+from fuseline.report_tables import worst
 from tests.e2e.families import Family, static_cache, tokens
 from tests.exporting.test_families import cases
 

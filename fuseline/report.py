@@ -6,22 +6,17 @@ Nothing here imports another part of fuseline, so that every part may fill in it
 from __future__ import annotations
 
 import json
-import re
 from collections import Counter
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass, field, replace
 from typing import Literal, TypeAlias
+
+from fuseline import report_tables as tables
 
 SiteStatus: TypeAlias = Literal["fused", "missed"]
 KernelStatus: TypeAlias = Literal["native", "library", "reference"]
 ChosenBy: TypeAlias = Literal["model", "measurement", "table"]
 Stat: TypeAlias = int | float | str
-
-_NUMBER = re.compile(r"(?<=\.)\d+(?=\.| |$)")
-"""The number of a layer or an expert in a module path."""
-
-_ROOM = 100
-"""Characters that the details of a site have in a table; JSON has them whole."""
 
 BREAK = "graph break: "
 """Begins the names of stats that say how often a graph ended for a reason."""
@@ -289,12 +284,14 @@ class Report:
             self.summary(),
             self.sites_table(),
             self.numerics_table(),
-            _section("kernels", _kernel_rows(self.kernels)),
-            _section("choices", _choice_rows(self.kernels)),
-            _section("graphs", _graph_rows(self.graphs)),
-            _section("passes", _pass_rows(self.passes)),
+            tables.section("kernels", tables.kernel_rows(self.kernels)),
+            tables.section("choices", tables.choice_rows(self.kernels)),
+            tables.section("graphs", tables.graph_rows(self.graphs)),
+            tables.section("passes", tables.pass_rows(self.passes)),
             self.cached_line(),
-            _section("stats", [[name, _number(value)] for name, value in self.stats.items()]),
+            tables.section(
+                "stats", [[name, tables.number_text(value)] for name, value in self.stats.items()]
+            ),
         ]
         return "\n\n".join(part for part in parts if part) or "nothing was compiled yet"
 
@@ -337,11 +334,11 @@ class Report:
         built = [k for k in self.kernels if k.target]
         head = ["kernel", "target", "registers", "shared", "spills", "widest access"]
         rows = [
-            [k.symbol, k.target, *_resources(k), k.sizes or "all", *self._made_for(k)]
+            [k.symbol, k.target, *tables.resource_cells(k), k.sizes or "all", *self._made_for(k)]
             for k in built
         ]
         head += ["sizes", "sites", "first place"]
-        return _section("kernels", [head, *rows]) if built else ""
+        return tables.section("kernels", [head, *rows]) if built else ""
 
     def _made_for(self, kernel: KernelRecord) -> tuple[str, str]:
         counts = Counter(s.pattern for s in self.sites if s.kernel == kernel.symbol)
@@ -363,16 +360,21 @@ class Report:
         for record in self.numerics:
             kinds.setdefault(record.rewrite, []).append(record)
         head = ["", "", "same bits", "largest", "eager's", "ratio", "of allowed"]
-        rows = [[name, f"x{len(g)}", _same_bits(g), *_errors(g)] for name, g in kinds.items()]
+        rows = [
+            [name, f"x{len(g)}", tables.same_bits(g), *tables.largest_error(g)]
+            for name, g in kinds.items()
+        ]
         title = "numbers, in units in the last place against float64"
         other = [r for r in self.numerics if r.values and not r.same]
-        sites = [[_number_of(r), r.rewrite, *_error(r), r.where] for r in other]
+        sites = [
+            [tables.rewrite_number(r), r.rewrite, *tables.error_cells(r), r.where] for r in other
+        ]
         reasons = Counter(why for r in self.numerics for why in r.unchecked)
         unchecked = [[f"x{n}", why] for why, n in reasons.items()]
         parts = (
-            _section(title, [head, *rows]),
-            _section("numbers by site: largest, eager's, ratio, of allowed", sites),
-            _section("not compared", unchecked),
+            tables.section(title, [head, *rows]),
+            tables.section("numbers by site: largest, eager's, ratio, of allowed", sites),
+            tables.section("not compared", unchecked),
         )
         return "\n".join(part for part in parts if part)
 
@@ -385,7 +387,10 @@ class Report:
         ]
         return "\n".join(
             part
-            for part in (_section("patterns", counts), _section("sites", _site_rows(self.sites)))
+            for part in (
+                tables.section("patterns", counts),
+                tables.section("sites", tables.site_rows(self.sites)),
+            )
             if part
         )
 
@@ -435,174 +440,3 @@ def _add_stat(left: Stat, right: Stat) -> Stat:
     if isinstance(left, str) or isinstance(right, str):
         return left if left == right else f"{left}, {right}"
     return left + right
-
-
-def _site_rows(sites: Iterable[Site]) -> list[list[str]]:
-    """A row per site; sites that differ only in numbers of their path (layers) share one."""
-    alike: dict[tuple[str, ...], list[Site]] = {}
-    for s in sites:
-        key = (s.status, s.pattern, _NUMBER.sub("*", s.where), s.reason)
-        alike.setdefault(key, []).append(s)
-    return [
-        [
-            status,
-            pattern,
-            f"x{len(group)}" if len(group) > 1 else "",
-            _places(group),
-            why or _details(group),
-        ]
-        for (status, pattern, _, why), group in alike.items()
-    ]
-
-
-def _details(group: Sequence[Site]) -> str:
-    """The details that all sites of a group share, in as much room as there is."""
-    first, *others = group
-    shared = [
-        f"{name}: {text}"
-        for name, text in first.details.items()
-        if all(site.details.get(name) == text for site in others)
-    ]
-    text = "; ".join(shared)
-    return text if len(text) <= _ROOM else f"{text[: _ROOM - 3]}..."
-
-
-def _resources(kernel: KernelRecord) -> list[str]:
-    """What a kernel's machine code needs; dashes for one of a CPU."""
-    has = kernel.resources
-    if not has:
-        return ["-"] * 4
-    width = max(has["widest_load"], has["widest_store"])
-    return [str(has["registers"]), str(has["shared_memory"]), str(has["spills"]), f"{width} bits"]
-
-
-def _places(group: Sequence[Site]) -> str:
-    """The place of one site, or that of several with the first and last number of each kind."""
-    first, last = group[0].where, group[-1].where
-    ends = iter(_NUMBER.findall(last))
-    return _NUMBER.sub(lambda found: _span(found[0], next(ends)), first)
-
-
-def _span(first: str, last: str) -> str:
-    return first if first == last else f"{first}..{last}"
-
-
-def _kernel_rows(kernels: Iterable[KernelRecord]) -> list[list[str]]:
-    return [
-        [
-            k.status,
-            k.symbol,
-            f"x{k.launches}",
-            f"{k.op} ({k.sizes})" if k.sizes else k.op,
-            _because(k.origin, k.reason) + (f" [{k.needs}]" if k.needs else ""),
-        ]
-        for k in kernels
-    ]
-
-
-def _choice_rows(kernels: Iterable[KernelRecord]) -> list[list[str]]:
-    """A row for each outcome where there was something to choose, with all sizes that have it."""
-    alike: dict[tuple[str, ...], list[Choice]] = {}
-    for k in kernels:
-        for c in k.choices:
-            if len(c.options) > 1:
-                key = (k.symbol, c.chosen, c.by, c.note, *(o.label for o in c.options))
-                group = alike.setdefault(key, [])
-                group += [] if c in group else [c]
-    return [
-        [symbol, "; ".join(c.sizes for c in group), _chosen(group), note]
-        for (symbol, _, _, note, *_), group in alike.items()
-    ]
-
-
-def _chosen(group: Sequence[Choice]) -> str:
-    """What was chosen and what not, with the span of their times."""
-    options = list(zip(*(c.options for c in group), strict=True))
-    words = {same[0].label: _timed(same) for same in options}
-    chosen = words.pop(group[0].chosen, group[0].chosen)
-    return f"{chosen} by {group[0].by}, not {', '.join(words.values())}"
-
-
-def _timed(same: Sequence[Option]) -> str:
-    first = same[0]
-    if first.note:
-        return f"{first.label} ({first.note})"
-    times = sorted(o.microseconds for o in same if o.microseconds is not None)
-    if not times:
-        return first.label
-    ends = dict.fromkeys(f"{time:.3g}" for time in (times[0], times[-1]))
-    return f"{first.label} ({' to '.join(ends)} us)"
-
-
-def _pass_rows(passes: Iterable[PassRecord]) -> list[list[str]]:
-    return [
-        [p.name, f"x{p.runs}" if p.runs > 1 else "", f"{p.seconds * 1e3:.1f} ms", _difference(p)]
-        for p in passes
-        if p.changed
-    ]
-
-
-def worst(records: Iterable[NumericsRecord]) -> NumericsRecord | None:
-    """Of some records, the one that is closest to breaking the numbers rule; None where none of
-    them compares anything.
-    """
-    compared = [r for r in records if r.values]
-    return max(compared, key=lambda r: (r.share, r.ulp), default=None)
-
-
-def _number_of(record: NumericsRecord) -> str:
-    return f"#{record.number}" if record.number else ""
-
-
-def _same_bits(records: Sequence[NumericsRecord]) -> str:
-    compared = [r for r in records if r.values]
-    return f"{sum(r.same for r in compared)} of {len(compared)}"
-
-
-def _errors(records: Sequence[NumericsRecord]) -> list[str]:
-    found = worst(records)
-    return ["-"] * 4 if found is None else _error(found)
-
-
-def _error(record: NumericsRecord) -> list[str]:
-    ratio = "-" if record.ratio is None else f"{record.ratio:.3g}"
-    return [f"{record.ulp:.3g}", f"{record.eager_ulp:.3g}", ratio, f"{record.share:.2f}"]
-
-
-def _graph_rows(records: Iterable[GraphRecord]) -> list[list[str]]:
-    return [
-        [
-            r.kind,
-            r.program,
-            " ".join(f"{name}={value}" for name, value in r.sizes.items()),
-            f"{r.calls} calls",
-            r.reason
-            or f"{r.replays} replays of {r.graphs}, {r.bytes} bytes, {r.seconds * 1e3:.0f} ms",
-        ]
-        for r in records
-    ]
-
-
-def _difference(record: PassRecord) -> str:
-    counts = [f"{sign}{n}" for sign, n in (("-", record.removed), ("+", record.added)) if n]
-    return f"{' '.join(counts)} ops" if counts else "as many ops"
-
-
-def _because(origin: str, reason: str) -> str:
-    return f"{origin}: {reason}" if reason else origin
-
-
-def _number(value: Stat) -> str:
-    return f"{value:.4g}" if isinstance(value, float) else str(value)
-
-
-def _section(title: str, rows: Sequence[Sequence[str]]) -> str:
-    """A title and its rows in columns; nothing where there are no rows."""
-    if not rows:
-        return ""
-    widths = [max(len(cell) for cell in column) for column in zip(*rows, strict=True)]
-    lines = [
-        "  " + "  ".join(cell.ljust(w) for cell, w in zip(row, widths, strict=True)).rstrip()
-        for row in rows
-    ]
-    return "\n".join([title, *lines])
