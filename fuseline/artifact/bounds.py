@@ -56,7 +56,7 @@ class CheckedProgram(Program):
         except ArithmeticError as error:
             raise damaged(self._path, f"a size without a value: {error}") from error
 
-    def _bind(self, key: tuple[int, ...]) -> Bound:
+    def _bind(self, key: tuple[int, ...], single: bool) -> Bound:
         try:
             total = check_bounds(self.plan, self.numbers(key))
         except MalformedError as error:
@@ -65,7 +65,7 @@ class CheckedProgram(Program):
             raise errors.NO_ROOM.error(
                 str(self._path), found=f"{most} bytes of memory", expected=f"{total} bytes"
             )
-        return super()._bind(key)
+        return super()._bind(key, single)
 
 
 @lru_cache(maxsize=8)

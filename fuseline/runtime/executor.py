@@ -5,7 +5,7 @@ from __future__ import annotations
 import threading
 from collections import OrderedDict
 from collections.abc import Callable, Mapping, Sequence
-from contextlib import nullcontext
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from typing import Any, TypeAlias, cast
 
@@ -149,7 +149,7 @@ class Program:
         self.addresses = runner.addresses if runner else addresses_of
         self._runner = runner
         self._evaluate = Evaluator(plan)
-        self._bound: OrderedDict[tuple[int, ...], Bound] = OrderedDict()
+        self._bound: OrderedDict[tuple[tuple[int, ...], bool], Bound] = OrderedDict()
         self.used = False
         self.lock = threading.Lock()
         self._arena = torch.empty(0, dtype=torch.uint8, device=self.device)
@@ -192,6 +192,27 @@ class Program:
         with torch.no_grad():
             return self._run(bound, given)
 
+    def run_stepwise(
+        self, given: Sequence[Argument], around: Callable[[Step], AbstractContextManager[object]]
+    ) -> list[Tensor]:
+        """Run the plan one step at a time, each within what ``around`` gives for it.
+
+        Raises:
+            InputError: FL0901, FL0902 or FL0904, for arguments that the plan was not made for.
+
+        """
+        key = self.check(given)
+        value = self.numbers(key)
+        steps = [step for step in self.plan.steps if _applies(step, value)]
+        with self.lock, torch.no_grad():
+            bound = self.bind(key, single=True)
+            self.kernels.follow()
+            slots = self._room(bound, given)
+            for step, segment in zip(steps, bound.segments, strict=True):
+                with around(step):
+                    self.run_segment(segment, bound, slots)
+            return self.results(bound, slots)
+
     def check(self, given: Sequence[Argument]) -> tuple[int, ...]:
         """The values of the plan's symbols in a call with these arguments, a list or tuple.
 
@@ -227,10 +248,13 @@ class Program:
 
     # -- binding ------------------------------------------------------------------------------
 
-    def bind(self, key: tuple[int, ...]) -> Bound:
-        """The plan under the values of its symbols that `check` gave."""
-        bound = self._bound.get(key) or self._bind(key)
-        self._bound.move_to_end(key)
+    def bind(self, key: tuple[int, ...], *, single: bool = False) -> Bound:
+        """The plan under the values of its symbols that `check` gave; ``single`` makes a segment
+        of every step.
+        """
+        single = single or not self.pieces
+        bound = self._bound.get((key, single)) or self._bind(key, single)
+        self._bound.move_to_end((key, single))
         return bound
 
     def numbers(self, key: Sequence[int]) -> Callable[[Expr], int]:
@@ -238,7 +262,7 @@ class Program:
         binding = dict(zip(self.plan.symbols, key, strict=True))
         return self._evaluate(binding | {WORKERS: min(self.threads, MOST_SHARES)})
 
-    def _bind(self, key: tuple[int, ...]) -> Bound:
+    def _bind(self, key: tuple[int, ...], single: bool) -> Bound:
         binding = dict(zip(self.plan.symbols, key, strict=True))
         value = self.numbers(key)
         places, arena = self._lay_out(value)
@@ -249,7 +273,7 @@ class Program:
             if b.kind == "output"
         ]
         whole = {output.slot: output for output in outputs}
-        segments = tuple(self._segments(value, places))
+        segments = tuple(self._segments(value, places, single))
         bound = Bound(
             binding,
             arena,
@@ -259,7 +283,7 @@ class Program:
             tuple(v.buffer if _is_whole(v, whole.get(v.buffer)) else v for v in views),
             all(isinstance(segment, Piece) for segment in segments),
         )
-        self._bound[key] = bound
+        self._bound[key, single] = bound
         while len(self._bound) > MAX_BINDINGS:
             self._bound.popitem(last=False)
         return bound
@@ -283,7 +307,9 @@ class Program:
                 end += -(-nbytes // ARENA_ALIGNMENT) * ARENA_ALIGNMENT
         return places, end
 
-    def _segments(self, value: Callable[[Expr], int], places: Mapping[int, int]) -> list[Segment]:
+    def _segments(
+        self, value: Callable[[Expr], int], places: Mapping[int, int], single: bool
+    ) -> list[Segment]:
         segments: list[Segment] = []
         steps: list[NativeStep] = []
         slots = len(self.plan.buffers) + 1
@@ -301,7 +327,7 @@ class Program:
                 continue
             if isinstance(step, NativeStep):
                 steps.append(step)
-                if not self.pieces:
+                if single:
                     close()
                 continue
             close()

@@ -5,6 +5,8 @@ from __future__ import annotations
 import os
 import threading
 import warnings
+from collections.abc import Generator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, cast
 
@@ -18,6 +20,7 @@ from fuseline.frontend.wrap import program_of
 from fuseline.runtime import executor
 from fuseline.runtime.executor import Program
 from fuseline.runtime.native import MOST_SHARES
+from fuseline.runtime.plan import Step
 
 
 @pytest.fixture(autouse=True)
@@ -80,9 +83,9 @@ def test_the_binding_unused_for_longest_is_dropped(monkeypatch: pytest.MonkeyPat
     compiled, model = compiled_net()
     bind, made = cast("Any", Program)._bind, list[tuple[int, ...]]()
 
-    def counted(self: Program, key: tuple[int, ...]) -> Any:
+    def counted(self: Program, key: tuple[int, ...], single: bool) -> Any:
         made.append(key)
-        return bind(self, key)
+        return bind(self, key, single)
 
     monkeypatch.setattr(Program, "_bind", counted)
     for count in (5, 6, 7, 8, 9):
@@ -91,6 +94,30 @@ def test_the_binding_unused_for_longest_is_dropped(monkeypatch: pytest.MonkeyPat
     assert made.count((4,)) == 1
     compiled(rows(5))
     assert made.count((5,)) == 2
+
+
+def test_steps_one_at_a_time_give_the_same(monkeypatch: pytest.MonkeyPatch) -> None:
+    """What watches a call step by step sees each once, in order, and changes nothing."""
+    compiled, _ = compiled_net()
+    run, calls, seen = Program.run, list[Any](), list[str]()
+
+    def noted(self: Program, key: tuple[int, ...], given: Any) -> list[Tensor]:
+        calls.append(given)
+        return run(self, key, given)
+
+    @contextmanager
+    def around(step: Step) -> Generator[None]:
+        seen.append(step.label)
+        yield
+        seen.append(f"end of {step.label}")
+
+    monkeypatch.setattr(Program, "run", noted)
+    expected = compiled(rows(5))
+    program = program_in(compiled)
+    (found,) = program.run_stepwise(calls[0], around)
+    torch.testing.assert_close(found, expected, rtol=0, atol=0)
+    assert seen[1::2] == [f"end of {label}" for label in seen[::2]]
+    assert seen[::2] == ["rms_norm", "linear"]
 
 
 class Siblings(nn.Module):
