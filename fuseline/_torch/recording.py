@@ -111,6 +111,7 @@ def _patch_serialisation() -> None:
             recording.guards = sorted(map(_meaning, by_value))
             recording.guards.append(_global_state(output_graph))
             kept = [_bare(g) for g in by_value]
+            _leave_out_lines(self)
             return original(self, builder, kept, output_graph)
         except Exception as error:
             recording.failure = f"guards that cannot be kept: {error}"
@@ -124,6 +125,16 @@ def _bare(guard: Any) -> Any:
     without its text, which has addresses.
     """
     return dataclasses.replace(guard, stack=None, user_stack=None, code_list=None)
+
+
+def _leave_out_lines(manager: Any) -> None:
+    """Have guards of sizes written in their short form alone: the long one, for logs, quotes lines
+    of files with parts of their paths.
+    """
+    shapes = getattr(manager, "shape_code_parts", None)
+    if shapes is not None:
+        short = dataclasses.replace(shapes, verbose_code_parts=shapes.python_code_parts)
+        manager.shape_code_parts = short
 
 
 def _is_by_identity(guard: Any) -> bool:
