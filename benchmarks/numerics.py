@@ -4,7 +4,8 @@
     python -m benchmarks.numerics --only 'llama*' --output /tmp/numerics.json
 
 Each model is compiled with `check_numerics`, and called with a prompt that fills a static cache and
-then with one token; where it takes no such cache, with a prompt alone. Results are written after
+then with one token; where it takes no such cache, with a prompt alone. The rewrites that only the
+pipeline for GPUs has are checked on the same calls, without kernels. Results are written after
 every model; those of earlier runs stay where ``--only`` leaves them out. The exit code is 1 where a
 rewrite breaks the rule.
 """
@@ -17,8 +18,9 @@ import sys
 import tempfile
 import time
 import warnings
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import asdict
+from functools import partial
 from pathlib import Path
 from typing import Any, cast
 
@@ -26,11 +28,16 @@ import torch
 
 import fuseline
 from benchmarks.common import RESULTS, ROOT, Json, machine, read_json, say, versions, write_json
+from benchmarks.subjects import Call, Subject, subjects
+from fuseline.captures import Graphs
+from fuseline.config import Config
+from fuseline.debug.numerics import Numerics
 from fuseline.errors import FuselineError
+from fuseline.frontend.wrap import wrap
+from fuseline.passes.manager import PassManager
+from fuseline.passes.pipeline import default_pipeline
 from fuseline.report import NumericsRecord
 from fuseline.report_tables import worst
-from tests.e2e.families import Family, static_cache, tokens
-from tests.exporting.test_families import cases
 
 DEFAULT = RESULTS / "numerics.json"
 PAGE = ROOT / "docs" / "numerics.md"
@@ -97,7 +104,8 @@ assert [(r.number, r.values, r.same) for r in numerics.records] == [(1, 2, True)
 """
 
 ABOUT = """\
-Of {count} models: tiny seeded ones of the families that tests compile, in two types each. A model
+Of {count} models: tiny seeded ones of the families that tests compile, one with adapters, and one
+with a latent cache, in two types each. Rewrites for GPUs alone are checked without kernels. A model
 is called with a prompt that fills a static cache, and with one token; those that take no such cache
 with the prompt alone. Errors are in units in the last place against float64. Of each kind of
 rewrite this is the one that is closest to what the rule allows, and its model; where all sites have
@@ -124,10 +132,10 @@ def main(argv: Sequence[str] | None = None) -> int:
     torch.set_num_threads(1)
     warnings.simplefilter("ignore")  # of torch, about the models' own code
     chosen = [
-        (str(case.id), cast("Family", case.values[0]), dtype)
-        for case in cases()
+        (subject, dtype)
+        for subject in subjects()
         for dtype in args.dtype
-        if any(fnmatch.fnmatch(str(case.id), pattern) for pattern in args.only)
+        if any(fnmatch.fnmatch(subject.name, pattern) for pattern in args.only)
     ]
     kept: Json = read_json(args.output)["models"] if args.output.exists() else {}
     results: Json = {
@@ -139,9 +147,10 @@ def main(argv: Sequence[str] | None = None) -> int:
     }
     failed = False
     with tempfile.TemporaryDirectory(prefix="fuseline-numerics-") as folder:
-        for number, (name, family, dtype) in enumerate(chosen, 1):
+        for number, (subject, dtype) in enumerate(chosen, 1):
+            name = subject.name
             say(f"{time.strftime('%H:%M:%S')} {number} of {len(chosen)}: {name} {dtype}")
-            found = examined(family, dtype, Path(folder) / "cache")
+            found = examined(subject, dtype, Path(folder) / "cache")
             failed |= bool(found["failures"])
             for failure in found["failures"]:
                 say(f"  {failure}")
@@ -152,26 +161,27 @@ def main(argv: Sequence[str] | None = None) -> int:
     return 1 if failed else 0
 
 
-def examined(family: Family, dtype: str, cache: Path) -> Json:
+def examined(subject: Subject, dtype: str, cache: Path) -> Json:
     """What the checks find of one model: by kind of rewrite, and what could not be compared."""
     records: list[NumericsRecord] = []
     failures: list[str] = []
     notes: list[str] = []
-    for name, call in (("decode", _decode), ("prefill", _prefill)):
+    for name, call in subject.calls:
         cast("Any", torch).compiler.reset()
-        model = cast("Any", family.build(getattr(torch, dtype)))
-        if hasattr(model.config, "n_routed_experts"):
-            model.set_experts_implementation("batched_mm")
-        if why := _refusal(model, call):
+        build = partial(subject.build, getattr(torch, dtype))  # each call begins with new caches
+        if why := _refusal(build(), call):
             notes.append(f"{name}: {why}")
             continue
-        compiled = fuseline.compile(model, check_numerics=True, cache_dir=cache, threads=1)
+        model = build()
+        fixed = {"check_numerics": True, "cache_dir": cache, "threads": 1}
+        compiled: Any = fuseline.compile(model, config=Config.of({**fixed, **subject.options}))
         try:
             with torch.no_grad():
                 call(model, compiled)
+            records += compiled.report().numerics
+            records += _for_a_gpu(build(), call, {r.rewrite for r in records}, subject.options)
         except FuselineError as error:
             failures.append(f"{name}: {error}")
-        records += compiled.report().numerics
         break
     kinds: dict[str, list[NumericsRecord]] = {}
     for record in records:
@@ -185,17 +195,30 @@ def examined(family: Family, dtype: str, cache: Path) -> Json:
     }
 
 
-def _prefill(model: Any, program: Callable[..., Any]) -> None:
-    program(tokens(2, 7), use_cache=False)
+def _for_a_gpu(
+    model: Any, call: Call, known: Collection[str], options: Mapping[str, Any]
+) -> list[NumericsRecord]:
+    """What is found of the rewrites that only the pipeline for GPUs has.
+
+    Raises:
+        PassError: FL0410, for one that breaks the rule.
+
+    """
+    cast("Any", torch).compiler.reset()
+    graphs = Graphs(Config.of(options))
+    with torch.no_grad():
+        call(model, wrap(model, lambda: graphs))
+    records: list[NumericsRecord] = []
+    for graph in graphs.found:
+        if graph.arguments is not None:
+            numerics = Numerics(graph.func, graph.arguments)
+            passes = default_pipeline(cache_latents=options.get("cache") == "latent", on_gpu=True)
+            PassManager(passes, observers=[numerics]).run(graph.func)
+            records += [r for r in numerics.records if r.rewrite not in known]
+    return records
 
 
-def _decode(model: Any, program: Callable[..., Any]) -> None:
-    cache = static_cache(model)
-    program(tokens(2, 7), past_key_values=cache, use_cache=True)
-    program(tokens(2, 1, seed=2), past_key_values=cache, use_cache=True)
-
-
-def _refusal(model: Any, call: Callable[[Any, Any], None]) -> str:
+def _refusal(model: Any, call: Call) -> str:
     """Why eager itself cannot be called like that; empty where it can."""
     try:
         with torch.no_grad():
