@@ -265,18 +265,6 @@ UNKNOWN_PATTERN = Code(
 )
 
 
-# ------------------------------------------------------------------------------- FL04xx: passes
-
-NOT_FUSED = Code(
-    "FL0401",
-    "not all patterns that the option require names were fused",
-    "A pattern that the option `require` names has sites that were missed, fewer fused ones than "
-    "it asks for, or no site at all, in the graphs of one call.",
-    PassError,
-    hint="`fuseline explain --remarks-missed` shows every miss with its predicate and values",
-)
-
-
 # ------------------------------------------------------------------------------------ FL03xx: IR
 
 NOT_IR = Code(
@@ -302,8 +290,23 @@ UNKNOWN_SIZE = Code(
 )
 
 
-# ---------------------------------------------------------------------------------- FL04xx: passes
+# ------------------------------------------------------------------------------- FL04xx: passes
 
+NOT_FUSED = Code(
+    "FL0401",
+    "not all patterns that the option require names were fused",
+    "A pattern that the option `require` names has sites that were missed, fewer fused ones than "
+    "it asks for, or no site at all, in the graphs of one call.",
+    PassError,
+    hint="`fuseline explain --remarks-missed` shows every miss with its predicate and values",
+)
+OWN_PASS = Code(
+    "FL0402",
+    "a pass of your own failed:",
+    "A pass that is no part of fuseline raised, or left a func that breaks the rules of the IR. "
+    "Where it raised, the line is named. The func before the pass is saved.",
+    PassError,
+)
 BROKEN_NUMBERS = Code(
     "FL0410",
     "numbers break at",

@@ -177,8 +177,8 @@ def optimised(
 
     Raises:
         IRError: FL0301 or FL0302, for a text that is no valid func.
-        PassError: FL0303, for a func with sizes that only the data tells; FL0410, for a rewrite
-            that breaks the numbers rule.
+        PassError: FL0303, for a func with sizes that only the data tells; FL0402, for a pass of
+            one's own that fails; FL0410, for a rewrite that breaks the numbers rule.
         InternalError: a pass failed, or left invalid IR.
 
     """

@@ -1,18 +1,20 @@
-"""Reproducers of internal errors: the IR before the pass that failed, and how to replay it.
+"""Reproducers of passes that fail: the IR before the pass, and how to replay it.
 
 fuseline opt -p fuse-qk-norm before-fuse-qk-norm.fl --verify-each
 """
 
 from __future__ import annotations
 
+import inspect
 import shlex
 import tempfile
+import traceback
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from fuseline.debug.case import Case, versions
 from fuseline.debug.files import replace_text
-from fuseline.errors import InternalError
+from fuseline.errors import OWN_PASS, FuselineError, InternalError
 from fuseline.ir.core import Func, IRError
 from fuseline.ir.text import parse_func, print_func
 from fuseline.passes.manager import PassManager
@@ -26,8 +28,9 @@ def pass_failure(
     folder: Path | None,
     options: Mapping[str, str] | None = None,
     words: Sequence[str] = (),
-) -> InternalError:
-    """The error for a pass that raised while a manager ran it.
+) -> InternalError | FuselineError:
+    """The error for a pass that raised while a manager ran it: a bug of ours, or for a pass of
+    somebody else FL0402, with the line that raised.
 
     Args:
         manager: whose run ended with the exception.
@@ -45,7 +48,27 @@ def pass_failure(
     applied = len(earlier.run(again).applied)
     text = print_func(again, locations=True)
     limit = () if gate.limit is None else ("--fuse-limit", str(max(0, gate.limit - applied)))
-    return internal_error(passes[done], text, cause, folder, options, (*limit, *words))
+    failure = internal_error(passes[done], text, cause, folder, options, (*limit, *words))
+    own = type(passes[done])
+    return failure if _is_ours(own.__module__) else _of_another(own, failure, cause)
+
+
+def _is_ours(module: str) -> bool:
+    return module.partition(".")[0] == __name__.partition(".")[0]
+
+
+def _of_another(own: type[Pass], failure: InternalError, cause: Exception) -> FuselineError:
+    """The error for a pass that is no part of fuseline, which raised or left invalid IR."""
+    file = inspect.getsourcefile(own)
+    frames = traceback.extract_tb(cause.__traceback__)
+    lines = [frame.lineno for frame in frames if frame.filename == file and frame.lineno]
+    places = [f"{Path(file).name}:{line}" for line in lines[-1:]] if file else []
+    return OWN_PASS.error(
+        own.name,
+        where=places[0] if places else None,
+        found=failure.args[0],
+        hint=f"replay it by {failure.command}" if failure.command else None,
+    )
 
 
 def internal_error(

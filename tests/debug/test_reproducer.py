@@ -21,11 +21,15 @@ from fuseline.passes.dce import Dce
 from fuseline.passes.manager import PassManager
 from fuseline.passes.rewrite import FuncPass, Pass
 
+OURS = "fuseline.passes"
+"""The module of passes that stand for fuseline's own."""
+
 
 @dataclass(frozen=True)
 class _Fails(FuncPass):
     """Fails after it has begun to edit."""
 
+    __module__ = OURS
     often: int = 2
 
     def run(self, func: Func) -> None:
@@ -36,6 +40,8 @@ class _Fails(FuncPass):
 @dataclass(frozen=True)
 class _Leaves(FuncPass):
     """Leaves a func that is not valid."""
+
+    __module__ = OURS
 
     def run(self, func: Func) -> None:
         func.args.clear()
@@ -93,6 +99,7 @@ def test_of_passes_that_are_equal_the_one_that_failed_is_named(tmp_path: Path, c
     manager.current = manager.passes[3]
     manager.passes[1] = Dce()
     error = pass_failure(manager, parse_func(TEXT), RuntimeError("why"), tmp_path)
+    assert isinstance(error, InternalError)
     assert error.stage == _Fails.name
     assert error.reproducer is not None
     assert error.reproducer == tmp_path / f"before-{_Fails.name}.fl"
