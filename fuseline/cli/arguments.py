@@ -125,8 +125,8 @@ def add_check_numerics(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--check-numerics",
         action="store_true",
-        help="compare what each rewrite computes with float64, on the model's inputs, and stop at "
-        "the first that is further off than the rule allows",
+        help="compare what each rewrite computes with float64, on its inputs (an export: on "
+        "seeded ones), and stop at the first that is further off than the rule allows",
     )
 
 

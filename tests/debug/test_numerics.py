@@ -501,22 +501,32 @@ def test_a_latent_cache_is_checked_but_for_what_earlier_calls_left() -> None:
     assert all("earlier calls" in why for r in kernels for why in r.unchecked)
 
 
-def test_export_checks_on_seeded_inputs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_export_checks_on_seeded_inputs(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
     passes = [*default_pipeline(), Narrowed()]
     monkeypatch.setattr("fuseline.compiler.default_pipeline", always(passes))
+    (tmp_path / "exported_exponent.py").write_text(EXPONENT)
+    monkeypatch.syspath_prepend(tmp_path)
+    words = ["export", "exported_exponent:make", "-o", str(tmp_path / "model.fuse")]
+    assert main([*words, "--check-numerics"]) == 1
+    assert "FL0410 numbers break at rewrite #1 narrowed" in capsys.readouterr().err
+    assert main([*words, "--check-numerics", "--format", "onnx"]) == 2
+    assert main(words) == 0
 
-    class Model(nn.Module):
-        def forward(self, x: Tensor) -> Tensor:
-            return torch.exp(x)
 
-    with pytest.raises(PassError, match="narrowed"):
-        fuseline.export(
-            Model(),
-            (torch.rand(50),),
-            path=tmp_path / "model.fuse",
-            targets=["cpu"],
-            config=fuseline.Config(check_numerics=True),
-        )
+EXPONENT = """\
+import torch
+
+
+class Exponent(torch.nn.Module):
+    def forward(self, x):
+        return torch.exp(x)
+
+
+def make():
+    return Exponent(), (torch.rand(50),)
+"""
 
 
 def test_off_it_is_not_even_imported(monkeypatch: pytest.MonkeyPatch) -> None:
