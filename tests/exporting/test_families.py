@@ -28,7 +28,6 @@ MORE = (
     Family("gemma2", {"head_dim": 20, "sliding_window": 8}),
 )
 MIXTURES = [cast("Family", each.values[0]) for each in test_moe.FAMILIES]
-FAST = ("qwen3",)
 EXAMPLE = (2, 7)
 SHAPES = ((1, 1), (3, 13), (1, 29))
 """Other than the example's; windows have 8 tokens, chunks 16."""
@@ -40,11 +39,7 @@ def cases() -> list[Any]:
     for family in (*FAMILIES, *MORE, *test_mla.MODELS, *MIXTURES):
         count = sum(name.split(":")[0] == family.model_type for name in found)
         found[f"{family.model_type}:{count}" if count else family.model_type] = family
-    slow = pytest.mark.slow
-    return [
-        pytest.param(family, id=name, marks=() if name in FAST else slow)
-        for name, family in found.items()
-    ]
+    return [pytest.param(family, id=name, marks=pytest.mark.slow) for name, family in found.items()]
 
 
 def assert_complete(loaded: Loaded) -> None:

@@ -194,6 +194,7 @@ class Adapted(nn.Module):
 
 
 @QUIET
+@pytest.mark.slow
 def test_a_model_records_few_counts(recorded: list[Graphed]) -> None:
     cast("Any", torch).manual_seed(0)
     model = Adapted().eval()
@@ -215,6 +216,7 @@ def test_a_model_records_few_counts(recorded: list[Graphed]) -> None:
     assert told == RECORDED
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(not precompile.available(), reason="this torch cannot serialise guards")
 def test_a_program_from_the_cache_is_told_the_count(tmp_path: Path) -> None:
     model = Adapted().eval()
