@@ -12,7 +12,7 @@ from pathlib import Path
 import torch
 
 from fuseline import errors
-from fuseline.assemble import Assembled, askew_arguments, assemble, with_padding
+from fuseline.assemble import Assembled, askew_arguments, assemble, form_of, with_padding
 from fuseline.build_gpu import not_tried
 from fuseline.choose.chooser import Chooser, Chosen
 from fuseline.choose.device import Tune, open_tuner
@@ -21,6 +21,7 @@ from fuseline.codegen import lowerings
 from fuseline.codegen.lower import Emitted, emit
 from fuseline.codegen.targets import TARGETS, Target
 from fuseline.config import Config, host_compiler
+from fuseline.header import Head
 from fuseline.ir.core import Func, Value
 from fuseline.ir.layout import Layout, LayoutMap
 from fuseline.report import KernelRecord
@@ -120,7 +121,7 @@ class Built:
 
     Attributes:
         assembled: the plan, and what the report says of it.
-        sources: of all kernels.
+        sources: of all kernels, as they were compiled.
         addresses: of those for the CPU.
         binaries: of those for a GPU.
         target: what they are for.
@@ -133,6 +134,25 @@ class Built:
     binaries: Mapping[str, Binary] = field(default_factory=dict[str, Binary])
     target: Target = TARGETS["cpu"]
     library: Path | None = None
+
+    def heads(self) -> dict[str, Head]:
+        """What there is to say of each kernel that is in use, above its source."""
+        records = {r.symbol: r for r in self.assembled.records if r.status == "native"}
+        found: dict[str, Head] = {}
+        for symbol, ops in self.assembled.ops.items():
+            record, forms = records[symbol], tuple(dict.fromkeys(map(form_of, ops)))
+            found[symbol] = Head(
+                *(symbol, record.family, len(ops), forms, record.sources), target=self.target.name
+            )
+        return found
+
+    def shown(self) -> dict[str, str]:
+        """The sources as they are shown: with their heads."""
+        heads = self.heads()
+        return {
+            symbol: heads[symbol].on(text) if symbol in heads else text
+            for symbol, text in self.sources.items()
+        }
 
 
 @dataclass(frozen=True)

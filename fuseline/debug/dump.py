@@ -24,6 +24,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from fuseline.errors import INVALID_OPTION
+from fuseline.header import kind_of
 from fuseline.ir.core import Func
 from fuseline.ir.text import print_func
 from fuseline.passes.record import Run
@@ -91,7 +92,7 @@ class Dump:
         folder = self.root / "kernels"
         folder.mkdir(exist_ok=True)
         for symbol, text in sources.items():
-            _write(folder / f"{symbol}.{_kind(text)}", text)
+            _write(folder / f"{symbol}.{kind_of(text)}", text)
         for symbol, text in (ptx or {}).items():
             _write(folder / f"{symbol}.ptx", text)
 
@@ -183,13 +184,6 @@ def _tensor(of: ArgSpec | View) -> str:
 
 def _dtype(dtype: torch.dtype) -> str:
     return str(dtype).removeprefix("torch.")
-
-
-def _kind(source: str) -> str:
-    """The end of the name of a source's file."""
-    if source.startswith('"""'):
-        return "py"
-    return "cu" if "__global__" in source else "cpp"
 
 
 def _describe(step: Step) -> str:
