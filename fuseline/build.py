@@ -24,6 +24,7 @@ from fuseline.config import Config, host_compiler
 from fuseline.header import Head
 from fuseline.ir.core import Func, Value
 from fuseline.ir.layout import Layout, LayoutMap
+from fuseline.kernel_script import NAME, script
 from fuseline.report import KernelRecord
 from fuseline.runtime.build import (
     CompileError,
@@ -126,6 +127,7 @@ class Built:
         binaries: of those for a GPU.
         target: what they are for.
         library: the file that those for the CPU are in; None where there are none.
+        layouts: where the values of the func lie, copies that were put in included.
     """
 
     assembled: Assembled
@@ -134,6 +136,7 @@ class Built:
     binaries: Mapping[str, Binary] = field(default_factory=dict[str, Binary])
     target: Target = TARGETS["cpu"]
     library: Path | None = None
+    layouts: LayoutMap | None = None
 
     def heads(self) -> dict[str, Head]:
         """What there is to say of each kernel that is in use, above its source."""
@@ -145,6 +148,16 @@ class Built:
                 *(symbol, record.family, len(ops), forms, record.sources), target=self.target.name
             )
         return found
+
+    def scripts(self) -> dict[str, str]:
+        """For each kernel that is in use a script that runs it alone, by file name."""
+        assert self.layouts is not None, "what was built here has places for its values"
+        return {
+            NAME.format(symbol=symbol): script(
+                *(head, self.assembled.ops[symbol][0], self.layouts), target=self.target.name
+            )
+            for symbol, head in self.heads().items()
+        }
 
     def shown(self) -> dict[str, str]:
         """The sources as they are shown: with their heads."""
@@ -217,7 +230,8 @@ def build(
             path = library.path
     done = assemble(func, layouts, emitted)
     records = (replace(r, target=target.name) if r.symbol in addresses else r for r in done.records)
-    return Built(replace(done, records=tuple(records)), sources, addresses, library=path)
+    done = replace(done, records=tuple(records))
+    return Built(done, sources, addresses, library=path, layouts=layouts)
 
 
 def _build_for_gpu(
@@ -282,7 +296,7 @@ def _build_for_gpu(
     }
     records = tuple(_described(r, binaries, chosen, notes, target) for r in done.records)
     done = replace(done, plan=with_padding(done.plan, func), records=records)
-    return Built(done, sources, binaries=binaries, target=target)
+    return Built(done, sources, binaries=binaries, target=target, layouts=layouts)
 
 
 def _described(

@@ -355,6 +355,7 @@ class Compiler:
             outcome = outcome.with_kernels(ops, built)
         if dump:
             dump.kernels(built.shown(), {s: b.ptx for s, b in built.binaries.items() if b.ptx})
+            dump.scripts(built.scripts())
             dump.plan(built.assembled.plan)
             dump.sites(outcome.sites)
         if remarks.wanted(self.config):

@@ -6,6 +6,7 @@
     model-00/rewrites.txt                every applied rewrite, by number
     model-00/sites.txt                   the sites, fused and missed, with reasons
     model-00/kernels/<symbol>.cpp        the generated sources; .py where they are Triton, .cu CUDA
+    model-00/kernels/<symbol>.run.py     builds, runs, checks and times one of them alone
     model-00/kernels/<symbol>.ptx        what became of one for a GPU, before it is machine code
     model-00/plan.txt                    buffers and steps
     model-00/index.html                  all diffs on one page
@@ -95,6 +96,11 @@ class Dump:
             _write(folder / f"{symbol}.{kind_of(text)}", text)
         for symbol, text in (ptx or {}).items():
             _write(folder / f"{symbol}.ptx", text)
+
+    def scripts(self, scripts: Mapping[str, str]) -> None:
+        """What runs each kernel alone, beside its source."""
+        for name, text in scripts.items():
+            _write(self.root / "kernels" / name, text)
 
     def plan(self, plan: Plan) -> None:
         """The plan, a line a buffer and a line a step."""
