@@ -103,8 +103,8 @@ def main(
 def _parser(script: Path, symbol: str, target: str) -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog=script.name,
-        description=f"Build {symbol} for {target} from the source beside this script, run it, check "
-        "its numbers and time it.",
+        description=f"Build {symbol} for {target} from the source beside this script, run it, "
+        "check its numbers and time it.",
         epilog=f"example: python {script.name} --size S=128 --runs 100",
     )
     parser.add_argument(
