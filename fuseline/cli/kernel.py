@@ -19,7 +19,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import torch
@@ -30,7 +30,7 @@ from fuseline.cli.costs import Machine, machine_of, time_text
 from fuseline.cli.output import Output, columns
 from fuseline.cli.units import bytes_text
 from fuseline.codegen.gpu.cuda import CudaKernel
-from fuseline.codegen.targets import TARGETS
+from fuseline.codegen.targets import GPU_TARGETS, TARGETS, Target
 from fuseline.config import Config
 from fuseline.header import without_head
 from fuseline.kernel_script import op_of
@@ -162,6 +162,7 @@ def _run(alone: Alone, given: argparse.Namespace, out: Output, script: Path) -> 
             other = alone.on(work.values, torch.device("cpu")).native(tools, given.threads)
         return _answer(work, run, given, out, _timed_on_cpu(other))
     if torch.cuda.is_available():
+        alone = replace(alone, target=_target_here(alone.target, out))
         work = alone.on(alone.sizes(sizes), torch.device("cuda", 0), given.seed)
         with out.step("building"):
             run = work.on_gpu(Tools.find(Config()))
@@ -171,6 +172,16 @@ def _run(alone: Alone, given: argparse.Namespace, out: Output, script: Path) -> 
     if os.environ.get("TRITON_INTERPRET") != "1":
         return _again_interpreted(script)
     return _interpreted(alone, given, out)
+
+
+def _target_here(target: Target, out: Output) -> Target:
+    """The target of the GPU at hand: what the kernel was dumped for, or the nearest."""
+    major, minor = torch.cuda.get_device_capability()
+    fits = [t for t in GPU_TARGETS if t.capability // 10 == major and t.capability % 10 <= minor]
+    here = max(fits, key=lambda t: t.capability, default=target)
+    if here is not target:
+        out.note(f"the GPU is of capability {major}.{minor}: built for {here.name}")
+    return here
 
 
 def _compiled(alone: Alone, out: Output) -> int:

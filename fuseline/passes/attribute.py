@@ -18,6 +18,8 @@ from fuseline.report_tables import folded
 MOST = 8
 """An op that has more places has those of one line as one, such as ``experts.0..63.up_proj``."""
 
+_NOWHERE = Loc()
+
 
 def attribute(
     func: Func,
@@ -46,7 +48,7 @@ def attribute(
     for target, old in _heads(change, made).items() if removed else ():
         if target in bare and root in func:
             target.loc = next((op.loc for op in old if op.loc is not None), None)
-        near = _behind([target], made - _others(change, target))
+        near = _behind([target], made - _others(change, target)) if len(new) > 1 else made
         parts = [op for op in new if op is target or (op in near and op in bare)]
         working = [op for op in parts if not op.has(Trait.VIEW)]
         gone = _behind(old, fed)
@@ -106,7 +108,7 @@ def _behind(ends: Iterable[Op], inside: set[Op]) -> set[Op]:
 def _add(op: Op, places: Iterable[Loc]) -> None:
     """Add places to an op's; many of one line become one."""
     found = dict.fromkeys((*op.also, *places))
-    for known in (Loc(), *op.sources[:1]):
+    for known in (_NOWHERE, *op.sources[:1]):
         found.pop(known, None)
     op.also = tuple(found) if len(found) < MOST else tuple(_folded(found))
 
