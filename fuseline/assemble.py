@@ -26,6 +26,7 @@ from fuseline.passes.active_counts import active_counts
 from fuseline.passes.pad_rows import PaddedRows, pad_rows
 from fuseline.passes.plan import live_ranges, share_memory
 from fuseline.report import KernelRecord, joined_sizes, span
+from fuseline.report_tables import folded
 from fuseline.runtime.plan import (
     ArgSpec,
     Buffer,
@@ -57,7 +58,7 @@ class Assembled:
 
     ``symbols`` tells the kernel of each op that has one: the last, where it has several; ``forms``
     what is done for which sizes, where that is chosen; and ``refusals`` why the others have none.
-    ``owners`` has the op of each step.
+    ``owners`` has the op of each step, and ``ops`` those of each kernel of ours, by symbol.
     """
 
     plan: Plan
@@ -67,6 +68,7 @@ class Assembled:
     refusals: Mapping[Op, str]
     forms: Mapping[Op, Mapping[str, str]]
     owners: tuple[Op, ...]
+    ops: Mapping[str, tuple[Op, ...]]
 
 
 class _Assembler:
@@ -96,7 +98,14 @@ class _Assembler:
         refusals = {i.op: i.refusal for i in self.emitted if not i.launches}
         forms = {i.op: described((n.form, n.when) for n in i.launches) for i in self.emitted}
         records, owners = tuple(self._records()), tuple(op for op, _ in pairs)
-        return Assembled(plan, self.kernels, records, symbols, refusals, forms, owners)
+        ops: dict[str, dict[Op, None]] = {}
+        for op, step in pairs:
+            if isinstance(step, NativeStep):
+                ops.setdefault(step.symbol, {})[op] = None
+        return Assembled(
+            *(plan, self.kernels, records, symbols, refusals, forms, owners),
+            ops={symbol: tuple(users) for symbol, users in ops.items()},
+        )
 
     def buffer(self, buffer: Buffer) -> int:
         """The number of one more buffer."""
@@ -171,6 +180,7 @@ class _Assembler:
             waits=isinstance(op, AtenCall) and waits(op.target),
             when=None if launch is None else _when(launch),
             placed=launch is not None,
+            where=_where(op),
         )
 
     def _launched(self, item: Emitted, launch: Launch) -> Step:
@@ -191,6 +201,7 @@ class _Assembler:
             label=item.op.name,
             when=_when(launch),
             scratch=expr(scratch[0].nbytes) if scratch else 0,
+            where=_where(item.op),
         )
 
     def _library_view(self, operand: Operand) -> View | None:
@@ -221,7 +232,7 @@ class _Assembler:
             label=item.op.name,
             when=_when(launch),
             scratch=scratch,
-            where="" if item.op.loc in (None, Loc()) else str(item.op.loc),
+            where=_where(item.op),
             grid=(expr(launch.grid[0]), expr(launch.grid[1]), expr(launch.grid[2])),
             lane=launch.lane,
         )
@@ -236,6 +247,7 @@ class _Assembler:
         found: dict[tuple[str, str], KernelRecord] = {}
         counts: Counter[tuple[str, str]] = Counter()
         sizes: dict[tuple[str, str], dict[str, None]] = {}
+        sources: dict[tuple[str, str], dict[Loc, None]] = {}
         for item in self.emitted:
             where = str(item.op.loc or "")
             plain = [] if item.launches else [item.refusal]
@@ -246,6 +258,7 @@ class _Assembler:
                 name = called(item.op)
                 key = (name, reason)
                 counts[key] += 1
+                sources.setdefault(key, {}).update(dict.fromkeys(item.op.sources))
                 found.setdefault(
                     key, KernelRecord(name, "", item.op.name, 0, where, "reference", reason)
                 )
@@ -254,6 +267,7 @@ class _Assembler:
                     continue
                 key = (launch.kernel.symbol, "")
                 counts[key] += 1
+                sources.setdefault(key, {}).update(dict.fromkeys(item.op.sources))
                 when = _when(launch)
                 sizes.setdefault(key, {})[span(*when) if when else ""] = None
                 family = launch.kernel.family
@@ -263,7 +277,12 @@ class _Assembler:
                 record = KernelRecord(symbol, family, item.op.name, 0, where, status)
                 found.setdefault(key, record)
         return [
-            replace(r, launches=counts[key], sizes=joined_sizes(sizes.get(key, ())))
+            replace(
+                r,
+                launches=counts[key],
+                sizes=joined_sizes(sizes.get(key, ())),
+                sources=folded_places(sources[key]),
+            )
             for key, r in found.items()
         ]
 
@@ -289,6 +308,21 @@ def assemble_op(
     args += [ArgSpec(name, "int", value=name) for name in places]
     steps = tuple(made.steps(item))  # which make a buffer for scratch
     return Plan(tuple(args), tuple(made.buffers), steps, (), places, {})
+
+
+def form_of(op: Op) -> str:
+    """An op in words, with the types of what it takes and gives."""
+    takes, gives = (", ".join(str(v.type) for v in vs) for vs in (op.operands, op.results))
+    return f"{op.name} of {takes}" + (f" -> {gives}" if gives else "")
+
+
+def folded_places(places: Iterable[Loc]) -> tuple[str, ...]:
+    """Places in words, those of many layers as one."""
+    return tuple(folded(str(at) for at in places if at != Loc()))
+
+
+def _where(op: Op) -> str:
+    return "" if op.loc in (None, Loc()) else str(op.loc)
 
 
 def _when(launch: Launch) -> tuple[Expr, int, int | None] | None:

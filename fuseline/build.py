@@ -12,7 +12,7 @@ from pathlib import Path
 import torch
 
 from fuseline import errors
-from fuseline.assemble import Assembled, askew_arguments, assemble, with_padding
+from fuseline.assemble import Assembled, askew_arguments, assemble, form_of, with_padding
 from fuseline.build_gpu import not_tried
 from fuseline.choose.chooser import Chooser, Chosen
 from fuseline.choose.device import Tune, open_tuner
@@ -21,8 +21,10 @@ from fuseline.codegen import lowerings
 from fuseline.codegen.lower import Emitted, emit
 from fuseline.codegen.targets import TARGETS, Target
 from fuseline.config import Config, host_compiler
+from fuseline.header import Head
 from fuseline.ir.core import Func, Value
 from fuseline.ir.layout import Layout, LayoutMap
+from fuseline.kernel_script import NAME, script
 from fuseline.report import KernelRecord
 from fuseline.runtime.build import (
     CompileError,
@@ -120,11 +122,12 @@ class Built:
 
     Attributes:
         assembled: the plan, and what the report says of it.
-        sources: of all kernels.
+        sources: of all kernels, as they were compiled.
         addresses: of those for the CPU.
         binaries: of those for a GPU.
         target: what they are for.
         library: the file that those for the CPU are in; None where there are none.
+        layouts: where the values of the func lie, copies that were put in included.
     """
 
     assembled: Assembled
@@ -133,6 +136,36 @@ class Built:
     binaries: Mapping[str, Binary] = field(default_factory=dict[str, Binary])
     target: Target = TARGETS["cpu"]
     library: Path | None = None
+    layouts: LayoutMap | None = None
+
+    def heads(self) -> dict[str, Head]:
+        """What there is to say of each kernel that is in use, above its source."""
+        records = {r.symbol: r for r in self.assembled.records if r.status == "native"}
+        found: dict[str, Head] = {}
+        for symbol, ops in self.assembled.ops.items():
+            record, forms = records[symbol], tuple(dict.fromkeys(map(form_of, ops)))
+            found[symbol] = Head(
+                *(symbol, record.family, len(ops), forms, record.sources), target=self.target.name
+            )
+        return found
+
+    def scripts(self) -> dict[str, str]:
+        """For each kernel that is in use a script that runs it alone, by file name."""
+        assert self.layouts is not None, "what was built here has places for its values"
+        return {
+            NAME.format(symbol=symbol): script(
+                *(head, self.assembled.ops[symbol][0], self.layouts), target=self.target.name
+            )
+            for symbol, head in self.heads().items()
+        }
+
+    def shown(self) -> dict[str, str]:
+        """The sources as they are shown: with their heads."""
+        heads = self.heads()
+        return {
+            symbol: heads[symbol].on(text) if symbol in heads else text
+            for symbol, text in self.sources.items()
+        }
 
 
 @dataclass(frozen=True)
@@ -197,7 +230,8 @@ def build(
             path = library.path
     done = assemble(func, layouts, emitted)
     records = (replace(r, target=target.name) if r.symbol in addresses else r for r in done.records)
-    return Built(replace(done, records=tuple(records)), sources, addresses, library=path)
+    done = replace(done, records=tuple(records))
+    return Built(done, sources, addresses, library=path, layouts=layouts)
 
 
 def _build_for_gpu(
@@ -262,7 +296,7 @@ def _build_for_gpu(
     }
     records = tuple(_described(r, binaries, chosen, notes, target) for r in done.records)
     done = replace(done, plan=with_padding(done.plan, func), records=records)
-    return Built(done, sources, binaries=binaries, target=target)
+    return Built(done, sources, binaries=binaries, target=target, layouts=layouts)
 
 
 def _described(

@@ -354,7 +354,8 @@ class Compiler:
             built = self._built(func, layouts, optimised.placed, measure=optimised.measure)
             outcome = outcome.with_kernels(ops, built)
         if dump:
-            dump.kernels(built.sources, {s: b.ptx for s, b in built.binaries.items() if b.ptx})
+            dump.kernels(built.shown(), {s: b.ptx for s, b in built.binaries.items() if b.ptx})
+            dump.scripts(built.scripts())
             dump.plan(built.assembled.plan)
             dump.sites(outcome.sites)
         if remarks.wanted(self.config):

@@ -130,6 +130,8 @@ class KernelRecord:
             bits, and more.
         choices: what it was chosen from, by range of sizes, for a kernel of a GPU.
         sizes: those that it runs for, as ``s77: 2 to 16``; empty where it does for all.
+        sources: all places that its ops come from, of all launches: those that differ only in
+            numbers of their path (layers) are one, as ``layers.0..29.mlp (model.py:81)``.
     """
 
     symbol: str
@@ -144,6 +146,7 @@ class KernelRecord:
     resources: Mapping[str, int] = field(default_factory=dict[str, int])
     choices: tuple[Choice, ...] = ()
     sizes: str = ""
+    sources: tuple[str, ...] = ()
 
 
 def span(size: object, least: int, most: int | None) -> str:
@@ -406,7 +409,10 @@ def _merge_kernels(records: Iterable[KernelRecord]) -> tuple[KernelRecord, ...]:
         launches = seen.launches + record.launches
         choices = tuple(dict.fromkeys((*seen.choices, *record.choices)))
         sizes = joined_sizes((seen.sizes, record.sizes))
-        merged[key] = replace(seen, launches=launches, choices=choices, sizes=sizes)
+        sources = tuple(dict.fromkeys((*seen.sources, *record.sources)))
+        merged[key] = replace(
+            seen, launches=launches, choices=choices, sizes=sizes, sources=sources
+        )
     return tuple(merged.values())
 
 

@@ -21,6 +21,9 @@ if TYPE_CHECKING:
 _NUMBER = re.compile(r"(?<=\.)\d+(?=\.| |$)")
 """The number of a layer or an expert in a module path."""
 
+_PLACE = re.compile(r"(.* \()?([^()]*:)(\d+)(\)?)")
+"""A module path, where there is one, and a line of a file."""
+
 _ROOM = 100
 """Characters that the details of a site have in a table; JSON has them whole."""
 
@@ -73,6 +76,49 @@ def _places(group: Sequence[Site]) -> str:
 
 def _span(first: str, last: str) -> str:
     return first if first == last else f"{first}..{last}"
+
+
+def folded(places: Iterable[str]) -> list[str]:
+    """Places in order, each once; those that differ only in numbers (layers) as one, such as
+    ``layers.0..3,5.mlp``.
+    """
+    alike: dict[str, list[tuple[str, ...]]] = {}
+    for place in dict.fromkeys(places):
+        alike.setdefault(_NUMBER.sub("*", place), []).append(tuple(_NUMBER.findall(place)))
+    found: list[str] = []
+    for form, numbers in alike.items():
+        spans = map(_spans, zip(*numbers, strict=True))
+        found.append("".join(f"{part}{next(spans, '')}" for part in form.split("*")))
+    return found
+
+
+def by_module(places: Iterable[str]) -> list[str]:
+    """Places with the lines of one module in one file together: ``mlp (model.py:81,82)``."""
+    alike: dict[tuple[str, ...], list[str]] = {}
+    for place in places:
+        found = _PLACE.fullmatch(place)
+        parts = ("", place, "", "") if found is None else found.groups("")
+        module, file, line, end = parts
+        alike.setdefault((module, file, end), []).append(line)
+    return [
+        f"{module}{file}{','.join(sorted(dict.fromkeys(lines), key=_line))}{end}"
+        for (module, file, end), lines in alike.items()
+    ]
+
+
+def _line(text: str) -> int:
+    return int(text or 0)
+
+
+def _spans(numbers: Iterable[str]) -> str:
+    """Numbers as ranges: ``0..3,5``."""
+    spans: list[list[int]] = []
+    for number in sorted(set(map(int, numbers))):
+        if spans and number == spans[-1][1] + 1:
+            spans[-1][1] = number
+        else:
+            spans.append([number, number])
+    return ",".join(_span(str(first), str(last)) for first, last in spans)
 
 
 def kernel_rows(kernels: Iterable[KernelRecord]) -> list[list[str]]:

@@ -36,6 +36,7 @@ if TYPE_CHECKING:
         is_random,
         schema_of,
     )
+    from fuseline._torch.profiling import named_range, profiling
     from fuseline._torch.quiet import refusals_to, tracing_errors_to
     from fuseline._torch.symbolic import (
         ShapeEnv,
@@ -111,6 +112,8 @@ __all__ = [
     "optimize",
     "never_compiled",
     "traced_frame",
+    "profiling",
+    "named_range",
     "refusals_to",
     "tracing_errors_to",
     "Break",
@@ -163,6 +166,7 @@ _HOMES = {
         ],
         "operators",
     ),
+    **dict.fromkeys(["named_range", "profiling"], "profiling"),
     **dict.fromkeys(["refusals_to", "tracing_errors_to"], "quiet"),
     **dict.fromkeys(
         [

@@ -174,11 +174,11 @@ def _by_place(kernels: Mapping[str, Facts]) -> dict[tuple[str, str, str], list[s
 
 
 def _status(ours: Facts, theirs: Facts) -> Status:
-    def digest(kernel: Facts, kind: str) -> object:
+    def digest(kernel: Facts, kind: str, of: str = "sha256") -> object:
         member: Any = kernel.get(kind)
-        return member and member["sha256"]
+        return member and member[of]
 
-    if digest(ours, "source") != digest(theirs, "source"):
+    if digest(ours, "source", "code") != digest(theirs, "source", "code"):
         return "changed source"
     binary = ("cubin", "ptx")
     if any(digest(ours, kind) != digest(theirs, kind) for kind in binary):

@@ -26,6 +26,7 @@ from fuseline.artifact.decisions import decisions
 from fuseline.artifact.manifest import Manifest, Target, manifest_bytes
 from fuseline.artifact.program import HostOp, ProgramFile
 from fuseline.artifact.signing import Signature
+from fuseline.header import without_head
 from fuseline.report import KernelRecord
 from fuseline.runtime.executor import ARENA_ALIGNMENT
 from fuseline.runtime.plan import WORKERS, Evaluator, LibraryStep, NativeStep, Plan
@@ -273,9 +274,16 @@ class Opened:
     def _member(self, name: str | None) -> Facts | None:
         return None if name is None else {"member": name, **vars(self.manifest.members[name])}
 
+    def _code(self, name: str) -> str:
+        """A digest of a source without its head, which tells where it is used."""
+        text = self.archive.read(name).decode("utf-8", "surrogateescape")
+        return hashlib.sha256(without_head(text).encode("utf-8", "surrogateescape")).hexdigest()
+
     def _kernel(self, target: Target, record: KernelRecord) -> Facts:
         found: Facts = {**asdict(record), "resources": dict(record.resources)}
         found["source"] = self._member(target.sources.get(record.symbol))
+        if found["source"] is not None:
+            found["source"]["code"] = self._code(found["source"]["member"])
         code = target.kernels.get(record.symbol)
         if code is not None:
             found["warps"], found["shared_memory"] = code.warps, code.shared_memory

@@ -14,7 +14,7 @@ from fuseline.artifact.codec import MOST_JSON, MalformedError, decode, encode, p
 from fuseline.artifact.weights import Placed, Zeros
 
 MANIFEST = "manifest.json"
-SCHEMA = 1
+SCHEMA = 2
 """Of the manifest and of programs; files with another one are refused."""
 
 SIGNATURE = "signature.json"
@@ -181,7 +181,7 @@ class Manifest:
         raw = load_json(archive, MANIFEST, data)
         known = isinstance(raw, dict)
         schema = cast("dict[str, object]", raw).get("schema") if known else None
-        if isinstance(schema, int) and schema != SCHEMA:
+        if type(schema) is int and schema != SCHEMA:
             raise errors.ARTIFACT_SCHEMA.error(
                 str(archive.path), found=f"schema {schema}", expected=f"schema {SCHEMA}"
             )

@@ -37,6 +37,7 @@ class HostOp:
     waits: bool
     when: tuple[Expr, int, int | None] | None
     placed: bool
+    where: str
 
 
 @dataclass(frozen=True)

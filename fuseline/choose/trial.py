@@ -90,6 +90,10 @@ class Trial:
     def _number(self, value: Dim) -> int:
         return value_of(value, self.values)
 
+    def memory(self, root: Value) -> Tensor:
+        """The memory of a value that owns it, element by element."""
+        return self._memory[root]
+
     def tensor(self, value: Value) -> Tensor:
         """A value of the op, in the trial's memory."""
         place = self.layouts[value]

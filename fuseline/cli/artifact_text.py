@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 from fuseline.cli.output import columns
 from fuseline.cli.units import bytes_text
 from fuseline.report import span
+from fuseline.report_tables import by_module
 
 if TYPE_CHECKING:
     from fuseline.artifact.inspecting import Facts
@@ -97,6 +98,7 @@ def _program(title: str, program: Facts, *, full: bool) -> list[str]:
         ]
     )
     parts = [_section(title, rows), _section("kernels", _kernels(program["kernels"]))]
+    parts.append(_section("made from", _places(program["kernels"])))
     parts.append(_section("decisions", _decisions(program["decisions"], full=full)))
     parts.append(_section("sites", _sites(program["sites"], full=full)))
     return parts
@@ -138,6 +140,15 @@ def _kernels(kernels: Sequence[Facts]) -> list[list[str]]:
             ]
         )
     return [_HEAD, *rows] if rows else []
+
+
+def _places(kernels: Sequence[Facts]) -> list[list[str]]:
+    """The places in the model that each kernel came from, those of one module in a line."""
+    rows: list[list[str]] = []
+    for kernel in kernels:
+        places = by_module(kernel["sources"])
+        rows += [[kernel["symbol"] * (not number), place] for number, place in enumerate(places)]
+    return rows
 
 
 def _sites(sites: Sequence[Facts], *, full: bool) -> list[list[str]]:

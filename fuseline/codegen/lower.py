@@ -180,7 +180,7 @@ def emit(
             for value in outcome.values:
                 if value not in copies:
                     copy = Copy(value)
-                    copy.loc = op.loc
+                    copy.place_like(op)
                     func.edit(before=op, insert=[copy])
                     layouts.add(copy)
                     emitted.append(_emit_one(copy, lower(copy, layouts, backend)))

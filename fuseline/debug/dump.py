@@ -6,6 +6,7 @@
     model-00/rewrites.txt                every applied rewrite, by number
     model-00/sites.txt                   the sites, fused and missed, with reasons
     model-00/kernels/<symbol>.cpp        the generated sources; .py where they are Triton, .cu CUDA
+    model-00/kernels/<symbol>.run.py     builds, runs, checks and times one of them alone
     model-00/kernels/<symbol>.ptx        what became of one for a GPU, before it is machine code
     model-00/plan.txt                    buffers and steps
     model-00/index.html                  all diffs on one page
@@ -24,6 +25,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from fuseline.errors import INVALID_OPTION
+from fuseline.header import kind_of
 from fuseline.ir.core import Func
 from fuseline.ir.text import print_func
 from fuseline.passes.record import Run
@@ -91,9 +93,14 @@ class Dump:
         folder = self.root / "kernels"
         folder.mkdir(exist_ok=True)
         for symbol, text in sources.items():
-            _write(folder / f"{symbol}.{_kind(text)}", text)
+            _write(folder / f"{symbol}.{kind_of(text)}", text)
         for symbol, text in (ptx or {}).items():
             _write(folder / f"{symbol}.ptx", text)
+
+    def scripts(self, scripts: Mapping[str, str]) -> None:
+        """What runs each kernel alone, beside its source."""
+        for name, text in scripts.items():
+            _write(self.root / "kernels" / name, text)
 
     def plan(self, plan: Plan) -> None:
         """The plan, a line a buffer and a line a step."""
@@ -183,13 +190,6 @@ def _tensor(of: ArgSpec | View) -> str:
 
 def _dtype(dtype: torch.dtype) -> str:
     return str(dtype).removeprefix("torch.")
-
-
-def _kind(source: str) -> str:
-    """The end of the name of a source's file."""
-    if source.startswith('"""'):
-        return "py"
-    return "cu" if "__global__" in source else "cpp"
 
 
 def _describe(step: Step) -> str:

@@ -81,7 +81,8 @@ def twin(func: Func, change: Change) -> Func | None:
             attributes = {k: _resized(v, change) for k, v in op.attributes.items()}
             attributes |= change.attributes.get(numbers[op], {})
             copy = made.append(op.clone(known, **attributes))
-            copy.loc = op.loc if change.places else None
+            if not change.places:
+                copy.loc, copy.also = None, ()
             known.update(zip(op.results, copy.results, strict=True))
     except (ValueError, TypeError, KeyError, IndexError, AssertionError):
         return None  # whatever an op finds wrong with operands that it was not made for

@@ -57,6 +57,7 @@ from fuseline.exporting.capture import (
 )
 from fuseline.frontend.imported import Whole
 from fuseline.frontend.importer import CannotImport
+from fuseline.header import Head, kind_of
 from fuseline.ir.text import print_func
 from fuseline.report import KernelRecord
 from fuseline.runtime.build import Progress
@@ -308,6 +309,7 @@ def _compiled(
     libraries: dict[str, str] = {}
     kernels: dict[str, CudaKernel] = {}
     sources: dict[str, str] = {}
+    heads: dict[str, Head] = {}
     for name, each in exported.items():
         what = f"compile {name} for {wanted.title}"
         tell(Stage(what))
@@ -335,10 +337,11 @@ def _compiled(
         made.members[ir[name]] = print_func(compilation.func, locations=True).encode()
         made.groups += describe.groups_of(name, each.captured, compilation)
         _binaries(name, folder, compilation, emit, made, libraries, kernels)
-        for symbol, text in compilation.built.sources.items():
-            if symbol in file.plan.kernels:
-                sources[symbol] = f"sources/{folder}/{symbol}.{_suffix(wanted.name, text)}"
-                made.members[sources[symbol]] = text.encode()
+        for symbol, head in compilation.built.heads().items():
+            text = compilation.built.sources[symbol]
+            heads[symbol] = heads[symbol] + head if symbol in heads else head
+            sources[symbol] = f"sources/{folder}/{symbol}.{kind_of(text)}"
+            made.members[sources[symbol]] = heads[symbol].on(text).encode()
     return replace(
         target,
         programs=programs,
@@ -403,12 +406,6 @@ def _binaries(
             binary.scratch,
             binary.scratch_pointers,
         )
-
-
-def _suffix(target: str, text: str) -> str:
-    if target == "cpu":
-        return "cpp"
-    return "py" if "@triton.jit" in text else "cu"
 
 
 def _native(tools: Tools, made: _Made, *, gpu: bool) -> Native:

@@ -201,7 +201,11 @@ class Cost:
     )
 )
 class Op:
-    """Base of all ops. A subclass declares fields, `infer` and `reference`."""
+    """Base of all ops. A subclass declares fields, `infer` and `reference`.
+
+    ``loc`` is its place in the user's program, and ``also`` what else it came from: places of ops
+    whose work it does.
+    """
 
     name: ClassVar[str] = ""
     traits: ClassVar[frozenset[Trait]] = frozenset()
@@ -237,6 +241,7 @@ class Op:
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         self.loc: Loc | None = None
+        self.also: tuple[Loc, ...] = ()
         self._operands: tuple[Value, ...] | None = None
         takes = [s for s in self.fields if s.kind in ("operand", "optional", "variadic")]
         if len(args) > len(takes):
@@ -319,6 +324,15 @@ class Op:
         """The attributes by name, in declared order."""
         return {s.name: getattr(self, s.name) for s in self.fields if s.kind == "attribute"}
 
+    @property
+    def sources(self) -> tuple[Loc, ...]:
+        """All places that the op came from, each once, the main one first."""
+        return self.also if self.loc is None else (self.loc, *self.also)
+
+    def place_like(self, other: Op) -> None:
+        """Have the places of another op."""
+        self.loc, self.also = other.loc, other.also
+
     def has(self, trait: Trait) -> bool:
         """Whether the op has a trait."""
         return trait in self.traits
@@ -347,7 +361,7 @@ class Op:
             elif spec.kind == "attribute":
                 fields[spec.name] = attributes.get(spec.name, value)
         twin = type(self)(**fields)
-        twin.loc = self.loc
+        twin.place_like(self)
         for mine, new in zip(self.results, twin.results, strict=True):
             new.hint = mine.hint
         return twin

@@ -66,7 +66,7 @@ _INTEGER = re.compile(r"-?\d{1,400}")
 
 
 def print_func(func: Func, *, locations: bool = False) -> str:
-    """The text of a func; equal funcs print equally. ``locations`` adds each op's source place."""
+    """The text of a func; equal funcs print equally. ``locations`` adds each op's places."""
     return "\n".join(_Printer(locations).func(func, "")) + "\n"
 
 
@@ -117,7 +117,8 @@ class _Printer:
         text = indent + " ".join(part for part in (head, operands, attributes) if part)
         text += f" : {types}" if types else ""
         if self.locations and op.loc is not None:
-            text += f" @ {json.dumps(op.loc.module)} {json.dumps(op.loc.source)}"
+            places = (f"{json.dumps(at.module)} {json.dumps(at.source)}" for at in op.sources)
+            text += f" @ {', '.join(places)}"
         return text.split("\n")
 
     def operands(self, op: Op) -> list[str]:
@@ -549,3 +550,5 @@ class _Parser:
                     self.fail(f"{value.type}, the inferred type, not {given}", at)
         if self.accept("@"):
             op.loc = Loc(self.string(), self.string())
+            while self.accept(","):
+                op.also = (*op.also, Loc(self.string(), self.string()))

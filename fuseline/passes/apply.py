@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from fuseline.ir.core import Func, IRError, Op, Trait, Value
+from fuseline.passes.attribute import attribute
 from fuseline.passes.dce import has_effect
 from fuseline.passes.record import Applied, Run, note_applied
 from fuseline.passes.rewrite import Replace, Replacement, Rewrite
@@ -34,9 +35,6 @@ def apply(
     change = outcome if isinstance(outcome, Replace) else Replace(outcome)
     func = run.func
     new = _new_ops(func, [*change.values.values()], change.ops)
-    for op in new:
-        if op.loc is None:
-            op.loc = root.loc
     for old, value in change.values.items():
         if value.owner in new and old.hint:
             value.hint = old.hint
@@ -50,6 +48,7 @@ def apply(
     freed = [*change.values, *(v for op in change.erase for v in op.operands)]
     dead = erase_dead(func, [v.owner for v in freed if v.owner is not None])
     removed = [*change.erase, *dead]
+    attribute(func, root, change, new, removed, run.shared)
     if not _in_order(func, new):
         func.reorder(schedule(func, *_window(func, new)))
     done = note_applied(rewrite, root, change, run, new, removed, name)

@@ -197,7 +197,7 @@ class _Walk:
                 for v, n in zip(node.op.operands, node.inputs, strict=True)
             }
             op = func.append(node.op.clone(mapping))
-            op.loc = None
+            op.loc, op.also = None, ()
             node.built[func] = op.results[node.op.results.index(node.value)]
         return node.built[func]
 

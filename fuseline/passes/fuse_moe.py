@@ -150,7 +150,8 @@ def _between_projections(
     rows = (*branch.y.shape[:-1], moe.y.shape[-1])
     inner = moe.y if moe.y.shape == rows else Reshape(moe.y, shape=rows).y
     total = Add(branch.y, back.clone({back.x: inner}).results[0])
-    total.loc = None if end.total.owner is None else end.total.owner.loc
+    if end.total.owner is not None:
+        total.place_like(end.total.owner)
     return values | {end.total: _shaped(total.y, end.total)}
 
 

@@ -131,7 +131,7 @@ def _lift(func: Func, number: Value, readers: list[Full]) -> None:
             ops.append(Expand(made, shape=full.shape))
             made = ops[-1].results[0]
         for op in ops:
-            op.loc = full.loc
+            op.place_like(full)
         func.edit(before=full, insert=ops, replace_values={full.y: made}, erase=[full])
 
 

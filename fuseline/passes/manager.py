@@ -104,6 +104,7 @@ class PassManager:
 
     def _run_pass(self, pass_: Pass, run: Run) -> None:
         func = run.func
+        run.shared.clear()
         for observer in self.observers:
             observer.before_pass(func, pass_)
         start, before = time.perf_counter(), func.ops

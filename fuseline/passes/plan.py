@@ -133,7 +133,7 @@ class ProtectReads(FuncPass):
                 continue
             readers = [user for user in func.users(op.y) if not isinstance(user, Copy)]
             copy = Copy(op.y)
-            copy.loc = op.loc
+            copy.place_like(op)
             following = func.ops[func.ops.index(op) + 1]
             func.edit(before=following, insert=[copy], replace_values={})
             for user in readers:
@@ -258,6 +258,7 @@ def _copied(func: Func, value: Value, order: tuple[int, ...] | None) -> Value:
     if back is not None:
         ops.append(Permute(ops[-1].results[0], dims=back))
     for op in ops:
-        op.loc = value.owner.loc if value.owner is not None else None
+        if value.owner is not None:
+            op.place_like(value.owner)
         func.append(op)
     return ops[-1].results[0]

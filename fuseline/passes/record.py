@@ -86,6 +86,8 @@ class Run:
     owners: dict[Op, Applied] = field(default_factory=dict[Op, Applied])
     """The rewrite that made each living op."""
     names: Names = field(default_factory=Names)
+    shared: set[Op] = field(default_factory=set[Op])
+    """Ops that outlived something they were made for, in the pass that runs: see `attribute`."""
 
     def sites(self) -> list[Site]:
         """The sites: each live pattern, fused or missed, swallowed parts in its details."""

@@ -86,7 +86,8 @@ class _Sweep:
         for operand in op.operands:
             self.place(operand, root)
         op.map_operands(self.mapping)
-        op.loc = op.loc or root.loc
+        if op.loc is None:
+            op.place_like(root)
         value.hint = root.results[0].hint
         self.emit(op)
         return self.mapping.get(value, value)

@@ -184,7 +184,12 @@ class Program:
             return self.run(key, given)
 
     def run(self, key: tuple[int, ...], given: Sequence[Argument]) -> list[Tensor]:
-        """Run the plan for sizes that `check` gave; whoever calls holds the lock."""
+        """Run the plan for sizes that `check` gave; whoever calls holds the lock.
+
+        While a profiler of torch watches, each step runs by itself, in a range with its name.
+        """
+        if _torch.profiling():
+            return self._run_steps(key, given, lambda step: _torch.named_range(range_name(step)))
         bound = self.bind(key)
         self.kernels.follow()
         if bound.native:
@@ -202,9 +207,18 @@ class Program:
 
         """
         key = self.check(given)
+        with self.lock:
+            return self._run_steps(key, given, around)
+
+    def _run_steps(
+        self,
+        key: tuple[int, ...],
+        given: Sequence[Argument],
+        around: Callable[[Step], AbstractContextManager[object]],
+    ) -> list[Tensor]:
         value = self.numbers(key)
         steps = [step for step in self.plan.steps if _applies(step, value)]
-        with self.lock, torch.no_grad():
+        with torch.no_grad():
             bound = self.bind(key, single=True)
             self.kernels.follow()
             slots = self._room(bound, given)
@@ -536,6 +550,11 @@ def _argument(spec: ArgSpec, known: set[str]) -> ArgumentSpec:
         memory="written" if spec.written else "fixed" if spec.fixed else "read",
         aligned=spec.aligned,
     )
+
+
+def range_name(step: Step) -> str:
+    """What a step is called in profiles: its op, and its place in the user's program."""
+    return f"fuseline::{step.label} {step.where}".rstrip()
 
 
 def _applies(step: Step, value: Callable[[Expr], int]) -> bool:

@@ -84,7 +84,7 @@ class NativeStep:
 class LibraryStep:
     """A call of one of torch's libraries (see `fuseline.runtime.library`) into planned memory.
 
-    ``when`` and ``scratch`` are those of a `NativeStep`.
+    ``when``, ``scratch`` and ``where`` are those of a `NativeStep`.
     """
 
     name: str
@@ -94,6 +94,7 @@ class LibraryStep:
     label: str = ""
     when: tuple[Expr, int, int | None] | None = None
     scratch: Expr = 0
+    where: str = ""
 
 
 HostCall: TypeAlias = Callable[[Mapping[str, int], Sequence[Tensor]], Sequence[Tensor]]
@@ -105,7 +106,7 @@ class HostStep:
 
     The call gets the symbols' values and the operands. Its results go to new ``host`` buffers; with
     ``placed``, into memory that is planned. ``waits`` tells that it looks at data on the host, so
-    that it cannot be part of a recording. ``when`` is that of a `NativeStep`.
+    that it cannot be part of a recording. ``when`` and ``where`` are those of a `NativeStep`.
     """
 
     call: HostCall
@@ -116,6 +117,7 @@ class HostStep:
     waits: bool = False
     when: tuple[Expr, int, int | None] | None = None
     placed: bool = False
+    where: str = ""
 
 
 Step: TypeAlias = "NativeStep | LibraryStep | HostStep"

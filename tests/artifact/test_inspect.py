@@ -186,6 +186,32 @@ def test_a_kernel_that_changed(tmp_path: Path, capsys: Print) -> None:
     assert target["changes"] == [{"what": "library of main", "status": "changed binary only"}]
 
 
+def test_a_kernel_that_is_used_elsewhere_is_the_same(tmp_path: Path, capsys: Print) -> None:
+    """The head of a source tells where in the model the kernel is from, and is not compiled."""
+    good = Good(shared())
+    name = next(n for n in good.members if n.startswith("sources/"))
+    text = good.members[name]
+    moved = text.replace(b"//   from ", b"//   from other.", 1)
+    assert moved != text
+    path = tmp_path / "other.fuse"
+    path.write_bytes(good.with_members({name: moved}))
+    main(["inspect", str(path), "--diff", str(shared()), "--json"])
+    kernels = answer(capsys)["targets"][0]["kernels"]
+    assert {k["status"] for k in kernels} == {"same"}
+
+
+def test_kernels_tell_all_places_that_they_came_from(capsys: Print) -> None:
+    main(["inspect", str(shared()), "--json"])
+    (target,) = answer(capsys)["targets"]
+    (program,) = target["programs"].values()
+    sources = {k["symbol"]: k["sources"] for k in program["kernels"]}
+    assert all(places for places in sources.values())
+    main(["inspect", str(shared())])
+    _, _, shown = capsys.readouterr().out.partition("made from\n")
+    for symbol, places in sources.items():
+        assert re.search(rf"{symbol} +{re.escape(places[0].rpartition(':')[0])}:", shown)
+
+
 class Gated(nn.Module):
     """Products that are done by one kernel for few rows, and by another for many."""
 

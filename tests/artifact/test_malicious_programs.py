@@ -193,7 +193,7 @@ def test_library_calls(name: str, attributes: Any, said: str, good: Good, tmp_pa
         "results": [],
         "label": "",
     }
-    call |= {"attributes": attributes, "when": None, "scratch": 0}
+    call |= {"attributes": attributes, "when": None, "scratch": 0, "where": ""}
 
     def change(program: Any) -> None:
         program["plan"]["steps"].append(call)
@@ -234,7 +234,7 @@ def test_more_memory_than_there_is(good: Good, tmp_path: Path) -> None:
 
 
 MANIFESTS: dict[str, tuple[str, object, str]] = {
-    "another schema": ("schema", 2, "FL1104"),
+    "another schema": ("schema", 1, "FL1104"),
     "a schema that is true": ("schema", True, "FL1102"),
     "no program": ("programs", [], "FL1102.*without a program"),
     "a program twice": ("programs", ["main", "main"], "FL1102.*programs of the same name"),

@@ -5,17 +5,15 @@
 Triton's interpreter is a choice of the whole process, so it gets one of its own. Memory goes there
 and back: every storage once, so that buffers that share one still do.
 
-Its bfloat16 is wrong (3.6 to 3.9): casts cut off instead of rounding, and products multiply the raw
-bits. Both are put right here, so that bfloat16 is held to the same rule as the other types. And its
-functions are NumPy's, where a GPU's are rough: a job may ask for some as rough as those. That of
-3.6 does not know that NumPy takes an array of one element for no number any more.
+What is wrong with it `fuseline.debug.interpreted` puts right. And its functions are NumPy's, where
+a GPU's are rough: a job may ask for some as rough as those. That of 3.6 does not know that NumPy
+takes an array of one element for no number any more.
 """
 
 from __future__ import annotations
 
 import atexit
 import importlib
-import linecache
 import os
 import pickle
 import subprocess
@@ -30,6 +28,8 @@ from typing import Any, BinaryIO, cast
 import numpy as np
 import torch
 from torch import Tensor
+
+from fuseline.debug.interpreted import function, mend
 
 MOST_BLOCKS = 256
 """A block takes milliseconds and more; a test that needs many is a test that takes minutes."""
@@ -129,8 +129,7 @@ def interpreter() -> Interpreter:
 
 def serve(stdin: BinaryIO, stdout: BinaryIO) -> None:
     """Answer jobs until there are no more."""
-    _mend_bfloat16()
-    _mend_bounds()
+    mend()
     rough = _rough_functions()
     while True:
         try:
@@ -160,51 +159,11 @@ def _interpret(job: Job) -> list[bytes]:
         number, offset, dtype = argument
         rest = own[number][offset:]
         given.append(rest[: rest.numel() // dtype.itemsize * dtype.itemsize].view(dtype))
-    _kernel(job.symbol, job.source)[job.grid](*given)
+    function(job.symbol, job.source)[job.grid](*given)
     return [
         cast("Any", m).numpy().tobytes() if data else b""
         for m, data in zip(own, job.storages, strict=True)
     ]
-
-
-def _mend_bfloat16() -> None:
-    """Make casts round to nearest even, and products multiply numbers."""
-    own: Any = importlib.import_module("triton.runtime.interpreter")
-    tl: Any = importlib.import_module("triton.language")
-    convert, dot = own._convert_float, own.InterpreterBuilder.create_dot
-
-    def converted(data: Any, source: Any, target: Any, mode: Any) -> Any:
-        if (source, target) == (tl.float32, tl.bfloat16):
-            rounded = cast("Any", torch).from_numpy(np.ascontiguousarray(data)).to(torch.bfloat16)
-            return rounded.view(torch.int16).numpy().view(np.uint16).reshape(data.shape)
-        if (source, target) == (tl.bfloat16, tl.float32):
-            wide = data.view(np.uint16).astype(np.uint32) << 16
-            return wide.view(np.float32)
-        return convert(data, source, target, mode)
-
-    def product(self: Any, a: Any, b: Any, d: Any, *rest: Any) -> Any:
-        wide = [
-            self.cast_impl(x, tl.float32) if x.dtype.scalar == tl.bfloat16 else x for x in (a, b)
-        ]
-        return dot(self, *wide, d, *rest)
-
-    own._convert_float = converted
-    own.InterpreterBuilder.create_dot = product
-
-
-def _mend_bounds() -> None:
-    """Let loops have bounds that are known at run time."""
-    own: Any = importlib.import_module("triton.runtime.interpreter")
-    patch = own._patch_lang_tensor
-
-    def index(tensor: Any) -> int:
-        return int(tensor.handle.data.item())
-
-    def patched(tensor: Any, scope: Any) -> None:
-        patch(tensor, scope)
-        scope.set_attr(tensor, "__index__", index)
-
-    own._patch_lang_tensor = patched
 
 
 def _rough_functions() -> list[bool]:
@@ -236,15 +195,6 @@ def _rough_functions() -> list[bool]:
     for name in ("create_exp", "create_exp2", "create_fdiv", "create_rsqrt", "create_sqrt"):
         made_rough(name)
     return rough
-
-
-@lru_cache(maxsize=64)
-def _kernel(symbol: str, source: str) -> Any:
-    file = f"{symbol}.py"
-    linecache.cache[file] = (len(source), None, source.splitlines(keepends=True), file)
-    names: dict[str, Any] = {"__name__": symbol, "__file__": file}
-    exec(compile(source, file, "exec"), names)
-    return names[symbol]
 
 
 if __name__ == "__main__":

@@ -2458,7 +2458,7 @@ class Loader {
 
   static int64_t elements(const Tensor &t) { return reach(t.shape, row_by_row(t.shape)); }
 
-  static constexpr int64_t kSchema = 1;
+  static constexpr int64_t kSchema = 2;
 
   Loaded &loaded_;
   const Options &options_;
