@@ -25,12 +25,14 @@ class Watch:
         text: the func's, after the latest pass.
         passes: those that have run.
         lineage: what became of ops.
+        running: the pass that runs, or that raised; empty between passes.
     """
 
     lines: Lines = field(default_factory=Lines)
     text: tuple[int, ...] = ()
     passes: list[PassView] = field(default_factory=list[PassView])
     lineage: Lineage = field(default_factory=Lineage)
+    running: str = ""
     _applied: int = 0
     _before: int = 0
     _readings: Readings = field(default_factory=dict[Op, tuple[Value, ...]])
@@ -41,7 +43,7 @@ class Watch:
 
     def before_pass(self, func: Func, pass_: Pass) -> None:
         """Note what a pass over the whole func may change without a record of it."""
-        self._before = len(func)
+        self._before, self.running = len(func), str(pass_)
         if isinstance(pass_, FuncPass):
             self._readings = {op: op.operands for op in func.ops}
 
@@ -52,7 +54,7 @@ class Watch:
         self.lineage.rewritten(rewrites)
         if isinstance(pass_, FuncPass) and record.changed:
             self.lineage.edited(self._readings, func)
-        self._readings = {}
+        self._readings, self.running = {}, ""
         before = self.text
         if record.changed:
             self.text = self.lines.of(lines_of(func))

@@ -7,8 +7,8 @@ from dataclasses import dataclass
 
 from fuseline.debug.page.data import BufferView, MemoryView, Span, StepView
 from fuseline.ir.core import Func, Op, Value
-from fuseline.ir.layout import Layout, LayoutMap
-from fuseline.passes.plan import live_ranges, share_memory
+from fuseline.passes.plan import LiveRange
+from fuseline.report import span
 from fuseline.runtime.executor import applies, lay_out
 from fuseline.runtime.plan import (
     WORKERS,
@@ -28,17 +28,17 @@ class Planned:
 
     Attributes:
         func: what was planned.
-        layouts: of its arguments.
         plan: its steps.
         owners: the op of each step.
-        hosted: ops that have no kernel at all: torch makes their results.
+        lives: from which op to which values are held, of the ops that have steps.
+        buffers: where they lie.
     """
 
     func: Func
-    layouts: Mapping[Value, Layout]
     plan: Plan
     owners: Sequence[Op]
-    hosted: frozenset[Op]
+    lives: Mapping[Value, LiveRange]
+    buffers: Mapping[Value, int]
 
     def at(self, sizes: Mapping[str, int], threads: int) -> Callable[[Expr], int]:
         """The value of each expression of the plan; a size that is not given has its least."""
@@ -54,13 +54,14 @@ def step_views(planned: Planned) -> tuple[StepView, ...]:
 
 
 def _step(step: Step, where: str) -> StepView:
+    label = step.label if step.when is None else f"{step.label}, for {span(*step.when)}"
     match step:
         case NativeStep():
-            return StepView(step.label, step.symbol, where, "native")
+            return StepView(label, step.symbol, where, "native")
         case LibraryStep():
-            return StepView(step.label, step.name, where, "library")
+            return StepView(label, step.name, where, "library")
         case HostStep():
-            return StepView(step.label, "", where, "torch")
+            return StepView(label, "", where, "torch")
 
 
 def pieces_of(planned: Planned, value: Callable[[Expr], int]) -> dict[Op, int]:
@@ -103,30 +104,20 @@ def launches_of(planned: Planned, value: Callable[[Expr], int]) -> dict[Op, int]
 
 def memory_of(planned: Planned, value: Callable[[Expr], int]) -> MemoryView:
     """The memory plan: the place of each value, and from which step to which it has that."""
-    plan, func = planned.plan, planned.func
-    layouts = LayoutMap(func, planned.layouts)
-    emitted = list(dict.fromkeys(planned.owners))
-    ranges = live_ranges(func, layouts, emitted)
-    returned = {layouts.root(v) for v in func.returns}
-    host = {v for op in emitted if op in planned.hosted for v in op.results}
-    sizes = {v: v.tensor.nbytes for v in ranges}
-    memory = share_memory(ranges.values(), sizes, returned | host)
-    temps = [i for i, b in enumerate(plan.buffers) if b.kind == "temp"]
+    plan = planned.plan
     places, arena = lay_out(plan, value)
-    others = iter(b for b in plan.buffers if b.kind in ("output", "host"))
-    spans = _spans(planned, emitted)
+    spans = _spans(planned)
     buffers: list[BufferView] = []
-    for value_, live in ranges.items():
-        steps = (spans[live.first][0], spans[min(live.last, len(spans) - 1)][1])
-        name, kind = value_.hint, str(value_.type)
-        if value_ in memory.place:
-            number = temps[memory.place[value_]]
-            nbytes = value(plan.buffers[number].nbytes)
-            buffers.append(BufferView(name, kind, "temp", places[number], nbytes, steps))
+    for held, live in planned.lives.items():
+        number = planned.buffers[held]
+        buffer = plan.buffers[number]
+        kind = buffer.kind
+        if kind not in ("temp", "output", "host"):
             continue
-        other = next(others)
-        made = "host" if other.kind == "host" else "output"
-        buffers.append(BufferView(name, kind, made, 0, value(other.nbytes), steps))
+        steps = (spans[live.first][0], spans[min(live.last, len(spans) - 1)][1])
+        nbytes = value(buffer.nbytes)
+        place = places.get(number, 0)
+        buffers.append(BufferView(held.hint, str(held.type), kind, place, nbytes, steps))
     buffers += _scratch(plan, places, value)
     weights = sum(
         _nbytes(spec.shape, spec.dtype.itemsize, value)
@@ -137,14 +128,14 @@ def memory_of(planned: Planned, value: Callable[[Expr], int]) -> MemoryView:
     return MemoryView(tuple(buffers), arena, weights, outputs)
 
 
-def _spans(planned: Planned, emitted: Sequence[Op]) -> list[Span]:
+def _spans(planned: Planned) -> list[Span]:
     """The first and the last step of each op that has steps."""
     first: dict[Op, int] = {}
     last: dict[Op, int] = {}
     for number, op in enumerate(planned.owners):
         first.setdefault(op, number)
         last[op] = number
-    return [(first[op], last[op]) for op in emitted] or [(0, 0)]
+    return [(first[op], last[op]) for op in first]
 
 
 def _scratch(
