@@ -9,6 +9,7 @@ from fuseline.debug.page.graph import Amounts
 from fuseline.debug.page.lineage import Lineage
 from fuseline.ir.core import Op, Trait
 from fuseline.passes.record import Run
+from fuseline.report import Site
 
 
 class Groups:
@@ -42,10 +43,9 @@ def groups_of(
     """
     func, groups = run.func, Groups()
     beside = _beside(run)
-    for site, op in run.located():
-        if op is not None:
-            own = Group(site.pattern, site.where)
-            groups.add(own, [op, *beside.get(op, ())])
+    for op, sites in _sites(run).items():
+        places = dict.fromkeys(site.where for site in sites)
+        groups.add(Group(sites[0].pattern, "; ".join(places)), [op, *beside.get(op, ())])
     became = {op: _costliest(lineage.standing(op, func), amounts) for op in first}
     for op, parts in _parts(became).items():
         if len(parts) > 1:
@@ -58,14 +58,26 @@ def groups_of(
     return tuple(groups.found), numbers
 
 
-def _beside(run: Run) -> dict[Op, list[Op]]:
-    """For ops of sites, the other living ops of the same rewrite that do some of its work."""
-    found: dict[Op, list[Op]] = {}
-    for each in run.applied:
-        if each.pattern and each.owner is None:
-            living = [op for op in each.ops if op in run.func and not op.has(Trait.VIEW)]
-            found |= dict.fromkeys(living, living)
+def _sites(run: Run) -> dict[Op, list[Site]]:
+    """The sites that each op does the work of: one norm may be two of them."""
+    found: dict[Op, list[Site]] = {}
+    for site, op in run.located():
+        if op is not None:
+            found.setdefault(op, []).append(site)
     return found
+
+
+def _beside(run: Run) -> dict[Op, list[Op]]:
+    """For ops of sites, all living ops that the same rewrite made, or those that it swallowed."""
+    living: dict[int, list[Op]] = {}
+    for each in run.applied:
+        whole = each
+        while whole.owner is not None:
+            whole = whole.owner
+        if whole.pattern:
+            own = (op for op in each.ops if op in run.func and not op.has(Trait.VIEW))
+            living.setdefault(whole.number, []).extend(own)
+    return {op: ops for ops in living.values() for op in ops}
 
 
 def _parts(became: Mapping[Op, Op | None]) -> dict[Op, list[Op]]:

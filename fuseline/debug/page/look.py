@@ -68,10 +68,7 @@ class Look:
         pages = () if config.html is None else (page_at(config.html, config),)
         if folder is not None:
             pages = (*pages, Page(folder / "index.html", given_options(config)))
-        program = Program(name, target, sizes())
-        for page in pages:
-            page.add(program)
-        return cls(program, pages)
+        return cls(Program(name, target, sizes()), pages)
 
     @property
     def observers(self) -> list[Observer]:
@@ -79,9 +76,11 @@ class Look:
         return [] if self.program is None else [self.program.watch]
 
     def start(self, func: Func) -> None:
-        """The func before all passes."""
+        """The func before all passes: from now on the program is on its pages."""
         if self.program is not None:
             self.program.start(func)
+            for page in self.pages:
+                page.add(self.program)
 
     def passed(self, run: Run) -> None:
         """All passes have run."""

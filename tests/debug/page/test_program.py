@@ -14,7 +14,7 @@ from fuseline.report import layer_of, span
 from fuseline.runtime.executor import applies
 from fuseline.runtime.plan import WORKERS, Evaluator
 from tests.debug.page.pages import Shown, applied, shown
-from tests.debug.test_round_trip import prefill
+from tests.debug.test_round_trip import prefill, step
 
 # transformers asks its version through a cached function while it is traced.
 pytestmark = pytest.mark.filterwarnings("ignore:Dynamo detected a call to a `functools.lru_cache`")
@@ -22,11 +22,17 @@ pytestmark = pytest.mark.filterwarnings("ignore:Dynamo detected a call to a `fun
 
 @pytest.fixture(
     scope="module",
-    params=["qwen3", "qwen3_moe", *(pytest.param("deepseek_v3", marks=pytest.mark.slow),)],
+    params=[
+        "qwen3",
+        "qwen3_moe",
+        *(pytest.param(name, marks=pytest.mark.slow) for name in ("deepseek_v3", "olmo2")),
+        *(pytest.param(f"{n} step", marks=pytest.mark.slow) for n in ("qwen3", "qwen2_moe")),
+    ],
 )
 def model(request: pytest.FixtureRequest) -> Shown:
     """A tiny model with dynamic sizes, as a page shows it."""
-    func = prefill(request.param)
+    name, _, kind = request.param.partition(" ")
+    func = step(name) if kind else prefill(name)
     sizes = {name: 3 + 2 * number for number, name in enumerate(sorted(func.symbols))}
     return shown(func, sizes)
 
@@ -55,7 +61,7 @@ def test_passes_tell_how_long_they_took_and_what_they_rewrote(model: Shown) -> N
         assert other.before == one.after
     rewrites = [text for p in passes for text in p.rewrites]
     assert rewrites == [str(each) for each in model.run.applied]
-    assert len(rewrites) > 10
+    assert rewrites
 
 
 def test_each_op_has_its_place_its_line_and_its_cost(model: Shown) -> None:
@@ -69,7 +75,8 @@ def test_each_op_has_its_place_its_line_and_its_cost(model: Shown) -> None:
         line = model.view.lines[node.text]
         results = ", ".join(f"%{v.hint}" for v in op.results)
         assert line.strip().startswith(f"{results} = {op.name}" if results else op.name)
-        assert op.loc is None or (node.module, *node.source) == (op.loc.module, op.loc.source)
+        place = ("", "") if op.loc is None else (op.loc.module, op.loc.source)
+        assert (node.module, "".join(node.source)) == place
     numbers = {op: i for i, op in enumerate(model.run.func.ops)}
     reads = {(numbers[v.owner], i) for op, i in numbers.items() for v in op.operands if v.owner}
     assert set(last.edges) == reads
@@ -78,7 +85,7 @@ def test_each_op_has_its_place_its_line_and_its_cost(model: Shown) -> None:
 def test_groups_are_the_sites(model: Shown) -> None:
     view = model.view
     fused = Counter((s.pattern, s.where) for s in view.sites if s.status == "fused")
-    groups = Counter((g.kind, g.where) for g in view.groups)
+    groups = Counter((g.kind, where) for g in view.groups for where in g.where.split("; "))
     assert fused
     assert not fused - groups, "each site is one"
     kinds = {kind for kind, _ in fused}
@@ -100,14 +107,15 @@ def kinds_of(model: Shown, module: str, op: str) -> set[str]:
 def test_ops_have_the_colour_of_what_they_were_fused_into(model: Shown) -> None:
     """The arithmetic of a head's norm was first raised, and then fused with the rotation."""
     name = model.view.name
-    if "deepseek" in name.lower():
+    assert "add_rms_norm" in kinds_of(model, "norm", "rsqrt")
+    if "Deepseek" in name:
         assert kinds_of(model, "q_a_layernorm", "rsqrt") == {"mla"}
+    if not name.startswith("Qwen3"):
         return
     assert kinds_of(model, "q_norm", "rsqrt") == {"qk_norm"}
     assert kinds_of(model, "k_norm", "rsqrt") == {"qk_norm"}
-    assert "add_rms_norm" in kinds_of(model, "post_attention_layernorm", "rsqrt")
     assert kinds_of(model, "o_proj", "linear") == {""}, "it stands alone"
-    if "moe" in name.lower():
+    if "Moe" in name:
         assert kinds_of(model, "mlp.gate", "linear") == {"moe"}
 
 
@@ -130,10 +138,12 @@ def test_layers_sum_up_to_the_account(model: Shown) -> None:
 
 
 def test_a_step_says_for_which_sizes_it_runs(model: Shown) -> None:
-    for step, view in zip(model.assembled.plan.steps, model.view.steps, strict=True):
-        words = "" if step.when is None else f", for {span(*step.when)}"
-        assert view.label == f"{step.label}{words}"
-    assert any(step.when for step in model.assembled.plan.steps)
+    steps = model.assembled.plan.steps
+    for each, view in zip(steps, model.view.steps, strict=True):
+        words = "" if each.when is None else f", for {span(*each.when)}"
+        assert view.label == f"{each.label}{words}"
+    chosen = any(each.when for each in steps)
+    assert chosen == bool(model.view.sizes), "which is known at once where no size varies"
 
 
 def overlap(one: tuple[int, int], other: tuple[int, int]) -> bool:
