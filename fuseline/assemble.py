@@ -24,7 +24,7 @@ from fuseline.ir.ops.view import unreshaped
 from fuseline.ir.types import BufferType, Dim, IntType, dim, format_dim
 from fuseline.passes.active_counts import active_counts
 from fuseline.passes.pad_rows import PaddedRows, pad_rows
-from fuseline.passes.plan import live_ranges, share_memory
+from fuseline.passes.plan import LiveRange, live_ranges, share_memory
 from fuseline.report import KernelRecord, joined_sizes, span
 from fuseline.runtime.plan import (
     ArgSpec,
@@ -57,7 +57,8 @@ class Assembled:
 
     ``symbols`` tells the kernel of each op that has one: the last, where it has several; ``forms``
     what is done for which sizes, where that is chosen; and ``refusals`` why the others have none.
-    ``owners`` has the op of each step.
+    ``owners`` has the op of each step, and ``lives`` says from which op to which, of those that
+    have steps, each value that these make is held, and ``buffers`` in which of the plan's buffers.
     """
 
     plan: Plan
@@ -67,6 +68,8 @@ class Assembled:
     refusals: Mapping[Op, str]
     forms: Mapping[Op, Mapping[str, str]]
     owners: tuple[Op, ...]
+    lives: Mapping[Value, LiveRange]
+    buffers: Mapping[Value, int]
 
 
 class _Assembler:
@@ -76,6 +79,7 @@ class _Assembler:
         self.emitted = emitted
         self.buffers: list[Buffer] = []
         self.of: dict[Value, int] = {}
+        self.lives: Mapping[Value, LiveRange] = {}
         self.scratch = -1
         self.kernels: dict[str, KernelTemplate] = {}
 
@@ -96,7 +100,11 @@ class _Assembler:
         refusals = {i.op: i.refusal for i in self.emitted if not i.launches}
         forms = {i.op: described((n.form, n.when) for n in i.launches) for i in self.emitted}
         records, owners = tuple(self._records()), tuple(op for op, _ in pairs)
-        return Assembled(plan, self.kernels, records, symbols, refusals, forms, owners)
+        return Assembled(
+            *(plan, self.kernels, records, symbols, refusals, forms, owners),
+            lives=self.lives,
+            buffers=self.of,
+        )
 
     def buffer(self, buffer: Buffer) -> int:
         """The number of one more buffer."""
@@ -130,6 +138,7 @@ class _Assembler:
 
     def _place_results(self) -> None:
         ranges = live_ranges(self.func, self.layouts, [item.op for item in self.emitted])
+        self.lives = ranges
         returned = {self.layouts.root(v) for v in self.func.returns}
         host = {v for item in self.emitted if not item.launches for v in item.op.results}
         sizes = {v: v.tensor.nbytes for v in ranges}

@@ -27,6 +27,7 @@ from fuseline.debug import remarks
 from fuseline.debug.case import given_options
 from fuseline.debug.cost import costs_of
 from fuseline.debug.dump import Dump, check_folder
+from fuseline.debug.page.look import Look
 from fuseline.debug.reproducer import pass_failure
 from fuseline.debug.required import Watch, check_required, requirements
 from fuseline.frontend.backend import Backend
@@ -172,6 +173,7 @@ class Compiler:
         """Whether compiled programs are kept for other processes: not where one looks inside."""
         config = self.config
         looking = config.verify or config.dump_dir is not None or config.fuse_limit is not None
+        looking = looking or config.html is not None
         looking = looking or config.cost or config.check_numerics or remarks.wanted(config)
         looking = looking or config.skip_rewrites or config.only_rewrites or config.plain_kernels
         return config.reuse and not looking
@@ -200,20 +202,24 @@ class Compiler:
 
     def _by_plan(self, compilation: Compilation) -> Any:
         plan = compilation.built.assembled.plan
-        threads = self.config.threads or torch.get_num_threads()
         runner = self._runner.get() if self._runner else None
         pieces = self.config.graphs != "none"
         kernels = self._kernels(compilation)
         plain = OpByOp(compilation.func, compilation.device)
         if kernels is None:
             return plain
-        program = Program(plan, runner, kernels, threads=threads, pieces=pieces)
+        program = Program(plan, runner, kernels, threads=self._threads, pieces=pieces)
         compilation.program = weakref.ref(program)
         run = self._graphed(program, compilation) or program
+        run = compilation.look.sampled(program, run)
         if program.device.type != "cpu" and not self.config.strict:
             run = UntilRefused(run, plain, program.check, compilation.name)
         run = Packed(program, run, plain, compilation.seconds) if plan.packed else run
         return run if program.device.type == "cpu" else Aligned(run, plan)
+
+    @property
+    def _threads(self) -> int:
+        return self.config.threads or torch.get_num_threads()
 
     def _graphed(self, program: Program, compilation: Compilation) -> Graphed | None:
         """The program run from graphs, where it is on a GPU and the options do not say no."""
@@ -324,32 +330,41 @@ class Compiler:
         """Import a program and run the pipeline on it."""
         clock = Clock()
         dump = Dump(self.config.dump_dir, source.name) if self.config.dump_dir else None
+        folder = dump.root if dump else None
+        look = Look.of(self.config, source.name, placed.target.name, source.sizes, folder)
         with clock("import"):
             func = source.make()
         if dump:
             dump.start(func)
+        look.start(func)
         sizes = source.sizes() if self.config.cost else {}
         costs = costs_of(func, "eager", sizes) if self.config.cost else []
         with clock("optimise"):
-            run = self._run_passes(func, source.make, dump, placed)
+            watching = [*([dump] if dump else []), *look.observers]
+            with look.holding():
+                run = self._run_passes(func, source.make, watching, placed)
             outcome = _outcome(run)
             wanted, function = remarks.wanted(self.config), _function(source.name, placed)
             found = tuple(remarks.of_run(run, function)) if wanted else ()
             layouts = source.layouts(func)
             layouts |= own_results(func, layouts, source.owed(func))
+        look.passed(run)
         costs += costs_of(func, "compiled", sizes) if self.config.cost else []
         outcome = replace(outcome, costs=tuple(costs))
         on_gpu = placed.device.type == "cuda"
         measure = on_gpu and not torch.cuda.is_current_stream_capturing()
         return _Optimised(
-            *(source.name, func, layouts, outcome, clock, dump, placed, measure), found=found
+            *(source.name, func, layouts, outcome, clock, dump, placed, measure),
+            found=found,
+            look=look,
         )
 
     def _build(self, optimised: _Optimised) -> Compilation:
         """Emit and build the kernels of a func, and plan its run."""
         name, func, layouts = optimised.name, optimised.func, optimised.layouts
         outcome, clock, dump = optimised.outcome, optimised.clock, optimised.dump
-        with clock("build"):
+        look = optimised.look
+        with look.holding(), clock("build"):
             ops = func.ops  # copies are put between them
             built = self._built(func, layouts, optimised.placed, measure=optimised.measure)
             outcome = outcome.with_kernels(ops, built)
@@ -364,6 +379,8 @@ class Compiler:
             remarks.emit([*optimised.found, *of_kernels], self.config)
         device = optimised.placed.device
         compilation = Compilation(name, outcome, built, clock.seconds, func, layouts, device)
+        compilation.look = look
+        look.made(lambda: compilation.made(self._threads))
         return self._noted(compilation)
 
     def _built(
@@ -389,7 +406,11 @@ class Compiler:
         return compilation
 
     def _run_passes(
-        self, func: Func, make: Callable[[], Func], dump: Dump | None, placed: Placed
+        self,
+        func: Func,
+        make: Callable[[], Func],
+        observers: Sequence[Observer],
+        placed: Placed,
     ) -> Run:
         """Run the pipeline.
 
@@ -398,7 +419,7 @@ class Compiler:
             InternalError: a pass failed; the func before it is saved.
 
         """
-        manager = self._manager(self._pipeline(placed), [dump] if dump else [])
+        manager = self._manager(self._pipeline(placed), observers)
         try:
             return manager.run(func)
         except UnknownSizeError as error:
@@ -505,6 +526,7 @@ class _Optimised:
     placed: Placed
     measure: bool = False
     found: tuple[remarks.Remark, ...] = ()
+    look: Look = field(default_factory=Look)
 
     def saved(self) -> str:
         """What brings the program back in another process."""
@@ -727,6 +749,10 @@ def _config(options: Mapping[str, Any]) -> Config:
     apply_config(config)
     if config.dump_dir is not None:
         check_folder(config.dump_dir)
+    if config.html is not None:
+        from fuseline.debug.page.page import check_place
+
+        check_place(config.html)
     for name in config.disable:
         pass_named(name, "the option disable")
     check_names("skip_rewrites", config.skip_rewrites)

@@ -18,7 +18,15 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 
 from fuseline.cli import export_onnx
-from fuseline.cli.arguments import add_json, add_model, add_remarks, add_require, count, options
+from fuseline.cli.arguments import (
+    add_html,
+    add_json,
+    add_model,
+    add_remarks,
+    add_require,
+    count,
+    options,
+)
 from fuseline.cli.output import Output, columns
 from fuseline.config import Config
 from fuseline.errors import BAD_ARGUMENT
@@ -92,6 +100,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     add_remarks(parser)
     add_require(parser)
+    add_html(parser)
     export_onnx.add_arguments(parser)
     add_json(parser)
 
