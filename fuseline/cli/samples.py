@@ -34,7 +34,7 @@ def add_to_page(
     page.title = loaded.name
     with out.step("taking samples"), torch.no_grad():
         take(page, lambda: compiled(*loaded.args, **loaded.kwargs), loaded.run, runs)
-    out.note(f"the page is {page.file.path}")
+    out.note(f"the page is {page.path}")
 
 
 __all__ = ["add_to_page"]

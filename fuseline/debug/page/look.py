@@ -67,7 +67,7 @@ class Look:
 
         pages = () if config.html is None else (page_at(config.html, config),)
         if folder is not None:
-            pages = (*pages, Page(folder / "index.html", given_options(config)))
+            pages = (*pages, Page(folder / "index.html", given_options(config), alone=True))
         return cls(Program(name, target, sizes()), pages)
 
     @property

@@ -9,7 +9,7 @@ from pathlib import Path
 
 from fuseline.config import Config
 from fuseline.debug.case import given_options, versions
-from fuseline.debug.files import refusal_of
+from fuseline.debug.files import refusal_of, replace_text
 from fuseline.debug.page.data import PageView
 from fuseline.debug.page.file import OwnFile
 from fuseline.debug.page.program import Program
@@ -23,11 +23,13 @@ class Page:
     Args:
         path: of the file.
         options: those of the compilation that were given.
+        alone: nobody else knows of the file, as in a folder that is new.
 
     """
 
-    def __init__(self, path: Path, options: Mapping[str, str]) -> None:
-        self.file = OwnFile(path)
+    def __init__(self, path: Path, options: Mapping[str, str], *, alone: bool = False) -> None:
+        self._path = path
+        self._file = None if alone else OwnFile(path)
         self.options = {k: v for k, v in options.items() if k != "target"}  # programs have theirs
         self.title = ""
         self.programs: list[Program] = []
@@ -44,6 +46,11 @@ class Page:
             yield
         finally:
             self.sampling = False
+
+    @property
+    def path(self) -> Path:
+        """Where the page lies."""
+        return self._file.path if self._file else self._path
 
     def add(self, program: Program) -> None:
         """One more program, behind the others; what is known of it is shown when `write` is
@@ -79,10 +86,14 @@ class Page:
         from fuseline.debug.page.write import render
 
         with self._lock:
+            text = render(self.view())
             try:
-                self.file.write(render(self.view()))
+                if self._file:
+                    self._file.write(text)
+                else:
+                    replace_text(self._path, text)
             except OSError as error:
-                raise _unwritable(self.file.path, error.strerror or str(error)) from error
+                raise _unwritable(self.path, error.strerror or str(error)) from error
 
 
 class _Pages:
