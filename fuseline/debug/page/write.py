@@ -7,7 +7,6 @@ script reads, a program at a time. The file's own policy forbids whatever does n
 from __future__ import annotations
 
 import base64
-import dataclasses
 import functools
 import hashlib
 import json
@@ -64,7 +63,7 @@ def render(page: PageView) -> str:
         style=Markup(style),
         script=Markup(script),
         data=_json(_head(page)),
-        programs=[_json(dataclasses.asdict(program)) for program in page.programs],
+        programs=[_json(program) for program in page.programs],
     )
 
 
@@ -85,7 +84,7 @@ def _name(program: ProgramView) -> Mapping[str, str]:
 
 def _json(data: object) -> Markup:
     """JSON that may stand in a script element: nothing in it can end that, or begin another."""
-    text = json.dumps(data, ensure_ascii=True, allow_nan=False, separators=(",", ":"))
+    text = json.dumps(data, default=vars, ensure_ascii=True, allow_nan=False, separators=(",", ":"))
     return Markup(text.replace("<", "\\u003c").replace(">", "\\u003e").replace("&", "\\u0026"))
 
 

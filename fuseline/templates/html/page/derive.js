@@ -125,7 +125,7 @@ const nodesByPlace = once((/** @type {Program} */ program) =>
     };
     nodes.forEach((node, number) => {
       const group = program.groups[node.group];
-      if (group) add(found.grouped, group.where, number);
+      for (const where of group?.where.split("; ") ?? []) add(found.grouped, where, number);
       add(found.exact, whereOf(node), number);
     });
     return found;
@@ -152,8 +152,8 @@ function nodesOfSite(program, site, number) {
 
 /** The sites that an op may belong to. @param {Program} program @param {NodeView} node */
 function sitesOf(program, node) {
-  const where = program.groups[node.group]?.where ?? whereOf(node);
-  return program.sites.map((_, i) => i).filter((i) => program.sites[i].where === where);
+  const places = program.groups[node.group]?.where.split("; ") ?? [whereOf(node)];
+  return program.sites.map((_, i) => i).filter((i) => places.includes(program.sites[i].where));
 }
 
 /** The first part of a path that is a number alone. */

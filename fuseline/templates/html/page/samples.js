@@ -53,13 +53,13 @@ function stepsTable(program) {
   const columns = [
     { title: "Step", cell: (row) => String(row.number), by: (row) => row.number, num: true },
     { title: "Does", cell: (row) => [row.step.label, row.step.kind !== "native" && badge(row.step.kind, row.step.kind)], by: (row) => row.step.label },
-    { title: "Median", cell: (row) => secondsText(row.time), by: (row) => row.time, num: true },
-    { title: "Spread", about: "From the tenth to the ninetieth of a hundred samples", cell: (row) => spread(row.low, row.time, row.high, longest), by: (row) => row.high - row.low },
+    { title: "Median", cell: (row) => (row.step.seconds.length ? secondsText(row.time) : el("span.quiet", {}, "not run")), by: (row) => row.time, num: true },
+    { title: "Spread", about: "From the tenth to the ninetieth of a hundred samples", cell: (row) => (row.step.seconds.length ? spread(row.low, row.time, row.high, longest) : ""), by: (row) => row.high - row.low },
     { title: "Share", cell: (row) => [bar(row.time / longest, "time"), percentText(row.time / (all || 1))], by: (row) => row.time, num: true },
     { title: "Kernel", cell: (row) => (row.step.symbol ? kernelLink(program, row.step.symbol) : el("span.quiet", {}, "torch")), by: (row) => row.step.symbol },
     { title: "Where", cell: (row) => row.step.where, by: (row) => row.step.where, wide: true },
   ];
-  return el("div", {}, el("p.below", {}, `${counted(rows.length, "step")} take ${secondsText(all)} together, by their medians.`), tableOf("Steps", columns, rows, { sort: 2, down: true }).element);
+  return el("div", {}, el("p.below", {}, `${counted(rows.filter((row) => row.step.seconds.length).length, "step")} take ${secondsText(all)} together, by their medians.`), tableOf("Steps", columns, rows, { sort: 2, down: true }).element);
 }
 
 /** @param {number} low @param {number} middle @param {number} high @param {number} longest */
