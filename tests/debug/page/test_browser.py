@@ -7,7 +7,10 @@ from collections.abc import Generator
 from pathlib import Path
 
 import pytest
+import torch
+import transformers
 
+import fuseline
 from fuseline.debug.page import write
 from fuseline.debug.page.data import PageView
 from tests.debug.page import browser as driver
@@ -76,7 +79,7 @@ SAYS = {
         "1 missed",
         "8 passes, 6 of which changed it",
         "70→70",
-        "merged_linear",
+        "attention",
     ],
     "passes": ["pass-7", "Fold a residual add"],
     "diff": ["pass-0", "version = 1"],
@@ -451,3 +454,31 @@ def test_a_page_of_5000_ops_opens_soon(browser: Browser, folder: Path) -> None:
         """
     )
     assert frames < 200  # milliseconds of each
+
+
+@pytest.mark.slow
+def test_the_page_of_a_model_of_30_layers_opens_soon(browser: Browser, folder: Path) -> None:
+    config = transformers.Qwen3Config(
+        hidden_size=64,
+        intermediate_size=128,
+        num_hidden_layers=30,
+        num_attention_heads=4,
+        num_key_value_heads=2,
+        head_dim=16,
+        vocab_size=256,
+    )
+    path = folder / "30-layers.html"
+    model = fuseline.compile(transformers.Qwen3ForCausalLM(config).eval(), html=path)
+    with torch.no_grad():
+        model(input_ids=torch.arange(1, 10)[None], use_cache=False)
+    assert path.stat().st_size < 15e6
+    for view in SAYS:
+        browser.open(path, f"#view={view}")
+        assert browser.get("performance.getEntriesByName('shown')[0].startTime") < 3000, view
+    browser.go("#view=sites&pattern=qk_norm")
+    assert "\u00d730" in browser.texts("tbody tr")[0]
+    passes = browser.texts(".tab .count")[0]
+    browser.go("#view=text&at=final")
+    final = browser.texts(".line .text")
+    browser.go(f"#view=text&at={passes}")
+    assert browser.texts(".line .text") == final

@@ -143,6 +143,9 @@ function pickOf(label, choices, value, choose) {
   return list;
 }
 
+/** What colours of a picture mean. @param {[string, string][]} pairs kinds of swatches, and words */
+const keyOf = (pairs) => el("div.key", {}, ...pairs.map(([kind, words]) => el("span", {}, el(`span.swatch.${kind}`), words)));
+
 /** A coloured word. @param {string} kind @param {string} text */
 function badge(kind, text) {
   return el(`span.badge.${kind}`, {}, text);

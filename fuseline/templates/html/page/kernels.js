@@ -52,6 +52,7 @@ function kernelPage(program, kernel) {
     el("p.sub", {}, badge(record.status, record.status), ` ${record.op} by ${record.family}, ${counted(record.launches, "launch", "launches")} a call`),
     record.reason && el("p.reason", {}, record.reason),
     factsOf(kernelFacts(record)),
+    resourcesOf(record),
     ...placesOf(program, record),
     ...choicesOf(record),
     sourceOf(kernel),
@@ -60,17 +61,23 @@ function kernelPage(program, kernel) {
 
 /** @param {KernelRecord} record @returns {[string, Children][]} */
 function kernelFacts(record) {
-  const resources = Object.entries(record.resources).map(([name, value]) => {
-    const text = name.includes("memory") ? bytesText(value) : countText(value);
-    return /** @type {[string, Children]} */ ([name.replaceAll("_", " "), name === "spills" && value ? badge("missed", text) : text]);
+  const known = [["built for", record.target], ["sizes", record.sizes], ["needs", record.needs]].filter(([, value]) => value);
+  return [["first launch at", record.origin || "not known"], .../** @type {[string, Children][]} */ (known)];
+}
+
+/** What one asks of a kernel's machine code first. */
+const FIRST = ["registers", "shared_memory", "spills", "warps"];
+
+/** @param {KernelRecord} record */
+function resourcesOf(record) {
+  const names = [...new Set([...FIRST, ...Object.keys(record.resources)])].filter((name) => name in record.resources);
+  if (!names.length) return null;
+  const stats = names.map((name) => {
+    const value = record.resources[name];
+    const text = /memory|bytes|stack/.test(name) ? bytesText(value) : countText(value);
+    return el(`div.stat${name === "spills" && value ? ".warn" : ""}`, {}, el("dt", {}, name.replaceAll("_", " ")), el("dd", {}, text));
   });
-  return [
-    ["first launch at", record.origin || "not known"],
-    ...(/** @type {[string, Children][]} */ (record.target ? [["built for", record.target]] : [])),
-    ...(/** @type {[string, Children][]} */ (record.sizes ? [["sizes", record.sizes]] : [])),
-    ...(/** @type {[string, Children][]} */ (record.needs ? [["needs", record.needs]] : [])),
-    ...resources,
-  ];
+  return el("dl.stats", { "aria-label": "From its machine code" }, ...stats);
 }
 
 /** @param {Program} program @param {KernelRecord} record */

@@ -13,7 +13,7 @@ views.layers = {
     const table = tableOf("Layers", layerColumns(program), folded);
     const alike = folded.length < single.length;
     const choice = alike && choiceOf("Like layers", [["fold", "Like layers as one"], ["each", "Each layer"]], "fold", (value) => table.show(value === "fold" ? folded : single));
-    const key = el("div.key", {}, el("span.swatch.eager"), "before: as captured, each op a launch", el("span.swatch.compiled"), "after: as compiled");
+    const key = keyOf([["eager", "before: as captured, each op a launch"], ["compiled", "after: as compiled"]]);
     place.append(section("Cost by layer", el("div.bar-of-controls", {}, choice, key), totalTiles(program), table.element));
     return {};
   },

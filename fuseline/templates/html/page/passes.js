@@ -17,7 +17,7 @@ views.passes = {
       form = value;
       draw();
     });
-    place.append(section("Pipeline", el("div.bar-of-controls", {}, by, timelineLegend()), stage, el("p.below", {}, passesSum(program))), passTable(program));
+    place.append(section("Pipeline", el("div.bar-of-controls", {}, by, keyOf([["changed", "changed something"], ["same", "changed nothing"], ["ops", "ops"]])), stage, el("p.below", {}, passesSum(program))), passTable(program));
     draw();
     const observer = new ResizeObserver(draw);
     observer.observe(stage);
@@ -30,16 +30,6 @@ function passesSum(program) {
   const first = program.passes[0];
   const last = program.passes[program.passes.length - 1];
   return `${countText(first.before)} ops became ${countText(last.after)} in ${secondsText(last.start + last.seconds)}. A bar leads to what its pass changed.`;
-}
-
-function timelineLegend() {
-  return el(
-    "div.key",
-    {},
-    el("span.swatch.changed"), "changed something",
-    el("span.swatch.same"), "changed nothing",
-    el("span.swatch.ops"), "ops",
-  );
 }
 
 /** @param {Program} program @param {number} width @param {string} form */
