@@ -9,13 +9,12 @@ from __future__ import annotations
 
 import fcntl
 import itertools
-import logging
 import os
 import secrets
 from contextlib import suppress
 from pathlib import Path
 
-log = logging.getLogger(__name__)
+from fuseline.errors import PAGE_IN_USE
 
 
 class OwnFile:
@@ -60,7 +59,7 @@ class OwnFile:
             if _taken(temporary, self.path):
                 break
         if self.path != self.wanted:
-            log.warning("another process writes %s; see %s", self.wanted, self.path)
+            PAGE_IN_USE.warn(str(self.wanted), hint=f"the page of this one is {self.path}")
 
 
 def _taken(temporary: Path, path: Path) -> bool:
