@@ -24,7 +24,7 @@ from fuseline.ir.ops.view import unreshaped
 from fuseline.ir.types import BufferType, Dim, IntType, dim, format_dim
 from fuseline.passes.active_counts import active_counts
 from fuseline.passes.pad_rows import PaddedRows, pad_rows
-from fuseline.passes.plan import live_ranges, share_memory
+from fuseline.passes.plan import LiveRange, live_ranges, share_memory
 from fuseline.report import KernelRecord, joined_sizes, span
 from fuseline.report_tables import folded
 from fuseline.runtime.plan import (
@@ -59,6 +59,8 @@ class Assembled:
     ``symbols`` tells the kernel of each op that has one: the last, where it has several; ``forms``
     what is done for which sizes, where that is chosen; and ``refusals`` why the others have none.
     ``owners`` has the op of each step, and ``ops`` those of each kernel of ours, by symbol.
+    ``lives`` says from which op to which, of those that have steps, each value that these make is
+    held, and ``buffers`` in which of the plan's buffers.
     """
 
     plan: Plan
@@ -69,6 +71,8 @@ class Assembled:
     forms: Mapping[Op, Mapping[str, str]]
     owners: tuple[Op, ...]
     ops: Mapping[str, tuple[Op, ...]]
+    lives: Mapping[Value, LiveRange]
+    buffers: Mapping[Value, int]
 
 
 class _Assembler:
@@ -78,6 +82,7 @@ class _Assembler:
         self.emitted = emitted
         self.buffers: list[Buffer] = []
         self.of: dict[Value, int] = {}
+        self.lives: Mapping[Value, LiveRange] = {}
         self.scratch = -1
         self.kernels: dict[str, KernelTemplate] = {}
 
@@ -105,6 +110,8 @@ class _Assembler:
         return Assembled(
             *(plan, self.kernels, records, symbols, refusals, forms, owners),
             ops={symbol: tuple(users) for symbol, users in ops.items()},
+            lives=self.lives,
+            buffers=self.of,
         )
 
     def buffer(self, buffer: Buffer) -> int:
@@ -139,6 +146,7 @@ class _Assembler:
 
     def _place_results(self) -> None:
         ranges = live_ranges(self.func, self.layouts, [item.op for item in self.emitted])
+        self.lives = ranges
         returned = {self.layouts.root(v) for v in self.func.returns}
         host = {v for item in self.emitted if not item.launches for v in item.op.results}
         sizes = {v: v.tensor.nbytes for v in ranges}

@@ -9,7 +9,6 @@ from typing import Any, cast
 import torch
 from torch import Tensor
 
-from fuseline.compiler import pin, pin_import
 from fuseline.config import Config
 from fuseline.debug.case import Case, given_options, versions
 from fuseline.frontend.captured import Captured
@@ -23,6 +22,7 @@ from fuseline.passes.manager import PassManager
 from fuseline.passes.pipeline import default_pipeline
 from fuseline.passes.pipeline_text import format_pipeline
 from fuseline.report import Report
+from fuseline.source import pin, pin_import
 
 
 @dataclass

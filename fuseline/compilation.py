@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import weakref
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
+from typing import TYPE_CHECKING
 
 import torch
 
 from fuseline.build import Built
+from fuseline.debug.page.look import Look
 from fuseline.ir.core import Func, Op, Value
 from fuseline.ir.layout import Layout
 from fuseline.report import (
@@ -24,6 +26,9 @@ from fuseline.report import (
 from fuseline.runtime.executor import Program
 from fuseline.runtime.graphs import Graphed
 from fuseline.runtime.plan import LibraryStep, NativeStep
+
+if TYPE_CHECKING:
+    from fuseline.debug.page.program import Made
 
 
 @dataclass(frozen=True)
@@ -73,6 +78,8 @@ class Compilation:
     graphed: weakref.ref[Graphed] | None = None
     op_by_op: str = ""
     """Why it runs op by op, by torch, where it does."""
+    look: Look = field(default_factory=Look)
+    """What is kept of it for pages."""
 
     @property
     def waits(self) -> bool:
@@ -81,6 +88,22 @@ class Compilation:
             return False
         program = self.program()
         return program is None or not program.used
+
+    def made(self, threads: int) -> Made:
+        """What pages show of it; ``threads`` are those that steps may use."""
+        from fuseline.debug.page.plans import Planned
+        from fuseline.debug.page.program import Made
+
+        built, done = self.built, self.built.assembled
+        return Made(
+            planned=Planned(self.func, done.plan, done.owners, done.lives, done.buffers),
+            records=done.records,
+            sources=built.sources,
+            ptx={symbol: binary.ptx for symbol, binary in built.binaries.items() if binary.ptx},
+            sites=self.outcome.sites,
+            seconds=dict(self.seconds),
+            threads=threads if self.device.type == "cpu" else 1,
+        )
 
     def report(self) -> Report:
         """Sites, kernels, passes and numbers."""

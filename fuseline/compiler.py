@@ -27,22 +27,20 @@ from fuseline.debug import remarks
 from fuseline.debug.case import given_options
 from fuseline.debug.cost import costs_of
 from fuseline.debug.dump import Dump, check_folder
+from fuseline.debug.page.look import Look
 from fuseline.debug.reproducer import pass_failure
 from fuseline.debug.required import Watch, check_required, requirements
 from fuseline.frontend.backend import Backend
-from fuseline.frontend.captured import Argument, Captured, Input
+from fuseline.frontend.captured import Argument, Captured
 from fuseline.frontend.execute import Compiled, CompileStep
 from fuseline.frontend.imported import Imported
 from fuseline.frontend.importer import (
     CannotImport,
     DependsOnData,
-    import_captured,
-    import_dim,
 )
 from fuseline.frontend.wrap import wrap
 from fuseline.ir.core import Func, Value
-from fuseline.ir.layout import Layout, dense
-from fuseline.ir.types import IntType, free_symbols
+from fuseline.ir.layout import Layout
 from fuseline.latent_caches import LatentCaches
 from fuseline.logs import apply_config
 from fuseline.op_by_op import OpByOp, UntilRefused
@@ -50,12 +48,12 @@ from fuseline.passes.known_sizes import UnknownSizeError
 from fuseline.passes.manager import Observer, PassManager
 from fuseline.passes.pipeline import default_pipeline
 from fuseline.passes.pipeline_text import check_names, pass_named
-from fuseline.passes.plan import Owed, own_results
+from fuseline.passes.plan import own_results
 from fuseline.passes.record import Run
 from fuseline.passes.rewrite import Pass
 from fuseline.placing import ON_CPU, Placed, place
 from fuseline.report import NumericsRecord, Report
-from fuseline.runtime import packing, resident
+from fuseline.runtime import resident
 from fuseline.runtime.executor import Program
 from fuseline.runtime.gpu.aligned import Aligned
 from fuseline.runtime.gpu.kernels import DeviceKernels, Launcher
@@ -64,6 +62,7 @@ from fuseline.runtime.kernels import HostKernels, Kernels
 from fuseline.runtime.later import Later
 from fuseline.runtime.native import Runner
 from fuseline.saved import SavedForms, SavedProgram, placement
+from fuseline.source import Source
 
 if TYPE_CHECKING:
     from fuseline.debug.numerics import Numerics
@@ -131,7 +130,7 @@ class Compiler:
             raise CannotImport(placed)
         self.tools.require(placed.target, strict=self.config.strict)
         self.begin()
-        source = _Source.of_capture(captured)
+        source = Source.of_capture(captured)
         optimised = self._optimise(source, placed)
         keeps = self.keeps_forms and placed.target.backend == "cpu"
         saved = optimised.saved() if keeps else None  # before a thread edits the func
@@ -152,10 +151,10 @@ class Compiler:
 
         """
         if isinstance(program, Imported):
-            wanted, source = self.config.target, _Source.of_import(program)
+            wanted, source = self.config.target, Source.of_import(program)
             placed = ON_CPU if wanted == "auto" else Placed(TARGETS[wanted], ON_CPU.device)
         else:
-            placed, source = place(program, self.config.target), _Source.of_capture(program)
+            placed, source = place(program, self.config.target), Source.of_capture(program)
         if isinstance(placed, str):
             raise CannotImport(placed)
         self.tools.require(placed.target, strict=self.config.strict)
@@ -172,6 +171,7 @@ class Compiler:
         """Whether compiled programs are kept for other processes: not where one looks inside."""
         config = self.config
         looking = config.verify or config.dump_dir is not None or config.fuse_limit is not None
+        looking = looking or config.html is not None
         looking = looking or config.cost or config.check_numerics or remarks.wanted(config)
         looking = looking or config.skip_rewrites or config.only_rewrites or config.plain_kernels
         return config.reuse and not looking
@@ -200,20 +200,24 @@ class Compiler:
 
     def _by_plan(self, compilation: Compilation) -> Any:
         plan = compilation.built.assembled.plan
-        threads = self.config.threads or torch.get_num_threads()
         runner = self._runner.get() if self._runner else None
         pieces = self.config.graphs != "none"
         kernels = self._kernels(compilation)
         plain = OpByOp(compilation.func, compilation.device)
         if kernels is None:
             return plain
-        program = Program(plan, runner, kernels, threads=threads, pieces=pieces)
+        program = Program(plan, runner, kernels, threads=self._threads, pieces=pieces)
         compilation.program = weakref.ref(program)
         run = self._graphed(program, compilation) or program
+        run = compilation.look.sampled(program, run)
         if program.device.type != "cpu" and not self.config.strict:
             run = UntilRefused(run, plain, program.check, compilation.name)
         run = Packed(program, run, plain, compilation.seconds) if plan.packed else run
         return run if program.device.type == "cpu" else Aligned(run, plan)
+
+    @property
+    def _threads(self) -> int:
+        return self.config.threads or torch.get_num_threads()
 
     def _graphed(self, program: Program, compilation: Compilation) -> Graphed | None:
         """The program run from graphs, where it is on a GPU and the options do not say no."""
@@ -280,7 +284,7 @@ class Compiler:
         """
         self.tools.require(ON_CPU.target, strict=self.config.strict)
         self.begin()
-        source = _Source.of_import(program)
+        source = Source.of_import(program)
         built = self._build(self._optimise(source, ON_CPU))
         run = self._runnable(self._with_required(built))
         return self._checked(run, source, ON_CPU)
@@ -292,7 +296,7 @@ class Compiler:
             check_required(self.required.required, compilation.report(), where)
         return compilation
 
-    def _checked(self, run: Compiled, source: _Source, placed: Placed) -> Compiled:
+    def _checked(self, run: Compiled, source: Source, placed: Placed) -> Compiled:
         """A program whose first call is checked, where the options say so."""
         if not self.config.check_numerics:
             return run
@@ -302,7 +306,7 @@ class Compiler:
             run, lambda given: self._check(source, placed, given), self.checked.extend
         )
 
-    def _check(self, source: _Source, placed: Placed, given: Sequence[Argument]) -> Numerics:
+    def _check(self, source: Source, placed: Placed, given: Sequence[Argument]) -> Numerics:
         """Run the passes on a func of their own, and check what each rewrite computes.
 
         Raises:
@@ -320,36 +324,45 @@ class Compiler:
         numerics.end()
         return numerics
 
-    def _optimise(self, source: _Source, placed: Placed) -> _Optimised:
+    def _optimise(self, source: Source, placed: Placed) -> _Optimised:
         """Import a program and run the pipeline on it."""
         clock = Clock()
         dump = Dump(self.config.dump_dir, source.name) if self.config.dump_dir else None
+        folder = dump.root if dump else None
+        look = Look.of(self.config, source.name, placed.target.name, source.sizes, folder)
         with clock("import"):
             func = source.make()
         if dump:
             dump.start(func)
+        look.start(func)
         sizes = source.sizes() if self.config.cost else {}
         costs = costs_of(func, "eager", sizes) if self.config.cost else []
         with clock("optimise"):
-            run = self._run_passes(func, source.make, dump, placed)
+            watching = [*([dump] if dump else []), *look.observers]
+            with look.holding():
+                run = self._run_passes(func, source.make, watching, placed)
             outcome = _outcome(run)
             wanted, function = remarks.wanted(self.config), _function(source.name, placed)
             found = tuple(remarks.of_run(run, function)) if wanted else ()
             layouts = source.layouts(func)
             layouts |= own_results(func, layouts, source.owed(func))
+        look.passed(run)
         costs += costs_of(func, "compiled", sizes) if self.config.cost else []
         outcome = replace(outcome, costs=tuple(costs))
         on_gpu = placed.device.type == "cuda"
         measure = on_gpu and not torch.cuda.is_current_stream_capturing()
         return _Optimised(
-            *(source.name, func, layouts, outcome, clock, dump, placed, measure), found=found
+            *(source.name, func, layouts, outcome, clock, dump, placed, measure),
+            found=found,
+            look=look,
         )
 
     def _build(self, optimised: _Optimised) -> Compilation:
         """Emit and build the kernels of a func, and plan its run."""
         name, func, layouts = optimised.name, optimised.func, optimised.layouts
         outcome, clock, dump = optimised.outcome, optimised.clock, optimised.dump
-        with clock("build"):
+        look = optimised.look
+        with look.holding(), clock("build"):
             ops = func.ops  # copies are put between them
             built = self._built(func, layouts, optimised.placed, measure=optimised.measure)
             outcome = outcome.with_kernels(ops, built)
@@ -365,6 +378,8 @@ class Compiler:
             remarks.emit([*optimised.found, *of_kernels], self.config)
         device = optimised.placed.device
         compilation = Compilation(name, outcome, built, clock.seconds, func, layouts, device)
+        compilation.look = look
+        look.made(lambda: compilation.made(self._threads))
         return self._noted(compilation)
 
     def _built(
@@ -390,7 +405,11 @@ class Compiler:
         return compilation
 
     def _run_passes(
-        self, func: Func, make: Callable[[], Func], dump: Dump | None, placed: Placed
+        self,
+        func: Func,
+        make: Callable[[], Func],
+        observers: Sequence[Observer],
+        placed: Placed,
     ) -> Run:
         """Run the pipeline.
 
@@ -399,7 +418,7 @@ class Compiler:
             InternalError: a pass failed; the func before it is saved.
 
         """
-        manager = self._manager(self._pipeline(placed), [dump] if dump else [])
+        manager = self._manager(self._pipeline(placed), observers)
         try:
             return manager.run(func)
         except UnknownSizeError as error:
@@ -440,58 +459,6 @@ class Compiler:
 
 
 @dataclass(frozen=True)
-class _Source:
-    """A program before all passes: what gives its func, how its arguments lie in memory, and what
-    is owed for its results. Where nothing else is said, all of that is dense.
-    """
-
-    name: str
-    make: Callable[[], Func]
-    captured: Captured | None = None
-    known: Sequence[Argument | None] = ()
-    """The arguments that are at hand before a call."""
-
-    @classmethod
-    def of_capture(cls, captured: Captured) -> _Source:
-        """A captured program."""
-
-        def make() -> Func:
-            func = import_captured(captured)
-            pin(func, captured)
-            return func
-
-        return cls(captured.name, make, captured, [item.actual for item in captured.inputs])
-
-    @classmethod
-    def of_import(cls, program: Imported) -> _Source:
-        """A program that comes as IR."""
-
-        def make() -> Func:
-            func = program.func.clone()
-            pin_import(func, program)
-            return func
-
-        return cls(program.name, make, known=[item.actual for item in program.inputs])
-
-    def layouts(self, func: Func) -> dict[Value, Layout]:
-        """The strides of the arguments."""
-        if self.captured is not None:
-            return argument_layouts(func, self.captured.inputs)
-        tensors = [a for a in func.args if not isinstance(a.type, IntType)]
-        return {a: dense([1 if e == 0 else e for e in a.shape]) for a in tensors}  # as torch's are
-
-    def sizes(self) -> dict[str, int]:
-        """What the sizes were for the inputs that the program was captured with."""
-        return {} if self.captured is None else self.captured.example_sizes
-
-    def owed(self, func: Func) -> list[Owed]:
-        """What a caller may expect of the results."""
-        if self.captured is not None:
-            return _owed(self.captured)
-        return [Owed(i, dense(v.shape).strides) for i, v in enumerate(func.returns)]
-
-
-@dataclass(frozen=True)
 class _Optimised:
     """A func after all passes, with what is needed to build it; ``measure`` tells whether a GPU may
     be used for that now: not while whoever compiles records what it does.
@@ -506,6 +473,7 @@ class _Optimised:
     placed: Placed
     measure: bool = False
     found: tuple[remarks.Remark, ...] = ()
+    look: Look = field(default_factory=Look)
 
     def saved(self) -> str:
         """What brings the program back in another process."""
@@ -530,53 +498,6 @@ class _Building:
         return self._run(arguments)
 
 
-def pin(func: Func, captured: Captured) -> None:
-    """Note on each parameter why it cannot be moved beside others, where that is so, and on each
-    integer why it stays a size.
-    """
-    strides = [layout.strides for layout in argument_layouts(func, captured.inputs).values()]
-    strides += [result.strides for result in captured.results]
-    counted = {name for each in strides for stride in each for name in free_symbols(stride)}
-    for arg in func.args:
-        number = isinstance(arg.type, IntType) and free_symbols(arg.type.value) & counted
-        if number and arg.origin is not None:
-            arg.origin = replace(arg.origin, pinned="strides are counted by it")
-    params = {
-        arg: item.actual
-        for arg, item in zip(func.args, captured.inputs, strict=True)
-        if arg.origin is not None and arg.origin.kind == "param"
-    }
-    known = {arg.hint: actual for arg, actual in params.items() if actual is not None}
-    reasons = packing.pinned(known)
-    for arg, actual in params.items():
-        reason = "its memory is not known" if actual is None else reasons.get(arg.hint, "")
-        if reason and arg.origin is not None:
-            arg.origin = replace(arg.origin, pinned=reason)
-
-
-def pin_import(func: Func, program: Imported) -> None:
-    """Note on each parameter of a program that comes as IR why it cannot be moved beside others."""
-    params = {
-        str(number): item.actual
-        for number, (arg, item) in enumerate(zip(func.args, program.inputs, strict=True))
-        if arg.origin is not None and arg.origin.kind == "param" and item.actual is not None
-    }
-    reasons = packing.pinned(params)
-    for number, arg in enumerate(func.args):
-        if str(number) in params and arg.origin is not None:
-            arg.origin = replace(arg.origin, pinned=reasons.get(str(number), ""))
-
-
-def argument_layouts(func: Func, inputs: Sequence[Input]) -> dict[Value, Layout]:
-    """The strides that the arguments were captured with; what the program adds itself is dense."""
-    layouts = {own: dense(own.shape) for own in func.args[len(inputs) :]}
-    for arg, item in zip(func.args, inputs, strict=False):
-        if isinstance(item.value, Tensor):
-            strides = tuple(import_dim(s) for s in item.value.stride())
-            layouts[arg] = Layout(0, strides)
-    return layouts
-
-
 def _function(name: str, placed: Placed) -> str:
     """What remarks call a program: an export compiles one for several targets."""
     target = placed.target
@@ -591,10 +512,6 @@ def _outcome(run: Run) -> Outcome:
         tuple(run.passes),
         tuple(-1 if op is None else places[op] for _, op in located),
     )
-
-
-def _owed(captured: Captured) -> list[Owed]:
-    return [Owed(result.group, result.strides) for result in captured.results]
 
 
 def _summary(compilation: Compilation) -> str:
@@ -728,6 +645,10 @@ def _config(options: Mapping[str, Any]) -> Config:
     apply_config(config)
     if config.dump_dir is not None:
         check_folder(config.dump_dir)
+    if config.html is not None:
+        from fuseline.debug.page.page import check_place
+
+        check_place(config.html)
     for name in config.disable:
         pass_named(name, "the option disable")
     check_names("skip_rewrites", config.skip_rewrites)

@@ -333,6 +333,9 @@ class Config:
         _PATH,
         "write all remarks to this file, in YAML as LLVM's optimisation records",
     )
+    html: Path | None = _option(
+        None, "HTML", _PATH, "write one page of HTML with all that was done to this file"
+    )
     dump_dir: Path | None = _option(None, "DUMP", _PATH, "write what every pass did to this folder")
     log: str | None = _option(None, "LOG", _LEVEL, "show log records of this level and above")
     _origins: Mapping[str, Origin] = dataclasses.field(

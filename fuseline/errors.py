@@ -263,6 +263,13 @@ UNKNOWN_PATTERN = Code(
     "The option `require` names something that is no pattern of the report's sites.",
     UsageError,
 )
+PAGE_IN_USE = Code(
+    "FL0108",
+    "another process writes the page",
+    "Two processes have the same file in the option `html`. The one that was first keeps it, and "
+    "the other has its page beside it, in a file with a number.",
+    UsageError,
+)
 
 
 # ------------------------------------------------------------------------------------ FL03xx: IR

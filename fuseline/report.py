@@ -213,6 +213,13 @@ class CostRecord:
     flops: int
 
 
+def layer_of(module: str) -> str:
+    """The path of the layer that a module is in: as far as its first number, or all of it."""
+    parts = module.split(".")
+    number = next((i for i, part in enumerate(parts) if part.isdigit()), len(parts))
+    return ".".join(parts[: number + 1])
+
+
 @dataclass(frozen=True)
 class NumericsRecord:
     """What `check_numerics` found of one rewrite: of its value that comes closest to being wrong.

@@ -29,7 +29,7 @@ def add_json(parser: argparse.ArgumentParser) -> None:
 
 REMARKS = ("remarks", "remarks_missed", "remarks_output")
 
-OF_COMPILING = ("--remarks", "--remarks-missed", "--remarks-output", "--require")
+OF_COMPILING = ("--remarks", "--remarks-missed", "--remarks-output", "--require", "--html")
 """Flags of commands that compile, which mean nothing where they do not."""
 
 
@@ -48,6 +48,13 @@ def add_remarks(parser: argparse.ArgumentParser) -> None:
         "--remarks-output",
         metavar="FILE",
         help="write all remarks to this file, in YAML as LLVM's optimisation records",
+    )
+
+
+def add_html(parser: argparse.ArgumentParser) -> None:
+    """``--html``: one page with all that was done."""
+    parser.add_argument(
+        "--html", metavar="FILE", help="write one page of HTML with all that was done to this file"
     )
 
 
@@ -145,7 +152,7 @@ def options(arguments: argparse.Namespace) -> dict[str, object]:
             raise BAD_ARGUMENT.error("--set", found=repr(text), expected="NAME=VALUE")
         option = name.strip().replace("-", "_")
         given[option] = parse_option(option, value, where=f"--set {name.strip()}=...")
-    for option in REMARKS:
+    for option in (*REMARKS, "html"):
         if (value := getattr(arguments, option, None)) is not None:
             flag = f"--{option.replace('_', '-')}"
             given[option] = parse_option(option, value, where=flag)

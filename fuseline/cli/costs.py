@@ -16,7 +16,7 @@ from fuseline.cli.output import columns
 from fuseline.cli.timing import in_turns
 from fuseline.cli.units import bytes_text
 from fuseline.errors import BAD_ARGUMENT
-from fuseline.report import OP_BY_OP
+from fuseline.report import OP_BY_OP, layer_of
 
 if TYPE_CHECKING:
     from fuseline.cli.compiling import Compiled
@@ -185,13 +185,6 @@ def layers(records: Iterable[CostRecord], machine: Machine) -> dict[str, dict[st
     }
 
 
-def layer_of(module: str) -> str:
-    """The path of the layer that a module is in: as far as its first number, or all of it."""
-    parts = module.split(".")
-    number = next((i for i, part in enumerate(parts) if part.isdigit()), len(parts))
-    return ".".join(parts[: number + 1])
-
-
 def totals(found: Iterable[dict[str, Layer]]) -> dict[str, Layer]:
     """All layers together."""
     items = list(found)
@@ -290,4 +283,4 @@ def _best(run: Callable[[], object]) -> float:
     return min(found)
 
 
-__all__ = ["Layer", "Machine", "add_arguments", "check", "layer_of", "layers", "machine_of", "run"]
+__all__ = ["Layer", "Machine", "add_arguments", "check", "layers", "machine_of", "run"]

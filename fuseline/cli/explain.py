@@ -10,6 +10,7 @@ from fuseline.cli import costs
 from fuseline.cli.arguments import (
     OF_COMPILING,
     add_check_numerics,
+    add_html,
     add_inputs,
     add_json,
     add_model,
@@ -18,6 +19,7 @@ from fuseline.cli.arguments import (
     options,
     refuse,
 )
+from fuseline.cli.samples import add_to_page
 from fuseline.cli.zoo import command as zoo
 from fuseline.config import Config
 from fuseline.errors import BAD_ARGUMENT
@@ -36,6 +38,7 @@ EXAMPLE = """\
   fuseline explain smollm2 --length 9 --check-numerics
   fuseline explain my_module:make_model --kernels --set target=sm_90
   fuseline explain smollm2 --cost --length 512
+  fuseline explain smollm2 --html smollm2.html
   fuseline explain --zoo --only 'qwen.*' --dtype bfloat16"""
 
 
@@ -54,6 +57,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add_remarks(parser)
     add_require(parser)
     add_check_numerics(parser)
+    add_html(parser)
     add_json(parser)
     zoo.add_arguments(parser)
 
@@ -79,6 +83,7 @@ def run(arguments: argparse.Namespace, out: Output) -> int:
     loaded = compiling.loaded(arguments, config, out)
     with compiling.step(out) as show:
         compiled, report = explained(loaded, config, show)
+    add_to_page(config, loaded, compiled, out)
     if arguments.cost:
         costs.run(arguments, loaded, compiled, report, out)
         return 0

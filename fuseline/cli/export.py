@@ -20,6 +20,7 @@ from typing import TYPE_CHECKING, Any, cast
 from fuseline.cli import export_onnx
 from fuseline.cli.arguments import (
     add_check_numerics,
+    add_html,
     add_json,
     add_model,
     add_remarks,
@@ -101,6 +102,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add_remarks(parser)
     add_require(parser)
     add_check_numerics(parser)
+    add_html(parser)
     export_onnx.add_arguments(parser)
     add_json(parser)
 

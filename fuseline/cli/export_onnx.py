@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from fuseline.exporting import Part
     from fuseline.exporting.onnx.file import Written
 
-_COMPILED = (*REMARKS, "require", "check_numerics")
+_COMPILED = (*REMARKS, "require", "check_numerics", "html")
 _OF_ARTIFACTS = ("target", "cpu_isa", "emit", "decode", "sign", "strict", *_COMPILED)
 """Options that are about compiled code, of which a model of ONNX has none."""
 

@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from fuseline.cli import user_passes
-from fuseline.cli.arguments import add_check_numerics, add_json, add_remarks, options
+from fuseline.cli.arguments import add_check_numerics, add_html, add_json, add_remarks, options
 from fuseline.cli.output import Output, columns
 from fuseline.config import Config
 from fuseline.errors import BAD_ARGUMENT, NOT_IR, UNKNOWN_SIZE, PassError
@@ -72,6 +72,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     user_passes.add_load(parser)
     add_remarks(parser)
     add_check_numerics(parser)
+    add_html(parser)
     parser.set_defaults(set=[])
     parser.add_argument(
         "--list-passes",
@@ -123,10 +124,13 @@ def run(arguments: argparse.Namespace, out: Output) -> int:
         _list(out)
         return 0
     from fuseline.debug import remarks
+    from fuseline.debug.page.page import check_place
     from fuseline.ir.text import print_func
 
     config = Config.of(options(arguments))
     remarks.check(config)
+    if config.html is not None:
+        check_place(config.html)
     passes = _pipeline(arguments)
     manager = _manager(arguments, config, passes, out)
     text, name = _read(arguments.file)
@@ -182,6 +186,7 @@ def optimised(
         InternalError: a pass failed, or left invalid IR.
 
     """
+    from fuseline.debug.page.look import Look
     from fuseline.debug.read import read_func
     from fuseline.debug.reproducer import pass_failure
     from fuseline.ir.core import IRError
@@ -195,16 +200,19 @@ def optimised(
 
         numerics.append(Numerics(func, model_arguments(func), tolerance=config.tolerance))
         manager.observers = [*manager.observers, *numerics]
+    look = Look.of(config, func.name, "", dict)
+    look.start(func)
+    manager.observers = [*manager.observers, *look.observers]
     try:
-        record = manager.run(func)
-        if not manager.check:
-            try:
-                verify(func)
-            except IRError:
-                manager.check, manager.observers = True, ()
-                manager.run(read_func(text, name))  # which names the pass
-                raise
-        return record
+        with look.holding():
+            record = manager.run(func)
+            if not manager.check:
+                try:
+                    verify(func)
+                except IRError:
+                    manager.check, manager.observers = True, ()
+                    manager.run(read_func(text, name))  # which names the pass
+                    raise
     except UnknownSizeError as error:
         raise UNKNOWN_SIZE.error(
             where=name, found=str(error), hint="leave known-sizes out, with -p"
@@ -215,6 +223,9 @@ def optimised(
         raise pass_failure(
             manager, read_func(text, name), error, config.dump_dir, words=words
         ) from error
+    look.passed(record)
+    look.write()
+    return record
 
 
 def _pipeline(arguments: argparse.Namespace) -> list[Pass]:

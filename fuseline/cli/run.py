@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Any
 from fuseline.cli.arguments import (
     add_check_numerics,
     add_file_checks,
+    add_html,
     add_inputs,
     add_json,
     add_model,
@@ -28,6 +29,7 @@ from fuseline.cli.arguments import (
 )
 from fuseline.cli.files import kind_of
 from fuseline.cli.output import Output, columns
+from fuseline.cli.samples import add_to_page
 from fuseline.cli.timing import in_turns, timed
 from fuseline.config import Config
 
@@ -77,6 +79,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add_remarks(parser)
     add_require(parser)
     add_check_numerics(parser)
+    add_html(parser)
     add_json(parser)
 
 
@@ -118,6 +121,7 @@ def compare(
             compile_seconds = time.perf_counter() - started
         with out.step("timing"):
             ours, eager = in_turns(compiled, loaded.model, loaded, runs)
+        add_to_page(config, loaded, compiled, out, runs)
     eager_error = relative_error(expected, exact)
     comparison = Comparison(
         compile_seconds=compile_seconds,

@@ -44,7 +44,7 @@ _KEYS = ("pipeline", "failed", "seed", "sizes", "strides", "options", "weights",
 
 
 PLACES = (
-    *("cache_dir", "cache_base", "dump_dir", "log", "reuse", "threads"),
+    *("cache_dir", "cache_base", "dump_dir", "html", "log", "reuse", "threads"),
     *("remarks", "remarks_missed", "remarks_output", "require", "check_numerics", "cost"),
 )
 """Options that are about a machine, or what is told, and not about what is compiled."""

@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Literal
 
-from fuseline.ir.core import Func
+from fuseline.ir.core import Func, Op
 from fuseline.ir.ops.call import called
-from fuseline.ir.types import substitute
+from fuseline.ir.types import Dim, substitute
 from fuseline.report import CostRecord
 
 
@@ -19,12 +19,10 @@ def costs_of(
     ``sizes`` gives the symbols of shapes; one that it lacks, as only the data tells it, counts as
     the least that it may be.
     """
-    least = {name: found.lo for name, found in func.symbols.items()}
-    binding = {**least, **sizes}
+    account = Account(func, sizes)
     found: list[CostRecord] = []
     for op in func.ops:
-        cost = op.cost()
-        moved, flops = (substitute(amount, binding) for amount in (cost.bytes, cost.flops))
+        moved, flops = account(op)
         if not moved and not flops:
             continue
         module, source = ("", "") if op.loc is None else (op.loc.module, op.loc.source)
@@ -34,4 +32,25 @@ def costs_of(
     return found
 
 
-__all__ = ["costs_of"]
+class Account:
+    """The bytes and flops of the ops of a func, for some sizes, as in `costs_of`."""
+
+    def __init__(self, func: Func, sizes: Mapping[str, int]) -> None:
+        least = {name: found.lo for name, found in func.symbols.items()}
+        self.binding = {**least, **sizes}
+        self._known: dict[Dim, int] = {}
+
+    def __call__(self, op: Op) -> tuple[int, int]:
+        """Bytes and flops of an op."""
+        cost = op.cost()
+        return self.value(cost.bytes), self.value(cost.flops)
+
+    def value(self, amount: Dim) -> int:
+        """An amount in numbers; the layers of a model have the same ones."""
+        known = self._known.get(amount)
+        if known is None:
+            known = self._known[amount] = substitute(amount, self.binding)
+        return known
+
+
+__all__ = ["Account", "costs_of"]

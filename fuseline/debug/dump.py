@@ -9,16 +9,16 @@
     model-00/kernels/<symbol>.run.py     builds, runs, checks and times one of them alone
     model-00/kernels/<symbol>.ptx        what became of one for a GPU, before it is machine code
     model-00/plan.txt                    buffers and steps
-    model-00/index.html                  all diffs on one page
+    model-00/index.html                  all of it, and more, on one page
 
-Every file is written and flushed as soon as it is known, so that a crash keeps what came before.
+Every file is written and flushed as soon as it is known, so that a crash keeps what came before;
+the page, which others write, is there at the end, and as soon as a pass fails.
 """
 
 from __future__ import annotations
 
 import difflib
 import errno
-import html
 import os
 from collections.abc import Iterable, Mapping
 from pathlib import Path
@@ -36,22 +36,15 @@ from fuseline.runtime.plan import ArgSpec, Buffer, HostStep, LibraryStep, Plan, 
 if TYPE_CHECKING:
     import torch
 
-_PAGE = """<!doctype html><meta charset="utf-8"><title>{name}</title>
-<style>pre {{ font: 12px monospace }} .add {{ background: #dfd }} .del {{ background: #fdd }}
-.at {{ color: #888 }}</style><h1>{name}</h1>
-"""
-
 
 class Dump:
     """Writes the dump of one func below a directory; an observer of the pass manager."""
 
     def __init__(self, directory: Path, name: str) -> None:
         self.root = _new_folder(directory, name)
-        self._page = self.root / "index.html"
         self._number = 0
         self._applied = 0
         self._text = ""
-        _write(self._page, _PAGE.format(name=html.escape(name)))
 
     def start(self, func: Func) -> None:
         """The func as imported."""
@@ -75,7 +68,6 @@ class Dump:
             )
         )
         _write(self.root / f"{stem}.diff", "\n".join(diff) + "\n")
-        _append(self._page, _diff_section(stem, diff))
         _append(self.root / "rewrites.txt", "".join(f"{a}\n" for a in run.applied[self._applied :]))
         self._applied = len(run.applied)
         self.sites(run.sites())
@@ -152,14 +144,6 @@ def _write(path: Path, text: str) -> None:
 def _append(path: Path, text: str) -> None:
     with path.open("a") as file:
         file.write(text)
-
-
-def _diff_section(title: str, diff: Iterable[str]) -> str:
-    classes = {"+": "add", "-": "del", "@": "at"}
-    lines = [
-        f'<span class="{classes.get(line[:1], "")}">{html.escape(line)}</span>' for line in diff
-    ]
-    return f"<h2>{html.escape(title)}</h2><pre>{chr(10).join(lines)}</pre>\n"
 
 
 def _argument(spec: ArgSpec) -> str:

@@ -39,4 +39,16 @@ def replace_file(path: Path, write: Callable[[Path], object]) -> None:
             temporary.unlink(missing_ok=True)
 
 
-__all__ = ["replace_file", "replace_text"]
+def refusal_of(path: Path) -> str:
+    """Why a file cannot be made, or replaced; empty where it can."""
+    if path.is_dir():
+        return "it is a directory"
+    folder = path.parent
+    if not folder.is_dir():
+        return f"no directory {folder}"
+    if not os.access(folder, os.W_OK | os.X_OK):
+        return f"the directory {folder} cannot be written to"
+    return ""
+
+
+__all__ = ["refusal_of", "replace_file", "replace_text"]

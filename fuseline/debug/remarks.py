@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import json
 import logging
-import os
 import re
 import sys
 import threading
@@ -21,7 +20,7 @@ from pathlib import Path
 from typing import Literal, TypeAlias
 
 from fuseline.config import Config
-from fuseline.debug.files import replace_text
+from fuseline.debug.files import refusal_of, replace_text
 from fuseline.errors import INVALID_OPTION
 from fuseline.ir.core import Cost, Loc, Op
 from fuseline.ir.types import Dim, format_dim
@@ -249,18 +248,9 @@ def check(config: Config) -> None:
         expected = near[0] if near else f"one that fits a name of: {', '.join(sorted(names))}"
         raise INVALID_OPTION.error(option, found=found, expected=expected)
     if config.remarks_output is not None:
-        _check_file(config.remarks_output)
-
-
-def _check_file(path: Path) -> None:
-    folder = path.parent
-    refusal = "" if not path.is_dir() else "it is a directory"
-    if not refusal and not folder.is_dir():
-        refusal = f"no directory {folder}"
-    if not refusal and not os.access(folder, os.W_OK | os.X_OK):
-        refusal = f"the directory {folder} cannot be written to"
-    if refusal:
-        raise _unwritable(path, refusal)
+        refusal = refusal_of(config.remarks_output)
+        if refusal:
+            raise _unwritable(config.remarks_output, refusal)
 
 
 def _unwritable(path: Path, why: str) -> Exception:

@@ -217,7 +217,7 @@ class Program:
         around: Callable[[Step], AbstractContextManager[object]],
     ) -> list[Tensor]:
         value = self.numbers(key)
-        steps = [step for step in self.plan.steps if _applies(step, value)]
+        steps = [step for step in self.plan.steps if applies(step, value)]
         with torch.no_grad():
             bound = self.bind(key, single=True)
             self.kernels.follow()
@@ -279,7 +279,7 @@ class Program:
     def _bind(self, key: tuple[int, ...], single: bool) -> Bound:
         binding = dict(zip(self.plan.symbols, key, strict=True))
         value = self.numbers(key)
-        places, arena = self._lay_out(value)
+        places, arena = lay_out(self.plan, value)
         views = [bind_view(view, value) for view in self.plan.returns]
         outputs = [
             _output(number, value(b.nbytes), b.dtype, views)
@@ -302,25 +302,6 @@ class Program:
             self._bound.popitem(last=False)
         return bound
 
-    def _lay_out(self, value: Callable[[Expr], int]) -> tuple[dict[int, int], int]:
-        """The arena offset of each temporary and of scratch, and the bytes of the arena."""
-        scratch = max(
-            (
-                value(step.scratch)
-                for step in self.plan.steps
-                if not isinstance(step, HostStep) and _applies(step, value)
-            ),
-            default=0,
-        )
-        places: dict[int, int] = {}
-        end = 0
-        for number, buffer in enumerate(self.plan.buffers):
-            if buffer.kind in ("temp", "scratch"):
-                nbytes = scratch if buffer.kind == "scratch" else value(buffer.nbytes)
-                places[number] = end
-                end += -(-nbytes // ARENA_ALIGNMENT) * ARENA_ALIGNMENT
-        return places, end
-
     def _segments(
         self, value: Callable[[Expr], int], places: Mapping[int, int], single: bool
     ) -> list[Segment]:
@@ -337,7 +318,7 @@ class Program:
                 steps.clear()
 
         for step in self.plan.steps:
-            if not _applies(step, value):
+            if not applies(step, value):
                 continue
             if isinstance(step, NativeStep):
                 steps.append(step)
@@ -557,7 +538,28 @@ def range_name(step: Step) -> str:
     return f"fuseline::{step.label} {step.where}".rstrip()
 
 
-def _applies(step: Step, value: Callable[[Expr], int]) -> bool:
+def lay_out(plan: Plan, value: Callable[[Expr], int]) -> tuple[dict[int, int], int]:
+    """The arena offset of each temporary and of scratch, and the bytes of the arena."""
+    scratch = max(
+        (
+            value(step.scratch)
+            for step in plan.steps
+            if not isinstance(step, HostStep) and applies(step, value)
+        ),
+        default=0,
+    )
+    places: dict[int, int] = {}
+    end = 0
+    for number, buffer in enumerate(plan.buffers):
+        if buffer.kind in ("temp", "scratch"):
+            nbytes = scratch if buffer.kind == "scratch" else value(buffer.nbytes)
+            places[number] = end
+            end += -(-nbytes // ARENA_ALIGNMENT) * ARENA_ALIGNMENT
+    return places, end
+
+
+def applies(step: Step, value: Callable[[Expr], int]) -> bool:
+    """Whether a step runs for these sizes."""
     if step.when is None:
         return True
     size, lo, hi = value(step.when[0]), step.when[1], step.when[2]

@@ -9,8 +9,8 @@ from typing import Any
 import pytest
 
 from fuseline.cli import main
-from fuseline.cli.costs import Layer, Machine, layer_of, layers, machine_of, text
-from fuseline.report import CostRecord
+from fuseline.cli.costs import Layer, Machine, layers, machine_of, text
+from fuseline.report import CostRecord, layer_of
 from tests.cli.helpers import save_directory
 
 Print = pytest.CaptureFixture[str]

@@ -1,0 +1,176 @@
+"""Pages: which programs are on them, when they are written, and what is never collected."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+import fuseline
+from fuseline.cli.opt import optimised
+from fuseline.compiler import Compiler
+from fuseline.config import Config
+from fuseline.debug.page import page as pages
+from fuseline.debug.page.data import PageView
+from fuseline.debug.page.look import Look
+from fuseline.debug.page.page import page_at
+from fuseline.debug.page.program import Program
+from fuseline.debug.page.samples import take
+from fuseline.errors import InternalError, UsageError
+from fuseline.ir.core import Func
+from fuseline.passes.dce import Dce
+from fuseline.passes.fuse_add_rms_norm import FuseAddRmsNorm
+from fuseline.passes.manager import PassManager
+from fuseline.passes.rewrite import FuncPass
+
+TEXT = """func @f(%x: f32[B, 4], %r: f32[B, 4], %w: f32[4]) {
+  %a = add %x, %r
+  %y = rms_norm %a, %w
+  return %y, %a
+}"""
+
+
+class Block(nn.Module):
+    """A product, a residual and a norm."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.mlp, self.norm = nn.Linear(16, 16), nn.RMSNorm(16)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.norm(x + self.mlp(x))
+
+
+@pytest.fixture(autouse=True)
+def own_pages(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Each test begins as a process does."""
+    torch.compiler.reset()
+    monkeypatch.setattr(pages, "_PAGES", type(pages._PAGES)())  # pyright: ignore[reportPrivateUsage]
+
+
+def compiled(path: Path, **options: Any) -> Any:
+    return fuseline.compile(Block().eval(), html=path, **options)
+
+
+def called(model: Any, *shape: int) -> None:
+    with torch.no_grad():
+        model(torch.ones(shape))
+
+
+def on_page(path: Path) -> PageView:
+    return page_at(path, Config()).view()
+
+
+def test_a_program_is_on_the_page_once_it_is_compiled(tmp_path: Path) -> None:
+    path = tmp_path / "report.html"
+    model = compiled(path)
+    assert not path.exists(), "nothing is compiled yet"
+    called(model, 3, 16)
+    assert "Block" in path.read_text(encoding="utf-8")
+    view = on_page(path)
+    (program,) = view.programs
+    assert (view.title, program.name, program.target) == ("Block", "Block", "cpu")
+    assert [s.pattern for s in program.sites if s.status == "fused"] == ["add_rms_norm"]
+    assert {k.record.symbol for k in program.kernels if k.language == "cpp" and k.source} == {
+        step.symbol for step in program.steps if step.kind == "native"
+    }
+    assert {"import", "optimise", "build"} <= set(program.seconds)
+    assert view.versions["torch"] == torch.__version__
+    assert [f.name for f in tmp_path.iterdir()] == ["report.html"]
+
+
+def test_what_is_compiled_again_is_on_the_same_page(tmp_path: Path) -> None:
+    path = tmp_path / "report.html"
+    model = compiled(path, dynamic=False)
+    called(model, 3, 16)
+    called(model, 5, 16)
+    called(compiled(path), 3, 16)
+    assert [p.imported != () for p in on_page(path).programs] == [True] * 3
+
+
+def test_a_dump_has_a_page_of_its_program_beside_it(tmp_path: Path) -> None:
+    model = fuseline.compile(Block().eval(), dump_dir=tmp_path)
+    called(model, 3, 16)
+    page = tmp_path / "Block-00" / "index.html"
+    assert "fuse-add-rms-norm" in page.read_text(encoding="utf-8")
+
+
+def test_samples_are_those_of_steps_and_of_calls(tmp_path: Path) -> None:
+    path, eager = tmp_path / "report.html", Block().eval()
+    model: Any = fuseline.compile(eager, html=path, dynamic=True)
+    x = torch.randn(3, 16)
+    with torch.no_grad():
+        before = model(x)
+        take(page_at(path, Config()), lambda: model(x), lambda: eager(x), 4)
+        torch.testing.assert_close(model(x), before, rtol=0, atol=0)
+    (program,) = on_page(path).programs
+    ran = [step for step in program.steps if step.seconds]
+    assert ran
+    assert all(len(step.seconds) == 4 and min(step.seconds) > 0 for step in ran)
+    assert {name: len(seconds) for name, seconds in program.calls.items()} == {
+        "eager": 4,
+        "compiled": 4,
+    }
+    measured = [layer.seconds for layer in program.layers if layer.seconds is not None]
+    middle = sum(sorted(s.seconds)[1] + sorted(s.seconds)[2] for s in ran) / 2
+    assert sum(measured) == pytest.approx(middle)
+
+
+def test_no_samples_are_taken_of_what_does_not_run_here(tmp_path: Path) -> None:
+    page = page_at(tmp_path / "report.html", Config())
+    take(page, lambda: None, lambda: None, 2)
+    assert page.view().notes == (
+        "nothing was timed: no program of this page runs by its kernels here",
+    )
+
+
+@dataclass(frozen=True)
+class _Breaks(FuncPass):
+    """Raises."""
+
+    def run(self, func: Func) -> None:
+        raise RuntimeError("this pass is broken")
+
+
+def test_the_page_of_a_pass_that_fails_shows_those_before_it(tmp_path: Path) -> None:
+    path = tmp_path / "report.html"
+    config = Config(html=path, dump_dir=tmp_path)
+    with pytest.raises(InternalError):
+        optimised(PassManager([FuseAddRmsNorm(), _Breaks(), Dce()]), TEXT, "f.fl", config)
+    assert path.is_file()
+    view = on_page(path)
+    (program,) = view.programs
+    assert [p.name for p in program.passes] == ["fuse-add-rms-norm"]
+    assert any("add_rms_norm" in program.lines[line] for line in program.final)
+    assert view.notes == ("f: _-breaks: RuntimeError: this pass is broken",)
+
+
+def test_where_no_page_is_asked_for_nothing_is_kept(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refuse(*given: object) -> None:
+        raise AssertionError("nobody has asked for this")
+
+    monkeypatch.setattr(Program, "__init__", refuse)
+    called(fuseline.compile(Block().eval(), cache_dir=tmp_path), 3, 16)
+    look = Look.of(Config(), "f", "cpu", dict)
+    assert (look.program, look.pages, look.observers) == (None, (), [])
+
+
+def test_what_is_on_a_page_does_not_come_from_the_cache() -> None:
+    assert Compiler(Config()).keeps_forms
+    assert not Compiler(Config(html=Path("report.html"))).keeps_forms
+
+
+@pytest.mark.parametrize(
+    ("name", "found"), [("", "it is a directory"), ("none/report.html", "no directory")]
+)
+def test_a_page_that_cannot_be_written_is_refused_at_once(
+    tmp_path: Path, name: str, found: str
+) -> None:
+    with pytest.raises(UsageError, match=f"FL0101 invalid value for the option html.*{found}"):
+        compiled(tmp_path / name)
