@@ -62,6 +62,7 @@ def test_commands_that_run_a_model_take_samples(
     assert [len(seconds) for seconds in program.calls.values()] == [10, 10]
 
 
+@pytest.mark.slow
 def test_an_export_has_a_program_for_each_target(model: str, tmp_path: Path) -> None:
     path, output = tmp_path / "report.html", tmp_path / "model.fuse"
     targets = ["--target", "cpu", "--target", "sm_90"]
