@@ -98,7 +98,7 @@ class Compilation:
         return Made(
             planned=Planned(self.func, done.plan, done.owners, done.lives, done.buffers),
             records=done.records,
-            sources=built.sources,
+            sources=built.shown(),
             ptx={symbol: binary.ptx for symbol, binary in built.binaries.items() if binary.ptx},
             sites=self.outcome.sites,
             seconds=dict(self.seconds),

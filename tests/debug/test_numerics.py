@@ -507,7 +507,7 @@ def test_export_checks_on_seeded_inputs(
     passes = [*default_pipeline(), Narrowed()]
     monkeypatch.setattr("fuseline.compiler.default_pipeline", always(passes))
     (tmp_path / "exported_exponent.py").write_text(EXPONENT)
-    monkeypatch.syspath_prepend(tmp_path)
+    cast("Any", monkeypatch).syspath_prepend(tmp_path)
     words = ["export", "exported_exponent:make", "-o", str(tmp_path / "model.fuse")]
     assert main([*words, "--check-numerics"]) == 1
     assert "FL0410 numbers break at rewrite #1 narrowed" in capsys.readouterr().err

@@ -56,12 +56,11 @@ def drawn(func: Func, title: str, lines: Lines, amounts: Amounts) -> Drawn:
 
 
 def _node(op: Op, text: int, amount: tuple[int, int], place: tuple[int, int]) -> NodeView:
-    source = op.loc.source if op.loc is not None else ""
     return NodeView(
         op=called(op),
         text=text,
         module=op.loc.module if op.loc is not None else "",
-        source=(source,) if source else (),
+        source=tuple(dict.fromkeys(at.source for at in op.sources if at.source)),
         bytes=amount[0],
         flops=amount[1],
         group=-1,

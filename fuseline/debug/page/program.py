@@ -13,6 +13,7 @@ from fuseline.debug.page.graph import Drawn, drawn
 from fuseline.debug.page.groups import groups_of
 from fuseline.debug.page.observe import Watch
 from fuseline.debug.page.plans import Planned
+from fuseline.header import kind_of
 from fuseline.ir.core import Func, Op
 from fuseline.passes.record import Run
 from fuseline.report import KernelRecord, Site, layer_of
@@ -191,11 +192,9 @@ def _with_launches(costs: Mapping[str, _Three], launches: Mapping[Op, int]) -> d
 
 
 def _kernel(record: KernelRecord, source: str, ptx: str) -> KernelView:
-    language = ""
-    if source:
-        cpp = "cuda" if "__global__" in source else "cpp"
-        language = "python" if source.startswith('"""') else cpp
-    return KernelView(record, language, source, ptx)
+    return KernelView(record, _LANGUAGES[kind_of(source)] if source else "", source, ptx)
 
+
+_LANGUAGES = {"py": "python", "cu": "cuda", "cpp": "cpp"}
 
 __all__ = ["Made", "Program"]
