@@ -34,7 +34,7 @@ def _launches(op: Experts, mixture: Mixture, layouts: LayoutMap) -> list[Launch]
     rows = [layouts.layout(v).row_stride(v.shape) for v in (op.x, op.y, gate) if v is not None]
     strides = [s for s in rows if s is not None]
     fields = {field.name: getattr(mixture, field.name) for field in dataclasses.fields(mixture)}
-    kernel = ExpertsKernel(**fields)
+    kernel = ExpertsKernel(**fields, steady=layouts.batch_invariant)
 
     def launch(part: Part, columns: int, when: When = None, form: Form | None = None) -> Launch:
         scratch = Scratch(kernel.scratch_bytes(tokens, columns, WORKERS))
