@@ -13,6 +13,7 @@ from torch import Tensor, nn
 import fuseline
 from fuseline import errors
 from fuseline.runtime.plan import LibraryStep, NativeStep
+from tests.e2e.determined import LATENT
 from tests.e2e.families import FAMILIES, Family, static_cache, tokens
 from tests.e2e.harness import compilations, logits
 
@@ -208,25 +209,7 @@ MODELS = {family.model_type: family for family in FAMILIES}
 MODELS |= {
     f"head of {head}": Family("llama", {"head_dim": head}, qk_norm=False) for head in (80, 96, 112)
 }
-MODELS["deepseek_v3"] = Family(
-    "deepseek_v3",
-    {
-        "num_key_value_heads": 6,
-        "q_lora_rank": 36,
-        "kv_lora_rank": 44,
-        "qk_nope_head_dim": 20,
-        "qk_rope_head_dim": 8,
-        "v_head_dim": 24,
-        "n_routed_experts": 8,
-        "n_shared_experts": 1,
-        "num_experts_per_tok": 3,
-        "n_group": 4,
-        "topk_group": 2,
-        "moe_intermediate_size": 28,
-        "first_k_dense_replace": 1,
-    },
-    qk_norm=False,
-)
+MODELS[LATENT.model_type] = LATENT
 
 
 @pytest.mark.slow

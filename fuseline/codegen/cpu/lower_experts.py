@@ -42,7 +42,9 @@ def _launches(op: Experts, mixture: Mixture, layouts: LayoutMap) -> list[Launch]
         return Launch(kernel, (*buffers, scratch), dims, work_of(op), when, form)
 
     low, high = bounds(pairs, layouts.func.symbols)
-    choices = choose_experts(transposed=op.is_down_transposed, least=low, most=high)
+    choices = choose_experts(
+        transposed=op.is_down_transposed, least=low, most=high, invariant=layouts.batch_invariant
+    )
     launches = [launch(Part.UP, 1)]  # no columns wait in it
     for first, last, columns in choices:
         when = None if len(choices) == 1 else (pairs, first, last)
