@@ -193,11 +193,12 @@ class Products(nn.Module):
 # -- whole models ---------------------------------------------------------------------------------
 
 
-def bits_of(model: nn.Module, batch: int, *, dynamic: bool) -> dict[str, Tensor]:
+def bits_of(model: nn.Module, batch: int, **options: Any) -> dict[str, Tensor]:
     """Logits of the first of some sequences: as a prompt, step by step, and steps behind one."""
     ids = tokens(17, 7, seed=3)[:batch].flip(0).contiguous()
-    found = {"prompt": logits(run(compiled(model, dynamic=dynamic, batch_invariant=True), ids))}
-    call = compiled(model, dynamic=dynamic, batch_invariant=True)
+    plain = {name: value for name, value in options.items() if name != "cache"}
+    found = {"prompt": logits(run(compiled(model, batch_invariant=True, **plain), ids))}
+    call = compiled(model, batch_invariant=True, **options)
     cache = static_cache(model)
     found["filled"] = logits(run(call, ids[:, :4].contiguous(), past_key_values=cache))
     behind = [logits(run(call, ids[:, i : i + 1], past_key_values=cache)) for i in (4, 5, 6)]
@@ -234,6 +235,21 @@ def test_models_have_the_same_bits(name: str, dtype: torch.dtype) -> None:
             alone = logits(run(call, ids[:1].contiguous()))[0]
             assert torch.equal(logits(run(call, ids))[0], alone)
             assert torch.equal(alone, cast("Tensor", expected))
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(1800)
+@pytest.mark.parametrize("dtype", TYPES, ids=str)
+def test_attention_in_the_latent_space_has_the_same_bits(dtype: torch.dtype) -> None:
+    """Few queries and many, which have forms of their own without the option."""
+    model = MODELS[LATENT.model_type].build(dtype)
+    found = [
+        bits_of(model, batch, dynamic=dynamic, cache="latent")
+        for batch in (1, 2, 17)
+        for dynamic in (True, False)
+    ]
+    for name in ("filled", "steps"):
+        assert all(torch.equal(each[name], found[0][name]) for each in found)
 
 
 # -- GPUs: nothing of it was run -------------------------------------------------------------------
