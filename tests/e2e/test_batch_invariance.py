@@ -15,7 +15,7 @@ from fuseline import errors
 from fuseline.runtime.plan import LibraryStep, NativeStep
 from tests.e2e.determined import LATENT
 from tests.e2e.families import FAMILIES, Family, static_cache, tokens
-from tests.e2e.harness import compilations, logits
+from tests.e2e.harness import QUIET, compilations, logits
 
 BATCHES = (2, 3, 5, 8, 17)
 TYPES = [torch.float32, torch.bfloat16, torch.float16]
@@ -217,6 +217,7 @@ MODELS[LATENT.model_type] = LATENT
 @pytest.mark.timeout(1800)
 @pytest.mark.parametrize("dtype", TYPES, ids=str)
 @pytest.mark.parametrize("name", sorted(MODELS))
+@QUIET
 def test_models_have_the_same_bits(name: str, dtype: torch.dtype) -> None:
     """Prompts, prompts in pieces and single steps, alone and beside others, static and dynamic."""
     model = MODELS[name].build(dtype)
@@ -240,6 +241,7 @@ def test_models_have_the_same_bits(name: str, dtype: torch.dtype) -> None:
 @pytest.mark.slow
 @pytest.mark.timeout(1800)
 @pytest.mark.parametrize("dtype", TYPES, ids=str)
+@QUIET
 def test_attention_in_the_latent_space_has_the_same_bits(dtype: torch.dtype) -> None:
     """Few queries and many, which have forms of their own without the option."""
     model = MODELS[LATENT.model_type].build(dtype)
