@@ -11,12 +11,14 @@ from torch import Tensor
 
 from fuseline.codegen.cpu.linear_choice import choose_linear
 from fuseline.codegen.lower import WORKERS
+from fuseline.debug.oracle import relative_error
 from fuseline.ir.core import Func
 from fuseline.ir.layout import LayoutMap
 from fuseline.ir.ops.experts import Experts
 from fuseline.ir.types import substitute
 from tests.codegen.cpu.experts_cases import Mixture
 from tests.codegen.cpu.harness import FLAGS, NATIVE, build
+from tests.codegen.cpu.test_latent import SMALL, Case
 from tests.codegen.oracle import DTYPES, seeded
 
 STEADY = [*FLAGS, *NATIVE, "-ffp-contract=off"]
@@ -86,8 +88,32 @@ def test_products(dtype: str, columns: bool) -> None:
 
     every = product(x, 1)
     exact = x.double() @ (w if columns else w.t()).double()
-    assert (every.double() - exact).norm() <= 1e-2 * exact.norm()
+    assert relative_error(every, exact) <= 1e-2
     for count in (1, 2, 3, 4, 5, 6, 9, 17, 33, 65, most):
         for first in {0, most - count}:
             some = x[first : first + count].contiguous()
             assert torch.equal(product(some, 1 + count % 3), every[first : first + count]), count
+
+
+@pytest.mark.parametrize("window", [pytest.param(None, marks=pytest.mark.slow), 20])
+@pytest.mark.parametrize("dtype", ["f32", pytest.param("bf16", marks=pytest.mark.slow)])
+def test_attention_in_the_latent_space(dtype: str, window: int | None) -> None:
+    """Queries alone and together, with others and without: each in blocks of the same keys."""
+    queries, positions = 9, torch.tensor([[50], [61], [7]]) + torch.arange(9)
+    options: dict[str, Any] = {"causal": True, "positions": True, "window": window}
+    kernel = SMALL.kernel("absorbed", dtype, **options, max_splits=1, steady=True)
+    assert all(launch.why_varies() == "" for launch in kernel.launches())
+    whole = Case(batch=3, queries=queries, positions=positions)
+    given = whole.tensors(DTYPES[dtype])
+    every = whole.run(kernel, given, 1)
+    exact = whole.reference(kernel, given, double=True)
+    assert relative_error(every, exact) <= 1e-2
+    for rows in ([0], [2], [1, 0], [2, 1, 0]):
+        for first, last in ((0, 1), (4, 5), (3, 7), (0, queries)):
+            some = Case(
+                batch=len(rows), queries=last - first, positions=positions[rows, first:last]
+            )
+            mine = {n: t if n == "weight" else t[rows] for n, t in given.items()}
+            mine["q"] = mine["q"][:, :, first:last]
+            found = some.run(kernel, mine, 1 + len(rows) % 3)
+            assert torch.equal(found, every[rows, :, first:last]), (rows, first)
