@@ -18,11 +18,13 @@ from fuseline.choose.chooser import Chooser, Chosen
 from fuseline.choose.device import Tune, open_tuner
 from fuseline.choose.pool import cores
 from fuseline.codegen import lowerings
+from fuseline.codegen.invariance import varying
+from fuseline.codegen.kernel import KernelTemplate
 from fuseline.codegen.lower import Emitted, emit
 from fuseline.codegen.targets import TARGETS, Target
 from fuseline.config import Config, host_compiler
 from fuseline.header import Head
-from fuseline.ir.core import Func, Value
+from fuseline.ir.core import Func, Loc, Value
 from fuseline.ir.layout import Layout, LayoutMap
 from fuseline.kernel_script import NAME, script
 from fuseline.report import KernelRecord
@@ -197,20 +199,23 @@ def build(
     progress: OnProgress | None = None,
     how: How | None = None,
     plain: Collection[str] = (),
+    batch_invariant: bool = False,
 ) -> Built:
     """Emit, compile and assemble a func for a target.
 
     A kernel that does not compile is replaced by the op's reference, unless ``strict``. ``how`` is
     for GPUs: without it nothing is measured. ``plain`` names kernels in whose place references run;
-    ``all`` is every one.
+    ``all`` is every one. ``batch_invariant`` takes one form of each kernel for all sizes.
 
     Raises:
+        BuildError: FL0501, for what is not batch invariant where that is asked for.
         CompileError: a kernel does not compile, and ``strict`` is set.
 
     """
-    if target.backend == "cuda":
-        return _build_for_gpu(func, args, tools, target, strict, progress, how or How(), plain)
     layouts = LayoutMap(func, args)
+    layouts.batch_invariant = batch_invariant
+    if target.backend == "cuda":
+        return _build_for_gpu(func, layouts, tools, target, strict, progress, how or How(), plain)
     emitted = _kept(emit(func, layouts, unavailable=tools.missing), plain)
     kernels = {launch.kernel.symbol: launch.kernel for item in emitted for launch in item.launches}
     sources = {symbol: kernel.render() for symbol, kernel in kernels.items()}
@@ -218,7 +223,7 @@ def build(
     path: Path | None = None
     if tools.toolchain is not None and sources:
         units = [
-            KernelSource(symbol, text, flags=kernels[symbol].flags)
+            KernelSource(symbol, text, flags=_flags(kernels[symbol], steady=batch_invariant))
             for symbol, text in sorted(sources.items())
         ]
         failed = _compile(tools.cache, tools.toolchain, units, strict, progress)
@@ -228,15 +233,43 @@ def build(
             library = build_piece(tools.cache, tools.toolchain, good)
             addresses = {unit.symbol: library.address(unit.symbol) for unit in good}
             path = library.path
+    if batch_invariant:
+        _check_invariance(emitted)
     done = assemble(func, layouts, emitted)
     records = (replace(r, target=target.name) if r.symbol in addresses else r for r in done.records)
     done = replace(done, records=tuple(records))
     return Built(done, sources, addresses, library=path, layouts=layouts)
 
 
+def _flags(kernel: KernelTemplate, *, steady: bool) -> tuple[str, ...]:
+    """The options of the C++ compiler for a kernel, none twice."""
+    return tuple(dict.fromkeys((*kernel.flags, *(kernel.steady_flags if steady else ()))))
+
+
+def _check_invariance(emitted: Sequence[Emitted]) -> None:
+    """Refuse a program with what does not keep the bits of its rows.
+
+    Raises:
+        BuildError: FL0501.
+
+    """
+    found = list(varying(emitted))
+    if not found:
+        return
+    first, others = found[0], sorted({each.what for each in found} - {found[0].what})
+    more = f", and so do {', '.join(others)}" if others else ""
+    loc = first.op.loc
+    raise errors.NOT_BATCH_INVARIANT.error(
+        first.what,
+        where=None if loc in (None, Loc()) else str(loc),
+        found=f"{first.reason}{more}",
+        expected="bits of a row that do not depend on the rows beside it",
+    )
+
+
 def _build_for_gpu(
     func: Func,
-    args: Mapping[Value, Layout],
+    layouts: LayoutMap,
     tools: Tools,
     target: Target,
     strict: bool,
@@ -255,7 +288,6 @@ def _build_for_gpu(
     if wrong is not None and strict:
         raise wrong.error()
     missing = "" if wrong is None else wrong.title
-    layouts = LayoutMap(func, args)
     layouts.askew = askew_arguments(func)
     emitted = _kept(emit(func, layouts, target.backend, unavailable=missing), plain)
 
@@ -265,7 +297,7 @@ def _build_for_gpu(
 
     with torch.cuda.device(how.device) if how.device.type == "cuda" else nullcontext():
         tuner = None
-        if not missing:
+        if not missing and not layouts.batch_invariant:
             tuner = open_tuner(
                 tools.cache,
                 tools.host,
@@ -284,6 +316,8 @@ def _build_for_gpu(
         if strict:
             raise errors.KERNEL_REFUSED.error(symbol, where=target.name, found=reason)
         log.warning("%s does not suit %s; its reference runs instead", symbol, target.name)
+    if layouts.batch_invariant:
+        _check_invariance(chosen.emitted)
     made = chosen.candidates
     binaries = {symbol: each.binary for symbol, each in made.items()}
     sources = {symbol: each.launch.kernel.render() for symbol, each in made.items()}

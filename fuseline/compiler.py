@@ -166,6 +166,16 @@ class Compiler:
             self.checked += self._check(source, placed, given).records
         return self._with_required(self._build(optimised))
 
+    def plain(self, name: str, reason: str) -> None:
+        """Told of a call that torch runs as it is.
+
+        Raises:
+            BuildError: FL0501, under ``Config(batch_invariant=True)``.
+
+        """
+        if self.config.batch_invariant:
+            raise errors.NOT_BATCH_INVARIANT.error(f"{name} by torch", found=reason)
+
     @property
     def keeps_forms(self) -> bool:
         """Whether compiled programs are kept for other processes: not where one looks inside."""
@@ -203,7 +213,8 @@ class Compiler:
         runner = self._runner.get() if self._runner else None
         pieces = self.config.graphs != "none"
         kernels = self._kernels(compilation)
-        plain = OpByOp(compilation.func, compilation.device)
+        steady = self.config.batch_invariant
+        plain = OpByOp(compilation.func, compilation.device, refused=steady)
         if kernels is None:
             return plain
         program = Program(plan, runner, kernels, threads=self._threads, pieces=pieces)
@@ -397,6 +408,7 @@ class Compiler:
             progress=self.progress,
             how=how,
             plain=config.plain_kernels,
+            batch_invariant=config.batch_invariant,
         )
 
     def _noted(self, compilation: Compilation) -> Compilation:
@@ -554,6 +566,9 @@ class _Engine:
     def begin(self) -> None:
         self.compiler.begin()
 
+    def plain(self, name: str, reason: str) -> None:
+        self.compiler.plain(name, reason)
+
     def factors(self, target: object) -> Mapping[str, Any]:
         devices = (
             {p.device.type for p in target.parameters()}
@@ -622,7 +637,7 @@ def dynamo_backend(
     ``torch.compile(..., options={...})`` gives fields of `Config`.
     """
     compiler = Compiler(_config(options.get("options") or options))
-    backend, watch = Backend(compiler), compiler.required
+    backend, watch = Backend(compiler, on_plain=compiler.plain), compiler.required
     run = backend(module, inputs)
     if watch is None:
         return run

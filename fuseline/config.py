@@ -258,6 +258,14 @@ class Config:
         "model: caches hold what the model writes; latent: where keys and values are expanded from "
         "a latent, compiled code keeps that in their place, and leaves the model's caches alone",
     )
+    batch_invariant: bool = _option(
+        False,
+        "BATCH_INVARIANT",
+        _BOOL,
+        "the bits of a sequence's results do not depend on what is beside it in the batch, nor on "
+        "how many threads there are: one form of each kernel for all sizes, slower at some; raise "
+        "where there is none",
+    )
     disable: tuple[str, ...] = _option((), "DISABLE", _NAMES, "passes that do not run")
     eager: tuple[str, ...] = _option(
         (), "EAGER", _NAMES, "modules, by path, that run outside the compiled graph"

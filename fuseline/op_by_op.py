@@ -27,13 +27,24 @@ class OpByOp:
     Attributes:
         func: what to run.
         device: where its tensors are, and those that it makes.
+        refused: whether a call is refused: torch adds in an order that depends on the sizes.
     """
 
     func: Func
     device: torch.device
+    refused: bool = False
 
     def __call__(self, arguments: Sequence[Argument]) -> list[Tensor]:
-        """The results; buffers are written in place."""
+        """The results; buffers are written in place.
+
+        Raises:
+            BuildError: FL0501, where that is refused.
+
+        """
+        if self.refused:
+            raise errors.NOT_BATCH_INVARIANT.error(
+                f"{self.func.name} by torch", found="a program that is run op by op"
+            )
         with self.device if self.device.type != "cpu" else nullcontext():
             return evaluate(self.func, arguments)
 

@@ -141,6 +141,7 @@ class SavedForms:
             "target": self.config.target,
             "disable": list(self.config.disable),
             "cache": self.config.cache,
+            "batch_invariant": self.config.batch_invariant,
             "number": number,
         }
 

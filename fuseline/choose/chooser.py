@@ -167,6 +167,8 @@ class Chooser:
         for place in case.choosable:
 
             def guess(launch: Launch, made: Candidate | None) -> float:
+                if layouts.batch_invariant:  # the first that the target holds, for all sizes
+                    return 0.0
                 return estimate(case, launch, made, self.target, symbols)
 
             picked: Picked[Candidate] = pick(case.options(place), guess, build)

@@ -41,6 +41,15 @@ class KernelTemplate:
     family: ClassVar[str]
     flags: ClassVar[tuple[str, ...]] = ()
     """Options of the C++ compiler for this family, behind those that all kernels have."""
+    steady_flags: ClassVar[tuple[str, ...]] = ("-ffp-contract=off",)
+    """Those that it has on top under ``Config(batch_invariant=True)``. Where an element stands in a
+    vector or in what is left of a row depends on the rows beside it, and so would the choice of the
+    products that a sum takes unrounded."""
+    varies: ClassVar[str] = "its family does not say that it is batch invariant"
+    """Why the bits of a row depend on the rows beside it; empty where they do not. Each family says
+    it, and one whose contexts differ in it has a ``why_varies`` of its own."""
+    per_element: ClassVar[bool] = False
+    """Whether no element is added to another: forms for other sizes then give the same bits."""
 
     def __init_subclass__(cls, *, template: str | None = None) -> None:
         """Bind a concrete subclass to its template; the family is the template's file name."""
@@ -55,6 +64,10 @@ class KernelTemplate:
         fields = {f.name: getattr(self, f.name) for f in dataclasses.fields(self)}
         text = json.dumps(fields, sort_keys=True, default=str)
         return f"{self.family}_{hashlib.sha256(text.encode()).hexdigest()[:12]}"
+
+    def why_varies(self) -> str:
+        """Why the bits of a row depend on the rows beside it; empty where they do not."""
+        return self.varies
 
     def render(self) -> str:
         """The kernel's source: the same bytes for the same fields."""

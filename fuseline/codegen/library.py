@@ -43,6 +43,8 @@ class LibraryKernel(KernelTemplate):
 
     """
 
+    varies = "torch's library chooses how it adds by the number of rows"
+
     family = "library"
 
     name: str
@@ -63,6 +65,8 @@ class ReferenceKernel(KernelTemplate):
         reason: why it runs.
 
     """
+
+    varies = "torch chooses how it adds by the number of rows"
 
     family = "reference"
 

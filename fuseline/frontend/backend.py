@@ -48,6 +48,7 @@ class Backend:
         loops: what looked like a loop over experts in a graph that was given up, by place.
         eager_calls: calls since then for which no graph fitted.
         ran: whether a graph ran in a call.
+        on_plain: told of every call that torch runs as it is, by name, and why; may refuse it.
     """
 
     step: CompileStep
@@ -62,6 +63,7 @@ class Backend:
     loops: dict[str, Site] = field(default_factory=dict[str, Site])
     eager_calls: int = 0
     ran: Ran = field(default_factory=Ran)
+    on_plain: Callable[[str, str], None] = lambda name, reason: None
 
     def __call__(self, module: fx.GraphModule, inputs: Sequence[object]) -> Runnable:
         """The function that runs a graph from Dynamo; ``inputs`` are the values it came with."""
@@ -119,6 +121,7 @@ class Backend:
         self._note(name, reason)
 
         def call(*arguments: Any) -> Any:
+            self.on_plain(name, reason)
             self.ran.yes = True
             return module(*arguments)
 
@@ -139,6 +142,7 @@ class Backend:
                 return run(*arguments)
             except OverlapError as error:
                 self._note(name, str(error))
+                self.on_plain(name, str(error))
                 with torch.no_grad():
                     return module(*arguments)
 
@@ -164,6 +168,7 @@ class Backend:
         """Account for a call that has ended; `ran` was reset before it."""
         if self.limits and not self.ran.yes:
             self.eager_calls += 1
+            self.on_plain(self.name, f"torch compiles it no more, see {', '.join(self.limits)}")
 
     def report(self) -> Report:
         """The numbers of graphs and of graph breaks, and what is not compiled, and why."""

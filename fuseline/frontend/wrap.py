@@ -79,6 +79,10 @@ class Engine(Protocol):
         """A program is about to be traced: make ready meanwhile what compiling it needs."""
         ...
 
+    def plain(self, name: str, reason: str) -> None:
+        """A call is run as it is, by torch, and why; an error refuses that."""
+        ...
+
     def factors(self, target: object) -> Mapping[str, Any]:
         """What compiled code depends on that tracing does not guard."""
         ...
@@ -102,7 +106,7 @@ class Program:
     def __init__(self, target: Callable[..., Any], engine: Engine, name: str) -> None:
         self.engine = engine
         plain = re.sub(r"\W+", "_", name).strip("_") or "main"
-        self.backend = Backend(engine.step, plain, names=Names(target))
+        self.backend = Backend(engine.step, plain, names=Names(target), on_plain=engine.plain)
         self._watch = watch(self.backend, engine.begin)
         self._outside = Outside(target, engine.eager) if engine.eager else nullcontext()
         self._traceable = Traceable(target)

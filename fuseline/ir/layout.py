@@ -147,7 +147,8 @@ class LayoutMap:
     """The places of all values of a func; views share their source's root where they can.
 
     ``askew`` are arguments whose memory may begin anywhere: parameters that are packed one behind
-    the other. That of all other roots begins at a multiple of what a target reads at once.
+    the other. That of all other roots begins at a multiple of what a target reads at once. With
+    ``batch_invariant`` an op is lowered to one form for all sizes.
 
     Args:
         func: the func.
@@ -160,6 +161,7 @@ class LayoutMap:
         self.places: dict[Value, Placed] = {}
         self.given = given or {}
         self.askew: frozenset[Value] = frozenset()
+        self.batch_invariant = False
         for arg in func.args:
             if hasattr(arg.type, "value"):
                 continue

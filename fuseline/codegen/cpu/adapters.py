@@ -49,7 +49,7 @@ class MultiLoraKernel(ExpertsKernel, template="cpp/multi_lora.cpp.jinja"):
     adapters: Adapters
 
     @classmethod
-    def of(cls, adapters: Adapters) -> MultiLoraKernel:
+    def of(cls, adapters: Adapters, *, steady: bool = False) -> MultiLoraKernel:
         """The kernel of some adapters."""
         a = adapters
         return cls(
@@ -69,6 +69,7 @@ class MultiLoraKernel(ExpertsKernel, template="cpp/multi_lora.cpp.jinja"):
             down_transposed=a.b_transposed,
             combine="experts",
             adapters=a,
+            steady=steady,
         )
 
     @property

@@ -3,7 +3,9 @@
 Both kernels read q, k and v by strides, see only the keys that positions, causality and window
 allow, and give a row without a key zeros, as torch's scaled dot product does. With
 ``max_splits`` > 1 the keys of a unit may be cut over workers; the parts then meet in a scratch
-buffer, and a second kernel, launched with the same arguments, joins them (`launches`).
+buffer, and a second kernel, launched with the same arguments, joins them (`launches`). With
+``steady`` blocks of keys begin at multiples of their length, whatever keys the rows see, and are
+not cut: then a row has the same bits whatever rows are beside it.
 """
 
 from __future__ import annotations
@@ -44,6 +46,10 @@ class AttentionKernel(KernelTemplate):
     mask: str | None = None
     sinks: str | None = None
     max_splits: int = 1
+    steady: bool = False
+
+    steady_flags = ()  # an element of a row has one place, and products are all alike
+    varies = "it adds along the keys in as many parts as there are workers for them"
 
     @property
     def buffers(self) -> tuple[str, ...]:
@@ -138,6 +144,10 @@ class DecodeAttentionKernel(AttentionKernel, template="cpp/attention_decode.cpp.
 
 class BlockedAttentionKernel(AttentionKernel, template="cpp/attention_blocked.cpp.jinja"):
     """Many rows: register tiles over packed blocks of keys and values."""
+
+    def why_varies(self) -> str:
+        """Steady ones go through the keys in one order."""
+        return "" if self.steady and self.max_splits == 1 else self.varies
 
     @property
     def block_rows(self) -> int:

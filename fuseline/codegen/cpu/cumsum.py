@@ -17,6 +17,8 @@ class CumsumKernel(KernelTemplate, template="cpp/cumsum.cpp.jinja"):
     Floating numbers keep their type, as in `torch.cumsum`; others are added as i64.
     """
 
+    varies = ""
+
     dtype: str
 
     @property

@@ -55,10 +55,18 @@ class ExpertsKernel(Mixture, KernelTemplate, template="cpp/experts.cpp.jinja"):
     Attributes:
         token_block: tokens of an expert that are multiplied at once.
         strip: columns that an epilogue takes at once.
+        steady: whether matrices ``[K, N]`` are added up in one order, however many tokens an expert
+            has: then, as for others, the bits of a token do not depend on those beside it.
     """
 
     token_block: int = 64
     strip: int = 32
+    steady: bool = False
+
+    def why_varies(self) -> str:
+        """Rows along K are added in one order for any tokens, columns only where that is asked."""
+        turned = self.up_transposed or self.down_transposed
+        return "" if self.steady or not turned else "one token of an expert is added far apart"
 
     def __post_init__(self) -> None:
         """Refuse types and widths without a kernel."""

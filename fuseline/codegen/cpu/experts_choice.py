@@ -37,8 +37,14 @@ class Choice(NamedTuple):
     columns: int
 
 
-def choose_experts(*, transposed: bool, least: int = 0, most: int | None = None) -> list[Choice]:
-    """The choices for disjoint ranges that cover ``least`` to ``most`` pairs."""
+def choose_experts(
+    *, transposed: bool, least: int = 0, most: int | None = None, invariant: bool = False
+) -> list[Choice]:
+    """The choices for disjoint ranges that cover ``least`` to ``most`` pairs; ``invariant``: one
+    for any number of them.
+    """
+    if invariant:
+        return [Choice(0, None, 256)]
     few = Choice(0, FEW_PAIRS, 4096 if transposed else 512)
     many = Choice(FEW_PAIRS + 1, None, 256)
     found: list[Choice] = []

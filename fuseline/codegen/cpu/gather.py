@@ -23,6 +23,8 @@ class GatherKernel(KernelTemplate, template="cpp/gather.cpp.jinja"):
         wraps: whether negative indices count from the end; other ones outside are a fault.
     """
 
+    varies = ""
+
     dtype: str
     indices: tuple[str, ...]
     rank: int
@@ -67,6 +69,8 @@ class IndexWriteKernel(KernelTemplate, template="cpp/index_write.cpp.jinja"):
     the axis; an index outside is a fault of the call. Of equal indices the last counts.
     """
 
+    varies = ""
+
     dtype: str
     index: str = "i64"
 
@@ -104,6 +108,8 @@ class ArgmaxKernel(KernelTemplate, template="cpp/argmax.cpp.jinja"):
     The first among equals; the first NaN where there is one. Rows begin at multiples of ``x_step``.
     Two launches with the same arguments (`launches`); scratch is `scratch_bytes`.
     """
+
+    varies = ""
 
     dtype: str
 

@@ -80,6 +80,10 @@ class AbsorbedKernel(LatentKernel):
 
     max_splits: int = 8
 
+    def why_varies(self) -> str:
+        """Steady ones go through the keys, and the rows of weights, in one order."""
+        return "" if self.steady and self.max_splits == 1 else self.varies
+
     def __post_init__(self) -> None:
         """State what the fields of the base mean here."""
         assert self.value_width == self.latent, "values are latents"
@@ -143,6 +147,8 @@ class ExpandedKernel(LatentKernel, template="cpp/latent_expanded.cpp.jinja"):
     """
 
     all_heads: int
+
+    varies = "it is for many queries; few attend in the latent space"
 
     def __post_init__(self) -> None:
         """State what the fields of the base mean here."""

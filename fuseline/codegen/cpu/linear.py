@@ -78,6 +78,8 @@ class LinearKernel(KernelTemplate):
     prefetch: int = 0
     columns: bool = False
 
+    varies = "it has a form of its own for few tokens"
+
     def __post_init__(self) -> None:
         """Fill in the element types; a geometry without a kernel is a ``ValueError``."""
         for name in ("x_dtype", "weight_dtype", "out_dtype"):
@@ -177,13 +179,20 @@ class LinearSmallKernel(LinearKernel, template="cpp/linear_small.cpp.jinja"):
 @dataclass(frozen=True)
 class LinearColumnsKernel(LinearKernel, template="cpp/linear_columns.cpp.jinja"):
     """Few tokens and weights ``[K, N]``: streamed once, ``streams`` rows at a time, in runs of
-    ``n_block`` columns; the rows lie side by side, or ``far`` from one another.
+    ``n_block`` columns; the rows lie side by side, or ``far`` from one another. With
+    ``token_block`` weights are streamed anew for every so many tokens.
     """
 
     columns: bool = True
     streams: int = 4
     far: bool = False
     n_block: int = 512
+    token_block: int = 0
+
+    def why_varies(self) -> str:
+        """For one token, rows that lie far apart are added in another order."""
+        every = self.min_tokens == 1 and self.max_tokens is None
+        return "" if every and not self.far and self.token_block else self.varies
 
     def __post_init__(self) -> None:
         """Refuse weights that lie the other way."""
@@ -193,6 +202,7 @@ class LinearColumnsKernel(LinearKernel, template="cpp/linear_columns.cpp.jinja")
 
     def scratch_bytes(self, tokens: Dim, workers: Dim) -> Dim:
         """Bytes of scratch for so many tokens and workers (numbers or expressions)."""
+        tokens = self.token_block or tokens
         return tokens * (self.k + 2 * self.n_block) * workers * 4
 
 
@@ -220,6 +230,12 @@ class LinearLargeKernel(LinearKernel, template="cpp/linear_large.cpp.jinja"):
                 raise ValueError(f"strip {self.strip} is not a multiple of {rows} rows")
         if self.library_tokens and {self.x_dtype, self.weight_dtype} != {"f32"}:
             raise ValueError("the library's product is one of float32")
+
+    def why_varies(self) -> str:
+        """The library chooses its blocks by the number of tokens."""
+        if self.library_tokens:
+            return f"from {self.library_tokens} tokens on the library does its product"
+        return "" if self.min_tokens == 1 and self.max_tokens is None else self.varies
 
     @property
     def panel_sizes(self) -> tuple[int, ...]:

@@ -65,6 +65,7 @@ def choose_linear(
     min_tokens: int = 1,
     max_tokens: int | None = None,
     columns: bool = False,
+    invariant: bool = False,
 ) -> list[Choice]:
     """The kernels of one product, for disjoint ranges that cover ``min_tokens`` to ``max_tokens``.
 
@@ -82,6 +83,7 @@ def choose_linear(
         min_tokens: the smallest number of tokens other than 0 (which every kernel takes).
         max_tokens: the largest; ``None`` if there is no bound.
         columns: whether the weights lie ``[K, N]``.
+        invariant: whether one kernel, the same for any range, is to serve all numbers of tokens.
 
     Raises:
         ValueError: there is no kernel for these element types or widths.
@@ -93,6 +95,8 @@ def choose_linear(
     large = LinearLargeKernel(
         k, outputs, dtype, x_dtype, weight_dtype, out_dtype, bias, activation, gated, residual
     )
+    if invariant:
+        return [Choice(1, None, _for_all(small, large))]
     low = max(min_tokens, 1)
     high = None if max_tokens is None else max(max_tokens, low)
     return [
@@ -137,6 +141,18 @@ def _ranges(
             ),
         ),
     ]
+
+
+def _for_all(
+    small: LinearSmallKernel | LinearColumnsKernel, large: LinearLargeKernel
+) -> LinearKernel:
+    """The kernel that adds along K in one order, however many tokens there are.
+
+    Rows of weights are grouped also for one token, and columns are streamed also for many.
+    """
+    if isinstance(small, LinearColumnsKernel):
+        return replace(small, n_block=1024, token_block=32)
+    return replace(large, token_block=64, k_block=even_block(large.k, 1024), prefetch=1)
 
 
 def _column_ranges(small: LinearColumnsKernel, large: LinearLargeKernel) -> list[Choice]:

@@ -16,7 +16,7 @@ def lower_multi_lora(op: MultiLora, layouts: LayoutMap) -> Lowered:
     adapters = adapters_of(op, layouts)
     if not isinstance(adapters, Adapters):
         return adapters
-    kernel, rows = MultiLoraKernel.of(adapters), rows_of(op)
+    kernel, rows = MultiLoraKernel.of(adapters, steady=layouts.batch_invariant), rows_of(op)
     given = (op.ids, op.x, op.a, op.b, op.base, op.factor, op.y)
     scratch = Scratch(kernel.scratch(rows, WORKERS))
     buffers = (*(v for v in given if v is not None), scratch)

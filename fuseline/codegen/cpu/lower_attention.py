@@ -34,6 +34,8 @@ def lower_attention(op: Attention, layouts: LayoutMap) -> Lowered:
     """Grouped attention; few query rows and many have kernels of their own."""
     if found := refused_attention(op) or loose_operands(op, layouts):
         return found
+    if layouts.batch_invariant:
+        return _launch(op, BlockedAttentionKernel, layouts, None)
     rows = dim(known(op.q.shape[1]) // known(op.k.shape[1]) * op.q.shape[2])
     low, high = bounds(rows, layouts.func.symbols)
     launches: list[Launch] = []
@@ -60,6 +62,7 @@ def _launch(
         width=known(width),
         value_width=known(value_width),
         max_splits=SPLITS if kind is DecodeAttentionKernel else 1,
+        steady=layouts.batch_invariant,
     )
     dims: list[Dim] = [batch, groups, queries, op.k.shape[2]]
     for value in (op.q, op.k, op.v, op.y):

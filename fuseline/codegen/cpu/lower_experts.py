@@ -34,7 +34,7 @@ def _launches(op: Experts, mixture: Mixture, layouts: LayoutMap) -> list[Launch]
     rows = [layouts.layout(v).row_stride(v.shape) for v in (op.x, op.y, gate) if v is not None]
     strides = [s for s in rows if s is not None]
     fields = {field.name: getattr(mixture, field.name) for field in dataclasses.fields(mixture)}
-    kernel = ExpertsKernel(**fields)
+    kernel = ExpertsKernel(**fields, steady=layouts.batch_invariant)
 
     def launch(part: Part, columns: int, when: When = None, form: Form | None = None) -> Launch:
         scratch = Scratch(kernel.scratch_bytes(tokens, columns, WORKERS))
@@ -42,7 +42,9 @@ def _launches(op: Experts, mixture: Mixture, layouts: LayoutMap) -> list[Launch]
         return Launch(kernel, (*buffers, scratch), dims, work_of(op), when, form)
 
     low, high = bounds(pairs, layouts.func.symbols)
-    choices = choose_experts(transposed=op.is_down_transposed, least=low, most=high)
+    choices = choose_experts(
+        transposed=op.is_down_transposed, least=low, most=high, invariant=layouts.batch_invariant
+    )
     launches = [launch(Part.UP, 1)]  # no columns wait in it
     for first, last, columns in choices:
         when = None if len(choices) == 1 else (pairs, first, last)

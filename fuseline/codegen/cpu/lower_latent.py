@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 from fuseline.codegen.attending import (
@@ -26,6 +27,8 @@ def lower_latent_attention(op: LatentAttention, layouts: LayoutMap) -> Lowered:
     """Attention over what latents expand to; `most_absorbed` says for how many queries which."""
     if found := _refusal(op, layouts) or loose_operands(op, layouts):
         return found
+    if layouts.batch_invariant:
+        return _launch(op, replace(_absorbed(op), max_splits=1, steady=True), layouts, None)
     queries, keys = op.q.shape[2], op.latent.shape[2]
     width = known(op.latent.shape[3])
     most = most_absorbed(op.key, op.value, width, keys=keys if isinstance(keys, int) else None)

@@ -45,6 +45,7 @@ def _launches(item: Product, layouts: LayoutMap) -> list[Launch]:
         min_tokens=low,
         max_tokens=high,
         columns=item.columns,
+        invariant=layouts.batch_invariant,
     )
     launches: list[Launch] = []
     for first, last, kernel in choices:

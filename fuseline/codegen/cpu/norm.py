@@ -36,6 +36,8 @@ class NormKernel(Norm, KernelTemplate, template="cpp/row_norm.cpp.jinja"):
     x, if their strides are equal.
     """
 
+    varies = ""
+
     @property
     def buffers(self) -> tuple[str, ...]:
         """The names of ``buf``, in order."""

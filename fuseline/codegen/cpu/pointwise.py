@@ -65,6 +65,8 @@ class PointwiseKernel(KernelTemplate, template="cpp/pointwise.cpp.jinja"):
     float32 over parts of 1024 elements, and the parts in float64.
     """
 
+    varies = ""
+
     flags = ("-ffp-contract=off",)  # a product that is rounded is not what an fma adds
 
     title: str

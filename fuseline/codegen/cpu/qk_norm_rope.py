@@ -63,6 +63,8 @@ class QkNormRopeKernel(KernelTemplate, template="cpp/qk_norm_rope.cpp.jinja"):
     than eager, and twice as fast in 16-bit types.
     """
 
+    varies = ""
+
     dtype: str
     streams: tuple[Stream, ...]
     rotation: Rotation | None = None

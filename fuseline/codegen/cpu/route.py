@@ -23,6 +23,8 @@ def _literal(value: float) -> str:
 class RouteKernel(Router, KernelTemplate, template="cpp/route.cpp.jinja"):
     """A router; rows of logits begin at multiples of ``logits_step``, the rest is dense."""
 
+    varies = ""
+
     @property
     def buffers(self) -> tuple[str, ...]:
         """The names of ``buf``, in order."""

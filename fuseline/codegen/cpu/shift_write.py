@@ -16,6 +16,8 @@ class ShiftWriteKernel(KernelTemplate, template="cpp/shift_write.cpp.jinja"):
     The buffer has ``kept + count`` slices. Each (o, i) is moved by one worker, in rising order.
     """
 
+    varies = ""
+
     dtype: str
 
     @property

@@ -19,6 +19,8 @@ class TopKKernel(KernelTemplate, template="cpp/topk.cpp.jinja"):
     elements and each worker.
     """
 
+    varies = ""
+
     dtype: str
     largest: bool = True
     ordered: bool = True

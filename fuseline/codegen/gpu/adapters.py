@@ -27,6 +27,8 @@ class AdapterSortKernel(TritonKernel, template="triton/adapter_sort.py.jinja"):
     ``stop_at`` bytes apart), and the list of rows (i32) at ``list_at``.
     """
 
+    varies = ""
+
     count: int
     chunk: int = 1024
 
@@ -62,6 +64,8 @@ class AdapterKernel(TritonKernel):
         block_m, block_n, block_k: rows, columns, and depth of a step.
         most: rows that ``alike`` looks through.
     """
+
+    varies = "it has blocks of other sizes for more rows"
 
     adapters: Adapters
     find: Find

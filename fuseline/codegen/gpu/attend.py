@@ -132,6 +132,7 @@ class Scene:
             terms=terms,
             later=self.first is not None,
             few=split or few,
+            steady=self.layouts.batch_invariant,
             views=tuple(name for name in self.views if not (split and name == "y")),
             block_rows=blocks.rows,
             block_keys=blocks.keys,

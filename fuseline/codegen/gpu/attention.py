@@ -76,6 +76,7 @@ class AttentionKernel(TritonKernel, template="triton/attention.py.jinja"):
     With ``split`` the second axis of the grid cuts the keys, and the results are partial: ``sums``
     (float32, ``partial_row`` apart) and ``tops`` (largest scores, then sums of exponentials), rows
     numbered (batch, key head, query, head of the group). With ``few`` there is one loop over keys.
+    With ``steady`` blocks of keys begin at multiples of their length, whatever the rows see.
     """
 
     dtype: str
@@ -95,9 +96,16 @@ class AttentionKernel(TritonKernel, template="triton/attention.py.jinja"):
     terms: int = 1
     later: bool = False
     few: bool = False
+    steady: bool = False
     views: tuple[str, ...] = ()
     block_rows: int = 16
     block_keys: int = 64
+
+    def why_varies(self) -> str:
+        """Steady ones that are not split go through the keys in one order."""
+        if self.steady and not self.split:
+            return ""
+        return "its keys are cut over as many blocks as fill the device"
 
     @property
     def operands(self) -> tuple[str, ...]:
@@ -227,6 +235,8 @@ class CombineKernel(TritonKernel, template="triton/attention_combine.py.jinja"):
 
     ``exp`` is that of the attention; rows are numbered as there. A block has some columns only.
     """
+
+    varies = "its parts are as many as fill the device"
 
     dtype: str
     groups: int

@@ -142,6 +142,8 @@ class StreamText:
 class CudaHeadsKernel(Heads, CudaKernel, template="cuda/heads_cuda.cu.jinja"):
     """The work of `Heads`; ``lanes`` has, for each stream, the threads of a row, 0 for a block."""
 
+    varies = "how a row is cut over threads depends on where its neighbours lie"
+
     lanes: tuple[int, ...] = ()
 
     def __post_init__(self) -> None:

@@ -33,6 +33,8 @@ class CudaRowNormKernel(NormOfRows, CudaKernel, template="cuda/row_norm_cuda.cu.
     block, which has one row.
     """
 
+    varies = "how a row is cut over threads depends on where its neighbours lie"
+
     lanes: int = WARP
 
     def __post_init__(self) -> None:

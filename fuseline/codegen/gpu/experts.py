@@ -38,6 +38,8 @@ class ExpertsSortKernel(TritonKernel, template="triton/experts_sort.py.jinja"):
     ``stop_at`` bytes apart), and the list of pairs (i32) at ``pairs_at``.
     """
 
+    varies = ""
+
     experts: int
     chunk: int = 1024
 
@@ -121,6 +123,10 @@ class ExpertsProductKernel(TritonKernel, template="triton/experts_product.py.jin
     block_k: int = 64
     most: int = 128
     folded: bool = False
+
+    def why_varies(self) -> str:
+        """Sorted pairs, and all tokens, meet a matrix in blocks of one size."""
+        return "" if self.find in ("sorted", "all") else "it is for few tokens"
 
     @property
     def buffers(self) -> tuple[tuple[str, str], ...]:
@@ -231,6 +237,8 @@ class ExpertsSumKernel(TritonKernel, template="triton/experts_sum.py.jinja"):
         block_t, block_n: tokens and columns of a block.
 
     """
+
+    varies = ""
 
     experts: int
     identities: int

@@ -62,9 +62,13 @@ class Tile(NamedTuple):
 
 
 def choose_ranges(
-    *, experts: int, top: int, least: int = 0, most: int | None = None
+    *, experts: int, top: int, least: int = 0, most: int | None = None, invariant: bool = False
 ) -> list[Range]:
-    """How so many pairs of each token find their experts, by the number of tokens."""
+    """How so many pairs of each token find their experts, by the number of tokens; ``invariant``:
+    in one way for all.
+    """
+    if invariant:
+        return [Range(0, None, "sorted", 16)]
     ends: list[tuple[int | None, Find, int]] = [
         (1, "one", 1),
         (MOST_ALIKE // top, "alike", 16),
@@ -75,8 +79,12 @@ def choose_ranges(
     return _ranges(ends, least, most)
 
 
-def choose_shared(*, least: int = 0, most: int | None = None) -> list[Range]:
+def choose_shared(
+    *, least: int = 0, most: int | None = None, invariant: bool = False
+) -> list[Range]:
     """How the tokens of the shared branch are multiplied: all of them by the same matrix."""
+    if invariant:
+        return [Range(0, None, "all", 64)]
     ends: list[tuple[int | None, Find, int]] = [
         (1, "all", 1),
         (32, "all", 16),

@@ -67,6 +67,9 @@ class GatherKernel(TileKernel, template="triton/gather.py.jinja"):
 
     """
 
+    varies = ""
+    per_element = True
+
     dtype: str
     indices: tuple[Looked, ...]
     source: str
@@ -103,6 +106,9 @@ class IndexWriteKernel(TileKernel, template="triton/index_write.py.jinja"):
 
     """
 
+    varies = ""
+    per_element = True
+
     dtype: str
     index: str
     looked: str
@@ -130,6 +136,9 @@ class IndexLastKernel(TritonKernel, template="triton/index_last.py.jinja"):
 
     The index is dense. Without flags, blocks would write equal places in any order.
     """
+
+    varies = ""
+    per_element = True
 
     index: str
     block: int = 32
@@ -167,6 +176,9 @@ class ShiftWriteKernel(TritonKernel, template="triton/shift_write.py.jinja"):
         along: blocks that share a slice.
 
     """
+
+    varies = ""
+    per_element = True
 
     dtype: str
     numbers: tuple[tuple[str, str], ...]
@@ -214,6 +226,9 @@ class ArgmaxKernel(TritonKernel, template="triton/argmax.py.jinja"):
 
     """
 
+    varies = ""
+    per_element = True
+
     dtype: str
     numbers: tuple[tuple[str, str], ...]
     width: str
@@ -242,6 +257,9 @@ class ArgmaxKernel(TritonKernel, template="triton/argmax.py.jinja"):
 @dataclass(frozen=True)
 class ArgmaxJoinKernel(TritonKernel, template="triton/argmax_join.py.jinja"):
     """The best of the parts that `ArgmaxKernel` found for each row; grid (rows,)."""
+
+    varies = ""
+    per_element = True
 
     block: int = 256
 

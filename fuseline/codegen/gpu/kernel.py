@@ -157,12 +157,39 @@ def with_hints(
     """A kernel with what is known of the arguments of a launch; see `launch`."""
     assert len(buffers) == len(kernel.buffers), f"{kernel.family} has other buffers"
     assert len(dims) == len(kernel.dims), f"{kernel.family} has other dims"
+    of_dims = {name: divisor(value) for name, value in dims.items()}
+    if layouts.batch_invariant:
+        of_dims = _steady_divisors(kernel, buffers, dims)
     known: list[tuple[str, int]] = []
     for (name, _), buffer in zip(kernel.buffers, buffers, strict=True):
         by = _alignment(buffer, layouts) if isinstance(buffer, Value) else ALIGNMENT
+        if layouts.batch_invariant and isinstance(buffer, Value):
+            strides = [n for d, n in of_dims.items() if d.rpartition("_")[0] == name]
+            by = min([by, *(buffer.dtype.itemsize * n for n in strides)])
         known.append((name, by))
-    known += [(name, divisor(value)) for name, value in dims.items()]
+    known += list(of_dims.items())
     return dataclasses.replace(kernel, hints=tuple((n, by) for n, by in known if by > 1))
+
+
+def _steady_divisors(
+    kernel: GpuKernel, buffers: Sequence[Operand], dims: Mapping[str, Dim]
+) -> dict[str, int]:
+    """Divisors of dims that are the same whatever the sizes are: how a row is read, and so how it
+    is added up, depends on them.
+
+    What is counted has none. An operand's strides all have that of the least, or of its width: from
+    row to row it is known, and further out it is that times a size; a single row has any stride.
+    """
+    strides = {name: divisor(dims[name]) for name, kind in kernel.dims if kind == "i64"}
+    least = {
+        name: divisor(value.shape[-1]) if value.shape else 1
+        for (name, _), value in zip(kernel.buffers, buffers, strict=True)
+        if isinstance(value, Value)
+    }
+    for name, by in strides.items():
+        operand = name.rpartition("_")[0]
+        least[operand] = min(by, least.get(operand, by))
+    return {name: least[name.rpartition("_")[0]] if name in strides else 1 for name in dims}
 
 
 def _alignment(value: Value, layouts: LayoutMap) -> int:

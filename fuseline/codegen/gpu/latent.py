@@ -21,6 +21,8 @@ class HeadProductKernel(TritonKernel, template="triton/head_product.py.jinja"):
     out: nobody reads what would become of them.
     """
 
+    varies = ""
+
     dtype: str
     inner: int
     outer: int

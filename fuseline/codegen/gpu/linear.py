@@ -172,6 +172,8 @@ class LinearRowsKernel(LinearKernel, template="triton/linear_rows.py.jinja"):
             for while the kernel ahead still runs.
     """
 
+    varies = "it is for few tokens"
+
     least: int = 1
     ready: bool = False
 
@@ -214,6 +216,10 @@ class LinearTileKernel(LinearKernel, template="triton/linear_tile.py.jinja"):
 
     columns: bool = False
     splits: int = 1
+
+    def why_varies(self) -> str:
+        """One block goes through the whole of K in one order."""
+        return "" if self.splits == 1 else "K is cut over as many blocks as fill the device"
 
     @property
     def x_parts(self) -> int:
@@ -271,6 +277,10 @@ class LinearFinishKernel(Epilogue, TritonKernel, template="triton/linear_finish.
     block_m: int
     block_n: int
     splits: int = 1
+
+    def why_varies(self) -> str:
+        """What is rounded already has one addend."""
+        return "" if self.splits == 1 else "K is cut over as many blocks as fill the device"
 
     @property
     def masked_n(self) -> bool:

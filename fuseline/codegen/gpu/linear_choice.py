@@ -104,8 +104,14 @@ class Choice(NamedTuple):
     kernels: tuple[LinearKernel, ...]
 
 
-def choose_linear(shape: Shape, low: int = 1, high: int | None = None) -> list[Choice]:
-    """The kernels of one product, for disjoint ranges that cover ``low`` to ``high`` tokens."""
+def choose_linear(
+    shape: Shape, low: int = 1, high: int | None = None, *, invariant: bool = False
+) -> list[Choice]:
+    """The kernels of one product, for disjoint ranges that cover ``low`` to ``high`` tokens;
+    ``invariant``: the same for all numbers of tokens.
+    """
+    if invariant:
+        return [Choice(1, None, tuple(_tile_kernels(shape, None)))]
     low = max(low, 1)
     return list(_within(_ranges(shape), low, None if high is None else max(high, low)))
 

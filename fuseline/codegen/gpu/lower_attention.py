@@ -59,6 +59,8 @@ def lower_attention(op: Attention, layouts: LayoutMap) -> Lowered:
         strides={n: head_strides(v, layouts) for n, v in (("q", op.q), ("k", op.k), ("v", op.v))},
         length=op.k.shape[2],
     )
+    if layouts.batch_invariant:
+        return [attend(scene, many(scene), form=Form("attention", "in blocks", "queries"))]
     few = [rows // group for rows in ROWS]
     few[-1] = max(few[-1], FEW_QUERIES)
     library = _torch_can(op)

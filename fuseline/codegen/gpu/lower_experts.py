@@ -109,10 +109,13 @@ class _Lowering:
         self.work = work_of(op)
         self.size = 4 if mixture.dtype == "f32" else 2
         low, high = bounds(self.tokens, layouts.func.symbols)
-        self.ranges = choose_ranges(experts=mixture.experts, top=mixture.top, least=low, most=high)
+        steady = layouts.batch_invariant
+        self.ranges = choose_ranges(
+            experts=mixture.experts, top=mixture.top, least=low, most=high, invariant=steady
+        )
         self.folded = _is_like_an_expert(mixture)
         apart = mixture.shared is not None and not self.folded
-        self.shared_ranges = choose_shared(least=low, most=high) if apart else []
+        self.shared_ranges = choose_shared(least=low, most=high, invariant=steady) if apart else []
 
     def launches(self) -> list[Launch]:
         """In the order in which they run. A shared branch of its own comes first, so that it can
@@ -288,6 +291,8 @@ class _Lowering:
 
     def _sums(self) -> list[Launch]:
         """A token to a block; of many tokens several."""
+        if self.layouts.batch_invariant:
+            return [self._sum(1, None)]
         low, high = bounds(self.tokens, self.layouts.func.symbols)
         found: list[Launch] = []
         for first, last, block in ((0, FEW_TOKENS, 1), (FEW_TOKENS + 1, None, 8)):

@@ -126,7 +126,7 @@ def _lower(
             streams=found.streams,
             rows=(1,) * len(found.streams),
             rotation=found.rotation,
-            flat=same(found.batch, 1),
+            flat=same(found.batch, 1) and not layouts.batch_invariant,
             ready=all(is_parameter(v, layouts) for m in found.moved for v in m.parameters),
             **how,
         )
@@ -137,6 +137,8 @@ def _lower(
     rows = dim(found.batch * found.tokens * sum(s.heads for s in found.streams))
     least = _fewest_warps(plain)
     few = (Shape(least), Shape(2 * least if least < MOST_WARPS else least // 2))
+    if layouts.batch_invariant:
+        return [_launch(op, plain, found, layouts, few, None)]
     many = (Shape(max(4, least)), Shape(max(4, least), 2 * LOADS))
     return [
         _launch(op, plain, found, layouts, few, (rows, 0, FEW)),
@@ -216,9 +218,8 @@ def _launch(
     named = found.dims | {"tokens": tokens, "length": found.tokens}
     dims = {name: named[name] for name, _ in plain.dims}
     in_triton = list(dict.fromkeys(_shaped(plain, shape) for shape in shapes))
-    in_cuda = [
-        with_hints(k, found.buffers, dims, layouts) for k in _in_cuda(plain, shapes[0].warps)
-    ]
+    forms = [] if layouts.batch_invariant else _in_cuda(plain, shapes[0].warps)
+    in_cuda = [with_hints(k, found.buffers, dims, layouts) for k in forms]
     cuda_first = bool(in_cuda) and cuda_heads.leads(in_cuda[0], plain)
     both = in_turn(in_cuda, in_triton) if cuda_first else in_turn(in_triton, in_cuda)
     made = [

@@ -57,6 +57,8 @@ def lower_latent_attention(op: LatentAttention, layouts: LayoutMap) -> Lowered:
     queries, keys = op.q.shape[2], op.latent.shape[2]
     length = keys if isinstance(keys, int) else None
     most = most_absorbed(op.key, op.value, lowering.latent, keys=length)
+    if layouts.batch_invariant:
+        return lowering.absorbed(None, few=False)
     ends = [FEW_QUERIES] if most is None else [min(FEW_QUERIES, most), most]
     launches: list[Launch] = []
     for i, when in ranges(queries, ends, layouts):
@@ -147,9 +149,14 @@ class _Latent:
         into = _Ends(op.weight, op.q, 0, self.strides["q"], inside, queries, self.heads)
         out = _Ends(op.value_weight or op.weight, sums, op.y, inside, y, queries, self.heads)
         blocks = 16 if few else 64
+        choices = absorbed_blocks(scene, rows)
+        if self.layouts.batch_invariant:
+            attention = [attend(scene, choices, form=form, scratch=cut.scratch, few=True)]
+        else:
+            attention = attend_cut(cut, choices, form=form, when=when)
         return [
             self._product(self._keys(), into, blocks, cut.scratch, when, form),
-            *attend_cut(cut, absorbed_blocks(scene, rows), form=form, when=when),
+            *attention,
             self._product(self._values(), out, blocks, cut.scratch, when, form),
         ]
 

@@ -92,7 +92,7 @@ def _places(op: ProductOp, layouts: LayoutMap) -> Sequence[_Place] | NeedDense |
     low, high = bounds(item.tokens, layouts.func.symbols)
     if high == 0:
         return Refusal("no tokens")
-    choices = choose_linear(_shape(item), low, high)
+    choices = choose_linear(_shape(item), low, high, invariant=layouts.batch_invariant)
     found: list[_Place] = []
     for first, last, kernels in choices:  # one token at least: a block reads its rows unmasked
         when = None if len(choices) == 1 and low else (item.tokens, first, last)
@@ -139,7 +139,8 @@ class _Place:
             return self.library()
         made = [self._streamed(kernel) for kernel in self.kernels]
         first, kernel = made[0], self.kernels[0]
-        instead = tuple(self.library()) if _shape(self.item).library else ()
+        library = _shape(self.item).library and not self.layouts.batch_invariant
+        instead = tuple(self.library()) if library else ()
         launches = [replace(first, others=tuple(made[1:]), instead=instead)]
         if isinstance(kernel, LinearTileKernel) and kernel.splits > 1:
             width = len(kernel.halves) * kernel.n

@@ -39,7 +39,7 @@ def lower_route(op: Route, layouts: LayoutMap) -> Lowered:
         grid = (ceil_div(found.rows, kernel.block_tokens),)
         return launch(kernel, found.operands, dims, grid, layouts, work)
 
-    if several == 1:
+    if several == 1 or layouts.batch_invariant:
         return [launched(one)]
     few, many = (found.rows, 0, FEW_TOKENS), (found.rows, FEW_TOKENS + 1, None)
     grouped = dataclasses.replace(one, block_tokens=several)

@@ -43,11 +43,11 @@ def norm_launches(op: NormOp, found: NormOperands, layouts: LayoutMap) -> list[L
     rows = dim(found.rows.outer * found.rows.inner)
     kernel = RowNormKernel(
         **dataclasses.asdict(found.norm),
-        flat=same(found.rows.outer, 1),
+        flat=same(found.rows.outer, 1) and not layouts.batch_invariant,
         ready=all(is_parameter(v, layouts) for v in found.parameters),
     )
     several = max(1, BLOCK_ELEMENTS // kernel.block)
-    if several == 1:
+    if several == 1 or layouts.batch_invariant:
         return [_launch(op, found, kernel, rows, layouts)]
     few, many = (rows, 0, FEW_ROWS), (rows, FEW_ROWS + 1, None)
     grouped = dataclasses.replace(kernel, block_rows=several)
@@ -86,7 +86,7 @@ def _launch(
     warps = dict.fromkeys(min(32, max(1, elements // (32 * each))) for each in (8, 4, 16))
     in_triton = [dataclasses.replace(kernel, warps=n) for n in warps]
     several = 1 if kernel.block_rows == 1 else CUDA_WARPS
-    forms = _in_cuda(kernel, warps=several)
+    forms = [] if layouts.batch_invariant else _in_cuda(kernel, warps=several)
     in_cuda = [with_hints(k, buffers, dims, layouts) for k in forms]
     cuda_first = bool(in_cuda) and cuda_norm.leads(in_cuda[0], kernel)
     both = in_turn(in_cuda, in_triton) if cuda_first else in_turn(in_triton, in_cuda)

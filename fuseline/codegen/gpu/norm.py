@@ -54,6 +54,8 @@ class NormOfRows(Norm):
 class RowNormKernel(NormOfRows, TritonKernel, template="triton/row_norm.py.jinja"):
     """A norm of rows; a block takes ``block_rows`` of them, one after another in memory order."""
 
+    varies = ""
+
     block_rows: int = 1
 
     @property

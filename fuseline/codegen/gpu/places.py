@@ -24,10 +24,11 @@ class Places:
     inner: Dim
     values: dict[str, Dim] = field(default_factory=dict[str, Dim])
     types: dict[str, str] = field(default_factory=dict[str, str])
+    steady: bool = False
 
     def number(self, name: str, value: Dim, kind: str = "i64") -> str:
         """An integer as text: itself where it is known, else the name of an argument."""
-        if isinstance(value, int):
+        if isinstance(value, int) and not self.steady:
             return str(value)
         for given, other in self.values.items():
             if same(other, value) and self.types[given] == kind:

@@ -71,6 +71,9 @@ class PointwiseKernel(TritonKernel, template="triton/pointwise.py.jinja"):
 
     """
 
+    varies = ""
+    per_element = True
+
     title: str
     pointers: tuple[tuple[str, str], ...]
     numbers: tuple[tuple[str, str], ...]

@@ -213,6 +213,8 @@ class QkNormRopeKernel(Heads, TritonKernel, template="triton/qk_norm_rope.py.jin
     norm across heads a multiple of the power of two that holds the heads.
     """
 
+    varies = ""
+
     rows: tuple[int, ...] = ()
 
     @property

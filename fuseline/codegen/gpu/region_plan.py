@@ -25,14 +25,17 @@ def launches(parts: Sequence[Points], layouts: LayoutMap) -> list[Launch] | Refu
     for points in parts:
         try:
             walks = walk_region(points.body, points.operand_places, points.places, points.shifts)
-            found += [_launch(points, walks, choice, layouts) for choice in choices(walks)]
+            tiles = choices(walks, steady=layouts.batch_invariant)
+            found += [_launch(points, walks, choice, layouts) for choice in tiles]
         except (RegionError, ScalarError) as error:
             return Refusal(str(error))
     return found
 
 
-def choices(walks: Walks) -> list[Choice]:
-    """The tiles for a region; where there are several, each for its own sizes."""
+def choices(walks: Walks, *, steady: bool = False) -> list[Choice]:
+    """The tiles for a region; where there are several, each for its own sizes: not for reductions
+    where these are to be ``steady``.
+    """
     outer, inner = [axis.extent for axis in walks.outer], walks.inner
     apart = [
         i for i, stride in enumerate(inner.strides) if walks.accesses[i].buffer >= 0 and stride != 0
@@ -40,7 +43,7 @@ def choices(walks: Walks) -> list[Choice]:
     ]  # fmt: skip
     across = bool(outer) and any(same(walks.outer[-1].strides[i], 1) for i in apart)
     if walks.region.reduced and not walks.few:
-        return row_tiles(outer, inner.extent, across=across)
+        return row_tiles(outer, inner.extent, across=across, steady=steady)
     if across:
         return square_tiles(outer, inner.extent)
     return element_tiles(outer, inner.extent, _per_thread(walks))
@@ -53,7 +56,9 @@ def _per_thread(walks: Walks) -> int:
 
 
 def _launch(points: Points, walks: Walks, choice: Choice, layouts: LayoutMap) -> Launch:
-    places = Places(choice.tile, [axis.extent for axis in walks.outer], walks.inner.extent)
+    extents = [axis.extent for axis in walks.outer]
+    steady = layouts.batch_invariant and bool(walks.region.reduced) and not walks.few
+    places = Places(choice.tile, extents, walks.inner.extent, steady=steady)
     kernel = _kernel(walks, places)
     buffers = (*(points.operands[i] for i in walks.used), *points.results)
     return configured(kernel, buffers, places, choice, layouts, points.work)

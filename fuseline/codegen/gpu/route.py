@@ -27,6 +27,8 @@ class RouteKernel(Router, TritonKernel, template="triton/route.py.jinja"):
     are the experts, with ``pad`` of them for each group, a power of two.
     """
 
+    varies = ""
+
     block_tokens: int = 1
 
     @property

@@ -30,6 +30,8 @@ class TopKKernel(TritonKernel, template="triton/topk.py.jinja"):
 
     """
 
+    varies = ""
+
     dtype: str
     width: int
     k: int
@@ -81,6 +83,8 @@ class CumsumKernel(TritonKernel, template="triton/cumsum.py.jinja"):
         block: see above.
 
     """
+
+    varies = ""
 
     dtype: str
     numbers: tuple[tuple[str, str], ...]

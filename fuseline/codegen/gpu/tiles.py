@@ -108,15 +108,27 @@ def square_tiles(outer: Sequence[Dim], inner: Dim) -> list[Choice]:
     return [Choice(tile, (warps,), (blocks,))]
 
 
-def row_tiles(outer: Sequence[Dim], inner: Dim, *, across: bool) -> list[Choice]:
+def row_tiles(
+    outer: Sequence[Dim], inner: Dim, *, across: bool, steady: bool = False
+) -> list[Choice]:
     """Tiles for reductions along the rows.
 
     Args:
         outer: extents of the axes around the row.
         inner: elements of a row.
         across: whether elements of neighbouring rows lie side by side, those of a row apart.
+        steady: whether there is to be one tile, however many rows there are.
 
     """
+    if steady and not across:
+        return [
+            _rows(
+                outer,
+                inner,
+                1,
+                next_power_of_two(inner) if isinstance(inner, int) and inner <= WIDEST else STEP,
+            )
+        ]
     if across:
         width = next_power_of_two(inner) if isinstance(inner, int) else SIDE
         return [_rows(outer, inner, SIDE, min(width, SIDE // 2))]
