@@ -19,14 +19,13 @@ from fuseline.choose.device import Tune, open_tuner
 from fuseline.choose.pool import cores
 from fuseline.codegen import lowerings
 from fuseline.codegen.invariance import varying
-from fuseline.codegen.kernel import KernelTemplate
 from fuseline.codegen.lower import Emitted, emit
 from fuseline.codegen.targets import TARGETS, Target
 from fuseline.config import Config, host_compiler
 from fuseline.header import Head
 from fuseline.ir.core import Func, Loc, Value
 from fuseline.ir.layout import Layout, LayoutMap
-from fuseline.kernel_script import NAME, script
+from fuseline.one_kernel.script import NAME, script
 from fuseline.report import KernelRecord
 from fuseline.runtime.build import (
     CompileError,
@@ -223,7 +222,7 @@ def build(
     path: Path | None = None
     if tools.toolchain is not None and sources:
         units = [
-            KernelSource(symbol, text, flags=_flags(kernels[symbol], steady=batch_invariant))
+            KernelSource(symbol, text, flags=kernels[symbol].options(steady=batch_invariant))
             for symbol, text in sorted(sources.items())
         ]
         failed = _compile(tools.cache, tools.toolchain, units, strict, progress)
@@ -239,11 +238,6 @@ def build(
     records = (replace(r, target=target.name) if r.symbol in addresses else r for r in done.records)
     done = replace(done, records=tuple(records))
     return Built(done, sources, addresses, library=path, layouts=layouts)
-
-
-def _flags(kernel: KernelTemplate, *, steady: bool) -> tuple[str, ...]:
-    """The options of the C++ compiler for a kernel, none twice."""
-    return tuple(dict.fromkeys((*kernel.flags, *(kernel.steady_flags if steady else ()))))
 
 
 def _check_invariance(emitted: Sequence[Emitted]) -> None:

@@ -92,6 +92,9 @@ class Graphs:
     def begin(self) -> None:
         """There is nothing to make ready."""
 
+    def plain(self, name: str, reason: str) -> None:
+        """What is run as it is makes no graph."""
+
     def factors(self, target: object) -> Mapping[str, Any]:
         """Nothing is kept that could depend on anything."""
         del target

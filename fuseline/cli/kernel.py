@@ -33,8 +33,8 @@ from fuseline.codegen.gpu.cuda import CudaKernel
 from fuseline.codegen.targets import GPU_TARGETS, TARGETS, Target
 from fuseline.config import Config
 from fuseline.header import without_head
-from fuseline.kernel_script import op_of
-from fuseline.kernel_trial import Alone, Checked, NotTheKernelError, Work, binaries
+from fuseline.one_kernel.script import op_of
+from fuseline.one_kernel.trial import Alone, Checked, NotTheKernelError, Work, binaries
 from fuseline.report import CostRecord
 
 BLOCKS = 512

@@ -65,6 +65,12 @@ class KernelTemplate:
         text = json.dumps(fields, sort_keys=True, default=str)
         return f"{self.family}_{hashlib.sha256(text.encode()).hexdigest()[:12]}"
 
+    def options(self, *, steady: bool) -> tuple[str, ...]:
+        """Options of the C++ compiler, none twice; ``steady`` for a program that is to be batch
+        invariant.
+        """
+        return tuple(dict.fromkeys((*self.flags, *(self.steady_flags if steady else ()))))
+
     def why_varies(self) -> str:
         """Why the bits of a row depend on the rows beside it; empty where they do not."""
         return self.varies

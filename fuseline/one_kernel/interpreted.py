@@ -19,7 +19,7 @@ from fuseline.runtime.plan import WORKERS, Evaluator, HostStep, LibraryStep, Nat
 
 if TYPE_CHECKING:
     from fuseline.choose.trial import Trial
-    from fuseline.kernel_trial import Alone
+    from fuseline.one_kernel.trial import Alone
 
 
 def interpreted(

@@ -58,23 +58,28 @@ def script(head: Head, op: Op, layouts: LayoutMap, *, target: str) -> str:
     """
     func, places = cut(op, layouts)
     saved = json.loads(SavedProgram(func.name, func, places, (), ()).to_text())
-    memory = json.dumps({"strides": saved["strides"], "results": saved["results"]})
+    memory: dict[str, object] = {name: saved[name] for name in ("strides", "results")}
+    memory |= {"batch_invariant": True} if layouts.batch_invariant else {}
     return _SCRIPT.format(
         symbol=head.symbol,
         target=target,
         about="\n".join(head.lines()).replace("\\", "/").replace('"""', "'''"),
         op=saved["func"],
-        memory=memory.replace("null", "None"),
+        memory=repr(memory),
         version=__version__,
     )
 
 
 def op_of(text: str, memory: Mapping[str, object]) -> tuple[Op, LayoutMap]:
-    """The op of a script, and where its operands and results lie."""
+    """The op of a script, and where its operands and results lie; and whether it was lowered to
+    one form for all sizes.
+    """
     func = parse_func(text)
     data: dict[str, object] = {"name": func.name, "func": text, "sites": [], "places": [], **memory}
     saved = SavedProgram.of_text(json.dumps(data))
-    return saved.func.ops[-1], LayoutMap(saved.func, saved.layouts)
+    layouts = LayoutMap(saved.func, saved.layouts)
+    layouts.batch_invariant = bool(memory.get("batch_invariant"))
+    return saved.func.ops[-1], layouts
 
 
 def cut(op: Op, layouts: LayoutMap) -> tuple[Func, dict[Value, Layout]]:

@@ -37,7 +37,7 @@ from fuseline.ir.core import Cost, Op, Value
 from fuseline.ir.evaluate import call_reference
 from fuseline.ir.layout import LayoutMap
 from fuseline.ir.types import BufferType, Range
-from fuseline.kernel_interpreted import interpreted
+from fuseline.one_kernel.interpreted import interpreted
 from fuseline.report import span
 from fuseline.runtime.build import KernelSource, build_piece, compile_kernels
 from fuseline.runtime.cache import Cache
@@ -279,12 +279,12 @@ class Work:
             BuildError: a kernel does not compile, or there is no compiler.
 
         """
-        alone = self.alone
+        alone, steady = self.alone, self.alone.layouts.batch_invariant
         if tools.toolchain is None:
             assert tools.problem is not None, "there is a reason"
             raise tools.problem
         units = [
-            KernelSource(name, text, flags=alone.kernels[name].flags)
+            KernelSource(name, text, flags=alone.kernels[name].options(steady=steady))
             for name, text in sorted(alone.sources.items())
         ]
         for outcome in compile_kernels(tools.cache, tools.toolchain, units):

@@ -24,8 +24,8 @@ from fuseline.header import Head, kind_of
 from fuseline.ir.core import Func
 from fuseline.ir.layout import LayoutMap
 from fuseline.ir.text import parse_func
-from fuseline.kernel_script import NAME, op_of, script
-from fuseline.kernel_trial import Alone
+from fuseline.one_kernel.script import NAME, op_of, script
+from fuseline.one_kernel.trial import Alone
 from fuseline.passes.manager import PassManager
 from fuseline.passes.pipeline import default_pipeline
 from fuseline.runtime.gpu.cuda_build import has_nvrtc
