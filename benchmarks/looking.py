@@ -43,6 +43,8 @@ WATCHED = (
     "fuseline.passes.manager:last_replaced",
     "fuseline.passes.manager:note_miss",
     "fuseline.passes.apply:note_applied",
+    "fuseline.passes.apply:attribute",
+    "fuseline.assemble:folded_places",
     "fuseline.passes.gate:Names.of",
     "fuseline.passes.gate:Names.applied",
     "fuseline.passes.gate:Gate.allows",
