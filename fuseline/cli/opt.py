@@ -136,8 +136,11 @@ def run(arguments: argparse.Namespace, out: Output) -> int:
     text, name = _read(arguments.file)
     numerics: list[Numerics] | None = [] if arguments.check_numerics else None
     words = [word for file in arguments.load for word in ("--load", file)]
-    record = optimised(manager, text, name, config, numerics, words)
-    remarks.emit(remarks.of_run(record, record.func.name), config)
+    try:
+        record = optimised(manager, text, name, config, numerics, words)
+    finally:
+        done = manager.latest
+        remarks.emit(remarks.of_run(done, done.func.name) if done else [], config)
     result = print_func(record.func, locations=not arguments.no_locations)
     if arguments.timing:
         out.note(timing_table(record))

@@ -164,6 +164,7 @@ def test_rewrites_of_ones_own_are_told_of_and_checked(tmp_path: Path, capsys: Pr
     words = [*words, "--load", str(passes), "-p", "loses-eps-of-this-test"]
     _, said = ran(capsys, *words, code=1)
     assert "FL0410 numbers break at rewrite #1 loses-eps-of-this-test in layers.0.norm" in said
+    assert "loses-eps-of-this-test" in remarks.read_text(), "what was done until then"
 
 
 def test_a_rewrite_to_another_type_is_named(tmp_path: Path, capsys: Print) -> None:
