@@ -125,16 +125,17 @@ class RaiseExperts(Rewrite[Op], root=(GroupedMatmul, Matmul, Add, *PICKING), pat
     reorders = True  # the product of one expert's rows may be summed in another order
 
     def rewrite(self, op: Op, func: Func) -> Replace | NoMatch | None:
+        held: list[str] = []
         try:
             if is_product(op):
-                return _raised(op, func)
+                return _raised(op, func, held)
             if isinstance(op, Add):
                 return _replaced(raised_chain(op, func), func, "the weights can be packed")
             if isinstance(op, PICKING):
                 return _looped(raised_masks(op, func), func)
             return _replaced(raised_dense(op, func), func)
         except Refused as refused:
-            return NoMatch(str(refused))
+            return NoMatch(str(refused), held=held)
 
 
 @dataclass(frozen=True)
@@ -145,7 +146,8 @@ class Input:
     weight: Weight | None
 
 
-def _raised(op: Op, func: Func) -> Replace | NoMatch | None:
+def _raised(op: Op, func: Func, held: list[str]) -> Replace | NoMatch | None:
+    """Experts by their products; ``held`` is told of each predicate that holds."""
     product = product_of(op, func)
     if any(_same_slots(other, product, func) for other in _products_before(product.rows)):
         return None  # the second product: the first one is the root
@@ -160,16 +162,21 @@ def _raised(op: Op, func: Func) -> Replace | NoMatch | None:
     if op is not before[0]:
         return None
     ups = [product_of(other, func) for other in before]
+    held.append(_PRODUCTS)
     _check_together(ups, down)
+    held.append(_TOGETHER)
     sides = [with_bias(up, func) for up in ups]
     last = with_bias(down, func)
     body = body_between([s.y for s in sides], [up.width for up in ups], down.rows)
+    held.append(_BETWEEN)
     end = summed(func, last.y, down.slots, down.width)
+    held.append(_SUMMED)
     inside = {*body.inside, *end.inside, *last.inside, *(o for s in sides for o in s.inside)}
     check_readers(func, inside, end.y)
+    held.append(_ALONE)
     given = _input(ups, end)
     fused = _experts(given, ups, sides, down, last, body, end)
-    return _replace(end.y, fused, func, _HELD)
+    return _replace(end.y, fused, func, held)
 
 
 def _replaced(
@@ -186,7 +193,7 @@ def _replace(end: Value, raised: Experts, func: Func, held: Sequence[str]) -> Re
     """The op in the place of a sum, where a kernel takes it."""
     fused = as_given(raised)
     if reason := unfit(fused, func):
-        return NoMatch(reason)
+        return NoMatch(reason, held=held)
     y = reshaped(fused.y, end.shape)
     return Replace({end: y}, before=end.owner, held=(*held, "a kernel takes them"))
 
@@ -203,11 +210,11 @@ _HELD_OF_LOOPS = (
 )
 
 
-_HELD = (
-    "each row is a token's, multiplied by the matrices of its expert",
-    "element-wise ops between the products, and nothing else reads them",
-    "the rows of a token are added up",
-)
+_PRODUCTS = "each row is a token's, multiplied by the matrices of its expert, twice"
+_TOGETHER = "the products are of the same rows and experts"
+_BETWEEN = "only element-wise ops are between the products"
+_SUMMED = "the rows of a token are added up"
+_ALONE = "nothing else reads what is between"
 
 
 def _products_before(value: Value) -> list[Op]:

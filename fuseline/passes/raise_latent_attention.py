@@ -16,7 +16,7 @@ from fuseline.passes.latent_details import Latents, latent_details, product_behi
 from fuseline.passes.latent_forms import Expanded, Shared, expanded
 from fuseline.passes.masks.elements import Elements
 from fuseline.passes.masks.integers import Unknown
-from fuseline.passes.rewrite import NoMatch, Replace, Rewrite
+from fuseline.passes.rewrite import NoMatch, Replace, Rewrite, failed
 from fuseline.passes.wording import called, maker
 
 
@@ -60,11 +60,20 @@ class RaiseLatentAttention(Rewrite[Attention], root=Attention, pattern="mla"):
             return found
         if not is_latent(found, func):
             return None
-        if reason := unfit({op.q.dtype, op.k.dtype, op.v.dtype}, found) or _read_elsewhere(
-            op, found, func
-        ):
-            return NoMatch(reason) if found.shared or is_compressed(found.latent) else None
+        types = {op.q.dtype, op.k.dtype, op.v.dtype}
+        missed = failed(
+            (_EXPANDED,),
+            (_FITS, lambda: unfit(types, found)),
+            (_ALONE, lambda: _read_elsewhere(op, found, func)),
+        )
+        if missed is not None:
+            return missed if found.shared or is_compressed(found.latent) else None
         return _raised(op, found)
+
+
+_EXPANDED = "keys and values are expansions of one latent"
+_FITS = "the weights that expand it lie as the kernel has them"
+_ALONE = "nothing else reads them"
 
 
 def _products(found: Expanded) -> list[Linear]:
@@ -181,8 +190,9 @@ def _raised(op: Attention, found: Expanded) -> Replace:
         value=values.width,
         **op.attributes,
     )
-    held = ("keys and values are expansions of one latent", "nothing else reads them")
-    return Replace({op.y: made.y}, held=held, details=latent_details(Latents.of(made)))
+    return Replace(
+        {op.y: made.y}, held=(_EXPANDED, _FITS, _ALONE), details=latent_details(Latents.of(made))
+    )
 
 
 def _queries(q: Value, found: Expanded) -> Value:

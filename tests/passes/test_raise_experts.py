@@ -6,6 +6,9 @@ import re
 
 import pytest
 
+from fuseline.ir.text import parse_func
+from fuseline.passes.dce import Dce
+from fuseline.passes.manager import PassManager
 from fuseline.passes.raise_experts import RaiseExperts
 from fuseline.testing import assert_no_rewrite, assert_rewrites
 
@@ -85,6 +88,15 @@ def test_sorted_and_grouped() -> None:
     assert_rewrites(
         RaiseExperts(), func(arguments, *GROUPED), func(arguments, *raised("dtype = f32"))
     )
+
+
+@pytest.mark.parametrize(("result", "held"), [("%o", 3), ("%y, %m", 4)])
+def test_no_experts_but_the_predicates_that_held(result: str, held: int) -> None:
+    """Rows that nobody adds up, and rows between the products that somebody else reads."""
+    text = func(ARGUMENTS.format("f32"), *GROUPED, result=result)
+    (missed,) = PassManager([Dce(), RaiseExperts()]).run(parse_func(text)).missed.values()
+    assert len(missed.held) == held, (missed.reason, missed.held)
+    assert missed.held[0].startswith("each row is a token's, multiplied by the matrices")
 
 
 @pytest.mark.parametrize("dtype", ["bf16", "f16"])
