@@ -21,15 +21,18 @@ from fuseline.passes.dce import Dce
 from fuseline.passes.manager import PassManager
 from fuseline.passes.rewrite import FuncPass, Pass
 
-OURS = "fuseline.passes"
-"""The module of passes that stand for fuseline's own."""
+
+@pytest.fixture(autouse=True)
+def ours(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The passes stand for fuseline's own."""
+    for each in (_Fails, _Leaves):
+        monkeypatch.setattr(each, "__module__", "fuseline.passes")
 
 
 @dataclass(frozen=True)
 class _Fails(FuncPass):
     """Fails after it has begun to edit."""
 
-    __module__ = OURS
     often: int = 2
 
     def run(self, func: Func) -> None:
@@ -40,8 +43,6 @@ class _Fails(FuncPass):
 @dataclass(frozen=True)
 class _Leaves(FuncPass):
     """Leaves a func that is not valid."""
-
-    __module__ = OURS
 
     def run(self, func: Func) -> None:
         func.args.clear()

@@ -20,7 +20,7 @@ from fuseline.debug.page.look import Look
 from fuseline.debug.page.page import page_at
 from fuseline.debug.page.program import Program
 from fuseline.debug.page.samples import take
-from fuseline.errors import InternalError, UsageError
+from fuseline.errors import PassError, UsageError
 from fuseline.ir.core import Func
 from fuseline.passes.dce import Dce
 from fuseline.passes.fuse_add_rms_norm import FuseAddRmsNorm
@@ -139,7 +139,7 @@ class _Breaks(FuncPass):
 def test_the_page_of_a_pass_that_fails_shows_those_before_it(tmp_path: Path) -> None:
     path = tmp_path / "report.html"
     config = Config(html=path, dump_dir=tmp_path)
-    with pytest.raises(InternalError):
+    with pytest.raises(PassError):
         optimised(PassManager([FuseAddRmsNorm(), _Breaks(), Dce()]), TEXT, "f.fl", config)
     assert path.is_file()
     view = on_page(path)

@@ -75,8 +75,8 @@ def test_each_op_has_its_place_its_line_and_its_cost(model: Shown) -> None:
         line = model.view.lines[node.text]
         results = ", ".join(f"%{v.hint}" for v in op.results)
         assert line.strip().startswith(f"{results} = {op.name}" if results else op.name)
-        place = ("", "") if op.loc is None else (op.loc.module, op.loc.source)
-        assert (node.module, "".join(node.source)) == place
+        assert node.module == ("" if op.loc is None else op.loc.module)
+        assert list(node.source) == list(dict.fromkeys(at.source for at in op.sources if at.source))
     numbers = {op: i for i, op in enumerate(model.run.func.ops)}
     reads = {(numbers[v.owner], i) for op, i in numbers.items() for v in op.operands if v.owner}
     assert set(last.edges) == reads
