@@ -25,6 +25,7 @@ from fuseline.report import (
 )
 from fuseline.runtime.executor import Program
 from fuseline.runtime.graphs import Graphed
+from fuseline.runtime.native import MOST_SHARES
 from fuseline.runtime.plan import LibraryStep, NativeStep
 
 if TYPE_CHECKING:
@@ -102,7 +103,7 @@ class Compilation:
             ptx={symbol: binary.ptx for symbol, binary in built.binaries.items() if binary.ptx},
             sites=self.outcome.sites,
             seconds=dict(self.seconds),
-            threads=threads if self.device.type == "cpu" else 1,
+            threads=min(threads, MOST_SHARES) if self.device.type == "cpu" else 1,
         )
 
     def report(self) -> Report:

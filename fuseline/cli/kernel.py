@@ -86,11 +86,18 @@ def main(
         argv: the arguments, if not those of the process.
 
     """
-    given = _parser(Path(script), symbol, target).parse_args(argv)
+    parser = _parser(Path(script), symbol, target)
+    given = parser.parse_args(argv)
     out = Output(json=given.json)
     sources = _sources(Path(script).parent)
     try:
+        if symbol not in sources:
+            raise NotTheKernelError(f"the source of {symbol} does not lie beside the script")
         alone = Alone.of(symbol, TARGETS[target], *op_of(op, memory), sources)
+        known = alone.layouts.func.symbols
+        if unknown := [name for name, _ in given.size if name not in known]:
+            names = ", ".join(known) or "none"
+            parser.error(f"no size is called {unknown[0]}; there are: {names}")
         return _run(alone, given, out, Path(script))
     except NotTheKernelError as error:
         out.note(f"error: {error}")
@@ -105,7 +112,7 @@ def _parser(script: Path, symbol: str, target: str) -> argparse.ArgumentParser:
         prog=script.name,
         description=f"Build {symbol} for {target} from the source beside this script, run it, "
         "check its numbers and time it.",
-        epilog=f"example: python {script.name} --size S=128 --runs 100",
+        epilog=f"example: python {script.name} --runs 100 --json",
     )
     parser.add_argument(
         "--size",
@@ -143,12 +150,17 @@ def _count(text: str) -> int:
 
 
 def _sources(folder: Path) -> dict[str, str]:
-    """The sources in a folder by symbol, as they are to be compiled."""
+    """The sources in a folder by symbol, as they are to be compiled: what a compiler of C++ says of
+    them is about the lines of the files.
+    """
     found: dict[str, str] = {}
     for path in sorted(folder.iterdir()):
         name, _, suffix = path.name.partition(".")
         if suffix in _SUFFIXES:
-            found[name] = without_head(path.read_text())
+            text = path.read_text()
+            body = without_head(text)
+            first = text.count("\n") - body.count("\n") + 1
+            found[name] = body if suffix == "py" else f'#line {first} "{path.name}"\n{body}'
     return found
 
 

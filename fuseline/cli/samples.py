@@ -30,7 +30,7 @@ def add_to_page(
     from fuseline.debug.page.page import page_at
     from fuseline.debug.page.samples import take
 
-    page = page_at(config.html, config)
+    page = page_at(config.html)
     page.title = loaded.name
     with out.step("taking samples"), torch.no_grad():
         take(page, lambda: compiled(*loaded.args, **loaded.kwargs), loaded.run, runs)

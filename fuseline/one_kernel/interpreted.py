@@ -13,9 +13,9 @@ from fuseline.codegen.gpu.kernel import GpuKernel
 from fuseline.codegen.lower import Emitted
 from fuseline.debug.interpreted import launch
 from fuseline.ir.types import DType
-from fuseline.runtime.executor import BoundView, bind_view
+from fuseline.runtime.executor import BoundView, applies, bind_view
 from fuseline.runtime.library import LIBRARY
-from fuseline.runtime.plan import WORKERS, Evaluator, HostStep, LibraryStep, NativeStep, Plan, Step
+from fuseline.runtime.plan import WORKERS, Evaluator, HostStep, LibraryStep, NativeStep, Plan
 
 if TYPE_CHECKING:
     from fuseline.choose.trial import Trial
@@ -31,7 +31,7 @@ def interpreted(
     plan = assemble_op(alone.layouts, Emitted(alone.op, alone.launches), trial.roots, values)
     value = Evaluator(plan)({**values, WORKERS: 1})
     memory = _memory(plan, trial, value)
-    steps = [step for step in plan.steps if _applies(step, value)]
+    steps = [step for step in plan.steps if applies(step, value)]
 
     def view(bound: BoundView) -> Tensor:
         return bound.on(memory[bound.buffer])
@@ -87,13 +87,6 @@ def _pointer(memory: Tensor, offset: int, kind: str) -> Tensor:
     wanted = DType(kind).torch
     flat = memory.reshape(-1).view(torch.uint8)[offset:]
     return flat[: flat.numel() // wanted.itemsize * wanted.itemsize].view(wanted)
-
-
-def _applies(step: Step, value: Callable[[Any], int]) -> bool:
-    if step.when is None:
-        return True
-    size, least, most = value(step.when[0]), step.when[1], step.when[2]
-    return least <= size and (most is None or size <= most)
 
 
 __all__ = ["interpreted"]

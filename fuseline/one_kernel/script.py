@@ -32,6 +32,7 @@ _SCRIPT = '''"""Builds, runs, checks and times one kernel by the source beside i
 This needs fuseline {version}, which wrote it, and no model; --help tells what it takes.
 """
 
+import faulthandler
 import sys
 
 from fuseline.cli.kernel import main
@@ -42,6 +43,7 @@ OP = r"""
 MEMORY = {memory}
 
 if __name__ == "__main__":
+    faulthandler.enable(sys.__stderr__)  # an edited kernel may read and write anywhere
     sys.exit(main(__file__, symbol="{symbol}", target="{target}", op=OP, memory=MEMORY))
 '''
 

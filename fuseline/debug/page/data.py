@@ -200,6 +200,7 @@ class ProgramView:
     Attributes:
         name: of the func.
         target: as ``cpu`` or ``sm_90``.
+        options: those of the compilation that were given.
         lines: the lines of all its texts.
         imported: its text before all passes, by numbers of lines.
         final: the same after them.
@@ -218,6 +219,7 @@ class ProgramView:
 
     name: str
     target: str
+    options: Mapping[str, str]
     lines: tuple[str, ...]
     imported: tuple[int, ...]
     final: tuple[int, ...]
@@ -236,10 +238,9 @@ class ProgramView:
 
 @dataclass(frozen=True)
 class PageView:
-    """All of a page: what it is of, by which versions and options, and the programs."""
+    """All of a page: what it is of, by which versions, and the programs."""
 
     title: str
     versions: Mapping[str, str]
-    options: Mapping[str, str]
     notes: tuple[str, ...]
     programs: tuple[ProgramView, ...]

@@ -1,8 +1,9 @@
 """A file that one process writes, again and again, and each time as a whole.
 
 Who writes it holds a lock on it for as long as the process lives. Another process that is to write
-the same file finds it locked, and takes a name beside it; what a process that has ended left there
-is replaced. Files are never seen half-written, and no locks are left behind.
+the same file finds it locked, and takes a name beside it. Whatever lies under the name that was
+asked for is replaced, and under one beside it only a page. Files are never seen half-written, and
+no locks are left behind.
 """
 
 from __future__ import annotations
@@ -15,6 +16,11 @@ from contextlib import suppress
 from pathlib import Path
 
 from fuseline.errors import PAGE_IN_USE
+
+GENERATOR = '<meta name="generator" content="fuseline">'
+"""What the head of a page has."""
+
+_HEAD = 4096
 
 
 class OwnFile:
@@ -49,6 +55,12 @@ class OwnFile:
             with suppress(OSError):
                 temporary.unlink(missing_ok=True)
 
+    def close(self) -> None:
+        """Let others have the file."""
+        lock, self._lock = self._lock, None
+        if lock is not None:
+            os.close(lock)
+
     def _put(self, temporary: Path) -> None:
         if self._lock is not None:
             temporary.replace(self.path)
@@ -56,10 +68,23 @@ class OwnFile:
         for number in itertools.count():
             suffix = f"-{number}" if number else ""
             self.path = self.wanted.with_stem(f"{self.wanted.stem}{suffix}")
+            if number and not _may_be_replaced(self.path):
+                continue
             if _taken(temporary, self.path):
                 break
         if self.path != self.wanted:
             PAGE_IN_USE.warn(str(self.wanted), hint=f"the page of this one is {self.path}")
+
+
+def _may_be_replaced(path: Path) -> bool:
+    """Whether nothing is there, or a page."""
+    try:
+        with path.open("rb") as file:
+            return GENERATOR.encode() in file.read(_HEAD)
+    except FileNotFoundError:
+        return True
+    except OSError:
+        return False
 
 
 def _taken(temporary: Path, path: Path) -> bool:
@@ -110,4 +135,4 @@ def _is_at(file: int, path: Path) -> bool:
         return False
 
 
-__all__ = ["OwnFile"]
+__all__ = ["GENERATOR", "OwnFile"]

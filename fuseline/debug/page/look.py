@@ -5,7 +5,6 @@ Where nobody has asked for a page, nothing is kept, and nothing that makes one i
 
 from __future__ import annotations
 
-import logging
 import time
 from collections.abc import Callable, Generator, Mapping, Sequence
 from contextlib import contextmanager
@@ -17,7 +16,7 @@ import torch
 from torch import Tensor
 
 from fuseline.config import Config
-from fuseline.errors import FuselineError, InternalError
+from fuseline.errors import FuselineError, InternalError, warn
 from fuseline.ir.core import Func
 from fuseline.passes.manager import Observer
 from fuseline.runtime.plan import Step
@@ -27,8 +26,6 @@ if TYPE_CHECKING:
     from fuseline.debug.page.program import Made, Program
     from fuseline.passes.record import Run
     from fuseline.runtime.executor import Program as Executable
-
-log = logging.getLogger(__name__)
 
 Runnable = Callable[[Sequence[Any]], Sequence[Tensor]]
 
@@ -65,10 +62,15 @@ class Look:
         from fuseline.debug.page.page import Page, page_at
         from fuseline.debug.page.program import Program
 
-        pages = () if config.html is None else (page_at(config.html, config),)
+        pages = [] if config.html is None else [page_at(config.html)]
         if folder is not None:
-            pages = (*pages, Page(folder / "index.html", given_options(config), alone=True))
-        return cls(Program(name, target, sizes()), pages)
+            pages.append(Page(folder / "index.html", alone=True))
+        pages = [page for page in pages if page.has_room()]
+        if not pages:
+            return cls()
+        options = {k: v for k, v in given_options(config).items() if k != "target"}
+        options |= {"disable": ",".join(config.disable)} if config.disable else {}
+        return cls(Program(name, target, sizes(), options), tuple(pages))
 
     @property
     def observers(self) -> list[Observer]:
@@ -88,15 +90,11 @@ class Look:
             self.program.passed(run)
 
     def made(self, made: Callable[[], Made]) -> None:
-        """The program can be run.
-
-        Raises:
-            UsageError: FL0101, if a page cannot be written.
-
-        """
+        """The program can be run, also where its pages cannot be written any more."""
         if self.program is not None:
             self.program.made(made())
-            self.write()
+            for page in self.pages:
+                _try_to_write(page)
 
     def write(self) -> None:
         """Have what is known in the files.
@@ -125,10 +123,7 @@ class Look:
             text = f"{program.watch.running}: {text}" if program.watch.running else text
         for page in self.pages:
             page.note(f"{program.name}: {text}")
-            try:
-                page.write()
-            except FuselineError as problem:  # the error itself matters more
-                log.warning("%s", problem)
+            _try_to_write(page)  # the error itself matters more
 
     def sampled(self, executable: Executable, run: Runnable) -> Runnable:
         """A program whose steps are timed one by one while samples are taken."""
@@ -146,6 +141,13 @@ class Look:
             return results
 
         return call
+
+
+def _try_to_write(page: Page) -> None:
+    try:
+        page.write()
+    except FuselineError as problem:
+        warn(problem.diagnostic)
 
 
 @dataclass

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
+import os
 import threading
-from collections.abc import Generator, Mapping
+from collections.abc import Generator
 from contextlib import contextmanager
 from pathlib import Path
 
-from fuseline.config import Config
-from fuseline.debug.case import given_options, versions
+from fuseline.debug.case import versions
 from fuseline.debug.files import refusal_of, replace_text
 from fuseline.debug.page.data import PageView
 from fuseline.debug.page.file import OwnFile
@@ -16,21 +16,22 @@ from fuseline.debug.page.program import Program
 from fuseline.errors import INVALID_OPTION
 from fuseline.runtime.fork import renew_in_children
 
+MOST = 64
+"""Programs of a page: each that comes has all of them written anew."""
+
 
 class Page:
     """The programs of one page, and its file; safe to use from several threads.
 
     Args:
         path: of the file.
-        options: those of the compilation that were given.
         alone: nobody else knows of the file, as in a folder that is new.
 
     """
 
-    def __init__(self, path: Path, options: Mapping[str, str], *, alone: bool = False) -> None:
+    def __init__(self, path: Path, *, alone: bool = False) -> None:
         self._path = path
         self._file = None if alone else OwnFile(path)
-        self.options = {k: v for k, v in options.items() if k != "target"}  # programs have theirs
         self.title = ""
         self.programs: list[Program] = []
         self.notes: list[str] = []
@@ -52,12 +53,23 @@ class Page:
         """Where the page lies."""
         return self._file.path if self._file else self._path
 
+    def has_room(self) -> bool:
+        """Whether there may be one more program."""
+        return len(self.programs) < MOST
+
+    def close(self) -> None:
+        """Let other processes have the file."""
+        if self._file:
+            self._file.close()
+
     def add(self, program: Program) -> None:
         """One more program, behind the others; what is known of it is shown when `write` is
         called.
         """
         with self._lock:
             self.programs.append(program)
+            if not self.has_room():
+                self.notes.append(f"this page is full: it has {MOST} programs, and takes no more")
 
     def note(self, text: str) -> None:
         """Something that is to be said above all programs."""
@@ -71,7 +83,6 @@ class Page:
             return PageView(
                 title=self.title or ", ".join(names),
                 versions=versions(),
-                options=dict(self.options),
                 notes=tuple(self.notes),
                 programs=tuple(each.view() for each in self.programs),
             )
@@ -106,18 +117,21 @@ class _Pages:
 
     def renew(self) -> None:
         """In a forked child: the pages are its parent's."""
+        for page in self.known.values():
+            page.close()
         self.known, self.lock = {}, threading.Lock()
 
 
 _PAGES = _Pages()
 
 
-def page_at(path: Path, config: Config) -> Page:
-    """The page of this process with that path; what is compiled for one path is on one page."""
+def page_at(path: Path) -> Page:
+    """The page of this process with that path; what is compiled for one file is on one page."""
+    place = Path(os.path.realpath(path))
     with _PAGES.lock:
-        page = _PAGES.known.get(path)
+        page = _PAGES.known.get(place)
         if page is None:
-            page = _PAGES.known[path] = Page(path, given_options(config))
+            page = _PAGES.known[place] = Page(path)
         return page
 
 

@@ -55,6 +55,7 @@ class Program:
         name: of the func.
         target: what it is compiled for.
         sizes: what symbols were in the example.
+        options: those of the compilation that were given.
         watch: the observer of its passes.
         samples: seconds of each step, in the order of the plan.
         calls: seconds of whole calls, by what was called.
@@ -63,6 +64,7 @@ class Program:
     name: str
     target: str
     sizes: Mapping[str, int] = field(default_factory=dict[str, int])
+    options: Mapping[str, str] = field(default_factory=dict[str, str])
     watch: Watch = field(default_factory=Watch)
     samples: dict[int, list[float]] = field(default_factory=dict[int, list[float]])
     calls: dict[str, tuple[float, ...]] = field(default_factory=dict[str, tuple[float, ...]])
@@ -130,6 +132,7 @@ class Program:
         return ProgramView(
             name=self.name,
             target=self.target,
+            options=dict(self.options),
             lines=self.watch.lines.texts,
             imported=self._imported,
             final=self.watch.text,

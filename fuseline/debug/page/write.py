@@ -72,7 +72,6 @@ def _head(page: PageView) -> Mapping[str, object]:
     return {
         "title": page.title,
         "versions": dict(page.versions),
-        "options": dict(page.options),
         "notes": page.notes,
         "programs": [_name(program) for program in page.programs],
     }

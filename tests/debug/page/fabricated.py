@@ -50,7 +50,6 @@ def page(ops: int = 70, passes: int = 8, *, name: str = "Tiny", programs: int = 
     return PageView(
         title=name,
         versions={"fuseline": "0.1.0", "torch": "2.13.0"},
-        options={"verify": "True"},
         notes=("The second program is like the first.",) if programs > 1 else (),
         programs=tuple(program(ops, passes, f"{name}{n or ''}") for n in range(programs)),
     )
@@ -64,6 +63,7 @@ def program(ops: int, passes: int, name: str) -> ProgramView:
     return ProgramView(
         name=name,
         target="cpu",
+        options={"verify": "True"},
         lines=lines,
         imported=texts[0],
         final=final,
@@ -107,7 +107,7 @@ def bare() -> PageView:
         seconds={},
         calls={},
     )
-    return PageView("Bare", {}, {}, (), (nothing,))
+    return PageView("Bare", {}, (), (nothing,))
 
 
 def _where(layer: int, name: str) -> str:

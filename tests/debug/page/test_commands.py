@@ -8,7 +8,6 @@ import pytest
 import torch
 
 from fuseline.cli import main
-from fuseline.config import Config
 from fuseline.debug.page import page as pages
 from fuseline.debug.page.data import PageView
 from fuseline.debug.page.page import page_at
@@ -45,7 +44,7 @@ def model(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> str:
 
 def on_page(path: Path) -> PageView:
     assert path.is_file()
-    return page_at(path, Config()).view()
+    return page_at(path).view()
 
 
 @pytest.mark.parametrize("command", ["explain", "run"])

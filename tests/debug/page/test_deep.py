@@ -14,7 +14,6 @@ import torch
 from transformers import Qwen3Config, Qwen3ForCausalLM
 
 import fuseline
-from fuseline.config import Config
 from fuseline.debug.page.look import Look
 from fuseline.debug.page.observe import Watch
 from fuseline.debug.page.page import page_at
@@ -75,7 +74,7 @@ def test_a_deep_model_has_a_small_page(
     model: Any = fuseline.compile(deep(layers), html=path, dynamic=True)
     with torch.no_grad():
         model(input_ids=tokens(3, 9), use_cache=False)
-    view = page_at(path, Config()).view()
+    view = page_at(path).view()
     (program,) = view.programs
     assert len(program.graphs[0].nodes) > ops
     assert len(json.dumps(asdict(view))) < megabytes * 1e6

@@ -62,7 +62,7 @@ def called(model: Any, *shape: int) -> None:
 
 
 def on_page(path: Path) -> PageView:
-    return page_at(path, Config()).view()
+    return page_at(path).view()
 
 
 def test_a_program_is_on_the_page_once_it_is_compiled(tmp_path: Path) -> None:
@@ -105,7 +105,7 @@ def test_samples_are_those_of_steps_and_of_calls(tmp_path: Path) -> None:
     x = torch.randn(3, 16)
     with torch.no_grad():
         before = model(x)
-        take(page_at(path, Config()), lambda: model(x), lambda: eager(x), 4)
+        take(page_at(path), lambda: model(x), lambda: eager(x), 4)
         torch.testing.assert_close(model(x), before, rtol=0, atol=0)
     (program,) = on_page(path).programs
     ran = [step for step in program.steps if step.seconds]
@@ -121,7 +121,7 @@ def test_samples_are_those_of_steps_and_of_calls(tmp_path: Path) -> None:
 
 
 def test_no_samples_are_taken_of_what_does_not_run_here(tmp_path: Path) -> None:
-    page = page_at(tmp_path / "report.html", Config())
+    page = page_at(tmp_path / "report.html")
     take(page, lambda: None, lambda: None, 2)
     assert page.view().notes == (
         "nothing was timed: no program of this page runs by its kernels here",

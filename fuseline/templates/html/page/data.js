@@ -77,6 +77,7 @@
  * @property {number[]} final
  * @property {PassView[]} passes
  * @property {GraphView[]} graphs
+ * @property {Record<string, string>} options
  * @property {Group[]} groups
  * @property {Site[]} sites
  * @property {KernelView[]} kernels
@@ -91,7 +92,6 @@
  * @typedef {object} Page
  * @property {string} title
  * @property {Record<string, string>} versions
- * @property {Record<string, string>} options
  * @property {string[]} notes
  * @property {{name: string, target: string}[]} programs
  */

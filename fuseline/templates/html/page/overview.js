@@ -15,7 +15,7 @@ views.overview = {
       ...page.notes.map((note) => el("p.note", { role: "note" }, note)),
       el("div.tiles", {}, ...tiles(program)),
       el("div.columns", {}, patternsSection(program), stagesSection(program)),
-      el("div.columns", {}, mapSection("Versions", page.versions), mapSection("Options", page.options)),
+      el("div.columns", {}, mapSection("Versions", page.versions), mapSection("Options", program.options)),
     );
     return {};
   },
