@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from fuseline.ir.core import Op, OpError, Trait, Value, attribute, operand, result
+from fuseline.ir.core import Cost, Op, OpError, Trait, Value, attribute, operand, result
 from fuseline.ir.types import Dim, DType, TensorType
 
 
@@ -34,6 +34,10 @@ class Reduce(Op):
     def result_dtype(self) -> DType:
         """The element type of the result."""
         return self.x.dtype
+
+    def cost(self) -> Cost:
+        """An operation for each element that goes in."""
+        return Cost(super().cost().bytes, self.x.tensor.numel)
 
 
 class Sum(Reduce, name="sum"):
