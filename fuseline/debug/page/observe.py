@@ -81,7 +81,7 @@ class Watch:
 def about(pass_: Pass) -> str:
     """The first sentence of what a pass says of itself."""
     first = inspect.cleandoc(type(pass_).__doc__ or "").partition("\n\n")[0]
-    return " ".join(first.split()).partition(". ")[0].rstrip(".") + "."
+    return " ".join(first.split()).partition(". ")[0].rstrip(".").replace("`", "") + "."
 
 
 __all__ = ["Watch", "about"]

@@ -61,7 +61,7 @@ function timeColumn(longest) {
     by: (fold) => Math.max(...times(fold)),
     cell: (fold) => {
       const [low, high] = [Math.min(...times(fold)), Math.max(...times(fold))];
-      return el("div.pair", {}, el("span.pair-text", {}, fold.items.length > 1 ? `${secondsText(low)} to ${secondsText(high)}` : secondsText(high)), bar(high / longest, "time"));
+      return el("div.pair", {}, el("span.pair-text", {}, fold.items.length > 1 ? `${secondsText(low)} to ${secondsText(high)}` : secondsText(high)), bar(high / longest));
     },
   };
 }
