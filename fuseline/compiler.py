@@ -635,9 +635,24 @@ def dynamo_backend(
     """The backend that ``torch.compile(model, backend="fuseline")`` finds.
 
     ``torch.compile(..., options={...})`` gives fields of `Config`.
+
+    Raises:
+        UsageError: FL0101, FL0102, FL0104 or FL0107, for an option; FL0101 also for
+            ``batch_invariant``: where torch compiles no more it runs a model as it is, and asks
+            no backend.
+
     """
-    compiler = Compiler(_config(options.get("options") or options))
-    backend, watch = Backend(compiler, on_plain=compiler.plain), compiler.required
+    config = _config(options.get("options") or options)
+    if config.batch_invariant:
+        raise errors.INVALID_OPTION.error(
+            "batch_invariant",
+            where='torch.compile(backend="fuseline")',
+            found="True, where torch runs a model as it is past recompile_limit, and tells nobody",
+            expected="False",
+            hint="fuseline.compile(model, batch_invariant=True), and no FUSELINE_BATCH_INVARIANT",
+        )
+    compiler = Compiler(config)
+    backend, watch = Backend(compiler), compiler.required
     run = backend(module, inputs)
     if watch is None:
         return run

@@ -330,8 +330,8 @@ NOT_BATCH_INVARIANT = Code(
     "FL0501",
     "not batch invariant:",
     "Under `batch_invariant`, something in a program does not promise that the bits of a row are "
-    "its own, whatever rows are beside it: a kernel, a step that torch runs, or a graph that is "
-    "not compiled at all.",
+    "its own, whatever rows are beside it: a kernel, a step that torch runs, a graph that is not "
+    "compiled at all, or a file that was exported without the option.",
     BuildError,
     hint="leave the module that has it out of the graph with Config(eager=...), where torch then "
     "promises nothing, or compile without batch_invariant",

@@ -9,7 +9,7 @@ from fuseline.artifact.inspecting import Facts, Opened
 
 Status = Literal["same", "changed", "changed source", "changed binary only", "new", "gone"]
 
-_ABOUT = ("schema", "fuseline", "model", "licence")
+_ABOUT = ("schema", "fuseline", "model", "licence", "options")
 
 
 def differences(one: Opened, other: Opened) -> Facts:
@@ -40,7 +40,7 @@ def differences(one: Opened, other: Opened) -> Facts:
 
 
 def _about(ours: Facts, theirs: Facts) -> list[Facts]:
-    """Versions, the command, the licence."""
+    """Versions, the command, the licence, the options."""
     one = {key: ours[key] for key in _ABOUT} | _prefixed(ours["made_with"])
     other = {key: theirs[key] for key in _ABOUT} | _prefixed(theirs["made_with"])
     names = dict.fromkeys((*one, *other))

@@ -172,6 +172,7 @@ class Opened:
             "model": manifest.model,
             "licence": manifest.licence,
             "made_with": dict(manifest.made_with),
+            "options": list(manifest.options),
             "digest": self.digest,
             "signature": None
             if signature is None

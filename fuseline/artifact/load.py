@@ -199,6 +199,8 @@ def load(
         ArtifactError: FL1101 to FL1105, if the file cannot be read, was damaged, or has nothing
             that runs here; FL1111, if it is not signed with the key.
         DeviceError: FL1010, where its state is larger than the memory of the device.
+        BuildError: FL0501, under ``FUSELINE_BATCH_INVARIANT`` for a file that was exported without
+            that option.
         LoadError: FL0802, without the package that checks signatures.
         UsageError: FL0102, for an option of another name; FL0101, for a wrong value.
 
@@ -213,6 +215,7 @@ def load(
         manifest = Manifest.of(archive)
         if verify:
             verify_members(archive, manifest)
+    _check_promised(archive.path, manifest, config)
     where = None if device is None else torch.device(device)
     return Loaded(archive, manifest, choose(archive, manifest, target, where), config)
 
@@ -231,6 +234,17 @@ def _config(options: Mapping[str, object]) -> Config:
                 hint="give it to the export" if of_compiling else None,
             )
     return Config.of(options)
+
+
+def _check_promised(path: Path, manifest: Manifest, config: Config) -> None:
+    """Refuse a file that was exported without what the environment asks of every program."""
+    if config.batch_invariant and "batch_invariant" not in manifest.options:
+        raise errors.NOT_BATCH_INVARIANT.error(
+            str(path),
+            found="a file that was exported without batch_invariant",
+            expected="one that was exported with it",
+            hint="export it with batch_invariant=True, or unset FUSELINE_BATCH_INVARIANT",
+        )
 
 
 __all__ = ["Loaded", "load"]

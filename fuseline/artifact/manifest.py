@@ -138,6 +138,7 @@ class Manifest:
         schema: `SCHEMA`.
         fuseline: the version that wrote it.
         made_with: versions of what took part, and the command.
+        options: of the export, by name: those that say what its programs promise.
         model: the class of the model.
         licence: of the model, as its owner gave it; empty where he did not.
         programs: their names.
@@ -151,6 +152,7 @@ class Manifest:
     schema: int
     fuseline: str
     made_with: Mapping[str, str]
+    options: tuple[str, ...]
     model: str
     licence: str
     programs: tuple[str, ...]

@@ -39,6 +39,7 @@ def _about(facts: Facts) -> str:
         ["licence", facts["licence"] or "not given"],
         ["written by", f"fuseline {facts['fuseline']}, {', '.join(made)}"],
         ["command", facts["made_with"].get("command", "not given")],
+        *([["options", ", ".join(facts["options"])]] if facts["options"] else []),
         ["manifest", f"schema {facts['schema']}, sha256:{facts['digest']}"],
         ["signature", _signature(facts)],
         ["digests", "all checked" if facts["verified"] else "not checked: --verify reads all"],

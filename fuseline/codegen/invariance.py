@@ -11,6 +11,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from typing import Any, cast
 
 from fuseline.codegen.lower import Emitted
 from fuseline.ir.core import Op
@@ -57,7 +58,7 @@ ATEN_ROUNDS_ONCE = _names(
     "abs add ceil div floor mul neg reciprocal relu round sign sqrt sub trunc"
 )
 ATEN = ATEN_MOVES | ATEN_CHOOSES | ATEN_ROUNDS_ONCE
-"""Operators of ATen of all three kinds; its sums may multiply an operand first, unrounded."""
+"""Operators of ATen of all three kinds, by name: for their overloads see `_aten_varies`."""
 
 
 @dataclass(frozen=True)
@@ -98,19 +99,37 @@ def why_reference_varies(op: Op) -> str:
         return "torch adds in an order of its own"
     if op.name in MOVES | CHOOSES | ROUNDS_ONCE or not _floats(op):
         return ""
-    if isinstance(op, AtenCall):
-        namespace, name, _ = op.target.split(".", 2)
-        if namespace == "aten" and name in ATEN:
-            return ""
-    return BY_ROWS
+    return _aten_varies(op) if isinstance(op, AtenCall) else BY_ROWS
+
+
+def _aten_varies(op: AtenCall) -> str:
+    """Why a call of an operator of ATen does not keep the bits of its rows; empty where it does.
+
+    A name may have overloads that do more: a scatter that adds or multiplies, and a sum whose
+    second operand is multiplied first, which vectors round once and other elements perhaps twice.
+    """
+    namespace, name, overload = op.target.split(".", 2)
+    if namespace != "aten" or name not in ATEN:
+        return BY_ROWS
+    if name == "scatter" and overload in ("reduce", "value_reduce"):
+        return "torch adds or multiplies in an order of its own"
+    if name in ("add", "sub") and _alpha(op) != 1:
+        return "torch multiplies by alpha first, rounded or not as elements are grouped"
+    return ""
+
+
+def _alpha(op: AtenCall) -> object:
+    """The factor of the second operand of a sum or a difference."""
+    named = {str(key): value for key, value in cast("Any", op.kwargs)}
+    return named.get("alpha", op.args[2] if len(op.args) > 2 else 1)
 
 
 def _floats(op: Op) -> bool:
-    """Whether an op reads or makes numbers that are rounded."""
+    """Whether an op reads or makes numbers that are rounded; the IR has no complex types."""
     types = [v.type for v in (*op.operands, *op.results)]
     kinds = [t.dtype.torch for t in types if isinstance(t, TensorType)]
     kinds += [t.tensor.dtype.torch for t in types if isinstance(t, BufferType)]
-    return any(kind.is_floating_point or kind.is_complex for kind in kinds)
+    return any(kind.is_floating_point for kind in kinds)
 
 
 __all__ = ["Varies", "varying", "why_reference_varies"]

@@ -203,7 +203,8 @@ def export_parts(
     tensors = common_tensors(exported)
     model = next(iter(parts.values())).model
     about = {
-        "made_with": _versions(command, versions) | _noted(config),
+        "made_with": _versions(command, versions),
+        "options": ("batch_invariant",) if config.batch_invariant else (),
         "model": _title(model),
         "licence": licence,
         "programs": tuple(parts),
@@ -492,11 +493,6 @@ def _disjoint(groups: Sequence[Sequence[str]]) -> list[Sequence[str]]:
         elif not any(set(group) == set(g) for g in found):
             log.info("%s lie elsewhere for another target: copied when loaded", ", ".join(group))
     return found
-
-
-def _noted(config: Config) -> dict[str, str]:
-    """The options that say what a program promises."""
-    return {"options": "batch_invariant"} if config.batch_invariant else {}
 
 
 def _versions(command: str, names: Iterable[str]) -> dict[str, str]:

@@ -54,6 +54,7 @@ def write(
         "schema": SCHEMA,
         "fuseline": "0.1.0",
         "made_with": {},
+        "options": (),
         "model": "handmade",
         "licence": "",
         "programs": ("main",),

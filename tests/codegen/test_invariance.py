@@ -43,6 +43,36 @@ def test_references(text: str) -> None:
     assert (why_reference_varies(func.ops[-1]) == "") is REFERENCES[text]
 
 
+CALLS = {
+    "scatter.src args = ($0, 0, $1, $2), kwargs = ()": "",
+    "scatter.value args = ($0, 0, $1, 1.5), kwargs = ()": "",
+    'scatter.reduce args = ($0, 0, $1, $2), kwargs = (("reduce", "add"),)': "order of its own",
+    'scatter.value_reduce args = ($0, 0, $1, 1.5), kwargs = (("reduce", "multiply"),)': (
+        "order of its own"
+    ),
+    "add.Tensor args = ($0, $2), kwargs = ()": "",
+    'add.Tensor args = ($0, $2), kwargs = (("alpha", 1),)': "",
+    'add.Tensor args = ($0, $2), kwargs = (("alpha", 0.5),)': "alpha",
+    'sub.Tensor args = ($0, $2), kwargs = (("alpha", 2),)': "alpha",
+    "add.Scalar args = ($0, 2, 0.5), kwargs = ()": "alpha",
+    "sub.Scalar args = ($0, 2, 0.5), kwargs = ()": "alpha",
+    "sub.Scalar args = ($0, 2, 1), kwargs = ()": "",
+}
+
+
+@pytest.mark.parametrize("text", CALLS)
+def test_overloads_that_do_more_are_refused(text: str) -> None:
+    """An operator of ATen that is exact by its name may add or multiply under another overload."""
+    target, _, rest = text.partition(" ")
+    func = parse_func(f"""func @f(%x: f32[4, 3], %n: i64[4, 3], %z: f32[4, 3]) {{
+      %y = aten.call [%x, %n, %z] {{target = "aten.{target}", {rest}, types = (f32[4, 3],)}}
+      return %y
+    }}""")
+    reason = why_reference_varies(func.ops[-1])
+    assert CALLS[text] in reason
+    assert bool(reason) is bool(CALLS[text])
+
+
 @pytest.mark.parametrize("backend", ["cpu", "cuda"])
 def test_a_product_has_no_one_form_without_the_option(backend: str) -> None:
     """And with it has one."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any, cast
 
@@ -9,10 +10,13 @@ import pytest
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+from torch._dynamo.exc import BackendCompilerFailed
 
 import fuseline
 from fuseline import errors
+from fuseline.cli import main
 from fuseline.runtime.plan import LibraryStep, NativeStep
+from tests.artifact.small import shared
 from tests.e2e.determined import LATENT
 from tests.e2e.families import FAMILIES, Family, static_cache, tokens
 from tests.e2e.harness import QUIET, compilations, logits
@@ -162,10 +166,37 @@ def test_moving_and_choosing_by_torch_is_not_refused() -> None:
         assert torch.equal(ours, theirs)
 
 
+@pytest.mark.parametrize("name", ["abs", "div", "reciprocal", "sqrt"])
+def test_functions_of_complex_numbers_are_refused_by_name(name: str) -> None:
+    """Torch's are not rounded once. A product is arithmetic of the IR, of real numbers."""
+
+    def program(x: Tensor) -> Tensor:
+        y = torch.view_as_complex(x)
+        y = y / y if name == "div" else getattr(torch, name)(y)
+        return torch.view_as_real(y) if y.is_complex() else y
+
+    assert f"aten.{name}." in str(refused(program, seeded(4, 3, 2, seed=1)).found)
+
+
 def test_gradients_are_refused() -> None:
     model = compiled(nn.Linear(3, 4), batch_invariant=True)
     with pytest.raises(errors.BuildError, match="FL0501"):
         model(torch.ones(2, 3))
+
+
+@pytest.mark.parametrize("given", ["argument", "variable"])
+def test_a_backend_of_torch_refuses_the_option(given: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Past its limit of compilations torch asks no backend, and the model would run as it is."""
+    torch.compiler.reset()
+    if given == "variable":
+        monkeypatch.setenv("FUSELINE_BATCH_INVARIANT", "1")
+    options = {"batch_invariant": True} if given == "argument" else None
+    model = cast("Any", torch).compile(nn.Linear(3, 4), backend="fuseline", options=options)
+    with pytest.raises(BackendCompilerFailed) as raised:
+        run(model, torch.ones(2, 3))
+    said = cast("errors.UsageError", raised.value.inner_exception).diagnostic
+    assert (said.code, said.title.rpartition(" ")[2]) == ("FL0101", "batch_invariant")
+    assert "fuseline.compile(model, batch_invariant=True)" in str(said.hint)
 
 
 def test_kernels_that_are_left_out_are_refused() -> None:
@@ -174,7 +205,9 @@ def test_kernels_that_are_left_out_are_refused() -> None:
     assert "plain_kernels" in str(said.found)
 
 
-def test_the_option_travels_with_a_file(tmp_path: Any) -> None:
+def test_the_option_travels_with_a_file(
+    tmp_path: Any, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
     model = nn.Sequential(nn.RMSNorm(84), nn.Linear(84, 20)).eval()
     example = torch.stack([seeded(5, 84, seed=i) for i in range(18)])
     batch, length = torch.export.Dim("batch", min=1, max=32), torch.export.Dim("length", max=32)
@@ -183,7 +216,10 @@ def test_the_option_travels_with_a_file(tmp_path: Any) -> None:
     made = fuseline.export(
         model, (example,), path=path, dynamic_shapes=shapes, batch_invariant=True
     )
-    assert made.manifest.made_with["options"] == "batch_invariant"
+    assert made.manifest.options == ("batch_invariant",)
+    assert main(["inspect", str(path)]) == 0
+    assert re.search("options +batch_invariant", capsys.readouterr().out)
+    monkeypatch.setenv("FUSELINE_BATCH_INVARIANT", "1")
     program = fuseline.load(path)
     alone = program(example[:1])[0]
     assert all(torch.equal(program(x)[p], alone) for p, x, _ in mixed([*example], 17))
@@ -191,6 +227,19 @@ def test_the_option_travels_with_a_file(tmp_path: Any) -> None:
         fuseline.export(
             Products(), (example[:, :5, :5],), path=tmp_path / "p.fuse", batch_invariant=True
         )
+
+
+def test_a_file_without_the_option_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    """By `load` and by the commands, where the environment asks for it."""
+    path = shared()
+    monkeypatch.setenv("FUSELINE_BATCH_INVARIANT", "1")
+    with pytest.raises(errors.BuildError, match="FL0501") as raised:
+        fuseline.load(path)
+    said = raised.value.diagnostic
+    assert str(path) in said.title
+    assert "export it with batch_invariant=True" in str(said.hint)
+    assert main(["run", str(path)]) == 1
+    assert main(["inspect", str(path)]) == 0  # what only looks runs nothing
 
 
 class Products(nn.Module):
