@@ -20,6 +20,7 @@ from fuseline.ir.ops.index import IndexPut
 from fuseline.ir.types import BufferType, TensorType
 
 BY_ROWS = "torch chooses how it adds by the number of rows"
+UNKNOWN = "it is not known to compute a row alike whatever their number"
 
 
 def _names(text: str) -> frozenset[str]:
@@ -43,7 +44,7 @@ ROUNDS_ONCE = _names("abs add cast ceil div floor mul neg reciprocal relu sign s
 
 ATEN_MOVES = _names("""
     _to_copy _unsafe_view alias as_strided cat chunk clone contiguous copy copy_ detach diagonal
-    embedding empty empty_like expand flip full full_like gather index index_copy index_fill
+    embedding empty empty_like expand eye flip full full_like gather index index_copy index_fill
     index_select lift_fresh_copy masked_fill masked_scatter new_empty new_full new_ones new_zeros
     ones ones_like permute pixel_shuffle repeat repeat_interleave reshape roll scatter select
     select_scatter slice slice_scatter split split_with_sizes squeeze stack t take take_along_dim
@@ -110,7 +111,7 @@ def _aten_varies(op: AtenCall) -> str:
     """
     namespace, name, overload = op.target.split(".", 2)
     if namespace != "aten" or name not in ATEN:
-        return BY_ROWS
+        return UNKNOWN
     if name == "scatter" and overload in ("reduce", "value_reduce"):
         return "torch adds or multiplies in an order of its own"
     if name in ("add", "sub") and _alpha(op) != 1:
