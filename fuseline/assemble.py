@@ -321,7 +321,7 @@ def assemble_op(
 def form_of(op: Op) -> str:
     """An op in words, with the types of what it takes and gives."""
     takes, gives = (", ".join(str(v.type) for v in vs) for vs in (op.operands, op.results))
-    return f"{op.name} of {takes}" + (f" -> {gives}" if gives else "")
+    return f"{op.name} of {takes or 'nothing'}" + (f" -> {gives}" if gives else "")
 
 
 def folded_places(places: Iterable[Loc]) -> tuple[str, ...]:
