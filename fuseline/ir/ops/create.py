@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from fuseline.ir.core import Op, Trait, Value, attribute, result
+from fuseline.ir.core import Cost, Op, Trait, Value, attribute, result
 from fuseline.ir.types import Dim, DType, TensorType
 
 
@@ -19,6 +19,9 @@ class Full(Op, name="full", traits={Trait.PURE}):
 
     def infer(self) -> TensorType:
         return TensorType(self.dtype, self.shape)
+
+    def cost(self) -> Cost:
+        return Cost(super().cost().bytes, 0)
 
     @staticmethod
     def reference(*, value: bool | float, shape: tuple[int, ...], dtype: DType) -> Tensor:
@@ -36,6 +39,9 @@ class Iota(Op, name="iota", traits={Trait.PURE}):
 
     def infer(self) -> TensorType:
         return TensorType(self.dtype, (self.length,))
+
+    def cost(self) -> Cost:
+        return Cost(super().cost().bytes, 0)
 
     @staticmethod
     def reference(*, length: int, start: float, step: float, dtype: DType) -> Tensor:
