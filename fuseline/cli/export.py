@@ -13,7 +13,9 @@ import inspect
 import shlex
 import sys
 import time
+from collections.abc import Sequence
 from contextlib import suppress
+from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 
@@ -31,12 +33,14 @@ from fuseline.cli.arguments import (
 from fuseline.cli.output import Output, columns
 from fuseline.config import Config
 from fuseline.errors import BAD_ARGUMENT
+from fuseline.report_tables import worst
 
 if TYPE_CHECKING:
     from fuseline.artifact.manifest import Text
     from fuseline.cli.models import LoadedModel
     from fuseline.exporting import Exported, Part
     from fuseline.exporting.capture import Stage
+    from fuseline.report import NumericsRecord
 
 EXAMPLE = """\
   fuseline export smollm2 --decode static:512 --target cpu --target sm_90 -o smollm2.fuse
@@ -151,7 +155,8 @@ def run(arguments: argparse.Namespace, out: Output) -> int:
         {"operation": r.symbol, "where": r.origin, "steps": r.launches, "reason": r.reason}
         for r in operations
     ]
-    text = _text(exported, seconds, [placed(record) for record in operations])
+    by_torch_at = [placed(record) for record in operations]
+    text = _text(exported, seconds, by_torch_at, checked=config.check_numerics)
     out.result(_data(exported, seconds, data), text)
     return 0
 
@@ -313,10 +318,22 @@ def _data(
             for t in manifest.targets
         ],
         "run_by_torch": operations,
+        "numerics": [asdict(record) for record in exported.numerics],
     }
 
 
-def _text(exported: Exported, seconds: float, operations: list[str]) -> str:
+def _numbers(records: Sequence[NumericsRecord]) -> str:
+    """What `check_numerics` found, in a line."""
+    nearest = worst(records)
+    if nearest is None:
+        return "no rewrite gave a value that could be compared"
+    return (
+        f"{len(records)} rewrites and passes checked, the nearest to the limit at "
+        f"{nearest.share:.2f} of what is allowed"
+    )
+
+
+def _text(exported: Exported, seconds: float, operations: list[str], *, checked: bool) -> str:
     manifest = exported.manifest
     rows = [
         ["file", f"{exported.path}, {exported.nbytes / 1e6:.1f} MB, in {seconds:.0f} s"],
@@ -326,4 +343,6 @@ def _text(exported: Exported, seconds: float, operations: list[str]) -> str:
         needs = f", needs {' '.join(target.features)}" if target.features else ""
         rows.append([target.title, f"{len(target.sources)} kernels{needs}"])
     rows += [["by torch", operation] for operation in operations]
+    if checked:
+        rows.append(["numbers", _numbers(exported.numerics)])
     return columns(rows, indent="")

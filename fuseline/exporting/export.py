@@ -59,7 +59,7 @@ from fuseline.frontend.imported import Whole
 from fuseline.frontend.importer import CannotImport
 from fuseline.header import Head, kind_of
 from fuseline.ir.text import print_func
-from fuseline.report import KernelRecord
+from fuseline.report import KernelRecord, NumericsRecord
 from fuseline.runtime.build import Progress
 from fuseline.runtime.gpu.kernels import Launcher
 from fuseline.runtime.native import Runner
@@ -80,12 +80,14 @@ class Exported:
         manifest: what it says of itself.
         nbytes: its size.
         programs: each program for each target.
+        numerics: what `check_numerics` found, where it was asked for.
     """
 
     path: Path
     manifest: Manifest
     nbytes: int
     programs: tuple[ProgramFile, ...]
+    numerics: tuple[NumericsRecord, ...] = ()
 
 
 @dataclass
@@ -96,6 +98,7 @@ class _Made:
     targets: list[Target] = field(default_factory=list[Target])
     groups: list[list[str]] = field(default_factory=list[list[str]])
     programs: list[ProgramFile] = field(default_factory=list[ProgramFile])
+    numerics: list[NumericsRecord] = field(default_factory=list[NumericsRecord])
 
 
 def export(
@@ -323,6 +326,7 @@ def _compiled(
             target = replace(target, **_isa(compiler, wanted.isa))
         try:
             compilation = compiler.ahead(each.captured)
+            made.numerics += compiler.checked
         except CannotImport as error:
             raise errors.CANNOT_EXPORT.error(name, found=str(error)) from error
         try:
@@ -465,7 +469,7 @@ def _written(
         archive.add_bytes(MANIFEST, text)
         if sign is not None:
             archive.add_bytes(SIGNATURE, signed(text, sign))
-    return Exported(path, manifest, path.stat().st_size, tuple(made.programs))
+    return Exported(path, manifest, path.stat().st_size, tuple(made.programs), tuple(made.numerics))
 
 
 @contextmanager
