@@ -191,7 +191,7 @@ def note_applied(
         number=len(run.applied) + 1,
         rewrite=rewrite.name,
         pattern=rewrite.pattern,
-        where=root.loc,
+        where=_place(root, change, new, run.func),
         held=tuple(change.held),
         details=dict(change.details),
         before=_total(removed),
@@ -223,6 +223,17 @@ def note_applied(
     if not record.pattern and len(record.swallowed) == 1:
         _inherit(record)
     return record
+
+
+def _place(root: Op, change: Replace, new: Sequence[Op], func: Func) -> Loc | None:
+    """The place of a rewrite: that of its root, or where that is still there, as an attention is
+    whose queries are rotated in another way, that of what does the work now.
+    """
+    if root not in func:
+        return root.loc
+    working = [op for op in new if not op.has(Trait.VIEW)] or new
+    work = change.work or (working[-1] if working else root)
+    return work.loc or root.loc
 
 
 def _outermost(record: Applied | None) -> Applied | None:
