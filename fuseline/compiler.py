@@ -27,7 +27,7 @@ from fuseline.debug import remarks
 from fuseline.debug.case import given_options
 from fuseline.debug.cost import costs_of
 from fuseline.debug.dump import Dump, check_folder
-from fuseline.debug.page.look import Look
+from fuseline.debug.page.look import Look, tell
 from fuseline.debug.reproducer import pass_failure
 from fuseline.debug.required import Watch, check_required, requirements
 from fuseline.frontend.backend import Backend
@@ -84,12 +84,14 @@ class Compiler:
         progress: told of every kernel that is there, while a program is built.
         done: the compilations so far.
         checked: what `check_numerics` found.
+        title: what its target is called on pages, where an export has several kinds of it.
     """
 
     config: Config
     progress: OnProgress | None = None
     done: list[Compilation] = field(default_factory=list[Compilation])
     checked: list[NumericsRecord] = field(default_factory=list[NumericsRecord])
+    title: str = ""
     required: Watch | None = field(init=False)
     """What holds calls to the option ``require``, where that is set."""
     _tools: Tools | None = None
@@ -175,6 +177,7 @@ class Compiler:
         """
         if self.config.batch_invariant:
             raise errors.NOT_BATCH_INVARIANT.error(f"{name} by torch", found=reason)
+        tell(self.config, f"{name} is not compiled, torch runs it as a whole: {reason}")
 
     @property
     def keeps_forms(self) -> bool:
@@ -340,7 +343,8 @@ class Compiler:
         clock = Clock()
         dump = Dump(self.config.dump_dir, source.name) if self.config.dump_dir else None
         folder = dump.root if dump else None
-        look = Look.of(self.config, source.name, placed.target.name, source.sizes, folder)
+        target = self.title or placed.target.name
+        look = Look.of(self.config, source.name, target, source.sizes, folder)
         with clock("import"):
             func = source.make()
         if dump:

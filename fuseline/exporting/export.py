@@ -321,7 +321,7 @@ def _compiled(
         def built(at: Progress, what: str = what) -> None:
             tell(Stage(what, at.done, at.total, at.name))
 
-        compiler = Compiler(config.replace(target=wanted.name), built)
+        compiler = Compiler(config.replace(target=wanted.name), built, title=wanted.title)
         if wanted.name == "cpu":
             target = replace(target, **_isa(compiler, wanted.isa))
         try:

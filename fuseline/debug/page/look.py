@@ -143,6 +143,17 @@ class Look:
         return call
 
 
+def tell(config: Config, text: str) -> None:
+    """Say something above the programs of the page that the options ask for, if they do."""
+    if config.html is None:
+        return
+    from fuseline.debug.page.page import page_at
+
+    page = page_at(config.html)
+    if page.note(text):
+        _try_to_write(page)
+
+
 def _try_to_write(page: Page) -> None:
     try:
         page.write()
@@ -179,4 +190,4 @@ class _Timer:
         return [(step, start.elapsed_time(end) / 1e3) for step, start, end in self.marks]
 
 
-__all__ = ["Look"]
+__all__ = ["Look", "tell"]

@@ -71,10 +71,12 @@ class Page:
             if not self.has_room():
                 self.notes.append(f"this page is full: it has {MOST} programs, and takes no more")
 
-    def note(self, text: str) -> None:
-        """Something that is to be said above all programs."""
+    def note(self, text: str) -> bool:
+        """Something that is to be said above all programs, once; False where it stands there."""
         with self._lock:
-            self.notes.append(text)
+            new = text not in self.notes
+            self.notes += [text] if new else []
+            return new
 
     def view(self) -> PageView:
         """All of the page, as data."""

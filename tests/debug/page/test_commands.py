@@ -64,10 +64,10 @@ def test_commands_that_run_a_model_take_samples(
 @pytest.mark.slow
 def test_an_export_has_a_program_for_each_target(model: str, tmp_path: Path) -> None:
     path, output = tmp_path / "report.html", tmp_path / "model.fuse"
-    targets = ["--target", "cpu", "--target", "sm_90"]
+    targets = ["--target", "cpu", "--target", "sm_90", "--cpu-isa", "x86-64-v3"]
     assert main(["export", model, "-o", str(output), *targets, "--html", str(path)]) == 0
     one, other = on_page(path).programs
-    assert (one.target, other.target) == ("cpu", "sm_90")
+    assert (one.target, other.target) == ("cpu:x86-64-v3", "sm_90")
     assert {k.language for k in one.kernels if k.source} == {"cpp"}
     assert all(".target sm_90" in k.ptx for k in other.kernels if k.source)
     assert any(k.source for k in other.kernels)

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from fuseline.debug.page.file import OwnFile
+from fuseline.debug.page.file import GENERATOR, OwnFile
 from fuseline.errors import FuselineWarning
 
 # Two objects are two processes: each opens the file for itself, and a lock is of what is opened.
@@ -48,6 +48,20 @@ def test_two_processes_get_a_file_each(tmp_path: Path) -> None:
         "report-1.html": "other again",
         "report-2.html": "third",
     }
+
+
+def test_beside_its_place_only_pages_are_replaced(tmp_path: Path) -> None:
+    """The number that somebody else's file has is left out."""
+    path, kept, page = (tmp_path / f"report{n}.html" for n in ("", "-1", "-2"))
+    holder = OwnFile(path)
+    holder.write("one")
+    kept.write_text("not a page")
+    page.write_text(f"<!doctype html>{GENERATOR}")
+    other = OwnFile(path)
+    with pytest.warns(FuselineWarning, match="FL0108"):
+        other.write("two")
+    assert [f.read_text() for f in (path, kept, page)] == ["one", "not a page", "two"]
+    holder.close()
 
 
 def test_a_file_that_was_taken_away_is_written_again(tmp_path: Path) -> None:

@@ -20,7 +20,7 @@ from fuseline.debug.page.look import Look
 from fuseline.debug.page.page import page_at
 from fuseline.debug.page.program import Program
 from fuseline.debug.page.samples import take
-from fuseline.errors import PassError, UsageError
+from fuseline.errors import FuselineWarning, PassError, UsageError
 from fuseline.ir.core import Func
 from fuseline.passes.dce import Dce
 from fuseline.passes.fuse_add_rms_norm import FuseAddRmsNorm
@@ -90,6 +90,52 @@ def test_what_is_compiled_again_is_on_the_same_page(tmp_path: Path) -> None:
     called(model, 5, 16)
     called(compiled(path), 3, 16)
     assert [p.imported != () for p in on_page(path).programs] == [True] * 3
+
+
+def test_two_spellings_of_a_file_are_one_page(tmp_path: Path) -> None:
+    path, link = tmp_path / "report.html", tmp_path / "link.html"
+    called(compiled(path), 3, 16)
+    link.symlink_to(path)
+    called(compiled(link), 3, 16)
+    assert len(on_page(path).programs) == 2
+    assert sorted(f.name for f in tmp_path.iterdir()) == ["link.html", "report.html"]
+
+
+def test_each_program_has_its_own_options(tmp_path: Path) -> None:
+    path = tmp_path / "report.html"
+    called(compiled(path, disable=("fuse-add-rms-norm",)), 3, 16)
+    called(compiled(path, verify=True), 3, 16)
+    options = [program.options for program in on_page(path).programs]
+    assert options == [{"disable": "fuse-add-rms-norm"}, {"verify": "True"}]
+
+
+def test_a_page_that_is_full_says_so(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(pages, "MOST", 2)
+    path = tmp_path / "report.html"
+    for _ in range(3):
+        called(compiled(path), 3, 16)
+    view = on_page(path)
+    assert len(view.programs) == 2
+    assert view.notes == ("this page is full: it has 2 programs, and takes no more",)
+
+
+def test_what_torch_runs_as_it_is_stands_on_the_page(tmp_path: Path) -> None:
+    path = tmp_path / "report.html"
+    model = compiled(path)
+    for _ in range(2):  # with gradients
+        model(torch.ones(3, 16))
+    (note,) = on_page(path).notes
+    assert note.startswith("Block is not compiled, torch runs it as a whole: gradients are on")
+    assert "gradients are on" in path.read_text(encoding="utf-8")
+
+
+def test_a_page_that_cannot_be_written_any_more_ends_no_call(tmp_path: Path) -> None:
+    folder = tmp_path / "gone"
+    folder.mkdir()
+    model = compiled(folder / "report.html")
+    folder.rmdir()
+    with pytest.warns(FuselineWarning, match="FL0101 invalid value for the option html"):
+        called(model, 3, 16)
 
 
 def test_a_dump_has_a_page_of_its_program_beside_it(tmp_path: Path) -> None:
