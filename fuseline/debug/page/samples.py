@@ -15,7 +15,7 @@ def take(page: Page, compiled: Call, eager: Call, runs: int) -> None:
     """Time calls of a compiled program, of its steps, and of eager, and write the page anew.
 
     Steps are timed in calls of their own, in which a program runs one step after another, on a GPU
-    without graphs: their sum is more than a call takes. Whole calls are timed in turns.
+    without graphs. Whole calls are timed in turns.
 
     Args:
         page: that the program is on.

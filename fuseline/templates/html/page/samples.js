@@ -59,7 +59,10 @@ function stepsTable(program) {
     { title: "Kernel", cell: (row) => (row.step.symbol ? kernelLink(program, row.step.symbol) : el("span.quiet", {}, "torch")), by: (row) => row.step.symbol },
     { title: "Where", cell: (row) => row.step.where, by: (row) => row.step.where, wide: true },
   ];
-  return el("div", {}, el("p.below", {}, `${counted(rows.filter((row) => row.step.seconds.length).length, "step")} take ${secondsText(all)} together, by their medians.`), tableOf("Steps", columns, rows, { sort: 2, down: true }).element);
+  const ran = rows.filter((row) => row.step.seconds.length).length;
+  const around = median(program.calls.compiled ?? []) - all;
+  const rest = around > 0 && page.programs.length === 1 ? ` The rest of a call, ${secondsText(around)}, is around them.` : "";
+  return el("div", {}, el("p.below", {}, `${counted(ran, "step")} take ${secondsText(all)} together, by their medians.${rest}`), tableOf("Steps", columns, rows, { sort: 2, down: true }).element);
 }
 
 /** @param {number} low @param {number} middle @param {number} high @param {number} longest */
