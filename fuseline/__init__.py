@@ -13,8 +13,8 @@ from fuseline._version import __version__
 
 if TYPE_CHECKING:
     from fuseline.artifact.load import load
-    from fuseline.compiler import compile, explain
     from fuseline.config import Config
+    from fuseline.entry import compile, explain
     from fuseline.errors import Diagnostic, FuselineError, FuselineWarning, InternalError
     from fuseline.exporting import export
     from fuseline.exporting.onnx import export_onnx
@@ -22,8 +22,8 @@ if TYPE_CHECKING:
     from fuseline.report import KernelRecord, PassRecord, Report, Site
 
 _HOMES = {
-    "compile": "fuseline.compiler",
-    "explain": "fuseline.compiler",
+    "compile": "fuseline.entry",
+    "explain": "fuseline.entry",
     "export": "fuseline.exporting",
     "export_onnx": "fuseline.exporting.onnx",
     "load": "fuseline.artifact.load",
