@@ -167,6 +167,15 @@ class CudaHeadsKernel(Heads, CudaKernel, template="cuda/heads_cuda.cu.jinja"):
             for s in self.streams
         )
 
+    @property
+    def by_twos(self) -> bool:
+        """Whether a multiprocessor must have registers for two blocks, so that the rows of one come
+        while the warps of the other wait for each other's sums.
+
+        Of narrow blocks it has for more, unasked; two wider ones leave a thread too few.
+        """
+        return 8 < self.warps <= 20
+
     def is_across(self, stream: Stream) -> bool:
         """Whether the heads of a token are normed as one."""
         return stream.normed and self.scope == "row"
