@@ -22,7 +22,12 @@ from fuseline.runtime.cache import Entry
 Tool = Callable[..., str]
 
 _ACCESS = re.compile(r"\b(LDG|STG)(?:STS)?((?:\.[A-Z0-9]+)*)")
+PARKED = 16
+"""Bytes of a thread that may wait in local memory: one access, in blocks that read kilobytes."""
+
 _SPILL = re.compile(r"\b(LDL|STL)\b")
+_LABEL = re.compile(r"^(\.L\w+):", re.MULTILINE)
+_BRANCH = re.compile(r"\bBRA\b.*`\((\.L\w+)\)")
 _ARRAY = re.compile(r"^\s*\.local\s+\.align\s+\d+\s+\.b8\s+\S+\[(\d+)\];", re.MULTILINE)
 _WIDTHS = {"U8": 8, "S8": 8, "U16": 16, "S16": 16, "64": 64, "128": 128, "256": 256}
 
@@ -30,7 +35,8 @@ _WIDTHS = {"U8": 8, "S8": 8, "U16": 16, "S16": 16, "64": 64, "128": 128, "256": 
 def inspect(cubin: Path, cuobjdump: Tool, nvdisasm: Tool) -> dict[str, int]:
     """Registers, stack, static shared memory, spills and widest accesses of a cubin's kernel.
 
-    Sizes are in bytes, accesses in bits; ``spills`` counts instructions that go to local memory.
+    Sizes are in bytes, accesses in bits; ``spills`` counts instructions that go to local memory,
+    ``loop_spills`` those of them in loops.
     """
     usage = cuobjdump("-res-usage", str(cubin))
     code = nvdisasm("-c", str(cubin))
@@ -48,6 +54,7 @@ def inspect(cubin: Path, cuobjdump: Tool, nvdisasm: Tool) -> dict[str, int]:
         "stack": used("STACK"),
         "static_shared_memory": used("SHARED"),
         "spills": len(_SPILL.findall(code)),
+        "loop_spills": loop_spills(code),
         "widest_load": max(widths["LDG"]),
         "widest_store": max(widths["STG"]),
         "narrowest_load": min(widths["LDG"][1:], default=0),
@@ -55,6 +62,20 @@ def inspect(cubin: Path, cuobjdump: Tool, nvdisasm: Tool) -> dict[str, int]:
         "instructions": len(re.findall(r"^\s+/\*[0-9a-f]{4,}\*/", code, re.MULTILINE)),
         "bytes": cubin.stat().st_size,
     }
+
+
+def loop_spills(code: str) -> int:
+    """Instructions that go to local memory between a label and a branch back to it.
+
+    Args:
+        code: as nvdisasm prints it.
+
+    """
+    labels = {found.group(1): found.end() for found in _LABEL.finditer(code)}
+    branches = [(labels.get(b.group(1), b.end()), b.start()) for b in _BRANCH.finditer(code)]
+    loops = [(begin, end) for begin, end in branches if begin < end]
+    spills = [found.start() for found in _SPILL.finditer(code)]
+    return sum(any(begin < at < end for begin, end in loops) for at in spills)
 
 
 def arrays(ptx: str) -> int:
@@ -92,7 +113,7 @@ def describe(
     """
     found = inspect(folder / "kernel.cubin", tool("cuobjdump"), tool("nvdisasm"))
     if found["stack"] <= arrays((folder / "kernel.ptx").read_text()):
-        found["spills"] = 0
+        found["spills"] = found["loop_spills"] = 0
     described = {
         "symbol": symbol,
         "parameters": list(parameters),
@@ -224,5 +245,11 @@ class Binary:
 
     @property
     def spills(self) -> bool:
-        """Whether a thread keeps values in local memory for want of registers."""
-        return bool(self.resources["spills"])
+        """Whether threads go to local memory for want of registers, so that it costs time.
+
+        Up to `PARKED` bytes that wait there while a loop runs do not: ptxas puts away what a loop
+        does not need, and fetches it once.
+        """
+        found = self.resources
+        in_loops = found.get("loop_spills", found["spills"])  # older entries do not say where
+        return in_loops > 0 or (found["spills"] > 0 and found["stack"] > PARKED)

@@ -49,7 +49,8 @@ HEAD = """\
 
 What the generated kernels need at the sizes of released models, for each target: registers of a
 thread, kilobytes of shared memory of a block, warps of a block, and the widest load and store in
-bits. A kernel that spills is not in the table, as it is never run: the next configuration is taken.
+bits. A kernel that spills (see [the choice](gpu.md)) is not in the table, as it is never run: the
+next configuration is taken.
 Sizes are the range of tokens (or rows) that the kernel runs for, where several share an op. Kernels
 whose names end in `_cuda` are in CUDA C++, the others in Triton; of two for the same sizes the
 likelier stands first. Nothing of this was run on a GPU; it is read from the machine code.

@@ -13,7 +13,7 @@ import pytest
 from fuseline.errors import BuildError
 from fuseline.runtime.cache import Cache
 from fuseline.runtime.gpu import binary
-from fuseline.runtime.gpu.binary import TRIES, Binary, arrays, tool
+from fuseline.runtime.gpu.binary import PARKED, TRIES, Binary, arrays, loop_spills, tool
 
 PTX = """
 .visible .entry pointwise(
@@ -27,6 +27,46 @@ PTX = """
 def test_arrays_of_a_kernel_are_counted_in_units_of_the_stack() -> None:
     assert arrays(PTX) == 40
     assert arrays(PTX.replace(".local", ".shared")) == 0
+
+
+CODE = """
+.text.kernel:
+        /*0010*/              STL [R1], R28 ;
+.L_x_0:
+        /*0020*/              HMMA.16816.F32.BF16 R24, R12, R16, R24 ;
+.L_x_1:
+        /*0030*/              LDL R5, [R1+0x4] ;
+        /*0040*/         @!P0 BRA `(.L_x_1) ;
+        /*0050*/              BRA.U !UP0, `(.L_x_0) ;
+        /*0060*/         @P1  BRA `(.L_x_2) ;
+        /*0070*/              LDL.LU R23, [R1] ;
+.L_x_2:
+        /*0080*/              EXIT ;
+.L_x_3:
+        /*0090*/              BRA `(.L_x_3);
+"""
+
+
+def test_spills_in_loops_are_told_from_those_around_them() -> None:
+    """A branch forward is no loop, and what lies in two loops counts once."""
+    assert loop_spills(CODE) == 1
+    assert loop_spills(CODE.replace("LDL R5", "LDG R5")) == 0
+
+
+@pytest.mark.parametrize(
+    ("resources", "spills"),
+    [
+        ({"spills": 0, "loop_spills": 0, "stack": 64}, False),
+        ({"spills": 2, "loop_spills": 0, "stack": PARKED}, False),
+        ({"spills": 2, "loop_spills": 0, "stack": PARKED + 8}, True),
+        ({"spills": 2, "loop_spills": 1, "stack": 8}, True),
+        ({"spills": 2, "stack": 8}, True),
+    ],
+    ids=["stack of its own", "parked", "too much parked", "in a loop", "of an older entry"],
+)
+def test_a_few_bytes_around_a_loop_are_no_spills(resources: dict[str, int], spills: bool) -> None:
+    made = Binary("k", b"ELF", (), warps=1, shared_memory=0, resources=resources)
+    assert made.spills == spills
 
 
 def test_an_entry_that_says_nothing_of_waiting_does_not_wait(tmp_path: Path) -> None:
