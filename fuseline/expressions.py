@@ -2,7 +2,7 @@
 
 They are Python's arithmetic with ``Max`` and ``Min``, and come from files, too. So nothing is
 evaluated before it is known what it can grow to: a tower of powers is a number without end, and a
-power of a sum is a polynomial with too many terms. Nothing here imports another part of fuseline.
+power of a sum is a polynomial with too many terms.
 """
 
 from __future__ import annotations
@@ -12,6 +12,8 @@ import keyword
 import re
 from collections.abc import Container
 from functools import lru_cache
+
+from fuseline.syntax import parse_expression
 
 MOST_CHARACTERS = 10_000
 """Of an expression: what is longer is none of ours, and takes the parser too deep."""
@@ -55,7 +57,7 @@ def _names_in(text: str) -> frozenset[str] | None:
     if len(text) > MOST_CHARACTERS or not _TEXT.fullmatch(text) or _GLUED.search(text):
         return None
     try:
-        nodes = list(ast.walk(ast.parse(text.strip(), mode="eval").body))
+        nodes = list(ast.walk(parse_expression(text)))
     except (SyntaxError, ValueError, RecursionError, MemoryError):
         return None
     return _names_of(nodes)

@@ -8,6 +8,8 @@ from collections.abc import Iterator
 from functools import lru_cache
 from typing import TypeAlias
 
+from fuseline.syntax import parse_module
+
 Function: TypeAlias = ast.FunctionDef | ast.AsyncFunctionDef | ast.Lambda
 Loop: TypeAlias = ast.For | ast.While
 
@@ -28,7 +30,7 @@ def function_around(file: str, line: int) -> Function | None:
 def function_in(source: str, line: int) -> Function | None:
     """The innermost function of a module's source that a line stands in."""
     try:
-        tree = ast.parse(source)
+        tree = parse_module(source)
     except SyntaxError:
         return None
     around = [

@@ -17,6 +17,8 @@ from types import CodeType
 
 import torch
 
+from fuseline.syntax import parse_module
+
 _PLAIN_CALLS = {"int", "float", "len", "abs", "min", "max", "isinstance"}
 _BUILTINS = set(dir(builtins)) - _PLAIN_CALLS
 _TOO_MUCH = (
@@ -140,7 +142,7 @@ def _identity(code: CodeType) -> tuple[object, ...]:
 def _functions(text: str) -> dict[tuple[object, ...], ast.FunctionDef]:
     """The functions of a file, by what identifies their code."""
     try:
-        tree = ast.parse(text)
+        tree = parse_module(text)
         codes = list(_codes(compile(text, "", "exec", dont_inherit=True)))
     except (SyntaxError, ValueError):
         return {}

@@ -15,6 +15,7 @@ import torch
 from sympy.printing.str import StrPrinter
 
 from fuseline.expressions import is_integer_expression
+from fuseline.syntax import parse_expression
 
 _sympy = cast("Any", sympy)  # most of its functions have no types
 
@@ -187,7 +188,7 @@ def parse_dim(text: str) -> Dim:
     if not is_integer_expression(text):
         raise ValueError(f"{text!r} is not a dim expression")
     try:
-        return dim(_read_dim(ast.parse(text.strip(), mode="eval").body, text))
+        return dim(_read_dim(parse_expression(text), text))
     except ZeroDivisionError:
         raise ValueError(f"{text!r} divides by zero") from None
 

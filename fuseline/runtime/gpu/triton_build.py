@@ -24,6 +24,7 @@ from fuseline import errors
 from fuseline.runtime.cache import Cache, Entry, Json
 from fuseline.runtime.gpu.binary import AGAIN, EARLY, describe, last_words
 from fuseline.runtime.gpu.triton_process import compiling, has_triton, module, problem, settings
+from fuseline.syntax import again
 
 NUMERICS: dict[str, Any] = {
     "enable_fp_fusion": False,  # a product that is rounded is not what an fma adds
@@ -141,7 +142,7 @@ def build_triton(cache: Cache, source: TritonSource, capability: int) -> Entry:
 def _compile(source: TritonSource, capability: int, folder: Path) -> None:
     with compiling() as said:
         try:
-            made = _made(source, capability)
+            made = again(lambda: _made(source, capability))
         except Exception as error:  # Triton's own classes, MLIR's, the assembler's
             if found := _SIGNAL.search(str(error)):  # by the keyboard, say: that tells nothing
                 words = f"it was ended by signal {found.group(1)}"

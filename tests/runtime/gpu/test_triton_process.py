@@ -121,6 +121,17 @@ def test_a_refused_kernel_keeps_what_was_said(
     assert capsys.readouterr().out == ""
 
 
+def test_threads_that_parse_at_the_same_time_refuse_no_kernel(tmp_path: Path) -> None:
+    """The first try ends as CPython's parser does then."""
+    clash = SystemError("AST constructor recursion depth mismatch (before=72, after=121)")
+    compile_it = triton_build._made  # pyright: ignore[reportPrivateUsage]
+    tries = mock.Mock(side_effect=[clash, mock.DEFAULT], wraps=compile_it)
+    with mock.patch.object(triton_build, "_made", tries):
+        entry = build_triton(Cache(tmp_path), source(6), 90)
+    assert entry.file("kernel.cubin").exists()
+    assert tries.call_count == 2
+
+
 def test_a_compiler_that_was_interrupted_says_nothing_about_the_kernel(tmp_path: Path) -> None:
     """As by Ctrl-C, which goes to the assembler too; nothing half-written is left."""
     cache = Cache(tmp_path)
