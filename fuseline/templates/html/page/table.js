@@ -67,7 +67,7 @@ function headOf(column, sort) {
 
 /** @param {Column<any>[]} columns @param {any} row @param {((row: any, element: any) => void) | undefined} mark */
 function rowOf(columns, row, mark) {
-  const made = el("tr", {}, ...columns.map((c) => el(`td${classesOf(c)}`, {}, ...[c.cell(row)].flat())));
+  const made = el("tr", {}, ...columns.map((c) => el(`td${classesOf(c)}`, { "data-title": c.title }, ...[c.cell(row)].flat())));
   mark?.(row, made);
   return made;
 }
