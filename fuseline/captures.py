@@ -92,6 +92,9 @@ class Graphs:
     def begin(self) -> None:
         """There is nothing to make ready."""
 
+    def broken(self, where: str, reason: str) -> None:
+        """What is between breaks makes graphs."""
+
     def plain(self, name: str, reason: str) -> None:
         """What is run as it is makes no graph."""
 

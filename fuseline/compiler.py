@@ -172,6 +172,11 @@ class Compiler:
             raise errors.NOT_BATCH_INVARIANT.error(f"{name} by torch", found=reason)
         tell(self.config, f"{name} is not compiled, torch runs it as a whole: {reason}")
 
+    def broken(self, where: str, reason: str) -> None:
+        """Told where a graph ended before its function returned."""
+        place = f" at {where}" if where else ""
+        tell(self.config, f"graph break{place}, what is between graphs runs in eager: {reason}")
+
     @property
     def keeps_forms(self) -> bool:
         """Whether compiled programs are kept for other processes: not where one looks inside."""

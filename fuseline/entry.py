@@ -61,6 +61,9 @@ class _Engine:
     def plain(self, name: str, reason: str) -> None:
         self.compiler.plain(name, reason)
 
+    def broken(self, where: str, reason: str) -> None:
+        self.compiler.broken(where, reason)
+
     def factors(self, target: object) -> Mapping[str, Any]:
         devices = (
             {p.device.type for p in target.parameters()}

@@ -49,6 +49,7 @@ class Backend:
         eager_calls: calls since then for which no graph fitted.
         ran: whether a graph ran in a call.
         on_plain: told of every call that torch runs as it is, by name, and why; may refuse it.
+        on_break: told where a graph ended before its function returned, and why.
     """
 
     step: CompileStep
@@ -64,6 +65,7 @@ class Backend:
     eager_calls: int = 0
     ran: Ran = field(default_factory=Ran)
     on_plain: Callable[[str, str], None] = lambda name, reason: None
+    on_break: Callable[[str, str], None] = lambda where, reason: None
 
     def __call__(self, module: fx.GraphModule, inputs: Sequence[object]) -> Runnable:
         """The function that runs a graph from Dynamo; ``inputs`` are the values it came with."""
@@ -159,6 +161,9 @@ class Backend:
             self.causes.setdefault(source_of(place), place)
         for reason, count in reasons.items():
             self.breaks[reason] = self.breaks.get(reason, 0) + count
+        told = [(source_of(p), p.reason) for p in places]
+        for where, reason in told or [("", r) for r in reasons]:
+            self.on_break(where, _first_line(reason))
 
     def note_limit(self, option: str) -> None:
         """Account for a function that Dynamo will not compile again."""

@@ -83,6 +83,10 @@ class Engine(Protocol):
         """A call is run as it is, by torch, and why; an error refuses that."""
         ...
 
+    def broken(self, where: str, reason: str) -> None:
+        """A graph ended at a line before its function returned, and why."""
+        ...
+
     def factors(self, target: object) -> Mapping[str, Any]:
         """What compiled code depends on that tracing does not guard."""
         ...
@@ -106,7 +110,13 @@ class Program:
     def __init__(self, target: Callable[..., Any], engine: Engine, name: str) -> None:
         self.engine = engine
         plain = re.sub(r"\W+", "_", name).strip("_") or "main"
-        self.backend = Backend(engine.step, plain, names=Names(target), on_plain=engine.plain)
+        self.backend = Backend(
+            engine.step,
+            plain,
+            names=Names(target),
+            on_plain=engine.plain,
+            on_break=engine.broken,
+        )
         self._watch = watch(self.backend, engine.begin)
         self._outside = Outside(target, engine.eager) if engine.eager else nullcontext()
         self._traceable = Traceable(target)

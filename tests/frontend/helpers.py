@@ -68,6 +68,9 @@ class Recording:
     def plain(self, name: str, reason: str) -> None:
         pass
 
+    def broken(self, where: str, reason: str) -> None:
+        pass
+
     @property
     def required(self) -> None:
         return None
