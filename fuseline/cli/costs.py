@@ -5,8 +5,7 @@ and the least time that they take.
 from __future__ import annotations
 
 import argparse
-import time
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import asdict, dataclass
 from itertools import groupby
@@ -15,6 +14,7 @@ from typing import TYPE_CHECKING
 from fuseline.cli.output import columns
 from fuseline.cli.timing import in_turns
 from fuseline.cli.units import bytes_text
+from fuseline.debug.machine import Machine, machine_of
 from fuseline.errors import BAD_ARGUMENT
 from fuseline.report import OP_BY_OP, layer_of
 
@@ -24,43 +24,9 @@ if TYPE_CHECKING:
     from fuseline.cli.output import Output
     from fuseline.report import CostRecord, Report
 
-_HALF = ("bf16", "f16")
 _FORMS = ("eager", "compiled")
-_READ = 1 << 28
-"""Bytes that are read to see how fast that goes: more than caches hold."""
-_WIDTH = 1024
-"""Rows and columns of the products that are timed."""
 _RUNS = 10
 """Calls that are timed."""
-
-
-@dataclass(frozen=True)
-class Machine:
-    """How fast a machine is.
-
-    Attributes:
-        bandwidth: bytes a second of its memory.
-        single: floating-point operations a second of products in float32.
-        half: the same in float16 and bfloat16.
-        name: what these are the figures of.
-    """
-
-    bandwidth: float
-    single: float
-    half: float
-    name: str
-
-    def seconds(self, record: CostRecord) -> float:
-        """The least that an op takes: its bytes and its operations overlap."""
-        rate = self.half if record.dtype in _HALF else self.single
-        return max(record.bytes / self.bandwidth, record.flops / rate)
-
-    def __str__(self) -> str:
-        single, half = (f"{rate / 1e12:.3g}" for rate in (self.single, self.half))
-        return (
-            f"{self.name}: {self.bandwidth / 1e9:.4g} GB/s, {single} TFlop/s in float32, {half} in "
-            "float16 and bfloat16"
-        )
 
 
 @dataclass(frozen=True)
@@ -142,35 +108,6 @@ def _without_gradients() -> AbstractContextManager[object]:
     import torch
 
     return torch.no_grad()
-
-
-def machine_of(target: str, bandwidth: float | None, rate: float | None) -> Machine:
-    """The machine that a target stands for: this one, measured, or a card by its data sheet.
-
-    Args:
-        target: by name; ``cpu`` is this machine.
-        bandwidth: bytes a second, in the place of what is known.
-        rate: floating-point operations a second, in the place of both.
-
-    """
-    from fuseline.codegen.targets import TARGETS
-
-    if target == "cpu":
-        known = Machine(
-            bandwidth or _bandwidth(),
-            rate or _rate("float32"),
-            rate or _rate("bfloat16"),
-            "this machine, as measured",
-        )
-    else:
-        card = TARGETS[target].rates
-        known = Machine(card.bandwidth, card.single, card.half, f"{card.card}, by its data sheet")
-    if bandwidth is None and rate is None:
-        return known
-    return Machine(
-        *(bandwidth or known.bandwidth, rate or known.single, rate or known.half),
-        name="as given" if bandwidth and rate else f"as given, and {known.name}",
-    )
 
 
 def layers(records: Iterable[CostRecord], machine: Machine) -> dict[str, dict[str, Layer]]:
@@ -257,30 +194,4 @@ def _added(items: Sequence[Layer]) -> Layer:
     )
 
 
-def _bandwidth() -> float:
-    import torch
-
-    memory = torch.ones(_READ // 4)
-    return _READ / _best(memory.sum)
-
-
-def _rate(dtype: str) -> float:
-    import torch
-
-    generator = torch.Generator().manual_seed(0)
-    x = torch.randn(_WIDTH, _WIDTH, generator=generator).to(getattr(torch, dtype))
-    return 2 * _WIDTH**3 / _best(lambda: x @ x)
-
-
-def _best(run: Callable[[], object]) -> float:
-    """The shortest of several runs, after one that warms up."""
-    run()
-    found: list[float] = []
-    for _ in range(_RUNS):
-        started = time.perf_counter()
-        run()
-        found.append(time.perf_counter() - started)
-    return min(found)
-
-
-__all__ = ["Layer", "Machine", "add_arguments", "check", "layers", "machine_of", "run"]
+__all__ = ["Layer", "add_arguments", "check", "layers", "run"]

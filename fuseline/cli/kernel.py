@@ -26,12 +26,13 @@ import torch
 
 from fuseline import errors
 from fuseline.build import Tools
-from fuseline.cli.costs import Machine, machine_of, time_text
+from fuseline.cli.costs import time_text
 from fuseline.cli.output import Output, columns
 from fuseline.cli.units import bytes_text
 from fuseline.codegen.gpu.cuda import CudaKernel
 from fuseline.codegen.targets import GPU_TARGETS, TARGETS, Target
 from fuseline.config import Config
+from fuseline.debug.machine import Machine, machine_of
 from fuseline.header import without_head
 from fuseline.one_kernel.script import op_of
 from fuseline.one_kernel.trial import Alone, Checked, NotTheKernelError, Work, binaries
@@ -256,7 +257,7 @@ def _answer(
     if answer.good and timed is not None and not given.no_time:
         with out.step("timing"):
             answer.times = timed(run, given.runs)
-            answer.machine = machine_of(work.alone.target.name, None, None)
+            answer.machine = machine_of(work.alone.target.name)
     out.result(answer.to_dict(), answer.text())
     return 0 if answer.good else 1
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import cache
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
@@ -27,13 +28,20 @@ def add_to_page(
         return
     import torch
 
+    from fuseline.debug.machine import machine_of
     from fuseline.debug.page.page import page_at
     from fuseline.debug.page.samples import take
 
     page = page_at(config.html)
     page.title = loaded.name
     with out.step("taking samples"), torch.no_grad():
-        take(page, lambda: compiled(*loaded.args, **loaded.kwargs), loaded.run, runs)
+        take(
+            page,
+            lambda: compiled(*loaded.args, **loaded.kwargs),
+            loaded.run,
+            runs,
+            cache(machine_of),
+        )
     out.note(f"the page is {page.path}")
 
 

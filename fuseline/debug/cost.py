@@ -20,16 +20,8 @@ def costs_of(
     the least that it may be.
     """
     account = Account(func, sizes)
-    found: list[CostRecord] = []
-    for op in func.ops:
-        moved, flops = account(op)
-        if not moved and not flops:
-            continue
-        module, source = ("", "") if op.loc is None else (op.loc.module, op.loc.source)
-        values = op.operands or op.results
-        dtype = values[0].dtype.value if values else ""
-        found.append(CostRecord(form, module, source, called(op), dtype, moved, flops))
-    return found
+    records = [account.record(op, form) for op in func.ops]
+    return [record for record in records if record.bytes or record.flops]
 
 
 class Account:
@@ -44,6 +36,14 @@ class Account:
         """Bytes and flops of an op."""
         cost = op.cost()
         return self.value(cost.bytes), self.value(cost.flops)
+
+    def record(self, op: Op, form: Literal["eager", "compiled"]) -> CostRecord:
+        """What the report has of an op."""
+        moved, flops = self(op)
+        module, source = ("", "") if op.loc is None else (op.loc.module, op.loc.source)
+        values = op.operands or op.results
+        dtype = values[0].dtype.value if values else ""
+        return CostRecord(form, module, source, called(op), dtype, moved, flops)
 
     def value(self, amount: Dim) -> int:
         """An amount in numbers; the layers of a model have the same ones."""

@@ -9,7 +9,8 @@ from typing import Any
 import pytest
 
 from fuseline.cli import main
-from fuseline.cli.costs import Layer, Machine, layers, machine_of, text
+from fuseline.cli.costs import Layer, layers, text
+from fuseline.debug.machine import Machine, machine_of
 from fuseline.report import CostRecord, layer_of
 from tests.cli.helpers import save_directory
 
@@ -56,7 +57,7 @@ def test_ops_of_a_layer_are_added_and_like_layers_share_a_row() -> None:
 
 
 def test_figures_that_are_given_stand_in_for_those_known() -> None:
-    known = machine_of("sm_90", None, None)
+    known = machine_of("sm_90")
     assert (known.bandwidth, known.half) == (3.35e12, 989e12)
     assert "H100 SXM, by its data sheet" in str(known)
     given = machine_of("sm_90", 4e12, None)
@@ -65,7 +66,7 @@ def test_figures_that_are_given_stand_in_for_those_known() -> None:
 
 
 def test_this_machine_is_measured() -> None:
-    here = machine_of("cpu", None, None)
+    here = machine_of("cpu")
     assert 1e8 < here.bandwidth < 1e13
     assert 1e7 < here.single < 1e15
 

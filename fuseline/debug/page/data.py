@@ -135,12 +135,14 @@ class LayerView:
         eager: ops, bytes and flops of the program as captured: each op is a launch.
         compiled: launches, bytes and flops as compiled.
         seconds: measured, where there are samples: the sum of the medians of its steps.
+        floor: seconds that the compiled ops take at least, where the speed of the machine is known.
     """
 
     name: str
     eager: tuple[int, int, int]
     compiled: tuple[int, int, int]
     seconds: float | None = None
+    floor: float | None = None
 
 
 @dataclass(frozen=True)
@@ -153,6 +155,8 @@ class StepView:
         where: place in the model.
         kind: who does it.
         seconds: of each sample.
+        floor: seconds that its op takes at least, where no other step does a part of it, and the
+            speed of the machine is known.
     """
 
     label: str
@@ -160,6 +164,7 @@ class StepView:
     where: str
     kind: Literal["native", "library", "torch"]
     seconds: tuple[float, ...] = ()
+    floor: float | None = None
 
 
 @dataclass(frozen=True)
@@ -215,6 +220,7 @@ class ProgramView:
         sizes: what the symbols were.
         seconds: of each stage of the compilation.
         calls: seconds of whole calls, by what was called: ``eager``, ``compiled``.
+        machine: what floors are by, in words; empty where there are none.
     """
 
     name: str
@@ -234,6 +240,7 @@ class ProgramView:
     sizes: Mapping[str, int]
     seconds: Mapping[str, float]
     calls: Mapping[str, tuple[float, ...]]
+    machine: str = ""
 
 
 @dataclass(frozen=True)

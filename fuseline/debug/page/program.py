@@ -6,7 +6,8 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from statistics import median
 
-from fuseline.debug.cost import Account
+from fuseline.debug.cost import Account, costs_of
+from fuseline.debug.machine import Machine
 from fuseline.debug.page import plans
 from fuseline.debug.page.data import Group, KernelView, LayerView, MemoryView, ProgramView, StepView
 from fuseline.debug.page.graph import Drawn, drawn
@@ -16,7 +17,7 @@ from fuseline.debug.page.plans import Planned
 from fuseline.header import kind_of
 from fuseline.ir.core import Func, Op
 from fuseline.passes.record import Run
-from fuseline.report import KernelRecord, Site, layer_of
+from fuseline.report import CostRecord, KernelRecord, Site, layer_of
 from fuseline.runtime.plan import Step
 
 BEFORE, AFTER = "before all passes", "after all passes"
@@ -59,6 +60,7 @@ class Program:
         watch: the observer of its passes.
         samples: seconds of each step, in the order of the plan.
         calls: seconds of whole calls, by what was called.
+        machine: what floors of time are by.
     """
 
     name: str
@@ -68,6 +70,7 @@ class Program:
     watch: Watch = field(default_factory=Watch)
     samples: dict[int, list[float]] = field(default_factory=dict[int, list[float]])
     calls: dict[str, tuple[float, ...]] = field(default_factory=dict[str, tuple[float, ...]])
+    machine: Machine | None = None
     _imported: tuple[int, ...] = ()
     _drawn: list[Drawn] = field(default_factory=list[Drawn])
     _groups: tuple[Group, ...] = ()
@@ -79,6 +82,8 @@ class Program:
     _steps: tuple[StepView, ...] = ()
     _numbers: Mapping[int, int] = field(default_factory=dict[int, int])
     _layers: Sequence[str] = ()
+    _costs: Sequence[CostRecord] = ()
+    _step_costs: Sequence[CostRecord | None] = ()
     _memory: MemoryView | None = None
     _seconds: Mapping[str, float] = field(default_factory=dict[str, float])
 
@@ -106,12 +111,18 @@ class Program:
         planned = made.planned
         func = planned.func
         value = planned.at(self.sizes, made.threads)
-        after = drawn(func, AFTER, self.watch.lines, Account(func, self.sizes))
+        account = Account(func, self.sizes)
+        after = drawn(func, AFTER, self.watch.lines, account)
         pieces, kernels = plans.pieces_of(planned, value), plans.kernels_of(planned)
         after = after.coloured(self._of).run_by(pieces, kernels)
         self._drawn = [replace(self._drawn[0], ops=()), replace(after, ops=())]
         self._of = {}
-        self._compiled = _with_launches(self._compiled, plans.launches_of(planned, value))
+        launches = plans.launches_of(planned, value)
+        self._compiled = _with_launches(self._compiled, launches)
+        self._costs = costs_of(func, "compiled", self.sizes)
+        self._step_costs = [
+            account.record(op, "compiled") if launches[op] == 1 else None for op in planned.owners
+        ]
         self._kernels = tuple(
             _kernel(record, made.sources.get(record.symbol, ""), made.ptx.get(record.symbol, ""))
             for record in made.records
@@ -143,20 +154,32 @@ class Program:
             kernels=self._kernels,
             layers=self._layer_views(),
             steps=tuple(
-                replace(step, seconds=tuple(self.samples.get(i, ())))
+                replace(
+                    step,
+                    seconds=tuple(self.samples.get(i, ())),
+                    floor=self._floor(self._step_costs[i]) if i in self.samples else None,
+                )
                 for i, step in enumerate(self._steps)
             ),
             memory=self._memory,
             sizes=dict(self.sizes),
             seconds=self._seconds,
             calls=dict(self.calls),
+            machine=str(self.machine or ""),
         )
+
+    def _floor(self, record: CostRecord | None) -> float | None:
+        return None if record is None or self.machine is None else self.machine.seconds(record)
 
     def _layer_views(self) -> tuple[LayerView, ...]:
         seconds: dict[str, float] = {}
         for number, found in self.samples.items():
             layer = self._layers[number]
             seconds[layer] = seconds.get(layer, 0.0) + median(found)
+        floors: dict[str, float] = {}
+        for record in self._costs if self.machine else ():
+            layer = layer_of(record.module)
+            floors[layer] = floors.get(layer, 0.0) + (self._floor(record) or 0.0)
         none = (0, 0, 0)
         return tuple(
             LayerView(
@@ -164,6 +187,7 @@ class Program:
                 self._eager.get(name, none),
                 self._compiled.get(name, none),
                 seconds.get(name),
+                floors.get(name),
             )
             for name in {**self._eager, **self._compiled}
         )

@@ -6,12 +6,15 @@ import time
 from collections.abc import Callable
 from typing import Any
 
+from fuseline.debug.machine import Machine
 from fuseline.debug.page.page import Page
 
 Call = Callable[[], Any]
 
 
-def take(page: Page, compiled: Call, eager: Call, runs: int) -> None:
+def take(
+    page: Page, compiled: Call, eager: Call, runs: int, machine: Callable[[str], Machine]
+) -> None:
     """Time calls of a compiled program, of its steps, and of eager, and write the page anew.
 
     Steps are timed in calls of their own, in which a program runs one step after another, on a GPU
@@ -22,6 +25,7 @@ def take(page: Page, compiled: Call, eager: Call, runs: int) -> None:
         compiled: calls it; it has been called before.
         eager: calls what it was compiled from.
         runs: how often each is called.
+        machine: how fast the machine of a target is, by the target's name.
 
     """
     with page.samples():
@@ -38,6 +42,7 @@ def take(page: Page, compiled: Call, eager: Call, runs: int) -> None:
         calls["compiled"].append(_timed(compiled))
     for program in ran:
         program.calls = {name: tuple(seconds) for name, seconds in calls.items()}
+        program.machine = machine(program.target)
     page.write()
 
 

@@ -76,7 +76,7 @@ def program(ops: int, passes: int, name: str) -> ProgramView:
         sites=_sites(layers, name),
         kernels=_kernels(name),
         layers=tuple(
-            LayerView(f"layers.{layer}", (50, 4000, 9000), (8, 3000, 9000), 2e-5)
+            LayerView(f"layers.{layer}", (50, 4000, 9000), (8, 3000, 9000), 2e-5, 4e-6)
             for layer in range(layers)
         ),
         steps=_steps(layers, name),
@@ -84,6 +84,7 @@ def program(ops: int, passes: int, name: str) -> ProgramView:
         sizes={"s0": 64},
         seconds={"import": 0.05, "optimise": 0.4, "build": 2.0},
         calls={"eager": (0.02, 0.03, 0.025), "compiled": (0.01, 0.011, 0.012)},
+        machine="a machine of this test: 20 GB/s",
     )
 
 
@@ -226,6 +227,7 @@ def _steps(layers: int, name: str) -> tuple[StepView, ...]:
             where=_where(step // len(OPS), name),
             kind="native",
             seconds=(1e-5 * (1 + step % 4), 1.2e-5 * (1 + step % 4)),
+            floor=4e-6 if step % 4 else None,
         )
         for step in range(layers * len(OPS))
     )

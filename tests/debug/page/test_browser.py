@@ -86,9 +86,9 @@ SAYS = {
     "graph": ["70 ops", "attention"],
     "sites": ["x is not rotated: Tiny", "layers.0\u20139.Tiny", "4 over 2"],
     "kernels": ["rows_0", "linear by rows"],
-    "layers": ["layers.0\u20139", "50", "the same"],
+    "layers": ["layers.0\u20139", "50", "the same", "Floor of each"],
     "memory": ["1.02 kB in use"],
-    "samples": ["2.27\u00d7 as fast", "70 steps"],
+    "samples": ["2.27\u00d7 as fast", "70 steps", "Floor", "take 40.0 \u00b5s"],
     "text": ["72 lines", "func @f(%v0: f32[1, 64])"],
 }
 """Words of each view of a small page."""
@@ -112,6 +112,15 @@ def test_views_of_a_program_of_which_nothing_is_known_say_why(
     for view in list(SAYS)[1:]:
         browser.go(f"#view={view}")
         assert len(browser.texts(".missing-what")) >= 1, view
+
+
+def test_all_that_a_layer_costs_is_in_sight_on_a_phone(browser: Browser, tiny: Path) -> None:
+    browser.screen(360, 740, phone=True)
+    browser.open(tiny, "#view=layers")
+    rights = "[...document.querySelectorAll('td, td *')].map(e => e.getBoundingClientRect().right)"
+    assert browser.get(f"Math.max(...{rights})") <= 360
+    title = "getComputedStyle(document.querySelector('td:last-child'), '::before').content"
+    assert browser.get(title) == '"Floor of each"'
 
 
 def test_no_view_is_wider_than_a_phone(browser: Browser, tiny: Path) -> None:

@@ -14,6 +14,7 @@ import fuseline
 from fuseline.cli.opt import optimised
 from fuseline.compiler import Compiler
 from fuseline.config import Config
+from fuseline.debug.machine import Machine
 from fuseline.debug.page import page as pages
 from fuseline.debug.page.data import PageView
 from fuseline.debug.page.look import Look
@@ -26,6 +27,8 @@ from fuseline.passes.dce import Dce
 from fuseline.passes.fuse_add_rms_norm import FuseAddRmsNorm
 from fuseline.passes.manager import PassManager
 from fuseline.passes.rewrite import FuncPass
+
+HERE = Machine(1e9, 1e12, 1e12, "a machine of this test")
 
 TEXT = """func @f(%x: f32[B, 4], %r: f32[B, 4], %w: f32[4]) {
   %a = add %x, %r
@@ -129,6 +132,26 @@ def test_what_torch_runs_as_it_is_stands_on_the_page(tmp_path: Path) -> None:
     assert "gradients are on" in path.read_text(encoding="utf-8")
 
 
+def test_graph_breaks_stand_on_the_page_with_their_places(tmp_path: Path) -> None:
+    path = tmp_path / "report.html"
+
+    def f(x: Tensor) -> Tensor:
+        y = x * 2
+        torch._dynamo.graph_break()  # pyright: ignore[reportPrivateUsage]
+        return y + 1
+
+    model: Any = fuseline.compile(f, html=path)
+    for rows in (3, 5):
+        called(model, rows, 16)
+    page = on_page(path)
+    assert len(page.programs) >= 2
+    (note,) = page.notes
+    line = f.__code__.co_firstlineno + 2
+    assert note.startswith(
+        f"graph break at test_page.py:{line}, what is between graphs runs in eager"
+    )
+
+
 def test_a_page_that_cannot_be_written_any_more_ends_no_call(tmp_path: Path) -> None:
     folder = tmp_path / "gone"
     folder.mkdir()
@@ -151,7 +174,7 @@ def test_samples_are_those_of_steps_and_of_calls(tmp_path: Path) -> None:
     x = torch.randn(3, 16)
     with torch.no_grad():
         before = model(x)
-        take(page_at(path), lambda: model(x), lambda: eager(x), 4)
+        take(page_at(path), lambda: model(x), lambda: eager(x), 4, lambda _: HERE)
         torch.testing.assert_close(model(x), before, rtol=0, atol=0)
     (program,) = on_page(path).programs
     ran = [step for step in program.steps if step.seconds]
@@ -164,11 +187,18 @@ def test_samples_are_those_of_steps_and_of_calls(tmp_path: Path) -> None:
     measured = [layer.seconds for layer in program.layers if layer.seconds is not None]
     middle = sum(sorted(s.seconds)[1] + sorted(s.seconds)[2] for s in ran) / 2
     assert sum(measured) == pytest.approx(middle)
+    assert program.machine == str(HERE)
+    assert all(step.floor is None for step in program.steps if not step.seconds)
+    floors = [step.floor for step in ran if step.floor is not None]
+    assert len(floors) == len(ran), "each op of this model has one step"
+    moved = sum(layer.compiled[1] for layer in program.layers)
+    assert sum(floors) == pytest.approx(moved / HERE.bandwidth)
+    assert sum(layer.floor or 0.0 for layer in program.layers) == pytest.approx(sum(floors))
 
 
 def test_no_samples_are_taken_of_what_does_not_run_here(tmp_path: Path) -> None:
     page = page_at(tmp_path / "report.html")
-    take(page, lambda: None, lambda: None, 2)
+    take(page, lambda: None, lambda: None, 2, lambda _: HERE)
     assert page.view().notes == (
         "nothing was timed: no program of this page runs by its kernels here",
     )

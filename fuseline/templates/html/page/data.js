@@ -56,8 +56,8 @@
  */
 /** @typedef {{record: KernelRecord, language: string, source: string, ptx: string}} KernelView */
 /** @typedef {[number, number, number]} Cost launches, bytes, flops */
-/** @typedef {{name: string, eager: Cost, compiled: Cost, seconds: number | null}} LayerView */
-/** @typedef {{label: string, symbol: string, where: string, kind: string, seconds: number[]}} StepView */
+/** @typedef {{name: string, eager: Cost, compiled: Cost, seconds: number | null, floor: number | null}} LayerView */
+/** @typedef {{label: string, symbol: string, where: string, kind: string, seconds: number[], floor: number | null}} StepView */
 /**
  * @typedef {object} BufferView
  * @property {string} name
@@ -87,6 +87,7 @@
  * @property {Record<string, number>} sizes
  * @property {Record<string, number>} seconds
  * @property {Record<string, number[]>} calls
+ * @property {string} machine
  */
 /**
  * @typedef {object} Page

@@ -42,6 +42,7 @@ function layerColumns(program) {
       cell: (/** @type {Fold<LayerView>} */ { items: [layer] }) => pairCell(layer.eager[i], layer.compiled[i], most[i], texts[i]),
     })),
     ...(timed ? [timeColumn(longest)] : []),
+    ...(timed && program.machine ? [floorColumn(longest)] : []),
   ];
 }
 
@@ -63,5 +64,17 @@ function timeColumn(longest) {
       const [low, high] = [Math.min(...times(fold)), Math.max(...times(fold))];
       return el("div.pair", {}, el("span.pair-text", {}, fold.items.length > 1 ? `${secondsText(low)} to ${secondsText(high)}` : secondsText(high)), bar(high / longest));
     },
+  };
+}
+
+/** @param {number} longest @returns {Column<Fold<LayerView>>} */
+function floorColumn(longest) {
+  const floor = (/** @type {Fold<LayerView>} */ { items: [layer] }) => layer.floor ?? 0;
+  return {
+    title: "Floor of each",
+    about: "What bytes or operations of its ops take, whichever is more; what lies in caches comes faster",
+    num: true,
+    by: floor,
+    cell: (fold) => el("div.pair", {}, el("span.pair-text", {}, secondsText(floor(fold))), bar(floor(fold) / longest)),
   };
 }

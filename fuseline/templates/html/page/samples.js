@@ -25,7 +25,15 @@ function callsPicture(program, calls) {
   const times = eager?.length && compiled?.length ? median(eager) / median(compiled) : 0;
   const rows = calls.map(([name, seconds]) => callsRow(name, seconds, most));
   const words = times ? el("p.facts-line", {}, `The median call is ${times >= 1 ? `${digits(times)}× as fast as eager's` : `${digits(1 / times)}× as slow as eager's`}.`) : "";
-  return el("div.calls", {}, words, ...rows);
+  return el("div", {}, el("div.calls", {}, words, ...rows), program.machine && floorLine(program));
+}
+
+/** What the program takes at least, and whose speed that is by. @param {Program} program */
+function floorLine(program) {
+  const [floor, compiled] = [floorOf(program), median(program.calls.compiled ?? [])];
+  const alone = compiled > 0 && floor > 0 && page.programs.length === 1;
+  const times = alone ? `, and a call ${digits(compiled / floor)} times that` : "";
+  return el("p.below", {}, `As compiled, its bytes and operations take ${secondsText(floor)}${times}, by ${program.machine}.`);
 }
 
 /** Dots over time, and the median as a line. @param {string} name @param {number[]} seconds @param {number} most */
@@ -55,6 +63,7 @@ function stepsTable(program) {
     { title: "Does", cell: (row) => [row.step.label, row.step.kind !== "native" && badge(row.step.kind, row.step.kind)], by: (row) => row.step.label },
     { title: "Median", cell: (row) => (row.step.seconds.length ? secondsText(row.time) : el("span.quiet", {}, "not run")), by: (row) => row.time, num: true },
     { title: "Spread", about: "From the tenth to the ninetieth of a hundred samples", cell: (row) => (row.step.seconds.length ? spread(row.low, row.time, row.high, longest) : ""), by: (row) => row.high - row.low },
+    ...(program.machine ? floorColumns() : []),
     { title: "Share", cell: (row) => [bar(row.time / longest, "time"), percentText(row.time / (all || 1))], by: (row) => row.time, num: true },
     { title: "Kernel", cell: (row) => (row.step.symbol ? kernelLink(program, row.step.symbol) : el("span.quiet", {}, "torch")), by: (row) => row.step.symbol },
     { title: "Where", cell: (row) => row.step.where, by: (row) => row.step.where, wide: true },
@@ -63,6 +72,15 @@ function stepsTable(program) {
   const around = median(program.calls.compiled ?? []) - all;
   const rest = around > 0 && page.programs.length === 1 ? ` The rest of a call, ${secondsText(around)}, is around them.` : "";
   return el("div", {}, el("p.below", {}, `${counted(ran, "step")} take ${secondsText(all)} together, by their medians.${rest}`), tableOf("Steps", columns, rows, { sort: 2, down: true }).element);
+}
+
+/** What a step takes at least, where it alone does its op. @returns {Column<{step: StepView, time: number}>[]} */
+function floorColumns() {
+  const times = (/** @type {{step: StepView, time: number}} */ { step, time }) => (step.floor ? time / step.floor : 0);
+  return [
+    { title: "Floor", about: "What the bytes or the operations of its op take, whichever is more; what lies in caches comes faster", cell: ({ step }) => (step.floor ? secondsText(step.floor) : ""), by: ({ step }) => step.floor ?? 0, num: true },
+    { title: "Times that", cell: (row) => (times(row) ? `${digits(times(row))}×` : ""), by: times, num: true },
+  ];
 }
 
 /** @param {number} low @param {number} middle @param {number} high @param {number} longest */
