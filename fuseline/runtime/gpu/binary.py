@@ -22,6 +22,12 @@ from fuseline.runtime.cache import Entry
 Tool = Callable[..., str]
 
 _ACCESS = re.compile(r"\b(LDG|STG)(?:STS)?((?:\.[A-Z0-9]+)*)")
+MOST_REGISTERS = 255
+"""Of a thread."""
+
+REGISTERS = 65536
+"""Of a block, and of a multiprocessor."""
+
 PARKED = 16
 """Bytes of a thread that may wait in local memory: one access, in blocks that read kilobytes."""
 
@@ -245,11 +251,12 @@ class Binary:
 
     @property
     def spills(self) -> bool:
-        """Whether threads go to local memory for want of registers, so that it costs time.
+        """Whether threads go to local memory so that it costs time.
 
-        Up to `PARKED` bytes that wait there while a loop runs do not: ptxas puts away what a loop
-        does not need, and fetches it once.
+        Up to `PARKED` bytes outside of loops do not, where a thread could have more registers than
+        it has: so that more blocks fit, ptxas puts away what a loop does not need.
         """
         found = self.resources
         in_loops = found.get("loop_spills", found["spills"])  # older entries do not say where
-        return in_loops > 0 or (found["spills"] > 0 and found["stack"] > PARKED)
+        want = found["registers"] >= min(MOST_REGISTERS, REGISTERS // (32 * self.warps))
+        return in_loops > 0 or (found["spills"] > 0 and (want or found["stack"] > PARKED))

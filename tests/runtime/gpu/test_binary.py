@@ -58,14 +58,16 @@ def test_spills_in_loops_are_told_from_those_around_them() -> None:
     [
         ({"spills": 0, "loop_spills": 0, "stack": 64}, False),
         ({"spills": 2, "loop_spills": 0, "stack": PARKED}, False),
+        ({"spills": 2, "loop_spills": 0, "stack": 8, "registers": 128}, True),
         ({"spills": 2, "loop_spills": 0, "stack": PARKED + 8}, True),
         ({"spills": 2, "loop_spills": 1, "stack": 8}, True),
         ({"spills": 2, "stack": 8}, True),
     ],
-    ids=["stack of its own", "parked", "too much parked", "in a loop", "of an older entry"],
+    ids=["stack of its own", "parked", "no registers left", "much", "in a loop", "an older entry"],
 )
 def test_a_few_bytes_around_a_loop_are_no_spills(resources: dict[str, int], spills: bool) -> None:
-    made = Binary("k", b"ELF", (), warps=1, shared_memory=0, resources=resources)
+    resources = {"registers": 40, **resources}
+    made = Binary("k", b"ELF", (), warps=16, shared_memory=0, resources=resources)
     assert made.spills == spills
 
 
