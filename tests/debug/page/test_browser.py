@@ -123,6 +123,18 @@ def test_all_that_a_layer_costs_is_in_sight_on_a_phone(browser: Browser, tiny: P
     assert browser.get(title) == '"Floor of each"'
 
 
+def test_nothing_is_cut_off_on_paper(browser: Browser, tiny: Path) -> None:
+    browser.open(tiny, "#view=kernels")
+    style = "getComputedStyle(document.querySelector('.code')).maxHeight"
+    assert browser.get(style) != "none"
+    browser.devtools("Emulation.setEmulatedMedia", {"media": "print"})
+    try:
+        assert browser.get(style) == "none"
+        assert browser.get("getComputedStyle(document.querySelector('.tabs')).display") == "none"
+    finally:
+        browser.devtools("Emulation.setEmulatedMedia", {"media": ""})
+
+
 def test_no_view_is_wider_than_a_phone(browser: Browser, tiny: Path) -> None:
     browser.screen(360, 740, phone=True)
     browser.open(tiny)
