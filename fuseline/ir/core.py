@@ -44,6 +44,8 @@ class Trait(enum.Enum):
     """Writes its buffer operands in place."""
     READS = "reads"
     """Reads a buffer operand: ordered after earlier writes, before later ones."""
+    MOVES = "moves"
+    """Computes nothing: it moves, converts or makes elements."""
 
 
 class IRError(ValueError):
@@ -287,7 +289,8 @@ class Op:
     def cost(self) -> Cost:
         """Bytes and flops of one execution; every operand read once, every result written once."""
         moved = [v.tensor.nbytes for v in (*self.operands, *self.results)]
-        flops = product(self.results[0].shape) if self.results else 0
+        computes = self.results and not self.has(Trait.MOVES)
+        flops = product(self.results[0].shape) if computes else 0
         return Cost(dim(sum(moved)), flops)
 
     @property

@@ -28,7 +28,28 @@ def test_the_bytes_and_flops_of_each_op_by_hand() -> None:
     assert linear == CostRecord(
         "eager", "layers.0.up", "m.py:5", "linear", "bf16", moved, 2 * 5 * 64 * 96
     )
-    assert (cast.op, cast.module, cast.bytes) == ("cast", "", (2 + 4) * 5 * 96)
+    assert (cast.op, cast.module, cast.bytes, cast.flops) == ("cast", "", (2 + 4) * 5 * 96, 0)
+
+
+def test_what_moves_elements_counts_no_operations() -> None:
+    text = """func @f(%x: f32[5, 6], %s: f32[5, 2], %i: i64[2]) {
+      %o = full {value = 1.0, shape = (5, 2), dtype = f32}
+      %c = concat [%x, %o] {axis = 1}
+      %p = pad %c {axis = 1, after = 1}
+      %k = copy %p
+      %a = slice_scatter %k, %s {axis = 1, start = 0, stop = 2}
+      %b = index_copy %a, %i, %s {axis = 1}
+      %t = permute %s {dims = (1, 0)}
+      %q = index_put %b, [%i], %t {axes = (1,)}
+      %r = index_put %q, [%i], %t {axes = (1,), accumulate = true}
+      %y = add %r, %r
+      return %y
+    }"""
+    found = {(c.op, c.flops) for c in costs_of(parse_func(text), "eager", {})}
+    assert {op for op, flops in found if not flops} >= {
+        "full", "concat", "pad", "copy", "slice_scatter", "index_copy", "index_put",
+    }  # fmt: skip
+    assert {(op, flops) for op, flops in found if flops} == {("index_put", 10), ("add", 45)}
 
 
 def test_a_size_that_nobody_knows_counts_as_the_least() -> None:

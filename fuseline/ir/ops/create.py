@@ -5,11 +5,11 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from fuseline.ir.core import Cost, Op, Trait, Value, attribute, result
+from fuseline.ir.core import Op, Trait, Value, attribute, result
 from fuseline.ir.types import Dim, DType, TensorType
 
 
-class Full(Op, name="full", traits={Trait.PURE}):
+class Full(Op, name="full", traits={Trait.PURE, Trait.MOVES}):
     """A tensor whose every element is ``value``; 0-d for a plain constant. A dim is a value too."""
 
     value: bool | float | Dim = attribute()
@@ -20,15 +20,12 @@ class Full(Op, name="full", traits={Trait.PURE}):
     def infer(self) -> TensorType:
         return TensorType(self.dtype, self.shape)
 
-    def cost(self) -> Cost:
-        return Cost(super().cost().bytes, 0)
-
     @staticmethod
     def reference(*, value: bool | float, shape: tuple[int, ...], dtype: DType) -> Tensor:
         return torch.full(shape, value, dtype=dtype.torch)
 
 
-class Iota(Op, name="iota", traits={Trait.PURE}):
+class Iota(Op, name="iota", traits={Trait.PURE, Trait.MOVES}):
     """``start, start + step, ...``: ``length`` elements, 1-d."""
 
     length: Dim = attribute()
@@ -39,9 +36,6 @@ class Iota(Op, name="iota", traits={Trait.PURE}):
 
     def infer(self) -> TensorType:
         return TensorType(self.dtype, (self.length,))
-
-    def cost(self) -> Cost:
-        return Cost(super().cost().bytes, 0)
 
     @staticmethod
     def reference(*, length: int, start: float, step: float, dtype: DType) -> Tensor:

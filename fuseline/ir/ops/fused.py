@@ -525,7 +525,7 @@ class PointwiseWrite(Op, name="pointwise_write", traits={Trait.WRITES}):
             buffer.copy_(y)
 
 
-class Copy(Op, name="copy", traits={Trait.PURE}):
+class Copy(Op, name="copy", traits={Trait.PURE, Trait.MOVES}):
     """The same elements, dense in memory; what the planner puts before a kernel that needs that."""
 
     x: Value = operand()

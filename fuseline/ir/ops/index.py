@@ -126,7 +126,7 @@ class Gather(Op, name="gather", traits={Trait.PURE}):
         return torch.gather(x, axis, index)
 
 
-class Scatter(Op, name="scatter", traits={Trait.PURE}):
+class Scatter(Op, name="scatter", traits={Trait.PURE, Trait.MOVES}):
     """``x`` with ``y[i][index[i][j]] = src[i][j]`` along ``axis``, as torch.scatter."""
 
     x: Value = operand()
@@ -156,6 +156,9 @@ class IndexPut(Op, name="index_put", traits={Trait.PURE}):
     def infer(self) -> TensorType:
         return self.x.tensor
 
+    def cost(self) -> Cost:
+        return Cost(super().cost().bytes, self.src.tensor.numel if self.accumulate else 0)
+
     @staticmethod
     def reference(
         x: Tensor,
@@ -173,7 +176,7 @@ class IndexPut(Op, name="index_put", traits={Trait.PURE}):
         return torch.ops.aten.index_put.default(x, key, src, accumulate)
 
 
-class IndexCopy(Op, name="index_copy", traits={Trait.PURE}):
+class IndexCopy(Op, name="index_copy", traits={Trait.PURE, Trait.MOVES}):
     """``x`` with the slices ``index`` (1-d) along ``axis`` replaced by those of ``src``."""
 
     x: Value = operand()
@@ -190,7 +193,7 @@ class IndexCopy(Op, name="index_copy", traits={Trait.PURE}):
         return torch.index_copy(x, axis, index.reshape(-1), src)
 
 
-class SliceScatter(Op, name="slice_scatter", traits={Trait.PURE}):
+class SliceScatter(Op, name="slice_scatter", traits={Trait.PURE, Trait.MOVES}):
     """``x`` with the slice ``start..stop`` (by ``step``) along ``axis`` replaced by ``src``."""
 
     x: Value = operand()

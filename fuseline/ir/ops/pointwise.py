@@ -8,7 +8,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from fuseline.ir.core import Cost, Op, OpError, Trait, Value, attribute, operand, result
+from fuseline.ir.core import Op, OpError, Trait, Value, attribute, operand, result
 from fuseline.ir.types import Dim, DType, TensorType, broadcast, promote
 
 PURE_POINTWISE = (Trait.PURE, Trait.POINTWISE)
@@ -330,7 +330,7 @@ class Gelu(FloatUnary, name="gelu", traits=PURE_POINTWISE):
         return F.gelu(x, approximate=approximate)
 
 
-class Cast(Op, name="cast", traits=PURE_POINTWISE):
+class Cast(Op, name="cast", traits={*PURE_POINTWISE, Trait.MOVES}):
     """Change of element type; to nearest even where precision is lost."""
 
     x: Value = operand()
@@ -339,9 +339,6 @@ class Cast(Op, name="cast", traits=PURE_POINTWISE):
 
     def infer(self) -> TensorType:
         return self.x.tensor.with_dtype(self.dtype)
-
-    def cost(self) -> Cost:
-        return Cost(super().cost().bytes, 0)
 
     @staticmethod
     def reference(x: Tensor, *, dtype: DType) -> Tensor:

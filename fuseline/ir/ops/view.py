@@ -113,7 +113,7 @@ class Slice(View, name="slice"):
         return x[(slice(None),) * axis + (slice(start, stop, step),)]
 
 
-class Concat(Op, name="concat", traits={Trait.PURE}):
+class Concat(Op, name="concat", traits={Trait.PURE, Trait.MOVES}):
     """The operands one behind the other along ``axis``, promoted."""
 
     xs: tuple[Value, ...] = variadic_operand()
@@ -132,15 +132,12 @@ class Concat(Op, name="concat", traits={Trait.PURE}):
         shape[self.axis] = dim(sum(x.shape[self.axis] for x in self.xs))
         return TensorType(promote([x.tensor for x in self.xs]), tuple(shape))
 
-    def cost(self) -> Cost:
-        return Cost(super().cost().bytes, 0)
-
     @staticmethod
     def reference(xs: tuple[Tensor, ...], *, axis: int) -> Tensor:
         return torch.cat(list(xs), axis)
 
 
-class Pad(Op, name="pad", traits={Trait.PURE}):
+class Pad(Op, name="pad", traits={Trait.PURE, Trait.MOVES}):
     """``before`` and ``after`` elements of ``value`` added along ``axis``."""
 
     x: Value = operand()
