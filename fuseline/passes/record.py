@@ -226,8 +226,10 @@ def note_applied(
 
 
 def _place(root: Op, change: Replace, new: Sequence[Op], func: Func) -> Loc | None:
-    """The place of a rewrite: that of its root, or where that is still there, as an attention is
-    whose queries are rotated in another way, that of what does the work now.
+    """The place of a rewrite: that of its root.
+
+    A root may stay: an attention whose queries are rotated in another way. Then it is the place of
+    the op that does the work now.
     """
     if root not in func:
         return root.loc

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import pytest
 
+from fuseline.ir.text import parse_func
 from fuseline.passes.fuse_qk_norm import FuseQkNorm
 from fuseline.passes.fuse_qk_rope import FuseQkRope
+from fuseline.passes.manager import PassManager
 from fuseline.passes.record import Run
 from fuseline.testing import assert_no_rewrite, assert_rewrites
 
@@ -54,6 +56,17 @@ def test_norm_per_head_then_rope(dtype: str, swap_first: bool) -> None:
     (site,) = run.sites()
     assert (site.pattern, site.status) == ("qk_norm", "fused")
     assert site.details["norm"] == "rms_norm over each head"
+
+
+def test_the_site_is_where_the_rotation_is_and_not_where_the_attention_is() -> None:
+    body = pair(f"""
+      %@n = rms_norm %@, %@w AT "attn.norm" "model.py:4"
+      %@t = permute %@n {{dims = (0, 2, 1, 3)}} AT "attn" "model.py:5"
+      %@z = rope %@t, %c, %s {ROPE} AT "attn" "rotary.py:7" """).replace("AT", "@")
+    end = END.replace("causal = true}", 'causal = true} @ "attn" "sdpa.py:9"')
+    run = PassManager(BOTH).run(parse_func(head("bf16") + TABLES + body + end))
+    (site,) = run.sites()
+    assert site.where == "attn (rotary.py:7)"
 
 
 def test_norm_after_rope() -> None:
