@@ -1,6 +1,6 @@
 """Python's parser, asked again where a fault of its own stopped it.
 
-Up to CPython 3.11.7 and 3.12.1, threads that build syntax trees at the same time share a counter of
+Up to CPython 3.11.7, threads that build syntax trees at the same time share a counter of
 depth, and one of them may end with a `SystemError` though its text is right (gh-106905).
 """
 
@@ -13,7 +13,7 @@ from typing import TypeVar
 T = TypeVar("T")
 
 TRIES = 8
-"""How often a text is parsed. Threads clash once in hundreds of times, and not for long."""
+"""How often a call is made. Threads clash once in hundreds of times, and not for long."""
 
 
 def again(make: Callable[[], T]) -> T:
