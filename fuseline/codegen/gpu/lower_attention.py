@@ -119,7 +119,7 @@ def few(scene: Scene, rows: int) -> list[Blocks]:
         found = [Blocks(64, 32, 4, 3), Blocks(64, 32, 8, 2)]
         return [*found, Blocks(32, 32, 8, 2)] if scene.marked else found
     narrow = [Blocks(16, 32, 8, 2), Blocks(16, 16, 8, 2)]
-    if width > 512 or rows == 16:
+    if width > 512:
         return narrow
     return [Blocks(64, 32, 8, 2), Blocks(32, 32, 8, 2), Blocks(16, 32, 8, 2)]
 
