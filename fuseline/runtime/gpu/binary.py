@@ -21,19 +21,17 @@ from fuseline.runtime.cache import Entry
 
 Tool = Callable[..., str]
 
-_ACCESS = re.compile(r"\b(LDG|STG)(?:STS)?((?:\.[A-Z0-9]+)*)")
-MOST_REGISTERS = 255
-"""Of a thread."""
-
-REGISTERS = 65536
-"""Of a block, and of a multiprocessor."""
-
 PARKED = 16
-"""Bytes of a thread that may wait in local memory: one access, in blocks that read kilobytes."""
+"""Bytes of a thread that may wait in local memory: little, beside what a block reads."""
 
+DESCRIBED = 2
+"""The version of `describe`, in the keys of binaries: those of another one are made anew."""
+
+_ACCESS = re.compile(r"\b(LDG|STG)(?:STS)?((?:\.[A-Z0-9]+)*)")
 _SPILL = re.compile(r"\b(LDL|STL)\b")
-_LABEL = re.compile(r"^(\.L\w+):", re.MULTILINE)
-_BRANCH = re.compile(r"\bBRA\b.*`\((\.L\w+)\)")
+_LABEL = re.compile(r"^([\w.$]+):", re.MULTILINE)
+_BRANCH = re.compile(r"\b(?:BRA|JMP)\b.*`\(([\w.$]+)\)")
+_ELSEWHERE = re.compile(r"\b(?:BRX|BRXU|JMX|JMXU|CALL)\b")
 _ARRAY = re.compile(r"^\s*\.local\s+\.align\s+\d+\s+\.b8\s+\S+\[(\d+)\];", re.MULTILINE)
 _WIDTHS = {"U8": 8, "S8": 8, "U16": 16, "S16": 16, "64": 64, "128": 128, "256": 256}
 
@@ -73,15 +71,29 @@ def inspect(cubin: Path, cuobjdump: Tool, nvdisasm: Tool) -> dict[str, int]:
 def loop_spills(code: str) -> int:
     """Instructions that go to local memory between a label and a branch back to it.
 
+    All of them, where calls and jumps may lead anywhere.
+
     Args:
         code: as nvdisasm prints it.
 
     """
-    labels = {found.group(1): found.end() for found in _LABEL.finditer(code)}
-    branches = [(labels.get(b.group(1), b.end()), b.start()) for b in _BRANCH.finditer(code)]
-    loops = [(begin, end) for begin, end in branches if begin < end]
     spills = [found.start() for found in _SPILL.finditer(code)]
+    labels = {found.group(1): found.end() for found in _LABEL.finditer(code)}
+    branches = [(found.group(1), found.start()) for found in _BRANCH.finditer(code)]
+    if _ELSEWHERE.search(code) or any(label not in labels for label, _ in branches):
+        return len(spills)
+    loops = [(labels[label], end) for label, end in branches]
     return sum(any(begin < at < end for begin, end in loops) for at in spills)
+
+
+def most_registers(warps: int) -> int:
+    """The registers that a thread can have, in blocks of so many warps.
+
+    A multiprocessor has 16384 in each of four parts, warps go to these in turns, and each is given
+    a multiple of 256.
+    """
+    of_a_part = -(-warps // 4)
+    return min(255, 16384 // (32 * of_a_part) // 8 * 8)
 
 
 def arrays(ptx: str) -> int:
@@ -238,7 +250,7 @@ class Binary:
             resources=found["resources"],
             scratch=sum(found["scratch"]),
             scratch_pointers=len(found["scratch"]),
-            waits=found.get("waits", False),  # entries of sm_80 are as old as they like
+            waits=found["waits"],
             folder=entry.path,
         )
 
@@ -257,6 +269,6 @@ class Binary:
         it has: so that more blocks fit, ptxas puts away what a loop does not need.
         """
         found = self.resources
-        in_loops = found.get("loop_spills", found["spills"])  # older entries do not say where
-        want = found["registers"] >= min(MOST_REGISTERS, REGISTERS // (32 * self.warps))
-        return in_loops > 0 or (found["spills"] > 0 and (want or found["stack"] > PARKED))
+        scarce = found["registers"] >= most_registers(self.warps)
+        dear = scarce or found["stack"] > PARKED
+        return found["loop_spills"] > 0 or (found["spills"] > 0 and dear)

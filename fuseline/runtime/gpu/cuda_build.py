@@ -20,7 +20,7 @@ from typing import Any
 
 from fuseline import errors
 from fuseline.runtime.cache import Cache, Entry, Json
-from fuseline.runtime.gpu.binary import EARLY, describe, last_words
+from fuseline.runtime.gpu.binary import DESCRIBED, EARLY, describe, last_words
 
 NUMERICS = (
     "--fmad=false",  # a product that is rounded is not what an fma adds
@@ -62,6 +62,7 @@ class CudaSource:
             "warps": self.warps,
             "options": list(OPTIONS),
             "target": f"sm_{capability}",
+            "described": DESCRIBED,
             "compiler": identity(),
         }
 

@@ -22,7 +22,7 @@ from typing import Any
 
 from fuseline import errors
 from fuseline.runtime.cache import Cache, Entry, Json
-from fuseline.runtime.gpu.binary import AGAIN, EARLY, describe, last_words
+from fuseline.runtime.gpu.binary import AGAIN, DESCRIBED, EARLY, describe, last_words
 from fuseline.runtime.gpu.triton_process import compiling, has_triton, module, problem, settings
 from fuseline.syntax import again
 
@@ -95,6 +95,7 @@ class TritonSource:
             "stages": self.stages,
             "numerics": dict(_numerics()),
             "target": f"sm_{capability}",
+            "described": DESCRIBED,
             "settings": dict(settings()),
             "compiler": identity(),
         }

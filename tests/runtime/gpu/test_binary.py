@@ -3,17 +3,22 @@
 from __future__ import annotations
 
 import errno
-import json
 import subprocess
-from pathlib import Path
 from typing import Any
 
 import pytest
 
 from fuseline.errors import BuildError
-from fuseline.runtime.cache import Cache
 from fuseline.runtime.gpu import binary
-from fuseline.runtime.gpu.binary import PARKED, TRIES, Binary, arrays, loop_spills, tool
+from fuseline.runtime.gpu.binary import (
+    PARKED,
+    TRIES,
+    Binary,
+    arrays,
+    loop_spills,
+    most_registers,
+    tool,
+)
 
 PTX = """
 .visible .entry pointwise(
@@ -51,37 +56,43 @@ def test_spills_in_loops_are_told_from_those_around_them() -> None:
     """A branch forward is no loop, and what lies in two loops counts once."""
     assert loop_spills(CODE) == 1
     assert loop_spills(CODE.replace("LDL R5", "LDG R5")) == 0
+    assert loop_spills(CODE.replace(".L_x_1", "$kernel$__internal_0$_div")) == 1
+    assert loop_spills(CODE.replace("BRA `(.L_x_1)", "JMP `(.L_x_1)")) == 1
 
 
 @pytest.mark.parametrize(
-    ("resources", "spills"),
+    "line",
+    ['BRX R2 -0x40 (*"BRANCH_TARGETS .L_x_0"*)', "CALL.REL.NOINC `($k$_div)", "BRA `(.L_x_9)"],
+)
+def test_where_code_may_go_on_anywhere_all_spills_count(line: str) -> None:
+    code = CODE.replace("BRA `(.L_x_2)", line)
+    assert code != CODE
+    assert loop_spills(code) == 3
+
+
+@pytest.mark.parametrize(
+    ("found", "spills"),
     [
         ({"spills": 0, "loop_spills": 0, "stack": 64}, False),
         ({"spills": 2, "loop_spills": 0, "stack": PARKED}, False),
         ({"spills": 2, "loop_spills": 0, "stack": 8, "registers": 128}, True),
         ({"spills": 2, "loop_spills": 0, "stack": PARKED + 8}, True),
         ({"spills": 2, "loop_spills": 1, "stack": 8}, True),
-        ({"spills": 2, "stack": 8}, True),
     ],
-    ids=["stack of its own", "parked", "no registers left", "much", "in a loop", "an older entry"],
+    ids=["stack of its own", "parked", "no registers left", "much", "in a loop"],
 )
-def test_a_few_bytes_around_a_loop_are_no_spills(resources: dict[str, int], spills: bool) -> None:
-    resources = {"registers": 40, **resources}
+def test_a_few_bytes_around_a_loop_are_no_spills(found: dict[str, int], spills: bool) -> None:
+    resources = {"registers": 40, **found}
     made = Binary("k", b"ELF", (), warps=16, shared_memory=0, resources=resources)
     assert made.spills == spills
 
 
-def test_an_entry_that_says_nothing_of_waiting_does_not_wait(tmp_path: Path) -> None:
-    """The key of a kernel for sm_80 is what it was before kernels could wait."""
-    said: dict[str, Any] = {"symbol": "k", "parameters": [], "warps": 1, "dynamic_shared_memory": 0}
-
-    def write(folder: Path) -> None:
-        (folder / "kernel.cubin").write_bytes(b"ELF")
-        (folder / "kernel.json").write_text(json.dumps({**said, "scratch": [], "resources": {}}))
-
-    tmp_path.chmod(0o700)
-    entry = Cache(tmp_path).get_or_build("cubin", {"name": "k"}, write)
-    assert not Binary.of(entry).waits
+@pytest.mark.parametrize(
+    ("warps", "most"),
+    [(1, 255), (8, 255), (9, 168), (12, 168), (14, 128), (16, 128), (20, 96), (24, 80), (28, 72)],
+)
+def test_the_most_registers_are_those_that_ptxas_gives(warps: int, most: int) -> None:
+    assert most_registers(warps) == most
 
 
 @pytest.mark.parametrize(
