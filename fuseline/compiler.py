@@ -170,12 +170,12 @@ class Compiler:
         """
         if self.config.batch_invariant:
             raise errors.NOT_BATCH_INVARIANT.error(f"{name} by torch", found=reason)
-        tell(self.config, f"{name} is not compiled, torch runs it as a whole: {reason}")
+        tell(self.config, f"torch ran a call of {name} as it is, not compiled: {reason}")
 
     def broken(self, where: str, reason: str) -> None:
         """Told where a graph ended before its function returned."""
         place = f" at {where}" if where else ""
-        tell(self.config, f"graph break{place}, what is between graphs runs in eager: {reason}")
+        tell(self.config, f"graph break{place}, what is in no graph runs in eager: {reason}")
 
     @property
     def keeps_forms(self) -> bool:

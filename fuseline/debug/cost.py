@@ -7,7 +7,7 @@ from typing import Literal
 
 from fuseline.ir.core import Func, Op
 from fuseline.ir.ops.call import called
-from fuseline.ir.types import Dim, substitute
+from fuseline.ir.types import Dim, free_symbols, substitute
 from fuseline.report import CostRecord
 
 
@@ -30,12 +30,18 @@ class Account:
     def __init__(self, func: Func, sizes: Mapping[str, int]) -> None:
         least = {name: found.lo for name, found in func.symbols.items()}
         self.binding = {**least, **sizes}
+        self._given = set(sizes)
         self._known: dict[Dim, int] = {}
 
     def __call__(self, op: Op) -> tuple[int, int]:
         """Bytes and flops of an op."""
         cost = op.cost()
         return self.value(cost.bytes), self.value(cost.flops)
+
+    def knows(self, op: Op) -> bool:
+        """Whether all sizes are given that the cost of an op depends on."""
+        cost = op.cost()
+        return free_symbols(cost.bytes) | free_symbols(cost.flops) <= self._given
 
     def record(self, op: Op, form: Literal["eager", "compiled"]) -> CostRecord:
         """What the report has of an op."""

@@ -221,6 +221,7 @@ class ProgramView:
         seconds: of each stage of the compilation.
         calls: seconds of whole calls, by what was called: ``eager``, ``compiled``.
         machine: what floors are by, in words; empty where there are none.
+        floor: seconds that a run takes at least; None where it depends on sizes that nobody gave.
     """
 
     name: str
@@ -241,6 +242,7 @@ class ProgramView:
     seconds: Mapping[str, float]
     calls: Mapping[str, tuple[float, ...]]
     machine: str = ""
+    floor: float | None = None
 
 
 @dataclass(frozen=True)

@@ -83,7 +83,7 @@ class Page:
         with self._lock:
             names = dict.fromkeys(each.name for each in self.programs)
             return PageView(
-                title=self.title or ", ".join(names),
+                title=self.title or ", ".join(names) or self.path.name,
                 versions=versions(),
                 notes=tuple(self.notes),
                 programs=tuple(each.view() for each in self.programs),

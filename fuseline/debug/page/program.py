@@ -6,10 +6,11 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from statistics import median
 
-from fuseline.debug.cost import Account, costs_of
+from fuseline.debug.cost import Account
 from fuseline.debug.machine import Machine
 from fuseline.debug.page import plans
 from fuseline.debug.page.data import Group, KernelView, LayerView, MemoryView, ProgramView, StepView
+from fuseline.debug.page.floors import Floors
 from fuseline.debug.page.graph import Drawn, drawn
 from fuseline.debug.page.groups import groups_of
 from fuseline.debug.page.observe import Watch
@@ -17,7 +18,7 @@ from fuseline.debug.page.plans import Planned
 from fuseline.header import kind_of
 from fuseline.ir.core import Func, Op
 from fuseline.passes.record import Run
-from fuseline.report import CostRecord, KernelRecord, Site, layer_of
+from fuseline.report import KernelRecord, Site, layer_of
 from fuseline.runtime.plan import Step
 
 BEFORE, AFTER = "before all passes", "after all passes"
@@ -82,8 +83,7 @@ class Program:
     _steps: tuple[StepView, ...] = ()
     _numbers: Mapping[int, int] = field(default_factory=dict[int, int])
     _layers: Sequence[str] = ()
-    _costs: Sequence[CostRecord] = ()
-    _step_costs: Sequence[CostRecord | None] = ()
+    _floors: Floors = field(default_factory=Floors)
     _memory: MemoryView | None = None
     _seconds: Mapping[str, float] = field(default_factory=dict[str, float])
 
@@ -119,10 +119,7 @@ class Program:
         self._of = {}
         launches = plans.launches_of(planned, value)
         self._compiled = _with_launches(self._compiled, launches)
-        self._costs = costs_of(func, "compiled", self.sizes)
-        self._step_costs = [
-            account.record(op, "compiled") if launches[op] == 1 else None for op in planned.owners
-        ]
+        self._floors = Floors.of(planned, launches, account)
         self._kernels = tuple(
             _kernel(record, made.sources.get(record.symbol, ""), made.ptx.get(record.symbol, ""))
             for record in made.records
@@ -157,7 +154,7 @@ class Program:
                 replace(
                     step,
                     seconds=tuple(self.samples.get(i, ())),
-                    floor=self._floor(self._step_costs[i]) if i in self.samples else None,
+                    floor=self._floors.step(i, self.machine) if i in self.samples else None,
                 )
                 for i, step in enumerate(self._steps)
             ),
@@ -166,20 +163,14 @@ class Program:
             seconds=self._seconds,
             calls=dict(self.calls),
             machine=str(self.machine or ""),
+            floor=self._floors.whole(self.machine),
         )
-
-    def _floor(self, record: CostRecord | None) -> float | None:
-        return None if record is None or self.machine is None else self.machine.seconds(record)
 
     def _layer_views(self) -> tuple[LayerView, ...]:
         seconds: dict[str, float] = {}
         for number, found in self.samples.items():
             layer = self._layers[number]
             seconds[layer] = seconds.get(layer, 0.0) + median(found)
-        floors: dict[str, float] = {}
-        for record in self._costs if self.machine else ():
-            layer = layer_of(record.module)
-            floors[layer] = floors.get(layer, 0.0) + (self._floor(record) or 0.0)
         none = (0, 0, 0)
         return tuple(
             LayerView(
@@ -187,7 +178,7 @@ class Program:
                 self._eager.get(name, none),
                 self._compiled.get(name, none),
                 seconds.get(name),
-                floors.get(name),
+                self._floors.layer(name, self.machine),
             )
             for name in {**self._eager, **self._compiled}
         )

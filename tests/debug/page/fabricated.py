@@ -85,6 +85,7 @@ def program(ops: int, passes: int, name: str) -> ProgramView:
         seconds={"import": 0.05, "optimise": 0.4, "build": 2.0},
         calls={"eager": (0.02, 0.03, 0.025), "compiled": (0.01, 0.011, 0.012)},
         machine="a machine of this test: 20 GB/s",
+        floor=4e-6 * layers,
     )
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Generator
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -121,6 +122,37 @@ def test_all_that_a_layer_costs_is_in_sight_on_a_phone(browser: Browser, tiny: P
     assert browser.get(f"Math.max(...{rights})") <= 360
     title = "getComputedStyle(document.querySelector('td:last-child'), '::before').content"
     assert browser.get(title) == '"Floor of each"'
+
+
+def test_a_page_on_which_nothing_was_compiled_has_its_notes(browser: Browser, folder: Path) -> None:
+    note = "torch ran a call of f as it is, not compiled: gradients are on"
+    view = PageView("report.html", {"torch": "2.13.0"}, (note,), ())
+    browser.open(_written(folder, "notes", view), "#view=samples")
+    text = browser.get(f"{SHELL}.innerText")
+    assert all(words in text for words in ("report.html", "Nothing was compiled.", note, "2.13.0"))
+    browser.key("/")
+    browser.key("3")
+    browser.scheme("dark")  # which has views made anew
+    assert note in browser.get(f"{SHELL}.innerText")
+    browser.scheme("light")
+
+
+def test_a_call_is_held_against_the_floor_where_it_is_one_run(
+    browser: Browser, folder: Path, tiny: Path
+) -> None:
+    browser.open(tiny, "#view=samples")  # three calls, and two samples of each step
+    text = browser.get(f"{SHELL}.innerText")
+    assert "A call is more than one run of this program." in text
+    assert "times that" not in text
+    assert "The rest of a call" not in text
+    page = fabricated.page()
+    (program,) = page.programs
+    steps = tuple(replace(s, seconds=(1e-5, 2e-5, 1e-5), floor=None) for s in program.steps)
+    page = replace(page, programs=(replace(program, steps=steps),))
+    browser.open(_written(folder, "whole", page), "#view=samples")
+    text = browser.get(f"{SHELL}.innerText").replace("\u00a0", " ")
+    assert "take 40.0 \u00b5s, and a call 275 times that, by a machine of this test" in text
+    assert "The rest of a call, 10.3 ms, is around them." in text
 
 
 def test_nothing_is_cut_off_on_paper(browser: Browser, tiny: Path) -> None:

@@ -128,7 +128,7 @@ def test_what_torch_runs_as_it_is_stands_on_the_page(tmp_path: Path) -> None:
     for _ in range(2):  # with gradients
         model(torch.ones(3, 16))
     (note,) = on_page(path).notes
-    assert note.startswith("Block is not compiled, torch runs it as a whole: gradients are on")
+    assert note.startswith("torch ran a call of Block as it is, not compiled: gradients are on")
     assert "gradients are on" in path.read_text(encoding="utf-8")
 
 
@@ -147,9 +147,7 @@ def test_graph_breaks_stand_on_the_page_with_their_places(tmp_path: Path) -> Non
     assert len(page.programs) >= 2
     (note,) = page.notes
     line = f.__code__.co_firstlineno + 2
-    assert note.startswith(
-        f"graph break at test_page.py:{line}, what is between graphs runs in eager"
-    )
+    assert note.startswith(f"graph break at test_page.py:{line}, what is in no graph runs in eager")
 
 
 def test_a_page_that_cannot_be_written_any_more_ends_no_call(tmp_path: Path) -> None:

@@ -88,6 +88,7 @@
  * @property {Record<string, number>} seconds
  * @property {Record<string, number[]>} calls
  * @property {string} machine
+ * @property {number | null} floor
  */
 /**
  * @typedef {object} Page

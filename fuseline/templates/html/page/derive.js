@@ -215,9 +215,6 @@ function costOf(program, form) {
   return /** @type {Cost} */ ([0, 1, 2].map((i) => total(program.layers.map((l) => l[form][i]))));
 }
 
-/** The least that all ops take; 0 where it is not known. @param {Program} program */
-const floorOf = (program) => total(program.layers.map((layer) => layer.floor ?? 0));
-
 /** What a step takes, by its samples. @param {StepView} step */
 const stepTime = (step) => (step.seconds.length ? median(step.seconds) : 0);
 

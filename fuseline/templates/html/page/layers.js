@@ -75,6 +75,6 @@ function floorColumn(longest) {
     about: "What bytes or operations of its ops take, whichever is more; what lies in caches comes faster",
     num: true,
     by: floor,
-    cell: (fold) => el("div.pair", {}, el("span.pair-text", {}, secondsText(floor(fold))), bar(floor(fold) / longest)),
+    cell: (fold) => (fold.items[0].floor === null ? el("span.quiet", {}, "not known") : el("div.pair", {}, el("span.pair-text", {}, secondsText(floor(fold))), bar(floor(fold) / longest))),
   };
 }

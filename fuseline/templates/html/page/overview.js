@@ -12,7 +12,7 @@ views.overview = {
     place.append(
       el("h1", {}, page.title),
       el("p.sub", {}, subtitle(program)),
-      ...page.notes.map((note) => el("p.note", { role: "note" }, note)),
+      ...notesOf(),
       el("div.tiles", {}, ...tiles(program)),
       el("div.columns", {}, patternsSection(program), stagesSection(program)),
       el("div.columns", {}, mapSection("Versions", page.versions), mapSection("Options", program.options)),
@@ -21,12 +21,15 @@ views.overview = {
   },
 };
 
+/** What is to be said above all programs. */
+const notesOf = () => page.notes.map((note) => el("p.note", { role: "note" }, note));
+
 /** @param {Program} program */
 function subtitle(program) {
   const sizes = Object.entries(program.sizes).map(([name, value]) => `${name} = ${value}`);
   const changes = program.passes.filter(changed).length;
   return [
-    `${program.name} for ${program.target}`,
+    program.target ? `${program.name} for ${program.target}` : program.name,
     sizes.length ? `with ${sizes.join(", ")}` : "",
     program.passes.length ? `${counted(program.passes.length, "pass", "passes")}, ${changes} of which changed it` : "",
   ].filter(Boolean).join(" · ");

@@ -25,15 +25,22 @@ function callsPicture(program, calls) {
   const times = eager?.length && compiled?.length ? median(eager) / median(compiled) : 0;
   const rows = calls.map(([name, seconds]) => callsRow(name, seconds, most));
   const words = times ? el("p.facts-line", {}, `The median call is ${times >= 1 ? `${digits(times)}× as fast as eager's` : `${digits(1 / times)}× as slow as eager's`}.`) : "";
-  return el("div", {}, el("div.calls", {}, words, ...rows), program.machine && floorLine(program));
+  const more = isWhole(program) ? "" : el("p.below", {}, "A call is more than one run of this program.");
+  return el("div", {}, el("div.calls", {}, words, ...rows), more, program.machine && floorLine(program));
 }
 
 /** What the program takes at least, and whose speed that is by. @param {Program} program */
 function floorLine(program) {
-  const [floor, compiled] = [floorOf(program), median(program.calls.compiled ?? [])];
-  const alone = compiled > 0 && floor > 0 && page.programs.length === 1;
-  const times = alone ? `, and a call ${digits(compiled / floor)} times that` : "";
-  return el("p.below", {}, `As compiled, its bytes and operations take ${secondsText(floor)}${times}, by ${program.machine}.`);
+  const { floor, machine } = program;
+  if (!floor) return el("p.below", {}, `Its floor is not known: sizes were not given. Steps have theirs by ${machine}.`);
+  const times = isWhole(program) ? `, and a call ${digits(median(program.calls.compiled) / floor)} times that` : "";
+  return el("p.below", {}, `The bytes and operations of ${program.name} take ${secondsText(floor)}${times}, by ${machine}.`);
+}
+
+/** Whether a call is one run of this program, and nothing else. @param {Program} program */
+function isWhole(program) {
+  const runs = Math.max(0, ...program.steps.map((step) => step.seconds.length));
+  return page.programs.length === 1 && !page.notes.length && runs === program.calls.compiled?.length;
 }
 
 /** Dots over time, and the median as a line. @param {string} name @param {number[]} seconds @param {number} most */
@@ -56,7 +63,8 @@ function callsRow(name, seconds, most) {
 function stepsTable(program) {
   const rows = program.steps.map((step, number) => ({ step, number, time: stepTime(step), low: step.seconds.length ? quantile(step.seconds, 0.1) : 0, high: step.seconds.length ? quantile(step.seconds, 0.9) : 0 }));
   const all = total(rows.map((row) => row.time));
-  const longest = Math.max(...rows.map((row) => row.high));
+  const most = Math.max(...rows.map((row) => row.time));
+  const longest = Math.max(...rows.map((row) => Math.min(row.high, 3 * row.time)));
   /** @type {Column<typeof rows[0]>[]} */
   const columns = [
     { title: "Step", cell: (row) => String(row.number), by: (row) => row.number, num: true },
@@ -64,14 +72,14 @@ function stepsTable(program) {
     { title: "Median", cell: (row) => (row.step.seconds.length ? secondsText(row.time) : el("span.quiet", {}, "not run")), by: (row) => row.time, num: true },
     { title: "Spread", about: "From the tenth to the ninetieth of a hundred samples", cell: (row) => (row.step.seconds.length ? spread(row.low, row.time, row.high, longest) : ""), by: (row) => row.high - row.low },
     ...(program.machine ? floorColumns() : []),
-    { title: "Share", cell: (row) => [bar(row.time / longest, "time"), percentText(row.time / (all || 1))], by: (row) => row.time, num: true },
+    { title: "Share", cell: (row) => [bar(row.time / most, "time"), percentText(row.time / (all || 1))], by: (row) => row.time, num: true },
     { title: "Kernel", cell: (row) => (row.step.symbol ? kernelLink(program, row.step.symbol) : el("span.quiet", {}, "torch")), by: (row) => row.step.symbol },
     { title: "Where", cell: (row) => row.step.where, by: (row) => row.step.where, wide: true },
   ];
   const ran = rows.filter((row) => row.step.seconds.length).length;
   const around = median(program.calls.compiled ?? []) - all;
-  const rest = around > 0 && page.programs.length === 1 ? ` The rest of a call, ${secondsText(around)}, is around them.` : "";
-  return el("div", {}, el("p.below", {}, `${counted(ran, "step")} take ${secondsText(all)} together, by their medians.${rest}`), tableOf("Steps", columns, rows, { sort: 2, down: true }).element);
+  const rest = around > 0 && isWhole(program) ? ` The rest of a call, ${secondsText(around)}, is around them.` : "";
+  return el("div", {}, el("p.below", {}, `${counted(ran, "step")}, ${secondsText(all)} in all, by their medians.${rest}`), tableOf("Steps", columns, rows, { sort: 2, down: true }).element);
 }
 
 /** What a step takes at least, where it alone does its op. @returns {Column<{step: StepView, time: number}>[]} */
@@ -85,7 +93,7 @@ function floorColumns() {
 
 /** @param {number} low @param {number} middle @param {number} high @param {number} longest */
 function spread(low, middle, high, longest) {
-  const part = (/** @type {number} */ value) => `${(value / longest) * 100}%`;
+  const part = (/** @type {number} */ value) => `${Math.min(1, value / longest) * 100}%`;
   return el(
     "span.spread",
     { title: `${secondsText(low)} to ${secondsText(high)}` },

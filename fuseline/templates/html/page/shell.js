@@ -34,6 +34,10 @@ class Shell {
 
   /** Shows what the address names. */
   show() {
+    if (!page.programs.length) {
+      this.showNotes();
+      return;
+    }
     const route = routeNow();
     const number = programNumber(route);
     const name = views[route.view] ? route.view : "overview";
@@ -47,7 +51,15 @@ class Shell {
   }
 
   rebuild() {
-    this.build(routeNow());
+    if (page.programs.length) this.build(routeNow());
+  }
+
+  /** All of a page on which nothing was compiled. */
+  showNotes() {
+    this.tabs.hidden = this.search.element.hidden = true;
+    document.title = page.title;
+    this.main.replaceChildren(el("h1", {}, page.title), el("p.sub", {}, "Nothing was compiled."), ...notesOf(), mapSection("Versions", page.versions));
+    document.documentElement.dataset.ready = "notes";
   }
 
   /** @param {Route} route */
