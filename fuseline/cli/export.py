@@ -156,7 +156,7 @@ def run(arguments: argparse.Namespace, out: Output) -> int:
         for r in operations
     ]
     by_torch_at = [placed(record) for record in operations]
-    text = _text(exported, seconds, by_torch_at, checked=config.check_numerics)
+    text = _text(exported, seconds, by_torch_at)
     out.result(_data(exported, seconds, data), text)
     return 0
 
@@ -318,7 +318,10 @@ def _data(
             for t in manifest.targets
         ],
         "run_by_torch": operations,
-        "numerics": [asdict(record) for record in exported.numerics],
+        "numerics": [
+            {"program": name, "target": target, "records": [asdict(record) for record in records]}
+            for (name, target), records in exported.numerics.items()
+        ],
     }
 
 
@@ -327,13 +330,14 @@ def _numbers(records: Sequence[NumericsRecord]) -> str:
     nearest = worst(records)
     if nearest is None:
         return "no rewrite gave a value that could be compared"
+    compared = sum(record.values > 0 for record in records)
     return (
-        f"{len(records)} rewrites and passes checked, the nearest to the limit at "
+        f"{compared} rewrites and passes checked, the nearest to the limit at "
         f"{nearest.share:.2f} of what is allowed"
     )
 
 
-def _text(exported: Exported, seconds: float, operations: list[str], *, checked: bool) -> str:
+def _text(exported: Exported, seconds: float, operations: list[str]) -> str:
     manifest = exported.manifest
     rows = [
         ["file", f"{exported.path}, {exported.nbytes / 1e6:.1f} MB, in {seconds:.0f} s"],
@@ -343,6 +347,8 @@ def _text(exported: Exported, seconds: float, operations: list[str], *, checked:
         needs = f", needs {' '.join(target.features)}" if target.features else ""
         rows.append([target.title, f"{len(target.sources)} kernels{needs}"])
     rows += [["by torch", operation] for operation in operations]
-    if checked:
-        rows.append(["numbers", _numbers(exported.numerics)])
+    rows += [
+        ["numbers", f"{name} for {target}: {_numbers(records)}"]
+        for (name, target), records in exported.numerics.items()
+    ]
     return columns(rows, indent="")

@@ -80,14 +80,14 @@ class Exported:
         manifest: what it says of itself.
         nbytes: its size.
         programs: each program for each target.
-        numerics: what `check_numerics` found, where it was asked for.
+        numerics: what `check_numerics` found, where it was asked for, by program and target.
     """
 
     path: Path
     manifest: Manifest
     nbytes: int
     programs: tuple[ProgramFile, ...]
-    numerics: tuple[NumericsRecord, ...] = ()
+    numerics: Mapping[tuple[str, str], tuple[NumericsRecord, ...]]
 
 
 @dataclass
@@ -98,7 +98,9 @@ class _Made:
     targets: list[Target] = field(default_factory=list[Target])
     groups: list[list[str]] = field(default_factory=list[list[str]])
     programs: list[ProgramFile] = field(default_factory=list[ProgramFile])
-    numerics: list[NumericsRecord] = field(default_factory=list[NumericsRecord])
+    numerics: dict[tuple[str, str], tuple[NumericsRecord, ...]] = field(
+        default_factory=dict[tuple[str, str], tuple[NumericsRecord, ...]]
+    )
 
 
 def export(
@@ -326,7 +328,8 @@ def _compiled(
             target = replace(target, **_isa(compiler, wanted.isa))
         try:
             compilation = compiler.ahead(each.captured)
-            made.numerics += compiler.checked
+            if config.check_numerics:
+                made.numerics[name, wanted.title] = tuple(compiler.checked)
         except CannotImport as error:
             raise errors.CANNOT_EXPORT.error(name, found=str(error)) from error
         try:
@@ -469,7 +472,7 @@ def _written(
         archive.add_bytes(MANIFEST, text)
         if sign is not None:
             archive.add_bytes(SIGNATURE, signed(text, sign))
-    return Exported(path, manifest, path.stat().st_size, tuple(made.programs), tuple(made.numerics))
+    return Exported(path, manifest, path.stat().st_size, tuple(made.programs), made.numerics)
 
 
 @contextmanager

@@ -516,13 +516,15 @@ def test_export_checks_on_seeded_inputs(
     assert main(words) == 0
     assert "numbers" not in capsys.readouterr().out
     monkeypatch.setattr("fuseline.compiler.default_pipeline", always(default_pipeline()))
-    assert main([*words, "--check-numerics"]) == 0
-    found = re.search(
-        r"numbers +(\d+) rewrites and passes checked, .* (\S+) of what", capsys.readouterr().out
+    targets = ["--cpu-isa", "baseline", "--cpu-isa", "native"]
+    assert main([*words, "--check-numerics", *targets]) == 0
+    found = re.findall(
+        r"numbers +main for (\S+): (\d+) rewrites and passes checked, .* (\S+) of what",
+        capsys.readouterr().out,
     )
-    assert found is not None
-    assert int(found[1]) > 0
-    assert float(found[2]) <= 1
+    assert [target for target, _, _ in found] == ["cpu:baseline", "cpu:native"]
+    assert found[0][1] == found[1][1] != "0"
+    assert all(float(share) <= 1 for _, _, share in found)
 
 
 EXPONENT = """\
