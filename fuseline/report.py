@@ -21,6 +21,9 @@ Stat: TypeAlias = int | float | str
 BREAK = "graph break: "
 """Begins the names of stats that say how often a graph ended for a reason."""
 
+LEFT = "functions with graph breaks that run in eager as a whole"
+"""The name of a statistic: where a graph would end within a loop, torch leaves all as it is."""
+
 PLAIN = "plain ATen: "
 """Begins the names of stats that say why a graph is run by torch as a whole."""
 
@@ -312,9 +315,11 @@ class Report:
         lines += [n for n in self.stats if n.startswith(OP_BY_OP)]
         breaks = [n.removeprefix(BREAK) for n in self.stats if n.startswith(BREAK)]
         if breaks:
-            eager = "what is between graphs" if self.kernels or whole else "everything"
-            many = self.stats.get("graph breaks", len(breaks))
-            lines.append(f"graph breaks: {many}, and {eager} runs in eager ({'; '.join(breaks)})")
+            many, left = self.stats.get("graph breaks", len(breaks)), int(self.stats.get(LEFT, 0))
+            eager = "what is between graphs runs" if self.kernels or whole else "everything runs"
+            if left and (self.kernels or whole):
+                eager = f"what is between graphs and {left} function{'s' * (left > 1)} whole run"
+            lines.append(f"graph breaks: {many}, and {eager} in eager ({'; '.join(breaks)})")
         if not self.kernels:
             return "\n".join(lines)
         native = sum(k.launches for k in self.kernels if k.status == "native")

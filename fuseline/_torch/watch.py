@@ -38,6 +38,12 @@ def _breaks_so_far() -> Sequence[Any]:
     return getattr(_lib._dynamo.utils, "graph_break_reasons", ())
 
 
+def _frames() -> tuple[int, int]:
+    """How many functions Dynamo has looked at so far, and how many it has compiled."""
+    counts = _lib._dynamo.utils.counters["frames"]
+    return counts["total"], counts["ok"]
+
+
 def _as_break(cause: Any) -> Break:
     frames = tuple((str(f.filename), int(f.lineno or 0)) for f in cause.user_stack or ())
     return Break(str(cause.reason), frames)
@@ -47,9 +53,10 @@ class CompileWatch:
     """A context for calls of one program: settings while Dynamo compiles, and its graph breaks.
 
     Inside, float attributes stay literal constants (with torch's default under ``dynamic=True``
-    an epsilon becomes an input), compiled code does not tell a profiler when it begins, and the
-    graph breaks of each compilation are handed over, as is the option by which Dynamo refuses
-    one. Costs next to nothing where nothing is compiled. May be entered again while it is in force.
+    an epsilon becomes an input), and compiled code does not tell a profiler when it begins. Handed
+    over are the graph breaks of each compilation, the option by which Dynamo refuses one, and how
+    many functions of a call it left to run in eager as a whole. Costs next to nothing where nothing
+    is compiled. May be entered again while it is in force.
 
     Graphs may have sizes that only the data tells (as of ``nonzero``), until
     `break_at_sizes_of_data` is called for one: from then on such ops end graphs, unless the user
@@ -62,18 +69,21 @@ class CompileWatch:
         on_start: Callable[[], None],
         on_breaks: Callable[[dict[str, int], Sequence[Break]], None],
         on_limit: Callable[[str], None],
+        on_left: Callable[[int], None],
         judge: Judge,
         backend: object,
     ) -> None:
         self.on_start = on_start
         self.on_breaks = on_breaks
         self.on_limit = on_limit
+        self.on_left = on_left
         self.judge = judge
         self.backend = backend
         self.follows_sizes = True
         self._outer: list[CompileWatch | None] = []
         self._breaks: dict[str, int] = {}
         self._known = 0
+        self._frames: tuple[int, int] | None = None
         self._void: list[Any] = []  # breaks of a graph that was given up
         self._before: dict[str, bool] = {}
         self._hurry: AbstractContextManager[None] = nullcontext()
@@ -85,10 +95,19 @@ class CompileWatch:
 
     def __exit__(self, *error: object) -> None:
         _watching.now = self._outer.pop()
+        if self._frames is not None and not self._outer:
+            seen, compiled = self._frames
+            self._frames = None
+            now = _frames()
+            if left := now[0] - seen - (now[1] - compiled):
+                self.on_left(left)
 
     def started(self) -> None:
         """Dynamo starts to compile."""
         self.on_start()
+        if self._frames is None:
+            seen, compiled = _frames()
+            self._frames = (seen - 1, compiled)  # it has counted the one that it is at
         config = _lib._dynamo.config
         wanted = dict(_SETTINGS)
         if self.follows_sizes and sizes_of_data.can_trace_again(_gave_up_sizes):

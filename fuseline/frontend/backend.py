@@ -22,7 +22,7 @@ from fuseline.frontend.names import Names
 from fuseline.frontend.record import NotSimple
 from fuseline.frontend.traced_turns import Judge, unproven
 from fuseline.frontend.warm import keep
-from fuseline.report import BREAK, PLAIN, Report, Site, Stat
+from fuseline.report import BREAK, LEFT, PLAIN, Report, Site, Stat
 
 log = logging.getLogger(__name__)
 
@@ -42,6 +42,7 @@ class Backend:
         names: what the user calls modules and arguments; None to keep Dynamo's names.
         plain: graphs that run through plain ATen, with the reason.
         breaks: reasons of Dynamo's graph breaks, with their counts.
+        left: how many functions with graph breaks Dynamo left to run in eager as a whole.
         limits: options of torch by which Dynamo refused to compile again, with the counts.
         chooses: whether a graph chooses the best of several, as a router does.
         causes: where graphs ended because of what a tensor holds, each place once, and why.
@@ -58,6 +59,7 @@ class Backend:
     names: Names | None = None
     plain: dict[str, str] = field(default_factory=dict[str, str])
     breaks: dict[str, int] = field(default_factory=dict[str, int])
+    left: int = 0
     limits: dict[str, int] = field(default_factory=dict[str, int])
     chooses: bool = False
     causes: dict[str, _torch.Break] = field(default_factory=dict[str, _torch.Break])
@@ -165,6 +167,13 @@ class Backend:
         for where, reason in told or [("", r) for r in reasons]:
             self.on_break(where, _first_line(reason))
 
+    def note_left(self, count: int) -> None:
+        """Account for functions that Dynamo left as they are, as it does where a graph would end
+        within a loop.
+        """
+        if self.breaks:  # else there was nothing in them to compile
+            self.left += count
+
     def note_limit(self, option: str) -> None:
         """Account for a function that Dynamo will not compile again."""
         self.limits[option] = self.limits.get(option, 0) + 1
@@ -174,11 +183,16 @@ class Backend:
         if self.limits and not self.ran.yes:
             self.eager_calls += 1
             self.on_plain(self.name, f"torch compiles it no more, see {', '.join(self.limits)}")
+        elif self.left and not self.ran.yes:
+            reasons = "; ".join(map(_first_line, self.breaks))
+            self.on_plain(self.name, f"torch compiles nothing of it ({reasons})")
 
     def report(self) -> Report:
         """The numbers of graphs and of graph breaks, and what is not compiled, and why."""
         stats: dict[str, Stat] = {"graphs": self.graphs, "graph breaks": sum(self.breaks.values())}
         stats |= {f"{BREAK}{_first_line(r)}": n for r, n in self.breaks.items()}
+        if self.left:
+            stats[LEFT] = self.left
         stats |= {f"{PLAIN}{n}": _first_line(r) for n, r in self.plain.items()}
         stats |= {f"recompilations refused, see {o}": n for o, n in self.limits.items()}
         if self.limits:
@@ -262,4 +276,6 @@ def _first_line(reason: str) -> str:
 
 def watch(backend: Backend, on_start: Callable[[], None]) -> _torch.CompileWatch:
     """A context for calls of a program: what Dynamo compiles inside is accounted to its backend."""
-    return _torch.CompileWatch(on_start, backend.note_breaks, backend.note_limit, Judge(), backend)
+    return _torch.CompileWatch(
+        on_start, backend.note_breaks, backend.note_limit, backend.note_left, Judge(), backend
+    )

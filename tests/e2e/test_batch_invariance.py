@@ -145,6 +145,13 @@ def refused(model: Callable[..., Any], *args: Any, **options: Any) -> errors.Dia
     return raised.value.diagnostic
 
 
+def test_a_call_of_which_nothing_is_compiled_is_refused() -> None:
+    """Torch leaves recurrent networks as they are."""
+    said = refused(nn.GRU(4, 4), torch.ones(3, 2, 4))
+    assert said.title == "not batch invariant: GRU by torch"
+    assert "torch compiles nothing of it" in str(said)
+
+
 def test_torch_products_are_refused_by_name() -> None:
     said = refused(product_of, torch.ones(2, 3, 4), torch.ones(2, 4, 5))
     assert "matmul by torch" in said.title

@@ -3,6 +3,7 @@ from __future__ import annotations
 import importlib
 import logging
 import threading
+from dataclasses import replace
 from typing import Any, cast
 
 import pytest
@@ -11,6 +12,7 @@ from torch import Tensor, nn
 
 from fuseline import _torch
 from fuseline.frontend.backend import WITH_GRADIENTS, Backend
+from fuseline.report import LEFT, KernelRecord
 from tests.frontend.helpers import Recording, one, randn, record, seed
 
 
@@ -158,6 +160,32 @@ def test_graph_breaks_are_counted_with_their_reason() -> None:
     assert stats["graph breaks"] == 1
     assert [k for k in stats if k.startswith("graph break: ")]
     assert stats["graphs"] == len(recording.captured) == 3
+    assert LEFT not in stats
+
+
+def test_functions_that_torch_leaves_as_they_are_are_counted() -> None:
+    """Where a graph would end within a loop; the sum is not compiled either."""
+
+    def inner(x: Tensor) -> Tensor:
+        return x * 2
+
+    def program(x: Tensor) -> Tensor:
+        for _ in range(3):
+            x = inner(x)
+            cast("Any", torch)._dynamo.graph_break()
+        return x.sum()
+
+    with torch.no_grad():
+        compiled, recording = record(program)
+        for rows in (3, 3, 5):
+            compiled(randn(rows, 4))
+    report = compiled.report()
+    assert report.stats[LEFT] == 1
+    assert recording.captured
+    assert "everything runs in eager" in report.summary()  # as no kernels are of this recording
+    kernel = KernelRecord("k", "rows", "linear", 1, "")
+    said = replace(report, kernels=(kernel,)).summary()
+    assert "graph breaks: 1, and what is between graphs and 1 function whole run in eager" in said
 
 
 def test_graph_breaks_of_another_program_are_not_ours() -> None:
