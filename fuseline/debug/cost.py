@@ -38,10 +38,10 @@ class Account:
         cost = op.cost()
         return self.value(cost.bytes), self.value(cost.flops)
 
-    def knows(self, op: Op) -> bool:
-        """Whether all sizes are given that the cost of an op depends on."""
+    def unknown(self, op: Op) -> set[str]:
+        """The sizes that the cost of an op depends on and nobody gave: they count as the least."""
         cost = op.cost()
-        return free_symbols(cost.bytes) | free_symbols(cost.flops) <= self._given
+        return (free_symbols(cost.bytes) | free_symbols(cost.flops)) - self._given
 
     def record(self, op: Op, form: Literal["eager", "compiled"]) -> CostRecord:
         """What the report has of an op."""

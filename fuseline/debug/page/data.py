@@ -218,6 +218,8 @@ class ProgramView:
         steps: of the plan.
         memory: None where there is no plan.
         sizes: what the symbols were.
+        unknown: sizes that costs depend on and nobody gave, as only the data tells them: these
+            count as the least that they may be.
         seconds: of each stage of the compilation.
         calls: seconds of whole calls, by what was called: ``eager``, ``compiled``.
         machine: what floors are by, in words; empty where there are none.
@@ -243,6 +245,7 @@ class ProgramView:
     calls: Mapping[str, tuple[float, ...]]
     machine: str = ""
     floor: float | None = None
+    unknown: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)

@@ -30,7 +30,7 @@ class Floors:
     def of(cls, planned: Planned, launches: Mapping[Op, int], account: Account) -> Floors:
         """Those of a plan; ``launches`` has how many steps do each op."""
         records = {
-            op: account.record(op, "compiled") if account.knows(op) else None
+            op: None if account.unknown(op) else account.record(op, "compiled")
             for op in planned.func.ops
         }
         layers: dict[str, list[CostRecord | None]] = {}

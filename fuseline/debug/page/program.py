@@ -77,6 +77,7 @@ class Program:
     _groups: tuple[Group, ...] = ()
     _of: Mapping[Op, int] = field(default_factory=dict[Op, int])
     _sites: tuple[Site, ...] = ()
+    _unknown: set[str] = field(default_factory=set[str])
     _eager: Mapping[str, _Three] = field(default_factory=dict[str, _Three])
     _compiled: Mapping[str, _Three] = field(default_factory=dict[str, _Three])
     _kernels: tuple[KernelView, ...] = ()
@@ -94,6 +95,7 @@ class Program:
         account = Account(func, self.sizes)
         self._drawn = [drawn(func, BEFORE, self.watch.lines, account)]
         self._eager = _by_layer(func, account)
+        self._unknown = set[str]().union(*map(account.unknown, func.ops))
 
     def passed(self, run: Run) -> None:
         """All passes have run, or as many as did."""
@@ -105,6 +107,7 @@ class Program:
         after = drawn(run.func, AFTER, self.watch.lines, account)
         self._drawn = [each.coloured(self._of) for each in (before, after)]
         self._compiled = _by_layer(run.func, account)
+        self._unknown.update(*map(account.unknown, run.func.ops))
 
     def made(self, made: Made) -> None:
         """Its kernels are there, and its plan."""
@@ -160,6 +163,7 @@ class Program:
             ),
             memory=self._memory,
             sizes=dict(self.sizes),
+            unknown=tuple(sorted(self._unknown)),
             seconds=self._seconds,
             calls=dict(self.calls),
             machine=str(self.machine or ""),

@@ -148,11 +148,13 @@ def test_a_call_is_held_against_the_floor_where_it_is_one_run(
     page = fabricated.page()
     (program,) = page.programs
     steps = tuple(replace(s, seconds=(1e-5, 2e-5, 1e-5), floor=None) for s in program.steps)
-    page = replace(page, programs=(replace(program, steps=steps),))
+    page = replace(page, programs=(replace(program, steps=steps, unknown=("u0",)),))
     browser.open(_written(folder, "whole", page), "#view=samples")
     text = browser.get(f"{SHELL}.innerText").replace("\u00a0", " ")
     assert "take 40.0 \u00b5s, and a call 275 times that, by a machine of this test" in text
     assert "The rest of a call, 10.3 ms, is around them." in text
+    browser.go("#view=overview")
+    assert browser.texts(".note")[0].startswith("The size u0 is not known before the model runs")
 
 
 def test_nothing_is_cut_off_on_paper(browser: Browser, tiny: Path) -> None:

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import itertools
 from collections import Counter
+from collections.abc import Mapping
 
 import pytest
 
 from fuseline.debug.cost import costs_of
+from fuseline.debug.machine import Machine
 from fuseline.debug.page.data import BufferView, ProgramView
 from fuseline.ir.text import parse_func
 from fuseline.report import layer_of, span
@@ -196,3 +198,33 @@ def test_ops_know_their_kernels_and_their_piece(model: Shown) -> None:
     assert pieces == list(range(len(pieces)))
     kinds = [step.kind for step in model.view.steps]
     assert len(pieces) == sum(kind == "native" for kind, _ in itertools.groupby(kinds))
+
+
+def sampled(sizes: Mapping[str, int]) -> ProgramView:
+    """A product of B rows and an op of fixed size, whose steps have run on a machine of 1 GB/s."""
+    text = """func @f(%x: f32[B, 64], %w: f32[96, 64], %n: f32[64]) where B in 2..8 {
+      %y = linear %x, %w @ "layers.0.up" "m.py:5"
+      %e = exp %n @ "layers.1.act" "m.py:6"
+      return %y, %e
+    }"""
+    program = shown(parse_func(text), sizes).program
+    program.machine = Machine(1e9, 1e12, 1e12, "a machine of this test")
+    program.samples.update({0: [1e-5], 1: [1e-6]})
+    return program.view()
+
+
+def test_steps_and_layers_have_the_floor_of_their_bytes() -> None:
+    view = sampled({"B": 5})
+    floors = [4 * (5 * 64 + 96 * 64 + 5 * 96) / 1e9, 4 * 2 * 64 / 1e9]
+    assert [step.floor for step in view.steps] == pytest.approx(floors)
+    assert [layer.floor for layer in view.layers] == pytest.approx(floors)
+    assert view.floor == pytest.approx(sum(floors))
+    assert view.unknown == ()
+
+
+def test_what_depends_on_a_size_that_nobody_gave_has_no_floor() -> None:
+    view = sampled({})
+    assert [step.floor is None for step in view.steps] == [True, False]
+    assert [layer.floor is None for layer in view.layers] == [True, False]
+    assert view.floor is None
+    assert view.unknown == ("B",)

@@ -89,6 +89,7 @@
  * @property {Record<string, number[]>} calls
  * @property {string} machine
  * @property {number | null} floor
+ * @property {string[]} unknown
  */
 /**
  * @typedef {object} Page

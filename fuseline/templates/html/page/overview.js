@@ -13,6 +13,7 @@ views.overview = {
       el("h1", {}, page.title),
       el("p.sub", {}, subtitle(program)),
       ...notesOf(),
+      ...unknownOf(program),
       el("div.tiles", {}, ...tiles(program)),
       el("div.columns", {}, patternsSection(program), stagesSection(program)),
       el("div.columns", {}, mapSection("Versions", page.versions), mapSection("Options", program.options)),
@@ -23,6 +24,13 @@ views.overview = {
 
 /** What is to be said above all programs. */
 const notesOf = () => page.notes.map((note) => el("p.note", { role: "note" }, note));
+
+/** @param {Program} program */
+function unknownOf({ unknown }) {
+  if (!unknown.length) return [];
+  const sizes = unknown.length > 1 ? `The sizes ${unknown.join(", ")} are` : `The size ${unknown[0]} is`;
+  return [el("p.note", { role: "note" }, `${sizes} not known before the model runs: bytes and arithmetic are those of the least that may be.`)];
+}
 
 /** @param {Program} program */
 function subtitle(program) {

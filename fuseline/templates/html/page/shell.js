@@ -67,6 +67,7 @@ class Shell {
     const program = programOf(this.program);
     this.shown.close?.();
     this.main.dataset.view = this.view;
+    this.main.dataset.program = [program.name, program.target].filter(Boolean).join(" · ");
     this.main.className = "";
     this.main.replaceChildren();
     forgetUnseen();
