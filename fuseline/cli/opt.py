@@ -29,7 +29,7 @@ if TYPE_CHECKING:
     from fuseline.passes.rewrite import Pass
 
 EXAMPLE = """\
-  fuseline opt dump/model-00/00-imported.fl
+  fuseline opt dump/*-00/00-imported.fl
   fuseline opt -p 'canonicalize,cse,fuse-qk-norm{rope=false}' model.fl -o changed.fl
   fuseline opt model.fl --print-changed=diff --timing
   fuseline opt -p cse model.fl --print-ir-before --print-ir-after='fuse-.*'
