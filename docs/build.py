@@ -99,10 +99,11 @@ print(model.report().count("rms_norm"), model.report().stats["programs"])
 
 * The first call compiles, and so does a later one that does not fit what was compiled: another
   dtype, a size that was fixed, another branch of Python. These are the rules of
-  `torch.compile`, graph breaks included; the report counts them. Past torch's limit on
-  recompilations (`torch._dynamo.config.recompile_limit`), calls that fit nothing run eagerly; the
-  report says how many and by which option. `torch._dynamo.config.fail_on_recompile_limit_hit`
-  makes torch raise there.
+  `torch.compile`, graph breaks included; the report counts them. Where a graph would end
+  within a loop, torch leaves the whole function to eager; the report says how many. Past torch's
+  limit on recompilations (`torch._dynamo.config.recompile_limit`), calls that fit nothing run
+  eagerly; the report says how many and by which option.
+  `torch._dynamo.config.fail_on_recompile_limit_hit` makes torch raise there.
 * Compile under `torch.no_grad()` or `torch.inference_mode()`, or have them decorate `forward`.
 * A whole graph is left to torch, call by call and correct, where gradients are on and wanted,
   tensors are on several devices, or on one that is neither the CPU nor a GPU of the targets,

@@ -129,8 +129,9 @@ class KernelRecord:
         needs: registers, shared memory and warps, for a kernel of a GPU.
         target: what it was built for: ``cpu``, ``sm_90``, ...; empty where it was not built.
         resources: what was read from its machine code, for a kernel of a GPU: ``registers`` of a
-            thread, bytes of ``shared_memory``, ``spills``, ``widest_load`` and ``widest_store`` in
-            bits, and more.
+            thread, bytes of ``shared_memory``, accesses of ``spills``, and of those in loops
+            (``loop_spills``: a kernel that has any is not run), ``widest_load`` and
+            ``widest_store`` in bits, and more.
         choices: what it was chosen from, by range of sizes, for a kernel of a GPU.
         sizes: those that it runs for, as ``s77: 2 to 16``; empty where it does for all.
         sources: all places that its ops come from, of all launches: those that differ only in
