@@ -88,8 +88,6 @@ class Measure:
         worst = max(gaps, key=lambda each: each.share(self.tolerance), default=SAME)
         size = worst.size or 1.0
         allowed = worst.allowed(self.tolerance)
-        if worst.same:
-            return Found(0.0, 0.0, allowed / size)
         return Found(worst.own / size, worst.eager / size, allowed / size)
 
     def _exactly(self, *arguments: Argument) -> list[Tensor]:
