@@ -65,6 +65,12 @@ if TYPE_CHECKING:
 LARGEST = 512
 """Tokens up to which ``graphs="auto"`` records: with more, the device is busy as it is."""
 
+_AS_IT_IS = (
+    "call it under torch.no_grad(); where sizes vary, compile with dynamic=True, or raise "
+    "torch._dynamo.config.recompile_limit; or compile without batch_invariant"
+)
+"""What to do about calls that torch runs as they are."""
+
 log = logging.getLogger(__name__)
 
 
@@ -169,7 +175,7 @@ class Compiler:
 
         """
         if self.config.batch_invariant:
-            raise errors.NOT_BATCH_INVARIANT.error(f"{name} by torch", found=reason)
+            raise errors.NOT_BATCH_INVARIANT.error(f"{name} by torch", found=reason, hint=_AS_IT_IS)
         tell(self.config, f"torch ran a call of {name} as it is, not compiled: {reason}")
 
     def broken(self, where: str, reason: str) -> None:

@@ -150,6 +150,7 @@ def test_a_call_of_which_nothing_is_compiled_is_refused() -> None:
     said = refused(nn.GRU(4, 4), torch.ones(3, 2, 4))
     assert said.title == "not batch invariant: GRU by torch"
     assert "torch compiles nothing of it" in str(said)
+    assert "torch.no_grad()" in str(said.hint)
 
 
 def test_torch_products_are_refused_by_name() -> None:
