@@ -290,9 +290,13 @@ class Report:
         return json.dumps(self.to_dict(), indent=indent)
 
     def __str__(self) -> str:
+        return self.text()
+
+    def text(self, *, missed: bool = False) -> str:
+        """All tables; with ``missed`` only the sites that were missed are listed."""
         parts = [
             self.summary(),
-            self.sites_table(),
+            self.sites_table(missed=missed),
             self.numerics_table(),
             tables.section("kernels", tables.kernel_rows(self.kernels)),
             tables.section("choices", tables.choice_rows(self.kernels)),
@@ -388,18 +392,22 @@ class Report:
         )
         return "\n".join(part for part in parts if part)
 
-    def sites_table(self) -> str:
-        """The sites alone: a line per pattern, then one per site, or per run of like sites."""
+    def sites_table(self, *, missed: bool = False) -> str:
+        """The sites alone: a line per pattern, then one per site, or per run of like sites.
+
+        With ``missed`` the list has no others; the counts are those of all sites.
+        """
         patterns = list(dict.fromkeys(site.pattern for site in self.sites))
         counts = [
             [name, f"{self.count(name)} fused", f"{self.count(name, 'missed')} missed"]
             for name in patterns
         ]
+        listed = [s for s in self.sites if not missed or s.status == "missed"]
         return "\n".join(
             part
             for part in (
                 tables.section("patterns", counts),
-                tables.section("sites", tables.site_rows(self.sites)),
+                tables.section("sites", tables.site_rows(listed)),
             )
             if part
         )

@@ -83,6 +83,18 @@ def test_table_names_sites_and_reasons() -> None:
     )
 
 
+def test_a_list_of_misses_has_the_counts_of_all_sites() -> None:
+    found = report()
+    assert found.sites_table(missed=True).splitlines() == [
+        "patterns",
+        "  qk_norm   1 fused  1 missed",
+        "  rms_norm  1 fused  0 missed",
+        "sites",
+        "  missed  qk_norm    layers.1.self_attn (m.py:10)  q has 3 readers",
+    ]
+    assert found.sites_table(missed=True) in found.text(missed=True)
+
+
 def test_passes_say_how_often_they_ran_and_what_came_of_it() -> None:
     shrank = PassRecord("cse", 0.25, 2, 0, changed=True)
     records = (
