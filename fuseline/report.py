@@ -292,11 +292,13 @@ class Report:
     def __str__(self) -> str:
         return self.text()
 
-    def text(self, *, missed: bool = False) -> str:
-        """All tables; with ``missed`` only the sites that were missed are listed."""
+    def text(self, *, missed: bool = False, full: bool = False) -> str:
+        """All tables; with ``missed`` only the sites that were missed are listed, and with ``full``
+        their details are whole.
+        """
         parts = [
             self.summary(),
-            self.sites_table(missed=missed),
+            self.sites_table(missed=missed, full=full),
             self.numerics_table(),
             tables.section("kernels", tables.kernel_rows(self.kernels)),
             tables.section("choices", tables.choice_rows(self.kernels)),
@@ -392,10 +394,11 @@ class Report:
         )
         return "\n".join(part for part in parts if part)
 
-    def sites_table(self, *, missed: bool = False) -> str:
+    def sites_table(self, *, missed: bool = False, full: bool = False) -> str:
         """The sites alone: a line per pattern, then one per site, or per run of like sites.
 
-        With ``missed`` the list has no others; the counts are those of all sites.
+        With ``missed`` the list has no others; the counts are those of all sites. With ``full``
+        details are whole, and only sites that have the same ones share a line.
         """
         patterns = list(dict.fromkeys(site.pattern for site in self.sites))
         counts = [
@@ -407,7 +410,7 @@ class Report:
             part
             for part in (
                 tables.section("patterns", counts),
-                tables.section("sites", tables.site_rows(listed)),
+                tables.section("sites", tables.site_rows(listed, full=full)),
             )
             if part
         )

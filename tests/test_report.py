@@ -180,6 +180,18 @@ def test_long_details_are_cut_in_the_table_only() -> None:
     found = Report(sites=(site,))
     assert found.sites_table().splitlines()[-1].endswith(f"router: {'x' * 89}...")
     assert json.loads(found.to_json())["sites"][0]["details"] == {"router": "x" * 300}
+    assert found.text(full=True).splitlines()[-1].endswith(f"  router: {'x' * 300}")
+
+
+def test_a_full_table_has_every_detail() -> None:
+    details = ({"heads": "8"}, {"heads": "8"}, {"heads": "8", "scale": "y" * 100})
+    sites = [Site("qk_norm", f"layers.{i}.attn", "fused", details=d) for i, d in enumerate(details)]
+    missed = Site("moe", "mlp", "missed", reason="no kernel", details={"experts": "4"})
+    assert Report(sites=(*sites, missed)).sites_table(full=True).splitlines()[4:] == [
+        "  fused   qk_norm  x2  layers.0..1.attn  heads: 8",
+        f"  fused   qk_norm      layers.2.attn     heads: 8; scale: {'y' * 100}",
+        "  missed  moe          mlp               no kernel; experts: 4",
+    ]
 
 
 def test_sizes_of_kernels_that_are_one() -> None:

@@ -55,7 +55,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="only the kernels that were built: registers, shared memory, spills, widest access",
     )
     costs.add_arguments(parser)
-    parser.add_argument("--full", action="store_true", help="kernels, passes and numbers as well")
+    parser.add_argument(
+        "--full", action="store_true", help="kernels, passes and numbers as well, and nothing cut"
+    )
     add_remarks(parser)
     add_require(parser)
     add_check_numerics(parser)
@@ -89,7 +91,8 @@ def run(arguments: argparse.Namespace, out: Output) -> int:
     if arguments.cost:
         costs.run(arguments, loaded, compiled, report, out)
         return 0
-    text = report.text(missed=arguments.missed) if arguments.full else _short(arguments, report)
+    whole = report.text(missed=arguments.missed, full=True)
+    text = whole if arguments.full else _short(arguments, report)
     missed = tuple(s for s in report.sites if s.status == "missed")
     shown = replace(report, sites=missed) if arguments.missed else report
     out.result(shown.to_dict(), text)
