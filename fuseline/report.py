@@ -24,6 +24,12 @@ BREAK = "graph break: "
 PLAIN = "plain ATen: "
 """Begins the names of stats that say why a graph is run by torch as a whole."""
 
+LIMIT = "recompilations refused, see "
+"""Begins the names of stats that say which option of torch refused to compile a function again."""
+
+EAGER_CALLS = "calls run eagerly since then"
+"""The number of calls that torch ran as they are, as none of the compiled graphs fitted."""
+
 OP_BY_OP = "not run by its kernels, but op by op by torch: "
 """Begins the name of a statistic: why a program that was built for a GPU runs op by op."""
 
@@ -313,14 +319,7 @@ class Report:
 
     def summary(self) -> str:
         """What runs natively and what torch runs: steps of plans, whole graphs, and around them."""
-        whole = {n.removeprefix(PLAIN): r for n, r in self.stats.items() if n.startswith(PLAIN)}
-        lines = [f"not compiled, run by torch as a whole: {n} ({r})" for n, r in whole.items()]
-        lines += [n for n in self.stats if n.startswith(OP_BY_OP)]
-        breaks = [n.removeprefix(BREAK) for n in self.stats if n.startswith(BREAK)]
-        if breaks:
-            eager = "what is between graphs" if self.kernels or whole else "everything"
-            many = self.stats.get("graph breaks", len(breaks))
-            lines.append(f"graph breaks: {many}, and {eager} runs in eager ({'; '.join(breaks)})")
+        lines = [*(n for n in self.stats if n.startswith(OP_BY_OP)), *self.outside()]
         if not self.kernels:
             return "\n".join(lines)
         native = sum(k.launches for k in self.kernels if k.status == "native")
@@ -335,6 +334,23 @@ class Report:
             counts[k.symbol] += k.launches
         names = ", ".join(f"{name} x{n}" if n > 1 else name for name, n in counts.items())
         return "\n".join([f"{line} ({names})" if names else line, *lines])
+
+    def outside(self) -> list[str]:
+        """A line for each way in which torch runs what is in no compiled graph."""
+        whole = {n.removeprefix(PLAIN): r for n, r in self.stats.items() if n.startswith(PLAIN)}
+        lines = [f"not compiled, run by torch as a whole: {n} ({r})" for n, r in whole.items()]
+        breaks = [n.removeprefix(BREAK) for n in self.stats if n.startswith(BREAK)]
+        if breaks:
+            eager = "what is between graphs" if self.kernels or whole else "everything"
+            many = self.stats.get("graph breaks", len(breaks))
+            lines.append(f"graph breaks: {many}, and {eager} runs in eager ({'; '.join(breaks)})")
+        limits = {n.removeprefix(LIMIT): c for n, c in self.stats.items() if n.startswith(LIMIT)}
+        if limits:
+            calls = self.stats.get(EAGER_CALLS, 0)
+            refused = "; ".join(f"{count}, see {option}" for option, count in limits.items())
+            told = f"recompilations refused: {refused}, and what they were for runs in eager"
+            lines.append(f"{told}; calls run eagerly since then: {calls}")
+        return lines
 
     def cached_line(self) -> str:
         """How many programs came from the cache, so that no pass ran on them; empty for none."""

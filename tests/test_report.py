@@ -139,6 +139,15 @@ def test_breaks_and_what_is_not_compiled_stand_in_the_first_lines() -> None:
     assert str(broken).startswith("graph breaks: 3, and everything runs in eager (branch; item)")
 
 
+def test_calls_past_a_limit_of_torch_stand_in_the_first_lines() -> None:
+    stats = {"recompilations refused, see torch.limit": 2, "calls run eagerly since then": 5}
+    line = "recompilations refused: 2, see torch.limit, and what they were for runs in eager"
+    line += "; calls run eagerly since then: 5"
+    found = Report(kernels=(KERNEL,), stats={"graph breaks": 0, **stats})
+    assert found.summary().splitlines() == ["steps: 2 native, 0 run by torch", line]
+    assert Report(stats=stats).summary() == line
+
+
 def test_like_layers_share_a_line() -> None:
     sites = tuple(
         Site("moe", f"model.layers.{i}.mlp.2 (m.py:7)", "missed" if i == 3 else "fused")
