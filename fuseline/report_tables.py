@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable, Sequence
+from decimal import Decimal
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
@@ -26,6 +27,24 @@ _PLACE = re.compile(r"(.* \()?([^()]*:)(\d+)(\)?)")
 
 _ROOM = 100
 """Characters that the details of a site have in a table; JSON and full tables have them whole."""
+
+
+_LARGE = ("", " k", " M", " G", " T", " P")
+
+
+def digits(value: float, most: int = 3) -> str:
+    """A number as people write it: no more significant digits than ``most``, and no exponent."""
+    return f"{Decimal(f'{value:.{most}g}'):f}"
+
+
+def large(number: float) -> str:
+    """A number in three digits and its thousands: ``1.84 M``."""
+    value = float(number)
+    for unit in _LARGE[:-1]:
+        if float(digits(value)) < 1000:
+            return f"{digits(value)}{unit}"
+        value /= 1000
+    return f"{digits(value)}{_LARGE[-1]}"
 
 
 def site_rows(sites: Iterable[Site], *, full: bool = False) -> list[list[str]]:
@@ -174,7 +193,7 @@ def _timed(same: Sequence[Option]) -> str:
     times = sorted(o.microseconds for o in same if o.microseconds is not None)
     if not times:
         return first.label
-    ends = dict.fromkeys(f"{time:.3g}" for time in (times[0], times[-1]))
+    ends = dict.fromkeys(map(digits, (times[0], times[-1])))
     return f"{first.label} ({' to '.join(ends)} us)"
 
 

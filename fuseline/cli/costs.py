@@ -17,6 +17,7 @@ from fuseline.cli.units import bytes_text
 from fuseline.debug.machine import Machine, machine_of
 from fuseline.errors import BAD_ARGUMENT
 from fuseline.report import OP_BY_OP, layer_of
+from fuseline.report_tables import digits, large
 
 if TYPE_CHECKING:
     from fuseline.cli.compiling import Compiled
@@ -160,7 +161,7 @@ def text(
         if outside:
             told += ", of the whole model"
         elif floor := least[form].seconds:
-            told += f", {seconds / floor:.2g} times that"
+            told += f", {digits(seconds / floor)} times that"
         lines.append(told)
     if not measured:
         lines.append("not timed: the kernels do not run here")
@@ -179,7 +180,7 @@ def _row(forms: dict[str, Layer]) -> list[str]:
         for cell in (
             str(forms[form].ops),
             bytes_text(forms[form].bytes),
-            f"{forms[form].flops:.3g}",
+            large(forms[form].flops),
             time_text(forms[form].seconds),
         )
     ]
@@ -187,7 +188,10 @@ def _row(forms: dict[str, Layer]) -> list[str]:
 
 def time_text(seconds: float) -> str:
     """A short time for people."""
-    return f"{seconds * 1e3:.3g} ms" if seconds >= 1e-3 else f"{seconds * 1e6:.3g} us"
+    for factor, unit in ((1e6, "us"), (1e3, "ms")):
+        if float(told := digits(seconds * factor)) < 1000:
+            return f"{told} {unit}"
+    return f"{digits(seconds)} s"
 
 
 def _sum(records: Sequence[CostRecord], machine: Machine) -> Layer:

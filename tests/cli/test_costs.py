@@ -9,9 +9,10 @@ from typing import Any
 import pytest
 
 from fuseline.cli import main
-from fuseline.cli.costs import Layer, layers, text
+from fuseline.cli.costs import Layer, layers, text, time_text
 from fuseline.debug.machine import Machine, machine_of
 from fuseline.report import CostRecord, layer_of
+from fuseline.report_tables import digits, large
 from tests.cli.helpers import module_of_user, save_directory
 
 Print = pytest.CaptureFixture[str]
@@ -66,6 +67,28 @@ def test_what_is_not_in_the_account_is_told_and_nothing_is_compared() -> None:
     ]
     nothing = text({}, HERE, {"eager": 0.024})
     assert nothing.splitlines()[-1] == "eager: 24 ms measured"
+
+
+def test_figures_are_plain_digits() -> None:
+    assert [digits(n) for n in (573.2, 0.00001234, 184e4, 24.0)] == [
+        "573",
+        "0.0000123",
+        "1840000",
+        "24",
+    ]
+    assert [large(n) for n in (0, 768, 999.7, 1_836_512, 5e18)] == [
+        "0",
+        "768",
+        "1 k",
+        "1.84 M",
+        "5000 P",
+    ]
+    times = [time_text(t) for t in (1e-9, 24.9e-6, 999.9e-6, 0.9999, 1234.5)]
+    assert times == ["0.001 us", "24.9 us", "1 ms", "1 s", "1230 s"]
+    found = layers([record("eager", "a", 10**6, 1_836_512)], HERE)
+    shown = text(found, HERE, {"eager": 0.573}).splitlines()
+    assert "1.84 M" in shown[1]
+    assert shown[-1] == "eager: 573 ms measured, 573 times that"
 
 
 BROKEN = """
