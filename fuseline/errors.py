@@ -305,7 +305,7 @@ NOT_FUSED = Code(
     "A pattern that the option `require` names has sites that were missed, fewer fused ones than "
     "it asks for, or no site at all, in the graphs of one call.",
     PassError,
-    hint="`fuseline explain --remarks-missed` shows every miss with its predicate and values",
+    hint="`fuseline explain --missed` shows every site that was missed, with what was seen there",
 )
 OWN_PASS = Code(
     "FL0402",
