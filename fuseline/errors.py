@@ -260,7 +260,8 @@ BAD_PIPELINE = Code(
 UNKNOWN_PATTERN = Code(
     "FL0107",
     "unknown pattern",
-    "The option `require` names something that is no pattern of the report's sites.",
+    "The option `require` names something that no site of a report has, or `graph_break`, which is "
+    "no pattern: what is there is only ever missed.",
     UsageError,
 )
 PAGE_IN_USE = Code(
