@@ -260,7 +260,8 @@ BAD_PIPELINE = Code(
 UNKNOWN_PATTERN = Code(
     "FL0107",
     "unknown pattern",
-    "The option `require` names something that is no pattern of the report's sites.",
+    "The option `require` names something that no site of a report has, or `graph_break`, which is "
+    "no pattern: what is there is only ever missed.",
     UsageError,
 )
 PAGE_IN_USE = Code(
@@ -305,7 +306,7 @@ NOT_FUSED = Code(
     "A pattern that the option `require` names has sites that were missed, fewer fused ones than "
     "it asks for, or no site at all, in the graphs of one call.",
     PassError,
-    hint="`fuseline explain --remarks-missed` shows every miss with its predicate and values",
+    hint="`fuseline explain --missed` shows every site that was missed, with what was seen there",
 )
 OWN_PASS = Code(
     "FL0402",

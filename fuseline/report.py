@@ -27,6 +27,12 @@ LEFT = "functions with graph breaks that run in eager as a whole"
 PLAIN = "plain ATen: "
 """Begins the names of stats that say why a graph is run by torch as a whole."""
 
+LIMIT = "recompilations refused, see "
+"""Begins the names of stats that say which option of torch refused to compile a function again."""
+
+EAGER_CALLS = "calls run eagerly since then"
+"""The number of calls that torch ran as they are, as none of the compiled graphs fitted."""
+
 OP_BY_OP = "not run by its kernels, but op by op by torch: "
 """Begins the name of a statistic: why a program that was built for a GPU runs op by op."""
 
@@ -294,9 +300,15 @@ class Report:
         return json.dumps(self.to_dict(), indent=indent)
 
     def __str__(self) -> str:
+        return self.text()
+
+    def text(self, *, missed: bool = False, full: bool = False) -> str:
+        """All tables; with ``missed`` only the sites that were missed are listed, and with ``full``
+        their details are whole.
+        """
         parts = [
             self.summary(),
-            self.sites_table(),
+            self.sites_table(missed=missed, full=full),
             self.numerics_table(),
             tables.section("kernels", tables.kernel_rows(self.kernels)),
             tables.section("choices", tables.choice_rows(self.kernels)),
@@ -311,16 +323,7 @@ class Report:
 
     def summary(self) -> str:
         """What runs natively and what torch runs: steps of plans, whole graphs, and around them."""
-        whole = {n.removeprefix(PLAIN): r for n, r in self.stats.items() if n.startswith(PLAIN)}
-        lines = [f"not compiled, run by torch as a whole: {n} ({r})" for n, r in whole.items()]
-        lines += [n for n in self.stats if n.startswith(OP_BY_OP)]
-        breaks = [n.removeprefix(BREAK) for n in self.stats if n.startswith(BREAK)]
-        if breaks:
-            many, left = self.stats.get("graph breaks", len(breaks)), int(self.stats.get(LEFT, 0))
-            eager = "what is between graphs runs" if self.kernels or whole else "everything runs"
-            if left and (self.kernels or whole):
-                eager = f"what is between graphs and {left} function{'s' * (left > 1)} whole run"
-            lines.append(f"graph breaks: {many}, and {eager} in eager ({'; '.join(breaks)})")
+        lines = [*(n for n in self.stats if n.startswith(OP_BY_OP)), *self.outside()]
         if not self.kernels:
             return "\n".join(lines)
         native = sum(k.launches for k in self.kernels if k.status == "native")
@@ -335,6 +338,25 @@ class Report:
             counts[k.symbol] += k.launches
         names = ", ".join(f"{name} x{n}" if n > 1 else name for name, n in counts.items())
         return "\n".join([f"{line} ({names})" if names else line, *lines])
+
+    def outside(self) -> list[str]:
+        """A line for each way in which torch runs what is in no compiled graph."""
+        whole = {n.removeprefix(PLAIN): r for n, r in self.stats.items() if n.startswith(PLAIN)}
+        lines = [f"not compiled, run by torch as a whole: {n} ({r})" for n, r in whole.items()]
+        breaks = [n.removeprefix(BREAK) for n in self.stats if n.startswith(BREAK)]
+        if breaks:
+            many, left = self.stats.get("graph breaks", len(breaks)), int(self.stats.get(LEFT, 0))
+            eager = "what is between graphs runs" if self.kernels or whole else "everything runs"
+            if left and (self.kernels or whole):
+                eager = f"what is between graphs and {left} function{'s' * (left > 1)} whole run"
+            lines.append(f"graph breaks: {many}, and {eager} in eager ({'; '.join(breaks)})")
+        limits = {n.removeprefix(LIMIT): c for n, c in self.stats.items() if n.startswith(LIMIT)}
+        if limits:
+            calls = self.stats.get(EAGER_CALLS, 0)
+            refused = "; ".join(f"{count}, see {option}" for option, count in limits.items())
+            told = f"recompilations refused: {refused}, and what they were for runs in eager"
+            lines.append(f"{told}; calls run eagerly since then: {calls}")
+        return lines
 
     def cached_line(self) -> str:
         """How many programs came from the cache, so that no pass ran on them; empty for none."""
@@ -394,18 +416,23 @@ class Report:
         )
         return "\n".join(part for part in parts if part)
 
-    def sites_table(self) -> str:
-        """The sites alone: a line per pattern, then one per site, or per run of like sites."""
+    def sites_table(self, *, missed: bool = False, full: bool = False) -> str:
+        """The sites alone: a line per pattern, then one per site, or per run of like sites.
+
+        With ``missed`` the list has no others; the counts are those of all sites. With ``full``
+        details are whole, and only sites that have the same ones share a line.
+        """
         patterns = list(dict.fromkeys(site.pattern for site in self.sites))
         counts = [
             [name, f"{self.count(name)} fused", f"{self.count(name, 'missed')} missed"]
             for name in patterns
         ]
+        listed = [s for s in self.sites if not missed or s.status == "missed"]
         return "\n".join(
             part
             for part in (
                 tables.section("patterns", counts),
-                tables.section("sites", tables.site_rows(self.sites)),
+                tables.section("sites", tables.site_rows(listed, full=full)),
             )
             if part
         )

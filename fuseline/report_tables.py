@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable, Sequence
+from decimal import Decimal
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
@@ -25,29 +26,56 @@ _PLACE = re.compile(r"(.* \()?([^()]*:)(\d+)(\)?)")
 """A module path, where there is one, and a line of a file."""
 
 _ROOM = 100
-"""Characters that the details of a site have in a table; JSON has them whole."""
+"""Characters that the details of a site have in a table; JSON and full tables have them whole."""
 
 
-def site_rows(sites: Iterable[Site]) -> list[list[str]]:
-    """A row per site; sites that differ only in numbers of their path (layers) share one."""
+_LARGE = ("", " k", " M", " G", " T", " P")
+
+
+def digits(value: float, most: int = 3) -> str:
+    """A number as people write it: no more significant digits than ``most``, and no exponent."""
+    return f"{Decimal(f'{value:.{most}g}'):f}"
+
+
+def large(number: float) -> str:
+    """A number in three digits and its thousands: ``1.84 M``."""
+    value = float(number)
+    for unit in _LARGE[:-1]:
+        if float(digits(value)) < 1000:
+            return f"{digits(value)}{unit}"
+        value /= 1000
+    return f"{digits(value)}{_LARGE[-1]}"
+
+
+def site_rows(sites: Iterable[Site], *, full: bool = False) -> list[list[str]]:
+    """A row per site; sites that differ only in numbers of their path (layers) share one, which has
+    the details that all of them have. In a full table they are only those with the same details.
+    """
     alike: dict[tuple[str, ...], list[Site]] = {}
     for s in sites:
         key = (s.status, s.pattern, _NUMBER.sub("*", s.where), s.reason)
-        alike.setdefault(key, []).append(s)
+        told = _details([s], full=True) if full else ""
+        alike.setdefault((*key, told), []).append(s)
     return [
         [
             status,
             pattern,
             f"x{len(group)}" if len(group) > 1 else "",
             _places(group),
-            why or _details(group),
+            _told(group, full=full),
         ]
-        for (status, pattern, _, why), group in alike.items()
+        for (status, pattern, *_), group in alike.items()
     ]
 
 
-def _details(group: Sequence[Site]) -> str:
-    """The details that all sites of a group share, in as much room as there is."""
+def _told(group: Sequence[Site], *, full: bool) -> str:
+    """Why sites were missed, or else what they are made of; a full table has both."""
+    reason, details = group[0].reason, _details(group, full=full)
+    return "; ".join(filter(None, (reason, details))) if full else reason or details
+
+
+def _details(group: Sequence[Site], *, full: bool) -> str:
+    """The details that all sites of a group share, in as much room as there is, or whole."""
     first, *others = group
     shared = [
         f"{name}: {text}"
@@ -55,7 +83,7 @@ def _details(group: Sequence[Site]) -> str:
         if all(site.details.get(name) == text for site in others)
     ]
     text = "; ".join(shared)
-    return text if len(text) <= _ROOM else f"{text[: _ROOM - 3]}..."
+    return text if full or len(text) <= _ROOM else f"{text[: _ROOM - 3]}..."
 
 
 def resource_cells(kernel: KernelRecord) -> list[str]:
@@ -165,7 +193,7 @@ def _timed(same: Sequence[Option]) -> str:
     times = sorted(o.microseconds for o in same if o.microseconds is not None)
     if not times:
         return first.label
-    ends = dict.fromkeys(f"{time:.3g}" for time in (times[0], times[-1]))
+    ends = dict.fromkeys(map(digits, (times[0], times[-1])))
     return f"{first.label} ({' to '.join(ends)} us)"
 
 

@@ -83,6 +83,18 @@ def test_table_names_sites_and_reasons() -> None:
     )
 
 
+def test_a_list_of_misses_has_the_counts_of_all_sites() -> None:
+    found = report()
+    assert found.sites_table(missed=True).splitlines() == [
+        "patterns",
+        "  qk_norm   1 fused  1 missed",
+        "  rms_norm  1 fused  0 missed",
+        "sites",
+        "  missed  qk_norm    layers.1.self_attn (m.py:10)  q has 3 readers",
+    ]
+    assert found.sites_table(missed=True) in found.text(missed=True)
+
+
 def test_passes_say_how_often_they_ran_and_what_came_of_it() -> None:
     shrank = PassRecord("cse", 0.25, 2, 0, changed=True)
     records = (
@@ -127,6 +139,15 @@ def test_breaks_and_what_is_not_compiled_stand_in_the_first_lines() -> None:
     assert str(broken).startswith("graph breaks: 3, and everything runs in eager (branch; item)")
 
 
+def test_calls_past_a_limit_of_torch_stand_in_the_first_lines() -> None:
+    stats = {"recompilations refused, see torch.limit": 2, "calls run eagerly since then": 5}
+    line = "recompilations refused: 2, see torch.limit, and what they were for runs in eager"
+    line += "; calls run eagerly since then: 5"
+    found = Report(kernels=(KERNEL,), stats={"graph breaks": 0, **stats})
+    assert found.summary().splitlines() == ["steps: 2 native, 0 run by torch", line]
+    assert Report(stats=stats).summary() == line
+
+
 def test_like_layers_share_a_line() -> None:
     sites = tuple(
         Site("moe", f"model.layers.{i}.mlp.2 (m.py:7)", "missed" if i == 3 else "fused")
@@ -168,6 +189,18 @@ def test_long_details_are_cut_in_the_table_only() -> None:
     found = Report(sites=(site,))
     assert found.sites_table().splitlines()[-1].endswith(f"router: {'x' * 89}...")
     assert json.loads(found.to_json())["sites"][0]["details"] == {"router": "x" * 300}
+    assert found.text(full=True).splitlines()[-1].endswith(f"  router: {'x' * 300}")
+
+
+def test_a_full_table_has_every_detail() -> None:
+    details = ({"heads": "8"}, {"heads": "8"}, {"heads": "8", "scale": "y" * 100})
+    sites = [Site("qk_norm", f"layers.{i}.attn", "fused", details=d) for i, d in enumerate(details)]
+    missed = Site("moe", "mlp", "missed", reason="no kernel", details={"experts": "4"})
+    assert Report(sites=(*sites, missed)).sites_table(full=True).splitlines()[4:] == [
+        "  fused   qk_norm  x2  layers.0..1.attn  heads: 8",
+        f"  fused   qk_norm      layers.2.attn     heads: 8; scale: {'y' * 100}",
+        "  missed  moe          mlp               no kernel; experts: 4",
+    ]
 
 
 def test_sizes_of_kernels_that_are_one() -> None:

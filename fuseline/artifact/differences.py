@@ -61,11 +61,23 @@ def _targets(ours: list[Facts], theirs: list[Facts]) -> list[Facts]:
     found: list[Facts] = []
     for title in dict.fromkeys((*one, *other)):
         if title not in other or title not in one:
-            status = "gone" if title in one else "new"
-            found.append({"title": title, "status": status, "kernels": [], "changes": []})
+            found.append(_alone(title, one.get(title), other.get(title)))
             continue
         found.append(_target(one[title], other[title]))
     return found
+
+
+def _alone(title: str, ours: Facts | None, theirs: Facts | None) -> Facts:
+    """A target that only one of the files has: its kernels and programs came or went with it."""
+    one, other = ({} if t is None else _all_kernels(t) for t in (ours, theirs))
+    programs = [p for t in (ours, theirs) if t is not None for p in t["programs"]]
+    status = _presence(ours, theirs)
+    return {
+        "title": title,
+        "status": status,
+        "kernels": _kernels(one, other),
+        "changes": [{"what": f"program {name}", "status": status} for name in programs],
+    }
 
 
 def _target(ours: Facts, theirs: Facts) -> Facts:

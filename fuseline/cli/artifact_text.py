@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 from fuseline.cli.output import columns
 from fuseline.cli.units import bytes_text
 from fuseline.report import span
-from fuseline.report_tables import by_module
+from fuseline.report_tables import by_module, digits
 
 if TYPE_CHECKING:
     from fuseline.artifact.inspecting import Facts
@@ -211,7 +211,7 @@ def _rest(choice: Facts) -> str:
 
 
 def _time(microseconds: float | None) -> str:
-    return "" if microseconds is None else f"{microseconds:.3g} us"
+    return "" if microseconds is None else f"{digits(microseconds)} us"
 
 
 def _members(facts: Facts, *, full: bool) -> list[list[str]]:

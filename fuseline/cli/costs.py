@@ -17,6 +17,7 @@ from fuseline.cli.units import bytes_text
 from fuseline.debug.machine import Machine, machine_of
 from fuseline.errors import BAD_ARGUMENT
 from fuseline.report import OP_BY_OP, layer_of
+from fuseline.report_tables import digits, large
 
 if TYPE_CHECKING:
     from fuseline.cli.compiling import Compiled
@@ -94,14 +95,16 @@ def run(
         with out.step("timing"), _without_gradients():
             times = in_turns(loaded.model, compiled, loaded, _RUNS)
         measured = dict(zip(_FORMS, times, strict=True))
+    outside = report.outside()
     data: dict[str, object] = {
         "machine": asdict(machine),
         "layers": {n: {f: asdict(c) for f, c in forms.items()} for n, forms in found.items()},
         "total": {form: asdict(cost) for form, cost in totals(found.values()).items()},
         "measured_s": measured,
+        "not_counted": outside,
         "ops": [asdict(record) for record in report.costs],
     }
-    out.result(data, text(found, machine, measured))
+    out.result(data, text(found, machine, measured, outside))
 
 
 def _without_gradients() -> AbstractContextManager[object]:
@@ -129,9 +132,16 @@ def totals(found: Iterable[dict[str, Layer]]) -> dict[str, Layer]:
 
 
 def text(
-    found: dict[str, dict[str, Layer]], machine: Machine, measured: Mapping[str, float]
+    found: dict[str, dict[str, Layer]],
+    machine: Machine,
+    measured: Mapping[str, float],
+    outside: Sequence[str] = (),
 ) -> str:
-    """A table: like layers that follow one another share a row; and what calls took."""
+    """A table: like layers that follow one another share a row; and what calls took.
+
+    What is ``outside`` of the account is told, and then times are compared with nothing: they are
+    those of the whole model.
+    """
     cells = [cell for form in _FORMS for cell in (f"{form}: ops", "bytes", "flops", "at least")]
     rows = [["layer", "", *cells]]
     for _, group in groupby(found.items(), key=lambda item: (_kind(item[0]), *_row(item[1]))):
@@ -142,13 +152,18 @@ def text(
         rows.append([span or "(no layer)", many, *_row(found[first])])
     rows.append(["all", "", *_row(totals(found.values()))])
     lines = [columns(rows, indent=""), "", f"at least: by {machine}"]
-    if measured:
-        whole = totals(found.values())
-        lines += [
-            f"{form}: {time_text(seconds)} measured, {seconds / whole[form].seconds:.2g} times that"
-            for form, seconds in measured.items()
-        ]
-    else:
+    lines += [f"not in the account: {line}" for line in outside]
+    if outside:
+        lines.append("each graph counts once, however often it runs in a call")
+    least = totals(found.values())
+    for form, seconds in measured.items():
+        told = f"{form}: {time_text(seconds)} measured"
+        if outside:
+            told += ", of the whole model"
+        elif floor := least[form].seconds:
+            told += f", {digits(seconds / floor)} times that"
+        lines.append(told)
+    if not measured:
         lines.append("not timed: the kernels do not run here")
     return "\n".join(lines)
 
@@ -165,7 +180,7 @@ def _row(forms: dict[str, Layer]) -> list[str]:
         for cell in (
             str(forms[form].ops),
             bytes_text(forms[form].bytes),
-            f"{forms[form].flops:.3g}",
+            large(forms[form].flops),
             time_text(forms[form].seconds),
         )
     ]
@@ -173,7 +188,10 @@ def _row(forms: dict[str, Layer]) -> list[str]:
 
 def time_text(seconds: float) -> str:
     """A short time for people."""
-    return f"{seconds * 1e3:.3g} ms" if seconds >= 1e-3 else f"{seconds * 1e6:.3g} us"
+    for factor, unit in ((1e6, "us"), (1e3, "ms")):
+        if float(told := digits(seconds * factor)) < 1000:
+            return f"{told} {unit}"
+    return f"{digits(seconds)} s"
 
 
 def _sum(records: Sequence[CostRecord], machine: Machine) -> Layer:

@@ -46,14 +46,18 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declare the command's arguments."""
     add_model(parser, needed=False)
     add_inputs(parser)
-    parser.add_argument("--missed", action="store_true", help="only the sites that were not fused")
+    parser.add_argument(
+        "--missed", action="store_true", help="list only the sites that were not fused"
+    )
     parser.add_argument(
         "--kernels",
         action="store_true",
         help="only the kernels that were built: registers, shared memory, spills, widest access",
     )
     costs.add_arguments(parser)
-    parser.add_argument("--full", action="store_true", help="kernels, passes and numbers as well")
+    parser.add_argument(
+        "--full", action="store_true", help="kernels, passes and numbers as well, and nothing cut"
+    )
     add_remarks(parser)
     add_require(parser)
     add_check_numerics(parser)
@@ -87,18 +91,24 @@ def run(arguments: argparse.Namespace, out: Output) -> int:
     if arguments.cost:
         costs.run(arguments, loaded, compiled, report, out)
         return 0
-    nothing = "no site was found"
-    if arguments.missed:
-        missed = tuple(s for s in report.sites if s.status == "missed")
-        nothing = f"none of {len(report.sites)} sites was missed" if report.sites else nothing
-        report = replace(report, sites=missed)
-    table = report.sites_table() or nothing
+    whole = report.text(missed=arguments.missed, full=True)
+    text = whole if arguments.full else _short(arguments, report)
+    missed = tuple(s for s in report.sites if s.status == "missed")
+    shown = replace(report, sites=missed) if arguments.missed else report
+    out.result(shown.to_dict(), text)
+    return 1 if report.numbers_differ else 0
+
+
+def _short(arguments: argparse.Namespace, report: Report) -> str:
+    """The sites, or the kernels; with ``--missed`` the counts of all sites, and a list of some."""
     if arguments.kernels:
         table = report.kernels_table() or "no kernel was built"
+    else:
+        table = report.sites_table(missed=arguments.missed) or "no site was found"
+        if arguments.missed and report.sites and all(s.status != "missed" for s in report.sites):
+            table = f"{table}\nnone of {len(report.sites)} sites was missed"
     parts = [report.summary(), table, report.numerics_table()]
-    text = str(report) if arguments.full else "\n\n".join(part for part in parts if part)
-    out.result(report.to_dict(), text)
-    return 1 if report.numbers_differ else 0
+    return "\n\n".join(part for part in parts if part)
 
 
 def explained(loaded: LoadedModel, config: Config, show: Show) -> tuple[Compiled, Report]:

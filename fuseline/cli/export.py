@@ -171,14 +171,37 @@ def _check_files(path: Path, key: Path | None) -> None:
         check_key(key)
 
 
+_PLACES = ("--output", "--sign", "--html", "--remarks-output")
+"""Flags whose values say where files are written, or where a key lies."""
+
+_PLACES_SET = ("html", "remarks_output", "dump_dir", "cache_dir")
+"""Options of ``--set`` whose values do."""
+
+
 def _command(words: list[str]) -> str:
     """What was typed, but for the places of files that are written and of keys."""
     found = ["fuseline"]
-    left_out = ("-o", "--output", "--sign")
-    for before, word in zip(["", *words], words, strict=False):
-        if before not in left_out and word.partition("=")[0] not in left_out:
+    rest = iter(words)
+    for word in rest:
+        flag, equals, value = word.partition("=")
+        if _is_place(flag):
+            if not equals and (flag == "-o" or flag.startswith("--")):  # not -oFILE
+                next(rest, None)
+        elif flag != "--set":
             found.append(word)
+        else:
+            value = value if equals else next(rest, "")
+            if value.partition("=")[0].strip().replace("-", "_") not in _PLACES_SET:
+                found += [word] if equals else [word, value]
     return shlex.join(found)
+
+
+def _is_place(flag: str) -> bool:
+    """Whether a flag, which may be cut short as argparse allows, is one of those of places."""
+    if not flag.startswith("--"):
+        return flag.startswith("-o")
+    cut = len(flag) > len("--") and flag != "--remarks"
+    return cut and any(place.startswith(flag) for place in _PLACES)
 
 
 class _Steps:

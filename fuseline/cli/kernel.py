@@ -37,6 +37,7 @@ from fuseline.header import without_head
 from fuseline.one_kernel.script import op_of
 from fuseline.one_kernel.trial import Alone, Checked, NotTheKernelError, Work, binaries
 from fuseline.report import CostRecord
+from fuseline.report_tables import digits, large
 
 BLOCKS = 512
 """Blocks that are interpreted unless more are asked for: each takes milliseconds."""
@@ -317,7 +318,7 @@ class Answer:
         rows += [["numbers", _numbers(each)] for each in self.found]
         rows += [["time", f"{time_text(t.median)}, {name}"] for name, t in self.times.items()]
         if self.floor is not None:
-            moved = f"{bytes_text(self.least.bytes)} and {self.least.flops:.3g} operations"
+            moved = f"{bytes_text(self.least.bytes)} and {large(self.least.flops)} operations"
             rows.append(["floor", f"{time_text(self.floor)} for {moved}"])
             rows.append(["", f"by {self.machine}"])
         rows.append(["verdict", self.verdict()])
@@ -331,7 +332,7 @@ class Answer:
         if not self.times or not self.floor:
             return "the numbers are right"
         first = next(iter(self.times.values())).median
-        return f"the numbers are right; {first / self.floor:.2g} times the floor"
+        return f"the numbers are right; {digits(first / self.floor)} times the floor"
 
 
 def _result(each: Checked) -> dict[str, object]:

@@ -7,6 +7,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 from fuseline.report import CostRecord
+from fuseline.report_tables import digits
 
 _HALF = ("bf16", "f16")
 _READ = 1 << 28
@@ -39,11 +40,10 @@ class Machine:
         return max(record.bytes / self.bandwidth, record.flops / rate)
 
     def __str__(self) -> str:
-        single, half = (f"{rate / 1e12:.3g}" for rate in (self.single, self.half))
-        return (
-            f"{self.name}: {self.bandwidth / 1e9:.4g} GB/s, {single} TFlop/s in float32, {half} in "
-            "float16 and bfloat16"
-        )
+        single, half = (digits(rate / 1e12) for rate in (self.single, self.half))
+        bandwidth = f"{digits(self.bandwidth / 1e9, 4)} GB/s"
+        rates = f"{single} TFlop/s in float32, {half} in float16 and bfloat16"
+        return f"{self.name}: {bandwidth}, {rates}"
 
 
 def machine_of(target: str, bandwidth: float | None = None, rate: float | None = None) -> Machine:

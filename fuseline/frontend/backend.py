@@ -22,7 +22,7 @@ from fuseline.frontend.names import Names
 from fuseline.frontend.record import NotSimple
 from fuseline.frontend.traced_turns import Judge, unproven
 from fuseline.frontend.warm import keep
-from fuseline.report import BREAK, LEFT, PLAIN, Report, Site, Stat
+from fuseline.report import BREAK, EAGER_CALLS, LEFT, LIMIT, PLAIN, Report, Site, Stat
 
 log = logging.getLogger(__name__)
 
@@ -194,9 +194,9 @@ class Backend:
         if self.left:
             stats[LEFT] = self.left
         stats |= {f"{PLAIN}{n}": _first_line(r) for n, r in self.plain.items()}
-        stats |= {f"recompilations refused, see {o}": n for o, n in self.limits.items()}
+        stats |= {f"{LIMIT}{o}": n for o, n in self.limits.items()}
         if self.limits:
-            stats["calls run eagerly since then"] = self.eager_calls
+            stats[EAGER_CALLS] = self.eager_calls
         return Report(sites=tuple(self._missed()), stats=stats)
 
     def _missed(self) -> list[Site]:

@@ -168,6 +168,19 @@ def test_another_model(tmp_path: Path, capsys: Print) -> None:
     }
     changed = {w["name"] for w in found["weights"]["changed"]}
     assert changed == {"norm", "up", "down"}
+    kernels = {t["title"]: t["kernels"] for t in found["targets"]}
+    fresh = kernels["cpu:x86-64-v3"]
+    assert {k["symbol"] for k in fresh} == {k["symbol"] for k in kernels["cpu:baseline"]}
+    assert fresh
+    assert {k["status"] for k in fresh} == {"new"}
+    assert main(["inspect", str(other), "--diff", str(shared())]) == 1
+    _, _, shown = capsys.readouterr().out.partition("target cpu:x86-64-v3: new\n")
+    assert re.search(rf"kernels +{len(fresh)} new\n", shown)
+    assert re.search(r"new +program main\n", shown)
+    assert main(["inspect", str(shared()), "--diff", str(other), "--json"]) == 1
+    gone = next(t for t in answer(capsys)["targets"] if t["title"] == "cpu:x86-64-v3")
+    assert gone["changes"] == [{"what": "program main", "status": "gone"}]
+    assert {k["status"] for k in gone["kernels"]} == {"gone"}
 
 
 def test_a_kernel_that_changed(tmp_path: Path, capsys: Print) -> None:

@@ -9,10 +9,11 @@ from typing import Any
 import pytest
 
 from fuseline.cli import main
-from fuseline.cli.costs import Layer, layers, text
+from fuseline.cli.costs import Layer, layers, text, time_text
 from fuseline.debug.machine import Machine, machine_of
 from fuseline.report import CostRecord, layer_of
-from tests.cli.helpers import save_directory
+from fuseline.report_tables import digits, large
+from tests.cli.helpers import module_of_user, save_directory
 
 Print = pytest.CaptureFixture[str]
 HERE = Machine(1e9, 1e12, 4e12, "a machine of this test")
@@ -56,6 +57,65 @@ def test_ops_of_a_layer_are_added_and_like_layers_share_a_row() -> None:
     assert rows[-1] == "eager: 24 ms measured, 2 times that"
 
 
+def test_what_is_not_in_the_account_is_told_and_nothing_is_compared() -> None:
+    found = layers([record(form, "a", 10**6, 5) for form in ("eager", "compiled")], HERE)
+    outside = ["graph breaks: 1, and what is between graphs runs in eager (item)"]
+    assert text(found, HERE, {"eager": 0.024}, outside).splitlines()[-3:] == [
+        f"not in the account: {outside[0]}",
+        "each graph counts once, however often it runs in a call",
+        "eager: 24 ms measured, of the whole model",
+    ]
+    nothing = text({}, HERE, {"eager": 0.024})
+    assert nothing.splitlines()[-1] == "eager: 24 ms measured"
+
+
+def test_figures_are_plain_digits() -> None:
+    assert [digits(n) for n in (573.2, 0.00001234, 184e4, 24.0)] == [
+        "573",
+        "0.0000123",
+        "1840000",
+        "24",
+    ]
+    assert [large(n) for n in (0, 768, 999.7, 1_836_512, 5e18)] == [
+        "0",
+        "768",
+        "1 k",
+        "1.84 M",
+        "5000 P",
+    ]
+    times = [time_text(t) for t in (1e-9, 24.9e-6, 999.9e-6, 0.9999, 1234.5)]
+    assert times == ["0.001 us", "24.9 us", "1 ms", "1 s", "1230 s"]
+    found = layers([record("eager", "a", 10**6, 1_836_512)], HERE)
+    shown = text(found, HERE, {"eager": 0.573}).splitlines()
+    assert "1.84 M" in shown[1]
+    assert shown[-1] == "eager: 573 ms measured, 573 times that"
+
+
+BROKEN = """
+import torch
+from torch import nn
+
+class Broken(nn.Module):
+    def forward(self, x):
+        x = torch.sin(x * 2)
+        torch._dynamo.graph_break()
+        return torch.cos(x) + 1
+
+def broken():
+    return Broken(), (torch.ones(5),)
+"""
+
+
+def test_the_account_of_a_model_with_graph_breaks(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: Print
+) -> None:
+    module = module_of_user(BROKEN, tmp_path, monkeypatch)
+    argv = ["explain", f"{module}:broken", "--cost", "--bandwidth", "20", "--rate", "0.1"]
+    assert main([*argv, "--json"]) == 0
+    (line,) = json.loads(capsys.readouterr().out)["not_counted"]
+    assert "and what is between graphs runs in eager (Call to `torch._dynamo" in line
+
+
 def test_figures_that_are_given_stand_in_for_those_known() -> None:
     known = machine_of("sm_90")
     assert (known.bandwidth, known.half) == (3.35e12, 989e12)
@@ -79,6 +139,7 @@ def test_the_account_of_a_model(folder: Path, capsys: Print) -> None:
     total, measured = data["total"], data["measured_s"]
     assert 0 < total["compiled"]["ops"] < total["eager"]["ops"]
     assert 0 < total["compiled"]["bytes"] < total["eager"]["bytes"]
+    assert data["not_counted"] == []
     assert measured["eager"] > 0 < measured["compiled"]
     assert sum(o["bytes"] for o in data["ops"] if o["form"] == "eager") == total["eager"]["bytes"]
     assert main(argv) == 0

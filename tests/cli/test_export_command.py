@@ -4,13 +4,16 @@ from __future__ import annotations
 
 import json
 import logging
+import shlex
 from pathlib import Path
+from typing import NoReturn
 
 import pytest
 import torch
 
 import fuseline
 from fuseline.cli import main
+from fuseline.errors import BAD_ARGUMENT
 from tests.cli.helpers import module_of_user
 
 Print = pytest.CaptureFixture[str]
@@ -82,6 +85,38 @@ def test_arguments_that_are_taken_by_place(module: str) -> None:
     assert export(module, "places", inputs="y:float32[B=1..8,3] x:float32[B=1..8,3]") == 0
     x, y = torch.randn(5, 3), torch.randn(5, 3)
     assert torch.equal(fuseline.load("model.fuse")(x, y), x * 2 - y)
+
+
+@pytest.mark.parametrize(
+    "places",
+    [
+        "-o a.fuse --html a.html",
+        "--html=a.html --output=a.fuse",
+        "-oa.fuse --htm a.html",
+        "--out a.fuse --set html=a.html --set=dump-dir=dump",
+        "-o a.fuse --remarks-output a.yaml --sign a.pem",
+    ],
+)
+def test_the_command_that_a_file_keeps_has_no_places_of_other_files(
+    module: str, monkeypatch: pytest.MonkeyPatch, places: str
+) -> None:
+    """One build is the same bytes, wherever it is written."""
+    kept: list[str] = []
+
+    def check_files(*_: object) -> None:
+        """There are no keys."""
+
+    def export_parts(*_: object, command: str, **__: object) -> NoReturn:
+        kept.append(command)
+        raise BAD_ARGUMENT.error("MODEL", found="enough", expected="no export")
+
+    monkeypatch.setattr("fuseline.exporting.export_parts", export_parts)
+    monkeypatch.setattr("fuseline.cli.export._check_files", check_files)
+    others = ["--set", "dynamic=false", "--remarks", "cse", "--licence", "MIT 2"]
+    words = ["export", f"{module}:inverse", *places.split(), *others]
+    monkeypatch.setattr("sys.argv", ["fuseline", *words])
+    assert main(words) == 2
+    assert kept == [shlex.join(["fuseline", "export", f"{module}:inverse", *others])]
 
 
 def test_any_number_of_arguments(module: str) -> None:

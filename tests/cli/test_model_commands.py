@@ -275,3 +275,7 @@ def test_explain_shows_everything_or_only_the_misses(
     assert "\nkernels\n  native  row_norm_01  x2" in capsys.readouterr().out
     assert main(["explain", str(folder), "--missed", "--json"]) == 0
     assert [site["pattern"] for site in answer(capsys)["sites"]] == ["moe"]
+    assert main(["explain", str(folder), "--missed"]) == 0
+    shown = capsys.readouterr().out
+    assert "  rope  1 fused  0 missed" in shown
+    assert "\n  fused " not in shown

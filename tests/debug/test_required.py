@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import sys
 import threading
 from pathlib import Path
@@ -15,6 +16,7 @@ import fuseline
 from fuseline.config import Config
 from fuseline.debug.required import Requirement, Watch, check_required, patterns, requirements
 from fuseline.errors import PassError, UsageError
+from fuseline.passes.rewrite import PASSES
 from fuseline.report import PLAIN, Report, Site
 
 
@@ -56,6 +58,22 @@ def test_every_pattern_of_a_pass_is_known() -> None:
     assert names | {"attention", "rms_norm", "layer_norm", "route"} <= set(patterns())
     with pytest.raises(UsageError, match="FL0107 unknown pattern qk-norm .*expected qk_norm"):
         requirements(["moe", "qk-norm"])
+
+
+def test_the_page_of_the_docs_has_every_pattern() -> None:
+    page = (Path(__file__).parents[2] / "docs" / "remarks.md").read_text()
+    _, _, text = page.partition("The names are those of the report's sites: ")
+    own = {
+        getattr(c, "pattern", "") for c in PASSES.values() if c.__module__.startswith("fuseline.")
+    }
+    assert set(re.findall(r"`(\w+)`", text.partition(";")[0])) == own - {""} | {
+        "rms_norm",
+        "layer_norm",
+    }
+    with pytest.raises(
+        UsageError, match="FL0107 unknown pattern graph_break .*one of add_rms_norm"
+    ):
+        requirements(["graph_break"])
 
 
 @pytest.mark.parametrize("wrong", ["moe=0", "moe=", "moe=x", "=4", "moe=4=4", "moe=-1", 7])

@@ -72,6 +72,7 @@ def test_the_report_says_what_runs_eagerly_past_the_limit_on_recompilations() ->
     stats = compiled.report().stats
     assert stats["recompilations refused, see torch._dynamo.config.recompile_limit"] == 1
     assert stats["calls run eagerly since then"] == 3
+    assert "calls run eagerly since then: 3" in compiled.report().summary()
 
 
 @pytest.mark.filterwarnings("ignore")
