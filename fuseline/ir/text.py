@@ -28,6 +28,7 @@ from fuseline.ir.core import (
 )
 from fuseline.ir.names import apart, names
 from fuseline.ir.types import (
+    MOST_EXTENT,
     BufferType,
     Dim,
     DType,
@@ -36,6 +37,8 @@ from fuseline.ir.types import (
     TensorType,
     ValueType,
     format_dim,
+    has_extents,
+    is_extent,
     parse_dim,
 )
 
@@ -368,7 +371,11 @@ class _Parser:
             if not is_size_name(name):
                 self.fail("the name of a symbol", self.at - len(name))
             self.expect("in")
-            func.symbols[name] = self.range()
+            self.skip()
+            start = self.at
+            func.symbols[name] = limits = self.range()
+            if limits.lo > MOST_EXTENT or (limits.hi is not None and limits.hi < 0):
+                self.fail(f"a range with extents from 0 to {MOST_EXTENT}", start)
             if not self.accept(","):
                 return
 
@@ -400,7 +407,15 @@ class _Parser:
         if word not in _DTYPES:
             self.fail(f"a type ({', '.join(_DTYPES)})", self.at - len(word))
         self.expect("[")
-        return TensorType(_DTYPES[word], tuple(self.listed("]", lambda: self.dim(",]"))))
+        return TensorType(_DTYPES[word], tuple(self.listed("]", self.extent)))
+
+    def extent(self) -> Dim:
+        self.skip()
+        start = self.at
+        value = self.dim(",]")
+        if not is_extent(value):
+            self.fail(f"an extent from 0 to {MOST_EXTENT}", start)
+        return value
 
     def dim(self, stops: str) -> Dim:
         self.skip()
@@ -538,6 +553,10 @@ class _Parser:
         for name, value in zip(names, results, strict=True):
             if name in scope:
                 self.fail(f"a new name (%{name} is already defined)", start)
+            if not has_extents(value.type):
+                line, column = self.place(start)
+                found = f"an op whose result would be {value.type}"
+                raise ParseError(line, column, found, f"extents from 0 to {MOST_EXTENT}")
             value.hint = name
             scope[name] = value
         if self.accept(":"):

@@ -22,6 +22,9 @@ _sympy = cast("Any", sympy)  # most of its functions have no types
 Dim: TypeAlias = int | sympy.Expr
 """An extent: an integer, or an expression over the symbols of a func."""
 
+MOST_EXTENT = 2**63 - 1
+"""The greatest extent: torch counts in 64 bits."""
+
 
 class DType(enum.Enum):
     """Element types; the value is the name in the text form."""
@@ -293,6 +296,19 @@ class IntType:
 
 
 ValueType: TypeAlias = TensorType | BufferType | IntType
+
+
+def is_extent(value: Dim) -> bool:
+    """Whether a tensor can have this extent, as far as that is known before its symbols are."""
+    return not isinstance(value, int) or 0 <= value <= MOST_EXTENT
+
+
+def has_extents(value_type: ValueType) -> bool:
+    """Whether a value can be of this type: each extent of it is one."""
+    if isinstance(value_type, IntType):
+        return True
+    tensor = value_type.tensor if isinstance(value_type, BufferType) else value_type
+    return all(map(is_extent, tensor.shape))
 
 
 def tensor_type(dtype: DType, *shape: Any) -> TensorType:

@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from fuseline.ir.core import Func, Origin
+from fuseline.ir.core import Func, IRError, Origin
 from fuseline.ir.names import settle
 from fuseline.ir.ops.create import Full
 from fuseline.ir.ops.pointwise import Neg
@@ -54,6 +54,17 @@ def test_a_size_may_be_called_as_a_word_of_the_text(name: str) -> None:
     func.append(Full(value=symbol(name), shape=(), dtype=DType.I64))
     (op,) = again(func).ops
     assert op.attributes["value"] == symbol(name)
+
+
+def test_a_func_with_an_extent_that_no_tensor_has_is_refused() -> None:
+    func = Func("f")
+    func.add_arg(tensor_type(DType.F32, -4), "x")
+    with pytest.raises(IRError, match=r"%x is f32\[-4\]: no tensor has such an extent"):
+        verify(func)
+    func = Func("f")
+    func.append(Full(value=1, shape=(2**63,), dtype=DType.I64))
+    with pytest.raises(IRError, match=r"no tensor has such an extent"):
+        verify(func)
 
 
 def named(text: str) -> list[str]:
@@ -112,6 +123,12 @@ OPEN = "func @f(%x: f32[4]) {\n"
         ),
         (f"{OPEN}  %y = full {{value = 1, dtype = 1}}", 2, 33, "element type for dtype"),
         (f'{OPEN}  %y = gelu %x {{approximate = "no"}}', 2, 31, "'none' or 'tanh' for approximate"),
+        ("func @f(%x: f32[B, -4]) {", 1, 20, "an extent from 0 to 9223372036854775807"),
+        ("func @f(%x: f32[9223372036854775808]) {", 1, 17, "an extent from 0"),
+        ("func @f(%x: f32[S]) where S in -5..-1 {", 1, 32, "a range with extents from 0"),
+        (f"{OPEN}  %y = iota {{length = -3}}", 2, 8, "extents from 0"),
+        (f"{OPEN}  %y = full {{value = inf, dtype = i64}}", 2, 8, "a valid full"),
+        (f"{OPEN}  %y = full {{value = {2**63}, dtype = i64}}", 2, 8, "a valid full"),
     ],
 )
 def test_what_is_no_func_is_told(text: str, line: int, column: Any, expected: str) -> None:
