@@ -442,13 +442,7 @@ class _Parser:
         return scope[name]
 
     def op(self, func: Func, scope: dict[str, Value]) -> None:
-        results: list[str] = []
-        while self.peek()[0] == "value":
-            results.append(self.defined("a result"))
-            if not self.accept(","):
-                break
-        if results:
-            self.expect("=")
+        results = self.result_names()
         self.skip()
         start = self.at
         word = self.take("word", "the name of an op")
@@ -464,6 +458,22 @@ class _Parser:
             raise ParseError(line, column, f"an invalid op ({said})", f"a valid {word}") from error
         self.results(op, results, scope, start)
 
+    def result_names(self) -> list[tuple[str, int]]:
+        """The names before the sign of equality, each with its place."""
+        found: list[tuple[str, int]] = []
+        end = self.at
+        while self.peek()[0] == "value":
+            start = self.at
+            found.append((self.defined("a result"), start))
+            end = self.at
+            if not self.accept(","):
+                break
+        if found and not self.accept("="):
+            if "\n" in self.text[end : self.at]:  # the names end a line, and begin no op
+                self.fail("an op such as %y = exp %x", found[0][1])
+            self.fail("'='")
+        return found
+
     def operands(self, cls: type[Op], scope: Mapping[str, Value]) -> dict[str, Any]:
         fields: dict[str, Any] = {}
         specs = [s for s in cls.fields if s.kind in ("operand", "optional", "variadic")]
@@ -472,8 +482,11 @@ class _Parser:
             if not self.sees("%") and not self.sees("[") and not self.sees("_"):
                 break
             fields[spec.name] = self.operand(spec, scope)
-            if not self.accept(","):
+            if not self.sees(","):
                 break
+            if spec is specs[-1]:
+                self.fail(f"no more operands ({cls.name} takes {len(specs)})")
+            self.expect(",")
         return fields
 
     def operand(self, spec: FieldSpec, scope: Mapping[str, Value]) -> Any:
@@ -546,13 +559,17 @@ class _Parser:
         except ValueError:
             self.fail("an attribute value", start)
 
-    def results(self, op: Op, names: list[str], scope: dict[str, Value], start: int) -> None:
+    def results(
+        self, op: Op, names: list[tuple[str, int]], scope: dict[str, Value], start: int
+    ) -> None:
         results = op.results
-        if len(names) != len(results):
-            self.fail(f"{len(results)} result names for {op.name}, not {len(names)}", start)
-        for name, value in zip(names, results, strict=True):
+        if (count := len(results)) != len(names):
+            plural = "" if count == 1 else "s"
+            at = names[count][1] if count < len(names) else start
+            self.fail(f"{count} result name{plural} for {op.name}, not {len(names)}", at)
+        for (name, at), value in zip(names, results, strict=True):
             if name in scope:
-                self.fail(f"a new name (%{name} is already defined)", start)
+                self.fail(f"a new name (%{name} is already defined)", at)
             if not has_extents(value.type):
                 line, column = self.place(start)
                 found = f"an op whose result would be {value.type}"
