@@ -15,6 +15,7 @@ from fuseline.passes.rewrite import PASSES, Pass
 
 _PASS = re.compile(r"\s*([A-Za-z0-9_-]+)\s*(?:\{([^{}]*)\})?\s*(?:,|$)")
 _BOOLS = {"true": True, "false": False}
+_OWN = "a pass of your own needs --load FILE.py, which defines it"
 
 
 def parse_pipeline(text: str) -> list[Pass]:
@@ -34,7 +35,7 @@ def parse_pipeline(text: str) -> list[Pass]:
                 found=f"{text[at : at + 20]!r} at column {at + 1}",
                 expected="names of passes between commas, each with {option=value, ...} if need be",
             )
-        found.append(_made(pass_named(match[1], "a pipeline"), match[2] or ""))
+        found.append(_made(pass_named(match[1], "a pipeline", hint=_OWN), match[2] or ""))
         at = match.end()
     return found
 
@@ -44,8 +45,8 @@ def format_pipeline(passes: Iterable[Pass]) -> str:
     return ",".join(map(str, passes))
 
 
-def pass_named(name: str, where: str) -> type[Pass]:
-    """The pass of a name.
+def pass_named(name: str, where: str, *, hint: str | None = None) -> type[Pass]:
+    """The pass of a name; ``hint`` says what to do where there is none.
 
     Raises:
         UsageError: FL0104, if there is none.
@@ -55,7 +56,7 @@ def pass_named(name: str, where: str) -> type[Pass]:
     if name not in PASSES:
         near = get_close_matches(name, PASSES, n=1)
         expected = near[0] if near else f"one of {', '.join(sorted(PASSES))}"
-        raise errors.UNKNOWN_PASS.error(name, where=where, expected=expected)
+        raise errors.UNKNOWN_PASS.error(name, where=where, expected=expected, hint=hint)
     return PASSES[name]
 
 
