@@ -222,14 +222,18 @@ _TOKEN = re.compile(
 )
 
 
-def parse_func(text: str) -> Func:
+def parse_func(text: str, starts: dict[Op, int] | None = None) -> Func:
     """Read one func from its text form.
+
+    Args:
+        text: of the func.
+        starts: where given, gets the character at which each op begins, see `place`.
 
     Raises:
         ParseError: the text is not a func, with line, column, and what was expected there.
 
     """
-    parser = _Parser(text)
+    parser = _Parser(text, {} if starts is None else starts)
     try:
         func = parser.func({})
     except RecursionError:
@@ -240,10 +244,16 @@ def parse_func(text: str) -> Func:
     return func
 
 
+def place(text: str, at: int) -> tuple[int, int]:
+    """Line and column of a character of a text, both from 1."""
+    return text.count("\n", 0, at) + 1, at - text.rfind("\n", 0, at)
+
+
 class _Parser:
-    def __init__(self, text: str) -> None:
+    def __init__(self, text: str, starts: dict[Op, int]) -> None:
         self.text = text
         self.at = 0
+        self.starts = starts
 
     # -- scanning
 
@@ -253,7 +263,7 @@ class _Parser:
 
     def place(self, at: int) -> tuple[int, int]:
         """Line and column of a character, both from 1."""
-        return self.text.count("\n", 0, at) + 1, at - self.text.rfind("\n", 0, at)
+        return place(self.text, at)
 
     def fail(self, expected: str, at: int | None = None) -> NoReturn:
         at = self.at if at is None else at
@@ -456,6 +466,7 @@ class _Parser:
             line, column = self.place(start)
             said = str(error) or type(error).__name__
             raise ParseError(line, column, f"an invalid op ({said})", f"a valid {word}") from error
+        self.starts[op] = start
         self.results(op, results, scope, start)
 
     def result_names(self) -> list[tuple[str, int]]:
@@ -583,7 +594,9 @@ class _Parser:
                 self.skip()
                 at = self.at
                 if (given := self.type()) != value.type:
-                    self.fail(f"{value.type}, the inferred type, not {given}", at)
+                    line, column = self.place(at)
+                    expected = f"the inferred type {value.type}"
+                    raise ParseError(line, column, str(given), expected)
         if self.accept("@"):
             op.loc = Loc(self.string(), self.string())
             while self.accept(","):

@@ -298,6 +298,11 @@ class IntType:
 ValueType: TypeAlias = TensorType | BufferType | IntType
 
 
+def format_types(types: Iterable[ValueType]) -> str:
+    """The text of several types, for messages."""
+    return ", ".join(map(str, types)) or "none"
+
+
 def is_extent(value: Dim) -> bool:
     """Whether a tensor can have this extent, as far as that is known before its symbols are."""
     return not isinstance(value, int) or 0 <= value <= MOST_EXTENT
@@ -325,9 +330,8 @@ def broadcast(shapes: Sequence[Sequence[Dim]]) -> tuple[Dim, ...]:
         wide = [e for e in extents if e != 1]
         known = {e for e in wide if isinstance(e, int)}
         if len(known) > 1:
-            raise ValueError(
-                f"shapes {[list(map(format_dim, s)) for s in shapes]} do not broadcast"
-            )
+            shown = [f"[{', '.join(map(format_dim, s))}]" for s in shapes]
+            raise ValueError(f"shapes {' and '.join(shown)} do not broadcast")
         result.append(next(iter(known)) if known else (wide[0] if wide else 1))
     return tuple(result)
 

@@ -7,8 +7,8 @@ from typing import Any, cast
 
 import sympy
 
-from fuseline.ir.core import OPS, Func, IRError, Op, Trait, Value
-from fuseline.ir.types import BufferType, IntType, free_symbols, has_extents
+from fuseline.ir.core import OPS, Func, IRError, Op, OpError, Trait, Value
+from fuseline.ir.types import BufferType, IntType, format_types, free_symbols, has_extents
 
 
 def verify(func: Func) -> None:
@@ -39,13 +39,14 @@ def _verify_op(func: Func, op: Op, defined: set[Value]) -> None:
         raise IRError(f"{op.name} is not a declared op")
     for value in op.operands:
         if value not in defined:
-            raise IRError(f"{op!r} reads %{value.hint} before it is defined")
+            raise OpError(op, f"%{value.hint} is read before it is defined")
         if isinstance(value.type, BufferType) and not (op.has(Trait.READS) or op.has(Trait.WRITES)):
-            raise IRError(f"{op!r} takes the buffer %{value.hint}, but has no effect on buffers")
+            raise OpError(op, f"takes the buffer %{value.hint}, but has no effect on buffers")
     inferred = op.infer()
     types = inferred if isinstance(inferred, tuple) else (inferred,)
     if types != tuple(v.type for v in op.results):
-        raise IRError(f"{op!r} has results {[str(v.type) for v in op.results]}, infers {types}")
+        given = format_types(v.type for v in op.results)
+        raise OpError(op, f"has results of type {given}, infers {format_types(types)}")
     _verify_extents(op.results)
     for value in op.results:
         if value.owner is not op:
@@ -54,7 +55,8 @@ def _verify_op(func: Func, op: Op, defined: set[Value]) -> None:
     for name, attribute in op.attributes.items():
         unknown = _symbols(attribute) - known
         if unknown:
-            raise IRError(f"{op!r}: attribute {name} reads unknown symbols {sorted(unknown)}")
+            symbols = ", ".join(sorted(unknown))
+            raise OpError(op, f"attribute {name} reads {symbols}, which nothing gives")
         if isinstance(attribute, Func):
             verify(attribute)
 

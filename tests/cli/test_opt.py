@@ -210,7 +210,9 @@ FL0301 this is no IR in f.fl:1:22: found the end, expected the name of an op.
     |                      ^
 """
 INVALID = """\
-FL0302 invalid IR in f.fl: found <full >: attribute value reads unknown symbols ['S'].
+FL0302 invalid IR in f.fl:1:28: found full: attribute value reads S, which nothing gives.
+  1 | func @f(%x: f32[B]) { %y = full {value = S, dtype = i64} return %y }
+    |                            ^
 """
 FULL = "func @f(%x: f32[B]) { %y = full {value = S, dtype = i64} return %y }"
 UNKNOWN_SIZE = """\

@@ -67,6 +67,22 @@ def test_a_func_with_an_extent_that_no_tensor_has_is_refused() -> None:
         verify(func)
 
 
+@pytest.mark.parametrize(
+    ("line", "said"),
+    [
+        ("%y = exp %x : f32[5]", r"found f32\[5\], expected the inferred type f32\[4\]"),
+        ("%y = add %x, %z", r"shapes \[4\] and \[3, 3\] do not broadcast"),
+        (
+            "%y = pointwise [%x] {body = func @r(%a: f32[3]) { return %a }}",
+            r"operands f32\[4\], the body takes f32\[3\]",
+        ),
+    ],
+)
+def test_types_are_told_as_the_text_has_them(line: str, said: str) -> None:
+    with pytest.raises(ParseError, match=said):
+        parse_func(f"func @f(%x: f32[4], %z: f32[3, 3]) {{\n  {line}\n}}")
+
+
 def named(text: str) -> list[str]:
     return [value.hint for op in parse_func(text) for value in op.results]
 
