@@ -70,7 +70,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     _add_printing(parser)
     user_passes.add_load(parser)
-    add_remarks(parser)
+    add_remarks(parser, behind="FILE")
     add_check_numerics(parser)
     add_html(parser)
     parser.set_defaults(set=[])
@@ -127,6 +127,7 @@ def run(arguments: argparse.Namespace, out: Output) -> int:
     from fuseline.debug.page.page import check_place
     from fuseline.ir.text import print_func
 
+    _refuse_files(arguments)
     config = Config.of(options(arguments))
     remarks.check(config)
     if config.html is not None:
@@ -294,10 +295,25 @@ def selection(flag: str, text: str, passes: Sequence[Pass]) -> Selection:
                 flag,
                 found=repr(item),
                 expected=f"passes of the pipeline, as in {flag}={names[0]}",
-                hint=f"a FILE stands before the option, or behind {flag}='.*'",
+                hint=_ahead(flag),
             )
         chosen |= found
     return chosen.__contains__
+
+
+def _refuse_files(arguments: argparse.Namespace) -> None:
+    """Tell of a FILE that an option with a value of its own took for that."""
+    for flag, text in (
+        ("--remarks", arguments.remarks),
+        ("--remarks-missed", arguments.remarks_missed),
+    ):
+        if text is not None and Path(text).is_file():
+            expected = "a regular expression on the names of passes"
+            raise BAD_ARGUMENT.error(flag, found=text, expected=expected, hint=_ahead(flag))
+
+
+def _ahead(flag: str) -> str:
+    return f"a FILE stands before the option, or behind {flag}='.*'"
 
 
 def _read(file: str) -> tuple[str, str]:

@@ -7,6 +7,7 @@ import json
 import math
 import re
 from collections.abc import Callable, Mapping, Sequence
+from difflib import get_close_matches
 from typing import Any, NoReturn, TypeVar, cast
 
 import sympy
@@ -457,7 +458,8 @@ class _Parser:
         start = self.at
         word = self.take("word", "the name of an op")
         if word not in OPS:
-            self.fail("the name of a declared op", start)
+            near = "".join(f", such as {name}" for name in get_close_matches(word, OPS, n=1))
+            self.fail(f"the name of a declared op{near}", start)
         fields = self.operands(OPS[word], scope)
         fields |= self.attributes(OPS[word], scope)
         try:

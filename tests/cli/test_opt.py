@@ -257,6 +257,7 @@ def test_text_that_is_wrong(
         (["f.fl", "-p", "cse", "--gpu"], "FL0103 wrong argument --gpu: found it with -p"),
         (["f.fl", "-o", "no/where.fl"], "FL0103 wrong argument -o: found no/where.fl (No such"),
         (["-p", "cse", "--print-ir-after", "f.fl"], "FL0103 wrong argument --print-ir-after: f"),
+        (["--remarks", "f.fl"], "FL0103 wrong argument --remarks: found f.fl, expected a regular"),
         (["f.fl", "--print-ir-before=cse,("], "FL0103 wrong argument --print-ir-before: found '('"),
     ],
 )

@@ -144,6 +144,7 @@ MIXED = "func @f(%x: f32[3, 3], %w: bf16[3, 3]) {\n"
         ("func @f(%x: f32[9223372036854775808]) {", 1, 17, "an extent from 0"),
         ("func @f(%x: f32[S]) where S in -5..-1 {", 1, 32, "a range with extents from 0"),
         (f"{OPEN}  %y = iota {{length = -3}}", 2, 8, "extents from 0"),
+        (f"{OPEN}  %y = rms_nrom %x", 2, 8, "a declared op, such as rms_norm"),
         (f"{MIXED}  %y = linear %x, %w", 2, 8, "a valid linear"),
         (f"{MIXED}  %y = matmul %x, %w", 2, 8, "a valid matmul"),
         (f"{OPEN}  %y = exp %x, %x\n  return %y\n}}", 2, 14, "no more operands (exp takes 1)"),
