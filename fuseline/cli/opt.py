@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING
 from fuseline.cli import user_passes
 from fuseline.cli.arguments import add_check_numerics, add_html, add_json, add_remarks, options
 from fuseline.cli.output import Output, columns
-from fuseline.config import Config
+from fuseline.config import Config, warn_of_unknown_variables
 from fuseline.errors import BAD_ARGUMENT, NOT_IR, UNKNOWN_SIZE, PassError
 from fuseline.report import Report
 
@@ -113,7 +113,8 @@ def run(arguments: argparse.Namespace, out: Output) -> int:
 
     Raises:
         UsageError: FL0103, for a file that cannot be read or written, and for names of passes that
-            are none of the pipeline's; FL0104 or FL0106, for a wrong pipeline.
+            are none of the pipeline's; FL0104 or FL0106, for a wrong pipeline, and for options
+            of the environment that name passes that there are not.
         IRError: FL0301 or FL0302, for a text that is no valid func.
         PassError: FL0303, for a func with sizes that only the data tells.
         InternalError: a pass failed, or left invalid IR; the func before it is saved.
@@ -126,9 +127,12 @@ def run(arguments: argparse.Namespace, out: Output) -> int:
     from fuseline.debug import remarks
     from fuseline.debug.page.page import check_place
     from fuseline.ir.text import print_func
+    from fuseline.passes.pipeline_text import check_chosen
 
     _refuse_files(arguments)
     config = Config.of(options(arguments))
+    warn_of_unknown_variables()
+    check_chosen(config)
     remarks.check(config)
     if config.html is not None:
         check_place(config.html)

@@ -9,6 +9,7 @@ from difflib import get_close_matches
 from typing import Any, get_type_hints
 
 from fuseline import errors
+from fuseline.config import Config
 from fuseline.passes import pipeline
 from fuseline.passes.gate import NAME, NONE
 from fuseline.passes.rewrite import PASSES, Pass
@@ -60,7 +61,20 @@ def pass_named(name: str, where: str, *, hint: str | None = None) -> type[Pass]:
     return PASSES[name]
 
 
-def check_names(option: str, names: Iterable[str]) -> None:
+def check_chosen(config: Config) -> None:
+    """Hold what the options say of passes and of single rewrites to passes that there are.
+
+    Raises:
+        UsageError: FL0101, for a name that can be no rewrite's; FL0104, for an unknown pass.
+
+    """
+    for name in config.disable:
+        pass_named(name, "the option disable")
+    _check_names("skip_rewrites", config.skip_rewrites)
+    _check_names("only_rewrites", config.only_rewrites)
+
+
+def _check_names(option: str, names: Iterable[str]) -> None:
     """Hold the names of rewrites that an option has to their form, and to passes that there are.
 
     Raises:
@@ -106,4 +120,4 @@ def _value(cls: type[Pass], word: str, kind: Any, text: str) -> Any:
         raise errors.BAD_PIPELINE.error(cls.name, found=found, expected=expected) from None
 
 
-__all__ = ["check_names", "format_pipeline", "parse_pipeline", "pass_named"]
+__all__ = ["check_chosen", "format_pipeline", "parse_pipeline", "pass_named"]

@@ -13,6 +13,7 @@ from typing import Any
 import pytest
 
 from fuseline.cli import main
+from fuseline.config import warn_of_unknown_variables
 from fuseline.passes.pipeline import default_pipeline
 from fuseline.passes.rewrite import PASSES
 
@@ -268,6 +269,21 @@ def test_wrong_usage(
     out, err = ran(capsys, *words, code=2)
     assert out == ""
     assert err.startswith(said), err
+
+
+def test_what_the_environment_says_is_held_to_what_there_is(
+    file: str, capsys: Print, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("FUSELINE_DISABLE", "nope")
+    said = "FL0104 unknown pass nope in the option disable"
+    for command in ("opt", "repro", "bisect"):
+        assert main([command, file]) == 2
+        assert said in capsys.readouterr().err, command
+    monkeypatch.setenv("FUSELINE_DISABLE", "cse")
+    monkeypatch.setenv("FUSELINE_FUSELIMIT", "3")
+    warn_of_unknown_variables.cache_clear()  # it warns once in a process
+    _, err = ran(capsys, file, "-p", "dce")
+    assert "FL0102 unknown option FUSELINE_FUSELIMIT in the environment" in err
 
 
 def test_bytes_that_are_no_text(tmp_path: Path, capsys: Print) -> None:
