@@ -177,10 +177,21 @@ def test_a_rewrite_to_another_type_is_named(tmp_path: Path, capsys: Print) -> No
     words = ["--load", str(passes), "-p", "narrows-of-this-test", "--verify-each"]
     _, said = ran(capsys, str(path), *words, "--fuse-limit", "3", code=1)
     assert "narrows-of-this-test: f32[5, 48] is replaced by f32[48]" in said
-    assert "FL0402 a pass of your own failed: narrows-of-this-test" in said
+    assert "FL0402 a pass of your own failed: narrows-of-this-test in mine.py:10" in said
     again = shlex.split(said.partition("Hint: replay it by ")[2].strip().rstrip("."))[1:]
     assert again[-4:] == ["--fuse-limit", "3", "--load", str(passes)]
     assert "is replaced by f32[48]" in ran(capsys, *again[1:], code=1)[1]
+
+
+def test_a_rewrite_that_returns_something_else_is_named(tmp_path: Path, capsys: Print) -> None:
+    path, passes = tmp_path / "f.fl", tmp_path / "mine.py"
+    path.write_text(NORM)
+    text = PLANTED.replace("LosesEps", "Bare").replace("Replace({op.x: fused.sum, ", "fused.y  # ")
+    passes.write_text(text)
+    words = [str(path), "--load", str(passes), "-p", "bare-of-this-test"]
+    _, said = ran(capsys, *words, code=1)
+    assert "FL0402 a pass of your own failed: bare-of-this-test in mine.py:10: found" in said
+    assert "rewrite returned a Value, expected Replace, a mapping of old values" in said
 
 
 def test_every_pass_is_listed_with_its_options(capsys: Print) -> None:
