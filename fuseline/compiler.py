@@ -321,7 +321,9 @@ class Compiler:
         from fuseline.debug.first_call import CheckedAtFirst
 
         return CheckedAtFirst(
-            run, lambda given: self._check(source, placed, given), self.checked.extend
+            run,
+            lambda given: self._check(source, placed, given),
+            lambda records: self.checked.extend(replace(r, graph=source.name) for r in records),
         )
 
     def _check(self, source: Source, placed: Placed, given: Sequence[Argument]) -> Numerics:
@@ -337,7 +339,8 @@ class Compiler:
         try:
             self._manager(self._pipeline(placed), [numerics]).run(func)
         except errors.PassError:
-            self.checked += [r for r in numerics.records if r not in self.checked]
+            found = [replace(r, graph=source.name) for r in numerics.records]
+            self.checked += [r for r in found if r not in self.checked]
             raise
         numerics.end()
         return numerics

@@ -21,7 +21,7 @@ from fuseline.frontend.backend import Backend
 from fuseline.frontend.execute import Compiled, CompileStep
 from fuseline.frontend.wrap import wrap
 from fuseline.logs import apply_config
-from fuseline.passes.pipeline_text import check_names, pass_named
+from fuseline.passes.pipeline_text import check_chosen
 from fuseline.report import Report
 from fuseline.saved import SavedForms, placement
 
@@ -174,10 +174,7 @@ def _config(options: Mapping[str, Any]) -> Config:
         from fuseline.debug.page.page import check_place
 
         check_place(config.html)
-    for name in config.disable:
-        pass_named(name, "the option disable")
-    check_names("skip_rewrites", config.skip_rewrites)
-    check_names("only_rewrites", config.only_rewrites)
+    check_chosen(config)
     requirements(config.require)
     remarks.check(config)
     return config

@@ -312,7 +312,8 @@ OWN_PASS = Code(
     "FL0402",
     "a pass of your own failed:",
     "A pass that is no part of fuseline raised, or left a func that breaks the rules of the IR. "
-    "Where it raised, the line is named. The func before the pass is saved.",
+    "The line that raised is named; where what it returned is wrong, or what it left, the line on "
+    "which its `rewrite` or `run` is defined. The func before the pass is saved.",
     PassError,
 )
 BROKEN_NUMBERS = Code(

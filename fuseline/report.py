@@ -248,6 +248,7 @@ class NumericsRecord:
         ratio: the error over eager's own; None where eager makes none.
         share: the error over the largest that is allowed; above 1 the rule is broken.
         unchecked: why values were not compared; empty where all were.
+        graph: the program; numbers of rewrites begin anew in each.
     """
 
     number: int
@@ -261,6 +262,7 @@ class NumericsRecord:
     ratio: float | None = None
     share: float = 0.0
     unchecked: tuple[str, ...] = ()
+    graph: str = ""
 
 
 @dataclass(frozen=True)
@@ -390,12 +392,13 @@ class Report:
 
     def numerics_table(self) -> str:
         """What `check_numerics` found: a line for each kind of rewrite, one for each site where
-        anything but eager's bits came out, and what was not compared.
+        anything but eager's bits came out, and what was not compared. Where there are several
+        graphs, each site says in which it is.
         """
         if not self.numerics:
             return ""
         kinds: dict[str, list[NumericsRecord]] = {}
-        for record in self.numerics:
+        for record in sorted(self.numerics, key=lambda r: r.rewrite == "kernels"):  # they are last
             kinds.setdefault(record.rewrite, []).append(record)
         head = ["", "", "same bits", "largest", "eager's", "ratio", "of allowed"]
         rows = [
@@ -404,8 +407,13 @@ class Report:
         ]
         title = "numbers, in units in the last place against float64"
         other = [r for r in self.numerics if r.values and not r.same]
+        several = len({r.graph for r in self.numerics}) > 1
         sites = [
-            [tables.rewrite_number(r), r.rewrite, *tables.error_cells(r), r.where] for r in other
+            [
+                *([r.graph] if several else []),
+                *(tables.rewrite_number(r), r.rewrite, *tables.error_cells(r), r.where),
+            ]
+            for r in other
         ]
         reasons = Counter(why for r in self.numerics for why in r.unchecked)
         unchecked = [[f"x{n}", why] for why, n in reasons.items()]

@@ -7,7 +7,7 @@ import re
 from dataclasses import replace
 
 from fuseline import KernelRecord, PassRecord, Report, Site
-from fuseline.report import GraphRecord, span
+from fuseline.report import GraphRecord, NumericsRecord, span
 
 FUSED = Site("qk_norm", "layers.0.self_attn (m.py:10)", "fused", kernel="qk_norm_rope_ab12")
 MISSED = Site("qk_norm", "layers.1.self_attn (m.py:10)", "missed", reason="q has 3 readers")
@@ -239,3 +239,20 @@ def test_kernels_table_has_the_needs_and_the_sites_of_each_kernel() -> None:
 def test_a_kernel_for_two_targets_is_listed_twice() -> None:
     both = [Report(kernels=(replace(KERNEL, target=t),)) for t in ("sm_80", "sm_90")]
     assert len((both[0] + both[1]).kernels) == 2
+
+
+def test_numbers_of_several_graphs_say_of_which_they_are() -> None:
+    def record(graph: str, number: int, rewrite: str) -> NumericsRecord:
+        return NumericsRecord(number, rewrite, "", "%y", 1, same=False, graph=graph)
+
+    first = (record("main-0", 1, "cse"), record("main-0", 0, "kernels"))
+    one = Report(numerics=first).numerics_table()
+    assert "main-0" not in one
+    both = Report(numerics=(*first, record("main-1", 1, "dce"))).numerics_table()
+    lines = both.split("\n")
+    assert [line.split()[0] for line in lines[2:5]] == ["cse", "dce", "kernels"]
+    assert [line.split()[:2] for line in lines[6:]] == [
+        ["main-0", "#1"],
+        ["main-0", "kernels"],
+        ["main-1", "#1"],
+    ]

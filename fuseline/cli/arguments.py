@@ -33,15 +33,18 @@ OF_COMPILING = ("--remarks", "--remarks-missed", "--remarks-output", "--require"
 """Flags of commands that compile, which mean nothing where they do not."""
 
 
-def add_remarks(parser: argparse.ArgumentParser) -> None:
-    """What the passes did and what they missed: lines on standard error, and a file of YAML."""
+def add_remarks(parser: argparse.ArgumentParser, *, behind: str = "MODEL") -> None:
+    """What the passes did and what they missed: lines on standard error, and a file of YAML.
+
+    ``behind`` is the argument that a flag without a value would take for one.
+    """
     for name, what in (("--remarks", "applied"), ("--remarks-missed", "missed")):
         parser.add_argument(
             name,
             metavar="REGEX",
             nargs="?",
             const=".*",
-            help=f"say what the passes that this matches have {what}, and why (behind MODEL, "
+            help=f"say what the passes that this matches have {what}, and why (behind {behind}, "
             "without a value: all passes)",
         )
     parser.add_argument(

@@ -54,6 +54,7 @@ def replay_of(arguments: argparse.Namespace, name: str) -> Replay:
 
     """
     from fuseline.debug.case import Case, given_options
+    from fuseline.passes.pipeline_text import check_chosen
     from fuseline.replay import Replay
 
     user_passes.load(arguments.load)
@@ -65,6 +66,7 @@ def replay_of(arguments: argparse.Namespace, name: str) -> Replay:
     case = replace(case, options=given_options(config))
     made = Replay.of(case, config, path.parent)
     _ = made.passes  # a pass that is not known is met here
+    check_chosen(config)
     return made
 
 
@@ -86,8 +88,10 @@ def replays_of_model(
     with out.step("capturing"):
         from fuseline._torch import tracing_errors_to
         from fuseline.captures import capture
+        from fuseline.passes.pipeline_text import check_chosen
         from fuseline.replay import Replay
 
+        check_chosen(config)
         with tracing_errors_to(compiling.logger):
             try:
                 graphs, result = capture(loaded.model, loaded.args, loaded.kwargs, config)

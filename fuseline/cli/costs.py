@@ -59,9 +59,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def _positive(words: str) -> float:
-    value = float(words)
+    try:
+        value = float(words)
+    except ValueError:
+        value = 0.0
     if not 0 < value < float("inf"):
-        raise argparse.ArgumentTypeError(f"{words} is not a positive number")
+        raise argparse.ArgumentTypeError(f"{words!r} is not a number above 0")
     return value
 
 

@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING
 from fuseline.cli import user_passes
 from fuseline.cli.arguments import add_check_numerics, add_html, add_json, add_remarks, options
 from fuseline.cli.output import Output, columns
-from fuseline.config import Config
+from fuseline.config import Config, warn_of_unknown_variables
 from fuseline.errors import BAD_ARGUMENT, NOT_IR, UNKNOWN_SIZE, PassError
 from fuseline.report import Report
 
@@ -70,7 +70,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     _add_printing(parser)
     user_passes.add_load(parser)
-    add_remarks(parser)
+    add_remarks(parser, behind="FILE")
     add_check_numerics(parser)
     add_html(parser)
     parser.set_defaults(set=[])
@@ -113,7 +113,8 @@ def run(arguments: argparse.Namespace, out: Output) -> int:
 
     Raises:
         UsageError: FL0103, for a file that cannot be read or written, and for names of passes that
-            are none of the pipeline's; FL0104 or FL0106, for a wrong pipeline.
+            are none of the pipeline's; FL0104 or FL0106, for a wrong pipeline, and for options
+            of the environment that name passes that there are not.
         IRError: FL0301 or FL0302, for a text that is no valid func.
         PassError: FL0303, for a func with sizes that only the data tells.
         InternalError: a pass failed, or left invalid IR; the func before it is saved.
@@ -126,8 +127,12 @@ def run(arguments: argparse.Namespace, out: Output) -> int:
     from fuseline.debug import remarks
     from fuseline.debug.page.page import check_place
     from fuseline.ir.text import print_func
+    from fuseline.passes.pipeline_text import check_chosen
 
+    _refuse_files(arguments)
     config = Config.of(options(arguments))
+    warn_of_unknown_variables()
+    check_chosen(config)
     remarks.check(config)
     if config.html is not None:
         check_place(config.html)
@@ -294,10 +299,25 @@ def selection(flag: str, text: str, passes: Sequence[Pass]) -> Selection:
                 flag,
                 found=repr(item),
                 expected=f"passes of the pipeline, as in {flag}={names[0]}",
-                hint=f"a FILE stands before the option, or behind {flag}='.*'",
+                hint=_ahead(flag),
             )
         chosen |= found
     return chosen.__contains__
+
+
+def _refuse_files(arguments: argparse.Namespace) -> None:
+    """Tell of a FILE that an option with a value of its own took for that."""
+    for flag, text in (
+        ("--remarks", arguments.remarks),
+        ("--remarks-missed", arguments.remarks_missed),
+    ):
+        if text is not None and Path(text).is_file():
+            expected = "a regular expression on the names of passes"
+            raise BAD_ARGUMENT.error(flag, found=text, expected=expected, hint=_ahead(flag))
+
+
+def _ahead(flag: str) -> str:
+    return f"a FILE stands before the option, or behind {flag}='.*'"
 
 
 def _read(file: str) -> tuple[str, str]:

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 from fuseline import errors
-from fuseline.ir.core import Func, IRError
-from fuseline.ir.text import ParseError, parse_func
+from fuseline.ir.core import Func, IRError, Op, OpError
+from fuseline.ir.text import ParseError, parse_func, place
 from fuseline.ir.verify import verify
 
 _ROOM = 72
@@ -20,11 +20,12 @@ def read_func(text: str, name: str) -> Func:
 
     Raises:
         errors.IRError: FL0301, for text that is no func, with its place; FL0302, for a func that
-            breaks a rule of the IR.
+            breaks a rule of the IR, with the place of the op that does, if one alone does.
 
     """
+    starts: dict[Op, int] = {}
     try:
-        func = parse_func(text)
+        func = parse_func(text, starts)
     except ParseError as error:
         raise errors.NOT_IR.error(
             where=f"{name}:{error.line}:{error.column}",
@@ -35,7 +36,13 @@ def read_func(text: str, name: str) -> Func:
     try:
         verify(func)
     except IRError as error:
-        raise errors.INVALID_IR.error(where=name, found=str(error)) from error
+        start = starts.get(error.op) if isinstance(error, OpError) else None
+        at = None if start is None else place(text, start)
+        raise errors.INVALID_IR.error(
+            where=f"{name}:{at[0]}:{at[1]}" if at else name,
+            found=str(error),
+            excerpt=excerpt(text, *at) if at else None,
+        ) from error
     return func
 
 

@@ -22,7 +22,7 @@ from typing import Literal, TypeAlias
 from fuseline.config import Config
 from fuseline.debug.files import refusal_of, replace_text
 from fuseline.errors import INVALID_OPTION
-from fuseline.ir.core import Cost, Loc, Op
+from fuseline.ir.core import Cost, Loc, Op, Value
 from fuseline.ir.types import Dim, format_dim
 from fuseline.passes import pipeline
 from fuseline.passes.record import Applied, Missed, Run
@@ -51,6 +51,8 @@ class Remark:
         where: the place in the user's program.
         function: the compiled program.
         args: the message in parts, each with its key; ``String`` is text between them.
+        value: the name of a value of it, which a line begins with where nothing is known of the
+            place: such as IR that somebody wrote.
     """
 
     kind: Kind
@@ -59,6 +61,7 @@ class Remark:
     where: Loc | None
     function: str
     args: tuple[tuple[str, str], ...]
+    value: str = ""
 
     @property
     def missed(self) -> bool:
@@ -72,7 +75,8 @@ class Remark:
 
     def __str__(self) -> str:
         option = "remarks-missed" if self.missed else "remarks"
-        place = self.where.source if self.where and self.where.source else "<unknown>"
+        known = self.where.source if self.where else ""
+        place = known or (f"%{self.value}" if self.value else "<unknown>")
         return f"{place}: remark: {self.message} [--{option}={self.pass_name}]"
 
     def to_yaml(self) -> str:
@@ -104,11 +108,19 @@ def quoted(text: str) -> str:
 def of_run(run: Run, function: str) -> list[Remark]:
     """A remark for every applied rewrite, by number, and one for every missed site."""
     passed = [
-        Remark("Passed", a.rewrite, a.pattern or "Rewritten", a.where, function, tuple(_done(a)))
+        Remark(
+            *("Passed", a.rewrite, a.pattern or "Rewritten", a.where, function),
+            args=tuple(_done(a)),
+            value=_name(a.values),
+        )
         for a in run.applied
     ]
     missed = [
-        Remark("Missed", m.rewrite, m.pattern, m.where, function, tuple(_left(m)))
+        Remark(
+            *("Missed", m.rewrite, m.pattern, m.where, function),
+            args=tuple(_left(m)),
+            value=_name(m.op.results),
+        )
         for m in run.missed_sites()
     ]
     return passed + missed
@@ -130,12 +142,19 @@ def of_kernels(
         if reason:
             args = (("Op", op.name), *_at(op.loc), ("String", " has no kernel: "))
             args = (*args, ("Reason", reason))
-            found.append(Remark("Analysis", CODEGEN, _REFUSED, op.loc, function, args))
+            name = _name(op.results)
+            found.append(Remark("Analysis", CODEGEN, _REFUSED, op.loc, function, args, name))
     for op, chosen in forms.items():
         if chosen:
             args = (("Op", op.name), *_at(op.loc), *_details(chosen, ": "))
-            found.append(Remark("Analysis", CODEGEN, "Form", op.loc, function, args))
+            name = _name(op.results)
+            found.append(Remark("Analysis", CODEGEN, "Form", op.loc, function, args, name))
     return found
+
+
+def _name(values: Iterable[Value]) -> str:
+    """The name of the first of some values; empty where there is none."""
+    return next((value.hint for value in values), "")
 
 
 def _done(applied: Applied) -> Args:

@@ -18,7 +18,7 @@ from fuseline.errors import OWN_PASS, FuselineError, InternalError
 from fuseline.ir.core import Func, IRError
 from fuseline.ir.text import parse_func, print_func
 from fuseline.passes.manager import PassManager
-from fuseline.passes.rewrite import Pass
+from fuseline.passes.rewrite import Pass, Rewrite
 
 
 def pass_failure(
@@ -59,16 +59,24 @@ def _is_ours(module: str) -> bool:
 
 def _of_another(own: type[Pass], failure: InternalError, cause: Exception) -> FuselineError:
     """The error for a pass that is no part of fuseline, which raised or left invalid IR."""
-    file = inspect.getsourcefile(own)
-    frames = traceback.extract_tb(cause.__traceback__)
-    lines = [frame.lineno for frame in frames if frame.filename == file and frame.lineno]
-    places = [f"{Path(file).name}:{line}" for line in lines[-1:]] if file else []
     return OWN_PASS.error(
         own.name,
-        where=places[0] if places else None,
+        where=_place(own, cause),
         found=failure.args[0],
         hint=f"replay it by {failure.command}" if failure.command else None,
     )
+
+
+def _place(own: type[Pass], cause: Exception) -> str | None:
+    """The line of a pass's file that raised; where none did, that on which its work is defined."""
+    file = inspect.getsourcefile(own)
+    frames = traceback.extract_tb(cause.__traceback__)
+    lines = [frame.lineno for frame in frames if frame.filename == file and frame.lineno]
+    if file and lines:
+        return f"{Path(file).name}:{lines[-1]}"
+    work = inspect.unwrap(getattr(own, "rewrite" if issubclass(own, Rewrite) else "run"))
+    code = getattr(work, "__code__", None)
+    return f"{Path(code.co_filename).name}:{code.co_firstlineno}" if code else None
 
 
 def internal_error(

@@ -7,6 +7,7 @@ import json
 import math
 import re
 from collections.abc import Callable, Mapping, Sequence
+from difflib import get_close_matches
 from typing import Any, NoReturn, TypeVar, cast
 
 import sympy
@@ -28,6 +29,7 @@ from fuseline.ir.core import (
 )
 from fuseline.ir.names import apart, names
 from fuseline.ir.types import (
+    MOST_EXTENT,
     BufferType,
     Dim,
     DType,
@@ -36,6 +38,8 @@ from fuseline.ir.types import (
     TensorType,
     ValueType,
     format_dim,
+    has_extents,
+    is_extent,
     parse_dim,
 )
 
@@ -219,14 +223,18 @@ _TOKEN = re.compile(
 )
 
 
-def parse_func(text: str) -> Func:
+def parse_func(text: str, starts: dict[Op, int] | None = None) -> Func:
     """Read one func from its text form.
+
+    Args:
+        text: of the func.
+        starts: where given, gets the character at which each op begins, see `place`.
 
     Raises:
         ParseError: the text is not a func, with line, column, and what was expected there.
 
     """
-    parser = _Parser(text)
+    parser = _Parser(text, {} if starts is None else starts)
     try:
         func = parser.func({})
     except RecursionError:
@@ -237,10 +245,16 @@ def parse_func(text: str) -> Func:
     return func
 
 
+def place(text: str, at: int) -> tuple[int, int]:
+    """Line and column of a character of a text, both from 1."""
+    return text.count("\n", 0, at) + 1, at - text.rfind("\n", 0, at)
+
+
 class _Parser:
-    def __init__(self, text: str) -> None:
+    def __init__(self, text: str, starts: dict[Op, int]) -> None:
         self.text = text
         self.at = 0
+        self.starts = starts
 
     # -- scanning
 
@@ -250,7 +264,7 @@ class _Parser:
 
     def place(self, at: int) -> tuple[int, int]:
         """Line and column of a character, both from 1."""
-        return self.text.count("\n", 0, at) + 1, at - self.text.rfind("\n", 0, at)
+        return place(self.text, at)
 
     def fail(self, expected: str, at: int | None = None) -> NoReturn:
         at = self.at if at is None else at
@@ -368,7 +382,11 @@ class _Parser:
             if not is_size_name(name):
                 self.fail("the name of a symbol", self.at - len(name))
             self.expect("in")
-            func.symbols[name] = self.range()
+            self.skip()
+            start = self.at
+            func.symbols[name] = limits = self.range()
+            if limits.lo > MOST_EXTENT or (limits.hi is not None and limits.hi < 0):
+                self.fail(f"a range with extents from 0 to {MOST_EXTENT}", start)
             if not self.accept(","):
                 return
 
@@ -400,7 +418,15 @@ class _Parser:
         if word not in _DTYPES:
             self.fail(f"a type ({', '.join(_DTYPES)})", self.at - len(word))
         self.expect("[")
-        return TensorType(_DTYPES[word], tuple(self.listed("]", lambda: self.dim(",]"))))
+        return TensorType(_DTYPES[word], tuple(self.listed("]", self.extent)))
+
+    def extent(self) -> Dim:
+        self.skip()
+        start = self.at
+        value = self.dim(",]")
+        if not is_extent(value):
+            self.fail(f"an extent from 0 to {MOST_EXTENT}", start)
+        return value
 
     def dim(self, stops: str) -> Dim:
         self.skip()
@@ -427,18 +453,13 @@ class _Parser:
         return scope[name]
 
     def op(self, func: Func, scope: dict[str, Value]) -> None:
-        results: list[str] = []
-        while self.peek()[0] == "value":
-            results.append(self.defined("a result"))
-            if not self.accept(","):
-                break
-        if results:
-            self.expect("=")
+        results = self.result_names()
         self.skip()
         start = self.at
         word = self.take("word", "the name of an op")
         if word not in OPS:
-            self.fail("the name of a declared op", start)
+            near = "".join(f", such as {name}" for name in get_close_matches(word, OPS, n=1))
+            self.fail(f"the name of a declared op{near}", start)
         fields = self.operands(OPS[word], scope)
         fields |= self.attributes(OPS[word], scope)
         try:
@@ -447,7 +468,24 @@ class _Parser:
             line, column = self.place(start)
             said = str(error) or type(error).__name__
             raise ParseError(line, column, f"an invalid op ({said})", f"a valid {word}") from error
+        self.starts[op] = start
         self.results(op, results, scope, start)
+
+    def result_names(self) -> list[tuple[str, int]]:
+        """The names before the sign of equality, each with its place."""
+        found: list[tuple[str, int]] = []
+        end = self.at
+        while self.peek()[0] == "value":
+            start = self.at
+            found.append((self.defined("a result"), start))
+            end = self.at
+            if not self.accept(","):
+                break
+        if found and not self.accept("="):
+            if "\n" in self.text[end : self.at]:  # the names end a line, and begin no op
+                self.fail("an op such as %y = exp %x", found[0][1])
+            self.fail("'='")
+        return found
 
     def operands(self, cls: type[Op], scope: Mapping[str, Value]) -> dict[str, Any]:
         fields: dict[str, Any] = {}
@@ -457,8 +495,11 @@ class _Parser:
             if not self.sees("%") and not self.sees("[") and not self.sees("_"):
                 break
             fields[spec.name] = self.operand(spec, scope)
-            if not self.accept(","):
+            if not self.sees(","):
                 break
+            if spec is specs[-1]:
+                self.fail(f"no more operands ({cls.name} takes {len(specs)})")
+            self.expect(",")
         return fields
 
     def operand(self, spec: FieldSpec, scope: Mapping[str, Value]) -> Any:
@@ -531,13 +572,21 @@ class _Parser:
         except ValueError:
             self.fail("an attribute value", start)
 
-    def results(self, op: Op, names: list[str], scope: dict[str, Value], start: int) -> None:
+    def results(
+        self, op: Op, names: list[tuple[str, int]], scope: dict[str, Value], start: int
+    ) -> None:
         results = op.results
-        if len(names) != len(results):
-            self.fail(f"{len(results)} result names for {op.name}, not {len(names)}", start)
-        for name, value in zip(names, results, strict=True):
+        if (count := len(results)) != len(names):
+            plural = "" if count == 1 else "s"
+            at = names[count][1] if count < len(names) else start
+            self.fail(f"{count} result name{plural} for {op.name}, not {len(names)}", at)
+        for (name, at), value in zip(names, results, strict=True):
             if name in scope:
-                self.fail(f"a new name (%{name} is already defined)", start)
+                self.fail(f"a new name (%{name} is already defined)", at)
+            if not has_extents(value.type):
+                line, column = self.place(start)
+                found = f"an op whose result would be {value.type}"
+                raise ParseError(line, column, found, f"extents from 0 to {MOST_EXTENT}")
             value.hint = name
             scope[name] = value
         if self.accept(":"):
@@ -547,7 +596,9 @@ class _Parser:
                 self.skip()
                 at = self.at
                 if (given := self.type()) != value.type:
-                    self.fail(f"{value.type}, the inferred type, not {given}", at)
+                    line, column = self.place(at)
+                    expected = f"the inferred type {value.type}"
+                    raise ParseError(line, column, str(given), expected)
         if self.accept("@"):
             op.loc = Loc(self.string(), self.string())
             while self.accept(","):

@@ -22,6 +22,9 @@ _sympy = cast("Any", sympy)  # most of its functions have no types
 Dim: TypeAlias = int | sympy.Expr
 """An extent: an integer, or an expression over the symbols of a func."""
 
+MOST_EXTENT = 2**63 - 1
+"""The greatest extent: torch counts in 64 bits."""
+
 
 class DType(enum.Enum):
     """Element types; the value is the name in the text form."""
@@ -295,6 +298,24 @@ class IntType:
 ValueType: TypeAlias = TensorType | BufferType | IntType
 
 
+def format_types(types: Iterable[ValueType]) -> str:
+    """The text of several types, for messages."""
+    return ", ".join(map(str, types)) or "none"
+
+
+def is_extent(value: Dim) -> bool:
+    """Whether a tensor can have this extent, as far as that is known before its symbols are."""
+    return not isinstance(value, int) or 0 <= value <= MOST_EXTENT
+
+
+def has_extents(value_type: ValueType) -> bool:
+    """Whether a value can be of this type: each extent of it is one."""
+    if isinstance(value_type, IntType):
+        return True
+    tensor = value_type.tensor if isinstance(value_type, BufferType) else value_type
+    return all(map(is_extent, tensor.shape))
+
+
 def tensor_type(dtype: DType, *shape: Any) -> TensorType:
     """Shorthand: ``tensor_type(DType.F32, 2, symbol("S"))``."""
     return TensorType(dtype, tuple(dim(d) for d in shape))
@@ -309,9 +330,8 @@ def broadcast(shapes: Sequence[Sequence[Dim]]) -> tuple[Dim, ...]:
         wide = [e for e in extents if e != 1]
         known = {e for e in wide if isinstance(e, int)}
         if len(known) > 1:
-            raise ValueError(
-                f"shapes {[list(map(format_dim, s)) for s in shapes]} do not broadcast"
-            )
+            shown = [f"[{', '.join(map(format_dim, s))}]" for s in shapes]
+            raise ValueError(f"shapes {' and '.join(shown)} do not broadcast")
         result.append(next(iter(known)) if known else (wide[0] if wide else 1))
     return tuple(result)
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, Protocol, cast
 
 from fuseline.ir.core import Func, IRError, Op
@@ -165,6 +165,7 @@ class PassManager:
             if rewrite.pattern:
                 note_miss(rewrite, op, outcome, run)
             return False
+        _check_kind(outcome)
         last = last_replaced(op, outcome, run.func)
         name = run.names.of(rewrite.name, last)
         if not self.gate.allows(name):
@@ -178,6 +179,21 @@ class PassManager:
         for observer in self._watching:
             observer.after_rewrite(run.func, rewrite, change)
         return True
+
+
+def _check_kind(outcome: object) -> None:
+    """Hold what a rewrite returns to what it may return.
+
+    Raises:
+        TypeError: it is something else.
+
+    """
+    if not isinstance(outcome, (Replace, Mapping)):
+        kind = type(outcome).__name__
+        raise TypeError(
+            f"rewrite returned a {kind}, expected Replace, a mapping of old values to new ones, "
+            "NoMatch or None"
+        )
 
 
 def _check_types(rewrite: Rewrite[Any], outcome: Replacement) -> None:

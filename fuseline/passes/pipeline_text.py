@@ -9,12 +9,14 @@ from difflib import get_close_matches
 from typing import Any, get_type_hints
 
 from fuseline import errors
+from fuseline.config import Config
 from fuseline.passes import pipeline
 from fuseline.passes.gate import NAME, NONE
 from fuseline.passes.rewrite import PASSES, Pass
 
 _PASS = re.compile(r"\s*([A-Za-z0-9_-]+)\s*(?:\{([^{}]*)\})?\s*(?:,|$)")
 _BOOLS = {"true": True, "false": False}
+_OWN = "a pass of your own needs --load FILE.py, which defines it"
 
 
 def parse_pipeline(text: str) -> list[Pass]:
@@ -34,7 +36,7 @@ def parse_pipeline(text: str) -> list[Pass]:
                 found=f"{text[at : at + 20]!r} at column {at + 1}",
                 expected="names of passes between commas, each with {option=value, ...} if need be",
             )
-        found.append(_made(pass_named(match[1], "a pipeline"), match[2] or ""))
+        found.append(_made(pass_named(match[1], "a pipeline", hint=_OWN), match[2] or ""))
         at = match.end()
     return found
 
@@ -44,8 +46,8 @@ def format_pipeline(passes: Iterable[Pass]) -> str:
     return ",".join(map(str, passes))
 
 
-def pass_named(name: str, where: str) -> type[Pass]:
-    """The pass of a name.
+def pass_named(name: str, where: str, *, hint: str | None = None) -> type[Pass]:
+    """The pass of a name; ``hint`` says what to do where there is none.
 
     Raises:
         UsageError: FL0104, if there is none.
@@ -55,11 +57,24 @@ def pass_named(name: str, where: str) -> type[Pass]:
     if name not in PASSES:
         near = get_close_matches(name, PASSES, n=1)
         expected = near[0] if near else f"one of {', '.join(sorted(PASSES))}"
-        raise errors.UNKNOWN_PASS.error(name, where=where, expected=expected)
+        raise errors.UNKNOWN_PASS.error(name, where=where, expected=expected, hint=hint)
     return PASSES[name]
 
 
-def check_names(option: str, names: Iterable[str]) -> None:
+def check_chosen(config: Config) -> None:
+    """Hold what the options say of passes and of single rewrites to passes that there are.
+
+    Raises:
+        UsageError: FL0101, for a name that can be no rewrite's; FL0104, for an unknown pass.
+
+    """
+    for name in config.disable:
+        pass_named(name, "the option disable")
+    _check_names("skip_rewrites", config.skip_rewrites)
+    _check_names("only_rewrites", config.only_rewrites)
+
+
+def _check_names(option: str, names: Iterable[str]) -> None:
     """Hold the names of rewrites that an option has to their form, and to passes that there are.
 
     Raises:
@@ -105,4 +120,4 @@ def _value(cls: type[Pass], word: str, kind: Any, text: str) -> Any:
         raise errors.BAD_PIPELINE.error(cls.name, found=found, expected=expected) from None
 
 
-__all__ = ["check_names", "format_pipeline", "parse_pipeline", "pass_named"]
+__all__ = ["check_chosen", "format_pipeline", "parse_pipeline", "pass_named"]

@@ -154,3 +154,9 @@ def test_figures_without_an_account_are_refused(folder: Path, capsys: Print) -> 
     for wrong in ("-1", "0", "inf", "fast"):
         with pytest.raises(SystemExit, match="2"):
             main(["explain", str(folder), "--cost", "--rate", wrong])
+
+
+def test_a_figure_that_is_no_number_is_told(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit):
+        main(["explain", "nowhere", "--cost", "--bandwidth", "abc"])
+    assert "argument --bandwidth: 'abc' is not a number above 0" in capsys.readouterr().err

@@ -13,6 +13,7 @@ from typing import Any
 import pytest
 
 from fuseline.cli import main
+from fuseline.config import warn_of_unknown_variables
 from fuseline.passes.pipeline import default_pipeline
 from fuseline.passes.rewrite import PASSES
 
@@ -176,10 +177,21 @@ def test_a_rewrite_to_another_type_is_named(tmp_path: Path, capsys: Print) -> No
     words = ["--load", str(passes), "-p", "narrows-of-this-test", "--verify-each"]
     _, said = ran(capsys, str(path), *words, "--fuse-limit", "3", code=1)
     assert "narrows-of-this-test: f32[5, 48] is replaced by f32[48]" in said
-    assert "FL0402 a pass of your own failed: narrows-of-this-test" in said
+    assert "FL0402 a pass of your own failed: narrows-of-this-test in mine.py:10" in said
     again = shlex.split(said.partition("Hint: replay it by ")[2].strip().rstrip("."))[1:]
     assert again[-4:] == ["--fuse-limit", "3", "--load", str(passes)]
     assert "is replaced by f32[48]" in ran(capsys, *again[1:], code=1)[1]
+
+
+def test_a_rewrite_that_returns_something_else_is_named(tmp_path: Path, capsys: Print) -> None:
+    path, passes = tmp_path / "f.fl", tmp_path / "mine.py"
+    path.write_text(NORM)
+    text = PLANTED.replace("LosesEps", "Bare").replace("Replace({op.x: fused.sum, ", "fused.y  # ")
+    passes.write_text(text)
+    words = [str(path), "--load", str(passes), "-p", "bare-of-this-test"]
+    _, said = ran(capsys, *words, code=1)
+    assert "FL0402 a pass of your own failed: bare-of-this-test in mine.py:10: found" in said
+    assert "rewrite returned a Value, expected Replace, a mapping of old values" in said
 
 
 def test_every_pass_is_listed_with_its_options(capsys: Print) -> None:
@@ -210,7 +222,9 @@ FL0301 this is no IR in f.fl:1:22: found the end, expected the name of an op.
     |                      ^
 """
 INVALID = """\
-FL0302 invalid IR in f.fl: found <full >: attribute value reads unknown symbols ['S'].
+FL0302 invalid IR in f.fl:1:28: found full: attribute value reads S, which nothing gives.
+  1 | func @f(%x: f32[B]) { %y = full {value = S, dtype = i64} return %y }
+    |                            ^
 """
 FULL = "func @f(%x: f32[B]) { %y = full {value = S, dtype = i64} return %y }"
 UNKNOWN_SIZE = """\
@@ -255,6 +269,7 @@ def test_text_that_is_wrong(
         (["f.fl", "-p", "cse", "--gpu"], "FL0103 wrong argument --gpu: found it with -p"),
         (["f.fl", "-o", "no/where.fl"], "FL0103 wrong argument -o: found no/where.fl (No such"),
         (["-p", "cse", "--print-ir-after", "f.fl"], "FL0103 wrong argument --print-ir-after: f"),
+        (["--remarks", "f.fl"], "FL0103 wrong argument --remarks: found f.fl, expected a regular"),
         (["f.fl", "--print-ir-before=cse,("], "FL0103 wrong argument --print-ir-before: found '('"),
     ],
 )
@@ -265,6 +280,21 @@ def test_wrong_usage(
     out, err = ran(capsys, *words, code=2)
     assert out == ""
     assert err.startswith(said), err
+
+
+def test_what_the_environment_says_is_held_to_what_there_is(
+    file: str, capsys: Print, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("FUSELINE_DISABLE", "nope")
+    said = "FL0104 unknown pass nope in the option disable"
+    for command in ("opt", "repro", "bisect"):
+        assert main([command, file]) == 2
+        assert said in capsys.readouterr().err, command
+    monkeypatch.setenv("FUSELINE_DISABLE", "cse")
+    monkeypatch.setenv("FUSELINE_FUSELIMIT", "3")
+    warn_of_unknown_variables.cache_clear()  # it warns once in a process
+    _, err = ran(capsys, file, "-p", "dce")
+    assert "FL0102 unknown option FUSELINE_FUSELIMIT in the environment" in err
 
 
 def test_bytes_that_are_no_text(tmp_path: Path, capsys: Print) -> None:

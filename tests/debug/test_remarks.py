@@ -135,6 +135,11 @@ def test_a_place_that_is_not_known_has_no_debug_loc() -> None:
     assert str(text).startswith("<unknown>: remark: x")
 
 
+def test_where_no_place_is_known_the_value_is_named() -> None:
+    run = PassManager([FuseAddRmsNorm()], check=True).run(parse_func(TEXT))
+    assert [str(r).partition(":")[0] for r in of_run(run, "main")] == ["%a", "%z"]
+
+
 @given(st.text())
 def test_any_text_comes_back_from_yaml(text: str) -> None:
     remark = Remark("Missed", "p", "n", Loc("", "a: b.py:3"), "f", (("Reason", text),))

@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from fuseline.ir.core import Func, Origin
+from fuseline.ir.core import Func, IRError, Origin
 from fuseline.ir.names import settle
 from fuseline.ir.ops.create import Full
 from fuseline.ir.ops.pointwise import Neg
@@ -56,6 +56,33 @@ def test_a_size_may_be_called_as_a_word_of_the_text(name: str) -> None:
     assert op.attributes["value"] == symbol(name)
 
 
+def test_a_func_with_an_extent_that_no_tensor_has_is_refused() -> None:
+    func = Func("f")
+    func.add_arg(tensor_type(DType.F32, -4), "x")
+    with pytest.raises(IRError, match=r"%x is f32\[-4\]: no tensor has such an extent"):
+        verify(func)
+    func = Func("f")
+    func.append(Full(value=1, shape=(2**63,), dtype=DType.I64))
+    with pytest.raises(IRError, match=r"no tensor has such an extent"):
+        verify(func)
+
+
+@pytest.mark.parametrize(
+    ("line", "said"),
+    [
+        ("%y = exp %x : f32[5]", r"found f32\[5\], expected the inferred type f32\[4\]"),
+        ("%y = add %x, %z", r"shapes \[4\] and \[3, 3\] do not broadcast"),
+        (
+            "%y = pointwise [%x] {body = func @r(%a: f32[3]) { return %a }}",
+            r"operands f32\[4\], the body takes f32\[3\]",
+        ),
+    ],
+)
+def test_types_are_told_as_the_text_has_them(line: str, said: str) -> None:
+    with pytest.raises(ParseError, match=said):
+        parse_func(f"func @f(%x: f32[4], %z: f32[3, 3]) {{\n  {line}\n}}")
+
+
 def named(text: str) -> list[str]:
     return [value.hint for op in parse_func(text) for value in op.results]
 
@@ -90,6 +117,7 @@ def test_readers_are_in_program_order() -> None:
 
 
 OPEN = "func @f(%x: f32[4]) {\n"
+MIXED = "func @f(%x: f32[3, 3], %w: bf16[3, 3]) {\n"
 
 
 @pytest.mark.parametrize(
@@ -112,6 +140,20 @@ OPEN = "func @f(%x: f32[4]) {\n"
         ),
         (f"{OPEN}  %y = full {{value = 1, dtype = 1}}", 2, 33, "element type for dtype"),
         (f'{OPEN}  %y = gelu %x {{approximate = "no"}}', 2, 31, "'none' or 'tanh' for approximate"),
+        ("func @f(%x: f32[B, -4]) {", 1, 20, "an extent from 0 to 9223372036854775807"),
+        ("func @f(%x: f32[9223372036854775808]) {", 1, 17, "an extent from 0"),
+        ("func @f(%x: f32[S]) where S in -5..-1 {", 1, 32, "a range with extents from 0"),
+        (f"{OPEN}  %y = iota {{length = -3}}", 2, 8, "extents from 0"),
+        (f"{OPEN}  %y = rms_nrom %x", 2, 8, "a declared op, such as rms_norm"),
+        (f"{MIXED}  %y = linear %x, %w", 2, 8, "a valid linear"),
+        (f"{MIXED}  %y = matmul %x, %w", 2, 8, "a valid matmul"),
+        (f"{OPEN}  %y = exp %x, %x\n  return %y\n}}", 2, 14, "no more operands (exp takes 1)"),
+        (f"{OPEN}  %y = exp %x %x\n  return %y\n}}", 2, 15, "an op such as"),
+        (f"{OPEN}  %y exp %x\n", 2, 6, "'='"),
+        (f"{OPEN}  %y = exp %x\n  %y = exp %x\n", 3, 3, "(%y is already defined)"),
+        (f"{OPEN}  %y, %z = exp %x\n", 2, 7, "1 result name for exp, not 2"),
+        (f"{OPEN}  %y = full {{value = inf, dtype = i64}}", 2, 8, "a valid full"),
+        (f"{OPEN}  %y = full {{value = {2**63}, dtype = i64}}", 2, 8, "a valid full"),
     ],
 )
 def test_what_is_no_func_is_told(text: str, line: int, column: Any, expected: str) -> None:

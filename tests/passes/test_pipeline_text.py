@@ -47,6 +47,7 @@ def test_options_are_read_by_type_and_written_again() -> None:
         ("cse dce", "FL0106.*column 1"),
         ("cse{", "FL0106"),
         ("canonicalise", "FL0104.*expected canonicalize"),
+        ("cse,of-my-own", "FL0104.*Hint: a pass of your own needs --load FILE.py"),
         ("cse{most=1}", "FL0106.*cse.*the option most, expected no options"),
         ("options-of-this-test{mist=1}", "FL0106.*the option mist.*most=..., far=..."),
         ("options-of-this-test{most=many}", "FL0106.*most=many.*a value of type int"),

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import math
+
 import torch
 from torch import Tensor
 
-from fuseline.ir.core import Op, Trait, Value, attribute, result
+from fuseline.ir.core import Op, OpError, Trait, Value, attribute, result
 from fuseline.ir.types import Dim, DType, TensorType
 
 
@@ -18,6 +20,11 @@ class Full(Op, name="full", traits={Trait.PURE, Trait.MOVES}):
     y: Value = result()
 
     def infer(self) -> TensorType:
+        whole = not self.dtype.is_float and self.dtype is not DType.BOOL
+        if whole and isinstance(self.value, float) and not math.isfinite(self.value):
+            raise OpError(self, f"{self.value} is no number of type {self.dtype}")
+        if isinstance(self.value, int) and not -(2**63) <= self.value < 2**63:
+            raise OpError(self, f"the value {self.value} needs more than 64 bits")
         return TensorType(self.dtype, self.shape)
 
     @staticmethod

@@ -33,7 +33,16 @@ from fuseline.ir.ops.raised import (
     rms_norm_reference,
     rope_reference,
 )
-from fuseline.ir.types import BufferType, Dim, DType, TensorType, dim, product, promote
+from fuseline.ir.types import (
+    BufferType,
+    Dim,
+    DType,
+    TensorType,
+    dim,
+    format_types,
+    product,
+    promote,
+)
 
 
 class MergedLinear(Op, name="merged_linear", traits={Trait.PURE}):
@@ -463,9 +472,8 @@ class Pointwise(Op, name="pointwise", traits={Trait.PURE}):
     def infer(self) -> tuple[TensorType, ...]:
         takes = [a.type for a in self.body.args]
         if takes != [x.type for x in self.xs]:
-            raise OpError(
-                self, f"operands {[str(x.type) for x in self.xs]}, the body takes {takes}"
-            )
+            given = format_types(x.type for x in self.xs)
+            raise OpError(self, f"operands {given}, the body takes {format_types(takes)}")
         return tuple(v.tensor for v in self.body.returns)
 
     def cost(self) -> Cost:
@@ -494,15 +502,13 @@ class PointwiseWrite(Op, name="pointwise_write", traits={Trait.WRITES}):
     def infer(self) -> tuple[()]:
         takes = [a.type for a in self.body.args]
         if takes != [x.type for x in self.xs]:
-            raise OpError(
-                self, f"operands {[str(x.type) for x in self.xs]}, the body takes {takes}"
-            )
+            given = format_types(x.type for x in self.xs)
+            raise OpError(self, f"operands {given}, the body takes {format_types(takes)}")
         gives = [v.tensor for v in self.body.returns]
         holds = [v.type.tensor for v in self.buffers if isinstance(v.type, BufferType)]
         if gives != holds or len(holds) != len(self.buffers):
-            raise OpError(
-                self, f"buffers {[str(v.type) for v in self.buffers]}, the body gives {gives}"
-            )
+            given = format_types(v.type for v in self.buffers)
+            raise OpError(self, f"buffers {given}, the body gives {format_types(gives)}")
         return ()
 
     def cost(self) -> Cost:

@@ -39,6 +39,9 @@ class Linear(Op, name="linear", traits={Trait.PURE}):
             raise OpError(self, f"weight {weight} does not fit x {self.x.type}")
         if self.bias is not None and self.bias.shape != weight.shape[:1]:
             raise OpError(self, f"bias {self.bias.type} does not fit weight {weight}")
+        if len({v.dtype for v in self.operands}) > 1:
+            types = ", ".join(str(v.type) for v in self.operands)
+            raise OpError(self, f"operands of several element types: {types}")
         return self.x.tensor.with_shape((*self.x.shape[:-1], weight.shape[0]))
 
     def cost(self) -> Cost:
@@ -58,6 +61,8 @@ class Matmul(Op, name="matmul", traits={Trait.PURE}):
         lhs, rhs = self.lhs.tensor, self.rhs.tensor
         if lhs.rank < 2 or rhs.rank < 2 or not _same(lhs.shape[-1], rhs.shape[-2]):
             raise OpError(self, f"{lhs} @ {rhs}")
+        if lhs.dtype is not rhs.dtype:
+            raise OpError(self, f"operands of several element types: {lhs}, {rhs}")
         batch = broadcast([lhs.shape[:-2], rhs.shape[:-2]])
         return lhs.with_shape((*batch, lhs.shape[-2], rhs.shape[-1]))
 
